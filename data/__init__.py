@@ -1,0 +1,1 @@
+"""Dataset format, readers, checks, decoding and augmentation: pure functions over files and tensors."""

@@ -1,0 +1,120 @@
+"""Classification's input: decoded pictures that stay in memory, and batches made from them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from data.augment import AugmentConfig, augment, centre_crop, shrink
+from data.dataset import DatasetInfo
+from data.decode import decode_many
+from data.parameters import Parameters
+from data.random import SampleGenerator
+
+
+class InputConfig(Parameters):
+    """From encoded pictures to the network's input."""
+
+    stored_px: int = Field(
+        ge=1, le=1024, description="pictures are decoded to squares of this side, in pixels"
+    )
+    crop_px: int = Field(ge=1, le=1024, description="side of the square that the network sees, in pixels")
+    pad_px: int = Field(
+        ge=0, le=256, description="reflected border that random crops may reach into, in pixels"
+    )
+    resize: Literal["crop", "squash"] = Field(
+        description="crop: keep proportions and cut the middle; squash: the whole picture, distorted"
+    )
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if self.crop_px > self.stored_px + 2 * self.pad_px:
+            raise ValueError(
+                f"crop_px (={self.crop_px}) must not exceed stored_px + 2 * pad_px "
+                f"(={self.stored_px + 2 * self.pad_px})"
+            )
+        if self.pad_px >= self.stored_px:
+            raise ValueError(
+                f"pad_px (={self.pad_px}) must be below stored_px (={self.stored_px}): "
+                "a reflected border cannot be wider than the picture"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Records:
+    """Decoded samples of one split, in the order of their indices. Images (N, C, S, S) uint8, labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Records":
+        return Records(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees: images (B, C, crop, crop) uint8, labels (B,) int64, indices (B,) into the split."""
+
+    images: Tensor
+    labels: Tensor
+    indices: np.ndarray
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(
+            self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.indices
+        )
+
+
+def decode_shard(shard: Path | bytes, channels: Literal[1, 3], config: InputConfig) -> dict[str, np.ndarray]:
+    """Decode one Parquet shard, a file or its bytes: `images` (N, C, S, S) uint8 and `labels` (N,) int64."""
+    source = pa.BufferReader(shard) if isinstance(shard, bytes) else shard
+    table = pq.read_table(source, columns=["image", "label"])
+    images = decode_many(table["image"].to_pylist(), config.stored_px, channels, config.resize)
+    return {"images": images, "labels": table["label"].to_numpy().astype(np.int64)}
+
+
+def empty_split(channels: Literal[1, 3], config: InputConfig) -> dict[str, np.ndarray]:
+    """The arrays of a split without images."""
+    side = config.stored_px
+    return {"images": np.empty((0, channels, side, side), np.uint8), "labels": np.empty(0, np.int64)}
+
+
+def fill_colour(info: DatasetInfo) -> tuple[int, ...]:
+    """The dataset's mean colour in grey levels: what cutout blanks with, zero after normalisation."""
+    return tuple(round(mean * 255) for mean in info.channel_mean)
+
+
+def make_batch(
+    records: Records,
+    indices: np.ndarray,
+    info: DatasetInfo,
+    config: InputConfig,
+    augmentation: AugmentConfig,
+    generator: SampleGenerator | None,
+    shrink_px: int = 0,
+) -> Batch:
+    """Take the samples at `indices` (B,) and augment them; without a generator, the plain centre crop.
+
+    `shrink_px` > 0 reduces the finished pictures to that side, for training that starts on small ones.
+    """
+    where = torch.from_numpy(indices).to(records.images.device)
+    images, labels = records.images[where], records.labels[where]
+    if generator is None:
+        images = centre_crop(images, config.crop_px)
+    else:
+        images = augment(
+            images, indices, config.crop_px, config.pad_px, fill_colour(info), augmentation, generator
+        )
+    if shrink_px:
+        images = shrink(images, shrink_px)
+    return Batch(images, labels, indices)

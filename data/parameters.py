@@ -1,0 +1,39 @@
+"""What every parameter model has in common: frozen, closed to unknown names, and clear about bad values."""
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Parameters(BaseModel):
+    """Base of every configuration: immutable, and an unknown name is an error rather than a silent no-op."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str) -> Self:
+        """Build from plain values; raises a ValueError of one line per fault, each naming `where` and the key."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError("\n".join(describe(fault, cls, where) for fault in error.errors())) from None
+
+
+def describe(fault: Any, model: type[BaseModel], where: str) -> str:
+    """One line for one pydantic fault: what was wrong, what we got, what is allowed."""
+    key = ".".join([where, *(str(part) for part in fault["loc"])]).strip(".")
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(model, fault["loc"][:-1])
+        return f"{key} is not a parameter; known here: {', '.join(sorted(known))}"
+    if fault["type"] == "missing":
+        return f"{key} is required"
+    return f"{key} (={fault['input']!r}): {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+    return list(model.model_fields)

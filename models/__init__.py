@@ -1,0 +1,1 @@
+"""Networks, losses and what describes them: no files, no devices, no logging."""

@@ -1,0 +1,94 @@
+"""The catalogue of classification networks, and the module that wraps each with its normalisation."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.parameters import Parameters
+from models.airnet import AirNet
+from models.lenet import LeNet5
+from models.resnet import CifarResNet, ResNet
+
+Architecture = Literal[
+    "lenet5",
+    "airnet94",
+    "airnet_narrow",
+    "resnet8_cifar",
+    "resnet20_cifar",
+    "resnet56_cifar",
+    "resnet18",
+    "resnet34",
+]
+
+# name → builder(num_classes, channels, ...) of the bare network
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "lenet5": LeNet5,
+    "airnet94": AirNet,
+    "airnet_narrow": partial(AirNet, widths=(32, 128, 256)),
+    "resnet8_cifar": partial(CifarResNet, depth=8),
+    "resnet20_cifar": partial(CifarResNet, depth=20),
+    "resnet56_cifar": partial(CifarResNet, depth=56),
+    "resnet18": ResNet,
+    "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
+}
+assert set(ARCHITECTURES) == set(get_args(Architecture))
+
+
+class ModelConfig(Parameters):
+    """Which network."""
+
+    name: Architecture = Field(description="a network of the catalogue: ./convoy models list --catalogue")
+
+
+class Classifier(nn.Module):
+    """A network with its input normalisation: uint8 pictures in, logits out.
+
+    The channel statistics are buffers, so they travel inside the weights file and cannot be forgotten.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 → float32, zero mean and unit deviation over the training pixels."""
+        x = images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(self.normalise(images))
+
+
+def arguments_of(name: str, crop_px: int) -> dict[str, Any]:
+    """What the builder must be told beside classes and channels: only LeNet-5 has dense layers sized by its input."""
+    return {"input_px": crop_px} if name == "lenet5" else {}
+
+
+def build(
+    name: str,
+    num_classes: int,
+    channels: int,
+    arguments: dict[str, Any],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Classifier:
+    """A fresh classifier by its catalogue name; raises ValueError for a name or an argument that is not known."""
+    if name not in ARCHITECTURES:
+        raise ValueError(f"model {name!r} is not in the catalogue; known: {', '.join(ARCHITECTURES)}")
+    net = ARCHITECTURES[name](num_classes=num_classes, channels=channels, **arguments)
+    return Classifier(net.to(memory_format=torch.channels_last), mean, std)  # type: ignore[call-overload]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy in nats, in float32 whatever the autocast: (B, K), (B,) → scalar."""
+    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)

@@ -1,0 +1,1 @@
+"""Units of work: plain functions that run in this process or on Ray."""

@@ -1,0 +1,40 @@
+"""What a trained model says of itself: `model.json`, beside its weights (see tasks.modelfile)."""
+
+from typing import Any, Literal
+
+from data.parameters import Parameters
+
+CARD_VERSION = 1
+
+
+class Preprocessing(Parameters):
+    """From an encoded image to the network's uint8 input, as evaluation did it."""
+
+    stored_px: int  # the decoded image is a square of this side
+    crop_px: int  # the network sees crops of this side
+    pad_px: int  # reflected border that crops may reach into
+    channels: Literal[1, 3]
+    resize: Literal["crop", "squash"]
+
+
+class Member(Parameters):
+    """One network."""
+
+    architecture: str  # a name of models.classification.ARCHITECTURES
+    arguments: dict[str, Any]  # what its builder takes beside num_classes and channels
+    weights: str  # file name beside model.json
+    run: str  # the run that trained it
+
+
+class ModelCard(Parameters):
+    """`model.json`."""
+
+    card_version: int
+    family: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    views: str  # how evaluation looked at each image: a name of tasks.views.VIEWS
+    thresholds: dict[str, float]
+    members: tuple[Member, ...]
+    dataset: str
+    dataset_digest: str  # DVC's md5 of the dataset the weights were fitted to, or "" if it had none

@@ -1,0 +1,120 @@
+"""The classification family: its parameters, and how it turns pictures into batches, losses and predictions."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor, nn
+
+from data.augment import AugmentConfig
+from data.classification import Batch, InputConfig, Records, decode_shard, empty_split, make_batch
+from data.dataset import DatasetInfo
+from data.parameters import Parameters
+from data.random import SampleGenerator
+from models.airnet import AirNet
+from models.classification import ModelConfig, arguments_of, build, cross_entropy
+from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
+from tasks.optim import OptimConfig
+from tasks.settings import EvaluateConfig, TrainConfig
+
+WHITENING_IMAGES = 5000
+
+
+class ClassificationConfig(Parameters):
+    """Everything that decides what a training run of a classifier gives."""
+
+    dataset: str = Field(description="name of an ingested dataset: ./convoy data list")
+    model: ModelConfig
+    input: InputConfig
+    augment: AugmentConfig
+    optim: OptimConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+
+
+def decode(shard: Path | bytes, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
+    """Decode one shard to arrays; see data.classification.decode_shard."""
+    return decode_shard(shard, info.channels, config.input)
+
+
+def empty(info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
+    """The arrays of a split without images."""
+    return empty_split(info.channels, config.input)
+
+
+def records(arrays: dict[str, Tensor]) -> Records:
+    """The split as samples."""
+    return Records(arrays["images"], arrays["labels"])
+
+
+def batch(
+    samples: Records,
+    indices: np.ndarray,
+    info: DatasetInfo,
+    config: ClassificationConfig,
+    generator: SampleGenerator | None,
+    shrink_px: int = 0,
+) -> Batch:
+    """The samples at `indices`, augmented where a generator is given."""
+    return make_batch(samples, indices, info, config.input, config.augment, generator, shrink_px)
+
+
+def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Tensor) -> nn.Module:
+    """A fresh classifier for the dataset; `sample` (N, C, S, S) uint8 training pictures fit what is data-dependent."""
+    arguments = arguments_of(config.model.name, config.input.crop_px)
+    model = build(
+        config.model.name, len(info.classes), info.channels, arguments, info.channel_mean, info.channel_std
+    )
+    if isinstance(model.net, AirNet):
+        model.net.fit_whitening(model.normalise(sample[:WHITENING_IMAGES]))
+    return model
+
+
+def loss(model: nn.Module, batch: Batch, config: ClassificationConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """One forward pass: the mean loss to descend, and what to log of it."""
+    logits = model(batch.images)
+    value = cross_entropy(logits, batch.labels, config.optim.label_smoothing)
+    accuracy = (logits.argmax(1) == batch.labels).float().mean()
+    return value, {"loss": value.detach(), "accuracy": accuracy.detach()}
+
+
+def validate(
+    model: nn.Module, samples: Records, info: DatasetInfo, config: ClassificationConfig
+) -> dict[str, float]:
+    """Accuracy and cross-entropy (nats) of single views; called without gradients, in evaluation mode."""
+    correct, nats = 0, 0.0
+    for start in range(0, len(samples), config.evaluate.batch_size):
+        indices = np.arange(start, min(start + config.evaluate.batch_size, len(samples)))
+        piece = batch(samples, indices, info, config, None)
+        logits = model(piece.images).float()
+        correct += int((logits.argmax(1) == piece.labels).sum())
+        nats += float(cross_entropy(logits, piece.labels, 0.0)) * len(indices)
+    return {"accuracy": correct / len(samples), "loss": nats / len(samples)}
+
+
+def card(config: ClassificationConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
+    """What a single trained classifier says of itself."""
+    member = Member(
+        architecture=config.model.name,
+        arguments=arguments_of(config.model.name, config.input.crop_px),
+        weights="member-0.safetensors",
+        run=run,
+    )
+    return ModelCard(
+        card_version=CARD_VERSION,
+        family="classification",
+        classes=info.classes,
+        preprocessing=Preprocessing(**config.input.model_dump(), channels=info.channels),
+        views=config.evaluate.registered_view,
+        thresholds={},
+        members=(member,),
+        dataset=info.name,
+        dataset_digest=digest,
+    )
+
+
+def rebuild(card: ModelCard, member: Member) -> nn.Module:
+    """A network of the member's shape; its weights, statistics included, come from the member's file."""
+    channels = card.preprocessing.channels
+    unset = (0.0,) * channels
+    return build(member.architecture, len(card.classes), channels, member.arguments, unset, unset)

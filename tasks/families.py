@@ -1,0 +1,43 @@
+"""The families: one table. A fifth is one file per layer and one entry here; see docs/adding-a-family.md."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from data.parameters import Parameters
+from tasks import classification
+from tasks.card import ModelCard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What the loop, evaluation and prediction need to know of a family: no base class, just callables."""
+
+    config: type[Parameters]  # its parameters
+    decode: Callable[..., Any]  # (shard, info, config) -> arrays of a piece of a split
+    empty: Callable[..., Any]  # (info, config) -> arrays of a split without samples
+    records: Callable[..., Any]  # (tensors of a split) -> records: len(), .to(device)
+    batch: Callable[..., Any]  # (records, indices, info, config, generator or None, shrink_px) -> batch
+    model: Callable[..., nn.Module]  # (config, info, sample images) -> a fresh model
+    loss: Callable[..., Any]  # (model, batch, config) -> (scalar, {name: tensor}); it owns the forward pass
+    validate: Callable[..., dict[str, float]]  # (model, records, info, config) -> metrics
+    card: Callable[..., ModelCard]  # (config, info, digest, run) -> card of one trained model
+    rebuild: Callable[..., nn.Module]  # (card, member) -> a model of that shape, weights still to be loaded
+
+
+FAMILIES: dict[str, Family] = {
+    "classification": Family(
+        config=classification.ClassificationConfig,
+        decode=classification.decode,
+        empty=classification.empty,
+        records=classification.records,
+        batch=classification.batch,
+        model=classification.build_model,
+        loss=classification.loss,
+        validate=classification.validate,
+        card=classification.card,
+        rebuild=classification.rebuild,
+    ),
+}

@@ -1,0 +1,285 @@
+"""The training loop, for every family: loss, backward, clip, step, average, log.
+
+It runs in this process (tests, debugging, a lone GPU) and in each Ray Train worker, unchanged: what differs is
+the `Session` it is given. A checkpoint holds weights, averaged weights, optimizer, random state and the step; the
+order of samples and their augmentation are functions of (seed, epoch, index), so a resumed run equals an
+uninterrupted one, bit for bit on a CPU.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data.dataset import DatasetInfo
+from data.random import SampleGenerator
+from tasks.families import Family
+from tasks.optim import build_optimizers, schedule_factor, set_rates, update_average
+from tasks.precision import autocast, resolve_precision
+from tasks.settings import TrainConfig
+
+PROGRESS_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run says of itself while it trains."""
+
+    step: int
+    num_steps: int
+    epoch: float
+    time_s: float  # of training so far, over all attempts
+    images_per_s: float  # since the last message
+    lr: float
+    metrics: dict[str, float]
+
+
+class Session(Protocol):
+    """Where a rank runs, and how it is heard."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint of this run, or None."""
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        """Keep a checkpoint durably. Every rank calls it at the same step."""
+
+    def report(self, progress: Progress) -> None:
+        """Tell whoever watches. Called on rank 0."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which samples a step sees: a function of the step alone, so anybody can make any batch at any time."""
+
+    num_samples: int
+    batch_size: int
+    num_steps: int
+    seed: int
+    rank: int
+    world_size: int
+    early_px: int
+    early_steps: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, num_samples: int, rank: int, world_size: int) -> "BatchPlan":
+        """Raises ValueError where the batch does not divide over the workers."""
+        if config.batch_size % world_size:
+            raise ValueError(
+                f"batch_size (={config.batch_size}) must be divisible by num_workers (={world_size})"
+            )
+        batch_size = min(config.batch_size, num_samples // world_size * world_size)
+        if batch_size == 0:
+            raise ValueError(f"{num_samples} training images are too few for num_workers (={world_size})")
+        num_steps = max(1, round(config.epochs * (num_samples // batch_size)))
+        early_steps = round(config.early_share * num_steps) if config.early_px else 0
+        return cls(
+            num_samples, batch_size, num_steps, config.seed, rank, world_size, config.early_px, early_steps
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last, smaller batch of an epoch is left out; the next epoch's order brings its samples back."""
+        return self.num_samples // self.batch_size
+
+    def indices(self, step: int, order: np.ndarray | None = None) -> np.ndarray:
+        """This rank's samples of a step: (batch_size / world_size,) int64."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = self.order(epoch) if order is None else order
+        return order[place * self.batch_size + self.rank : (place + 1) * self.batch_size : self.world_size]
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self.generator(epoch).permutation(self.num_samples)
+
+    def generator(self, epoch: int) -> SampleGenerator:
+        return SampleGenerator(self.seed, epoch)
+
+    def shrink_px(self, step: int) -> int:
+        return self.early_px if step < self.early_steps else 0
+
+
+def resident_batches(
+    family: Family, records: Any, info: DatasetInfo, config: Any, plan: BatchPlan, first_step: int
+) -> Iterator[Any]:
+    """Batches made by the training process itself, from `first_step` to the end."""
+    epoch, order = -1, np.empty(0, np.int64)
+    for step in range(first_step, plan.num_steps):
+        if step // plan.steps_per_epoch != epoch:
+            epoch = step // plan.steps_per_epoch
+            order = plan.order(epoch)
+        indices = plan.indices(step, order)
+        yield family.batch(records, indices, info, config, plan.generator(epoch), plan.shrink_px(step))
+
+
+@dataclass
+class Meter:
+    """Sums of what steps report, kept on the device: reading them is a synchronisation, so it is done rarely."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    num_steps: int = 0
+    since: float = field(default_factory=time.perf_counter)
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.num_steps += 1
+
+    def take(self) -> tuple[dict[str, float], float]:
+        """Means since the last call, and steps a second; starts anew."""
+        means = {name: float(value) / self.num_steps for name, value in self.sums.items()}
+        rate = self.num_steps / (time.perf_counter() - self.since)
+        self.sums, self.num_steps, self.since = {}, 0, time.perf_counter()
+        return means, rate
+
+
+def fit(
+    family: Family,
+    config: Any,
+    info: DatasetInfo,
+    sample: Tensor,
+    make_batches: Callable[[BatchPlan, int], Iterator[Any]],
+    num_samples: int,
+    validate: Callable[[nn.Module], dict[str, float]],
+    session: Session,
+) -> dict[str, Any]:
+    """Train to the end and return the last checkpoint's state.
+
+    `sample` (N, C, S, S) uint8 pictures fit data-dependent initial weights; `make_batches(plan, first_step)` yields
+    this rank's batches; `validate(model)` is called on rank 0. Raises FloatingPointError for a loss that is not finite.
+    """
+    train: TrainConfig = config.train
+    plan = BatchPlan.of(train, num_samples, session.rank, session.world_size)
+    device = session.device
+    dtype = resolve_precision(train.precision, device)
+    torch.manual_seed(train.seed)
+    model = family.model(config, info, sample).to(device)
+    optimizers = build_optimizers(model, config.optim)
+    average = {k: v.clone() for k, v in model.state_dict().items()} if config.optim.averaging_decay else None
+    torch.manual_seed(train.seed + 1 + session.rank)  # dropout differs between ranks, weights do not
+
+    step, time_before_s = 0, 0.0
+    state = session.load()
+    if state is not None:
+        step, time_before_s = state["step"], state["time_s"]
+        model.load_state_dict(state["model"])
+        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        if average is not None:
+            average = {k: v.to(device) for k, v in state["average"].items()}
+        if state["random"] is not None:  # a rank that the interrupted run did not have starts its own stream
+            restore_random_state(state["random"])
+    metrics: dict[str, float] = dict(state["metrics"]) if state is not None else {}
+
+    network: nn.Module = model
+    if session.world_size > 1:
+        network = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    network.train()
+    started = time.perf_counter()
+    meter = Meter()
+    images_per_s = 0.0
+
+    def time_s() -> float:
+        return time_before_s + time.perf_counter() - started
+
+    def report(images_per_s: float) -> None:
+        if session.rank == 0:
+            lr = config.optim.lr * schedule_factor(config.optim, step - 1, plan.num_steps)
+            epoch = step / plan.steps_per_epoch
+            session.report(Progress(step, plan.num_steps, epoch, time_s(), images_per_s, lr, dict(metrics)))
+
+    for batch in make_batches(plan, step):
+        set_rates(optimizers, schedule_factor(config.optim, step, plan.num_steps))
+        with autocast(device, dtype):
+            loss, values = family.loss(network, batch.to(device), config)
+        loss.backward()
+        if config.optim.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if average is not None:
+            update_average(average, model, config.optim.averaging_decay)
+        step += 1
+        meter.add(values)
+
+        last = step == plan.num_steps
+        if last or time.perf_counter() - meter.since > PROGRESS_EVERY_S:
+            means, rate = meter.take()  # synchronises
+            if not all(math.isfinite(value) for value in means.values()):
+                raise FloatingPointError(
+                    f"the loss is not finite at step {step} of {plan.num_steps} ({means}); "
+                    "lower optim.lr, raise optim.warmup_share, or set optim.clip_norm"
+                )
+            metrics.update(means)
+            images_per_s = rate * plan.batch_size
+            report(images_per_s)
+        every = train.validate_every_epochs * plan.steps_per_epoch
+        if session.rank == 0 and (last or (every and step % every == 0)):
+            metrics.update(validate_with(model, average, validate))
+            report(images_per_s)
+            meter.since = time.perf_counter()
+        if last or step % train.checkpoint_every_steps == 0:
+            state = snapshot(model, optimizers, average, step, time_s(), metrics)
+            session.save(state, step)
+
+    assert state is not None and state["step"] == plan.num_steps
+    return state
+
+
+def snapshot(
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    average: dict[str, Tensor] | None,
+    step: int,
+    time_s: float,
+    metrics: dict[str, float],
+) -> dict[str, Any]:
+    """Everything that the next step depends on, as tensors and plain values: readable with `weights_only=True`."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {
+        "model": model.state_dict(),
+        "average": average if average is not None else {},
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        "step": step,
+        "time_s": time_s,
+        "metrics": metrics,
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put torch's generators where the checkpoint left them."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def result_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights that a finished run stands for: the averaged ones where it kept an average."""
+    return state["average"] or state["model"]
+
+
+def validate_with(
+    model: nn.Module, average: dict[str, Tensor] | None, validate: Callable[[nn.Module], dict[str, float]]
+) -> dict[str, float]:
+    """Validate the weights that would be the result if training ended here; the model comes back unchanged."""
+    kept = None
+    if average is not None:
+        kept = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(average)
+    model.eval()
+    with torch.inference_mode():
+        metrics = {f"val_{name}": value for name, value in validate(model).items()}
+    model.train()
+    if kept is not None:
+        model.load_state_dict(kept)
+    return metrics

@@ -1,0 +1,64 @@
+"""A trained model on disk: everything that prediction needs, and nothing that has to be unpickled.
+
+    model/
+        model.json                  `ModelCard`
+        member-0.safetensors ...    weights of each member (one, or several for an ensemble)
+
+`Classifier`-like modules carry their own normalisation as buffers, so the weights file and the card are enough to
+get from encoded bytes to class names.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tasks.card import CARD_VERSION, ModelCard
+from tasks.families import FAMILIES
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    card: ModelCard
+    members: tuple[nn.Module, ...]
+
+
+def save_model(folder: Path, card: ModelCard, members: list[nn.Module]) -> None:
+    """Write card and weights to `folder`; the card last, so that a folder with a card is whole."""
+    assert len(members) == len(card.members)
+    folder.mkdir(parents=True, exist_ok=True)
+    for member, module in zip(card.members, members, strict=True):
+        # clone: safetensors refuses views and non-contiguous (channels-last) tensors
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+        save_file(tensors, folder / member.weights)
+    partial = folder / "model.json.partial"
+    partial.write_text(json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
+    partial.replace(folder / "model.json")
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read `model.json`; raises FileNotFoundError or ValueError."""
+    file = folder / "model.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no model in {folder}: it has no model.json; give the `model` folder of a run"
+        )
+    values = json.loads(file.read_text())
+    if values.get("card_version") != CARD_VERSION:
+        raise ValueError(f"{file}: card_version (={values.get('card_version')}) is not {CARD_VERSION}")
+    return ModelCard.parse(values, str(file))
+
+
+def load_model(folder: Path) -> SavedModel:
+    """Read a saved model; its members are in evaluation mode, on the CPU."""
+    card = load_card(folder)
+    members = []
+    for member in card.members:
+        if Path(member.weights).name != member.weights:
+            raise ValueError(f"{folder}: weights (={member.weights!r}) must be a file name in that folder")
+        module = FAMILIES[card.family].rebuild(card, member)
+        module.load_state_dict(load_file(folder / member.weights), strict=True)
+        members.append(module.eval())
+    return SavedModel(card, tuple(members))

@@ -1,0 +1,147 @@
+"""Optimizers, learning-rate schedules and weight averaging.
+
+Learning rates are for the mean loss of a batch. Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/)
+moves each filter bank by an orthogonal matrix; what is not a filter bank stays with SGD.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from data.parameters import Parameters
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic iteration that drives singular values towards one
+NEWTON_SCHULZ_STEPS = 3
+
+
+class OptimConfig(Parameters):
+    """How weights follow gradients."""
+
+    name: Literal["sgd", "adamw", "muon"] = Field(
+        description="sgd: with Nesterov momentum; muon: orthogonal updates of filters, sgd for the rest"
+    )
+    lr: float = Field(gt=0, description="highest learning rate; under muon, of the filters")
+    momentum: float = Field(
+        ge=0, lt=1, description="momentum; under adamw, beta1; under muon, of the filters"
+    )
+    head_lr: float = Field(gt=0, description="highest learning rate of dense layers; read by muon only")
+    bias_lr: float = Field(gt=0, description="highest learning rate of biases and norms")
+    weight_decay: float = Field(
+        ge=0,
+        description="times the learning rate, subtracted at each step; filters "
+        "under muon are kept at a fixed norm instead",
+    )
+    schedule: Literal["linear", "cosine"] = Field(description="how the learning rates fall after warm-up")
+    warmup_share: float = Field(ge=0, lt=1, description="share of the steps in which the rates rise")
+    final_share: float = Field(ge=0, le=1, description="the last rates as a share of the highest")
+    label_smoothing: float = Field(ge=0, lt=1, description="probability spread over all classes")
+    averaging_decay: float = Field(
+        ge=0,
+        lt=1,
+        description="share that the averaged weights keep at a step; 0: the last weights are the result",
+    )
+    clip_norm: float = Field(ge=0, description="greatest norm of the gradient; 0: no clipping")
+
+
+def schedule_factor(config: OptimConfig, step: int, num_steps: int) -> float:
+    """The share of the highest rate at `step` in [0, num_steps): rises linearly, then falls to `final_share`."""
+    warmup_steps = config.warmup_share * num_steps
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    past = (step - warmup_steps) / max(1.0, num_steps - warmup_steps)  # [0, 1)
+    fall = 1 - past if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * past))
+    return config.final_share + (1 - config.final_share) * fall
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly: (M, N) → (M, N), singular values near one."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrix / (matrix.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for filter banks (O, I, h, w), seen as (O, I*h*w) matrices.
+
+    Before a step each bank is scaled to the norm √O, so that the rate is relative to the weights and no weight
+    decay is needed (https://github.com/KellerJordan/cifar10-airbench).
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
+                update = p.grad.add(buffer, alpha=group["momentum"])
+                p.mul_(len(p) ** 0.5 / p.norm())
+                p.add_(orthogonalise(update.flatten(1)).view_as(p), alpha=-group["lr"])
+
+
+def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters by kind: filters (4-D), dense (2-D), and the 1-D rest (biases, norms)."""
+    kinds: dict[str, list[nn.Parameter]] = {"filters": [], "dense": [], "rest": []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            kind = "filters" if parameter.ndim >= 3 else "dense" if parameter.ndim == 2 else "rest"
+            kinds[kind].append(parameter)
+    return {kind: parameters for kind, parameters in kinds.items() if parameters}
+
+
+def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """One optimizer, or two under muon. Every group remembers its highest rate as `peak_lr`."""
+    kinds = split_parameters(model)
+    rates = {"filters": config.lr, "dense": config.lr, "rest": config.bias_lr}
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.name == "muon":
+        rates["dense"] = config.head_lr
+        if "filters" in kinds:
+            optimizers.append(Muon(kinds.pop("filters"), config.lr, config.momentum))
+    groups: list[dict[str, Any]] = [
+        # SGD's own decay is added to the gradient, hence scaled by the rate; the rest has none under adamw
+        {"params": params, "lr": rates[kind], "weight_decay": 0.0 if kind == "rest" else config.weight_decay}
+        for kind, params in kinds.items()
+    ]
+    if groups and config.name == "adamw":
+        optimizers.append(torch.optim.AdamW(groups, betas=(config.momentum, 0.999)))
+    elif groups:
+        momentum = 0.85 if config.name == "muon" else config.momentum
+        optimizers.append(torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group's rate to `factor` times its highest."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    """Move the averaged state towards the model's: floating tensors by 1 - decay, counters by copying."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+        else:
+            average[name].copy_(value)

@@ -1,0 +1,21 @@
+"""Where things lie: everything Convoy writes is below one home folder."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def home() -> Path:
+    """The folder below which data, runs and records lie: CONVOY_HOME, else the checkout."""
+    return Path(os.environ.get("CONVOY_HOME", ROOT)).resolve()
+
+
+def store() -> Path:
+    """Ingested datasets and their DVC pointers."""
+    return home() / "data" / "store"
+
+
+def runs() -> Path:
+    """One folder a run, named by its run key."""
+    return home() / "runs"

@@ -1,0 +1,371 @@
+"""One training run: in this process, or as one Ray Train run of one to many workers.
+
+The run's folder holds everything it needs to go on: `checkpoints/` (in this process) or `ray/` (Ray Train), the
+course of its metrics in `history.csv`, and at the end `model/` and `result.json`. Called again for a folder that
+has a result, `train` returns it; for a folder with checkpoints, it resumes.
+"""
+
+import csv
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from data.dataset import Dataset, DatasetInfo, Split
+from tasks.cluster import (
+    augmented_batches,
+    connect,
+    decode_split,
+    join_arrays,
+    open_mailbox,
+    read_mailbox,
+    readonly_tensors,
+    require_resources,
+)
+from tasks.families import FAMILIES, Family
+from tasks.loop import BatchPlan, Progress, fit, resident_batches, result_weights
+from tasks.modelfile import save_model
+
+SAMPLE_IMAGES = 5000  # training pictures that data-dependent initial weights may look at
+POLL_S = 0.25  # the follower's look at the mailbox
+NUM_KEPT_CHECKPOINTS = 2
+MAX_WORKER_FAILURES = 3
+Executor = Literal["ray", "in_process"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run says of itself."""
+
+    model_folder: Path
+    num_steps: int
+    train_time_s: float  # of the loop, validation and checkpoints included, over all attempts
+    first_step_s: float  # from the call to the first message of the loop, in this attempt
+    images_per_s: float  # over the whole of the loop
+    resumed_from_step: int
+    metrics: dict[str, float]
+
+
+def train(
+    family_name: str,
+    config: Any,
+    dataset: Dataset,
+    *,
+    folder: Path,
+    key: str,
+    digest: str,
+    executor: Executor = "ray",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Train a model of `family_name` on the dataset's train split, and write it to `folder`/model.
+
+    `key` names the run, `digest` the dataset's version. Raises ValueError for parameters that do not fit the
+    dataset or the cluster, FloatingPointError for a loss that is not finite.
+    """
+    if (folder / "result.json").is_file():
+        return read_result(folder)
+    dataset.require("train")
+    BatchPlan.of(config.train, dataset.info.num_images("train"), 0, config.train.num_workers)  # raises early
+    folder.mkdir(parents=True, exist_ok=True)
+    listener = Listener(folder, on_progress)
+    fit_somewhere = fit_on_ray if executor == "ray" else fit_in_process
+    state = fit_somewhere(family_name, config, dataset, folder, listener)
+    listener.close()
+
+    family = FAMILIES[family_name]
+    card = family.card(config, dataset.info, digest, key)
+    model = family.rebuild(card, card.members[0])
+    model.load_state_dict(result_weights(state))
+    save_model(folder / "model", card, [model])
+    images = state["step"] * min(config.train.batch_size, dataset.info.num_images("train"))
+    result = TrainResult(
+        model_folder=folder / "model",
+        num_steps=state["step"],
+        train_time_s=state["time_s"],
+        first_step_s=listener.first_step_s,
+        images_per_s=images / max(state["time_s"], 1e-9),
+        resumed_from_step=listener.resumed_from_step,
+        metrics=state["metrics"],
+    )
+    write_result(folder, result)
+    return result
+
+
+class Listener:
+    """Hears a run's progress on the driver: keeps `history.jsonl`, and passes each message on."""
+
+    def __init__(self, folder: Path, on_progress: Callable[[Progress], None] | None) -> None:
+        self.file, self.on_progress = folder / "history.jsonl", on_progress
+        self.started = time.perf_counter()
+        self.first_step_s = 0.0
+        self.resumed_from_step = 0
+        self.heard_any = False
+
+    def start(self, step: int) -> None:
+        """The loop is about to take its first step, number `step`."""
+        self.first_step_s, self.resumed_from_step = time.perf_counter() - self.started, step
+
+    def hear(self, progress: Progress) -> None:
+        values = asdict(progress)
+        row = {**values.pop("metrics"), **values}
+        with self.file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.on_progress is not None:
+            self.on_progress(progress)
+
+    def close(self) -> None:
+        """Write `history.csv`: one row a step, the last that was said of it (a resumed run repeats some)."""
+        if not self.file.is_file():
+            return
+        rows = {row["step"]: row for row in map(json.loads, self.file.read_text().splitlines())}
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        with self.file.with_suffix(".csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", *(c for c in columns if c != "step")], restval="")
+            writer.writeheader()
+            writer.writerows(rows[step] for step in sorted(rows))
+
+
+def write_result(folder: Path, result: TrainResult) -> None:
+    values = {**asdict(result), "model_folder": "model"}
+    partial = folder / "result.json.partial"
+    partial.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    partial.replace(folder / "result.json")
+
+
+def read_result(folder: Path) -> TrainResult:
+    values = json.loads((folder / "result.json").read_text())
+    return TrainResult(**{**values, "model_folder": folder / values["model_folder"]})
+
+
+def validator(
+    family: Family, records: Any, config: Any, info: DatasetInfo
+) -> Callable[[Any], dict[str, float]]:
+    """What the loop calls to look at the validation pictures; says nothing where there are none."""
+    if len(records) == 0:
+        return lambda model: {}
+    return lambda model: family.validate(model, records, info, config)
+
+
+# --- in this process -------------------------------------------------------------------------------------------
+
+
+def decode_here(family: Family, dataset: Dataset, split: Split, config: Any) -> Any:
+    """The records of a split, decoded by this process."""
+    pieces = [family.decode(shard, dataset.info, config) for shard in dataset.shards(split)]
+    arrays = join_arrays(pieces, family.empty(dataset.info, config))
+    return family.records({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def fit_in_process(
+    family_name: str, config: Any, dataset: Dataset, folder: Path, listener: "Listener"
+) -> dict[str, Any]:
+    family, info = FAMILIES[family_name], dataset.info
+    device = torch.device("cuda" if config.train.gpus_per_worker and torch.cuda.is_available() else "cpu")
+    records = decode_here(family, dataset, "train", config).to(device)
+    validate = validator(family, decode_here(family, dataset, "val", config).to(device), config, info)
+
+    def batches(plan: BatchPlan, first_step: int) -> Iterator[Any]:
+        listener.start(first_step)
+        return resident_batches(family, records, info, config, plan, first_step)
+
+    session = LocalSession(folder / "checkpoints", device, listener)
+    sample = records.images[:SAMPLE_IMAGES]
+    return fit(family, config, info, sample, batches, len(records), validate, session)
+
+
+class LocalSession:
+    """The only rank of a run in this process; checkpoints are folders, renamed into place when whole."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self, folder: Path, device: torch.device, listener: "Listener") -> None:
+        self.folder, self.device, self.listener = folder, device, listener
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt"))
+
+    def load(self) -> dict[str, Any] | None:
+        found = self._checkpoints()
+        return torch.load(found[-1], map_location="cpu", weights_only=True) if found else None
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        partial = self.folder / "partial"
+        torch.save(state, partial)
+        partial.replace(self.folder / f"step-{step:09d}.pt")
+        for old in self._checkpoints()[:-NUM_KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def report(self, progress: Progress) -> None:
+        self.listener.hear(progress)
+
+
+# --- on Ray ----------------------------------------------------------------------------------------------------
+
+
+def fit_on_ray(
+    family_name: str, config: Any, dataset: Dataset, folder: Path, listener: "Listener"
+) -> dict[str, Any]:
+    connect()
+    settings = config.train
+    cpus = require_resources(settings.num_workers, settings.gpus_per_worker)
+    mailbox = open_mailbox()
+    payload = {
+        "family": family_name,
+        "config": config,
+        "info": dataset.info,
+        # in lists: Ray would fetch bare references before the worker starts
+        "train": [decode_split(family_name, dataset, "train", config)],
+        "val": [decode_split(family_name, dataset, "val", config)],
+        "mailbox": mailbox,
+        "threads": cpus,
+    }
+    resources = {"CPU": float(cpus)} | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {})
+    trainer = TorchTrainer(
+        train_on_worker,
+        train_loop_config=payload,
+        torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.num_workers,
+            use_gpu=bool(settings.gpus_per_worker),
+            resources_per_worker=resources,
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(folder.resolve()),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_KEPT_CHECKPOINTS),
+            failure_config=ray.train.FailureConfig(
+                max_failures=MAX_WORKER_FAILURES, controller_failure_limit=2
+            ),
+        ),
+    )
+    follower = Follower(mailbox, listener)
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        follower.stop()
+        raise RuntimeError(f"training failed: {last_line(error)}") from error
+    finally:
+        follower.stop()
+        ray.kill(mailbox)
+    if follower.error is not None:
+        raise follower.error
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as path:
+        return torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=True)
+
+
+class Follower(threading.Thread):
+    """Reads the mailbox of a run while `fit` blocks the main thread, and keeps the first error it meets."""
+
+    def __init__(self, mailbox: Any, listener: Listener) -> None:
+        super().__init__(name="follow-training", daemon=True)
+        self.mailbox, self.listener = mailbox, listener
+        self.done = threading.Event()
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        while not self.done.wait(POLL_S):
+            self.read()
+        self.read()
+
+    def read(self) -> None:
+        try:
+            for kind, value in read_mailbox(self.mailbox):
+                if kind == "start":
+                    self.listener.start(value)
+                elif kind == "progress":
+                    self.listener.hear(value)
+                else:
+                    self.error = self.error or value
+        except Exception as error:  # a thread's exception would be lost: it is raised after the training
+            self.error = self.error or error
+
+    def stop(self) -> None:
+        self.done.set()
+        self.join()
+
+
+def last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1]
+
+
+class RaySession:
+    """One rank of a Ray Train run. Ray keeps the checkpoints, and starts the ranks again when one is lost."""
+
+    def __init__(self, mailbox: Any) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.mailbox = mailbox
+
+    def load(self) -> dict[str, Any] | None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as path:
+            state = torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=True)
+            random = Path(path) / f"random-{self.rank}.pt"
+            state["random"] = torch.load(random, weights_only=True) if random.is_file() else None
+        return state
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(state["random"], Path(folder) / f"random-{self.rank}.pt")
+            if self.rank == 0:
+                torch.save(state, Path(folder) / "state.pt")
+            ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    def report(self, progress: Progress) -> None:
+        self.mailbox.put.remote(("progress", progress))
+
+
+def train_on_worker(payload: dict[str, Any]) -> None:
+    """What each Ray Train worker runs.
+
+    An exception of ours (a parameter that does not fit, a loss that is not finite) would only come again: the first
+    worker to meet one leaves it in the mailbox, and after Ray's restart all workers return at once.
+    """
+    mailbox = payload["mailbox"]
+    if ray.get(mailbox.failed.remote()):
+        return
+    try:
+        run_rank(payload)
+    except (ValueError, FloatingPointError) as error:
+        ray.get(mailbox.put.remote(("error", error)))
+        raise
+
+
+def run_rank(payload: dict[str, Any]) -> None:
+    family_name, config, info = payload["family"], payload["config"], payload["info"]
+    family = FAMILIES[family_name]
+    session = RaySession(payload["mailbox"])
+    torch.set_num_threads(payload["threads"])
+    arrays, val_arrays = payload["train"][0], payload["val"][0]
+    records = family.records(readonly_tensors(ray.get(arrays)))
+    val_records = family.records(readonly_tensors(ray.get(val_arrays))).to(session.device)
+    sample = records.images[:SAMPLE_IMAGES]
+    if session.device.type == "cuda":
+        records = records.to(session.device)
+
+    def batches(plan: BatchPlan, first_step: int) -> Iterator[Any]:
+        if session.rank == 0:
+            session.mailbox.put.remote(("start", first_step))
+        if config.train.augment_workers:
+            return augmented_batches(
+                family_name, arrays, info, config, plan, first_step, config.train.augment_workers
+            )
+        return resident_batches(family, records, info, config, plan, first_step)
+
+    validate = validator(family, val_records, config, info)
+    fit(family, config, info, sample, batches, len(records), validate, session)
