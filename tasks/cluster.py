@@ -4,8 +4,10 @@ Decoding and augmentation run here as Ray tasks and actors. Shards travel throug
 so that a node needs no disk in common with the driver.
 """
 
+import itertools
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections import deque
@@ -39,6 +41,7 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+ANSWER_TIMEOUT_S = 5.0
 PREFETCH_BATCHES = 3  # per augmentation worker
 
 _connecting = threading.Lock()
@@ -82,21 +85,30 @@ def _start() -> None:
             object_store_memory=object_store_bytes(),
         )
     else:
+        require_answer(address)
         environment = {
             "working_dir": str(ROOT),
             "env_vars": {**SETTINGS, **ALLOCATOR},
             "excludes": ["/data/store/", "/runs/", "/.venv/", "/.git/", "/out/", "/.cache/"],
         }
-        try:
-            ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
-        except ConnectionError as error:
-            raise ConnectionError(
-                f"no Ray cluster answers at RAY_ADDRESS (={address}): {error}; "
-                "start one with `ray start --head`, or unset RAY_ADDRESS to run embedded"
-            ) from None
+        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     if threading.current_thread() is threading.main_thread():
         # Ray replaces the handler of SIGTERM by one that exits without unwinding: no hook would run.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def require_answer(address: str) -> None:
+    """Raise ConnectionError unless something listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto" finds the cluster of this machine
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at RAY_ADDRESS (={address}): {error}; "
+            "start one with `ray start --head`, or unset RAY_ADDRESS to run embedded"
+        ) from None
 
 
 def object_store_bytes() -> int:
@@ -132,12 +144,15 @@ def job_id() -> str:
 # --- decoding: shards → one resident copy per node -------------------------------------------------------------
 
 
-@ray.remote(num_cpus=0.5, max_retries=3)
-def _decode(family: str, shard: bytes, info: DatasetInfo, config: Any) -> dict[str, np.ndarray]:
-    return FAMILIES[family].decode(shard, info, config)
+# Both ask for no CPU: training workers may hold all of them while they wait for these. What bounds them is their
+# number: one task for each CPU of the cluster.
+@ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")
+def _decode(family: str, shards: list[bytes], info: DatasetInfo, config: Any) -> dict[str, np.ndarray]:
+    entry = FAMILIES[family]
+    return join_arrays([entry.decode(shard, info, config) for shard in shards], entry.empty(info, config))
 
 
-@ray.remote(num_cpus=0.5, max_retries=3)
+@ray.remote(num_cpus=0, max_retries=3)
 def _join(empty: dict[str, np.ndarray], *pieces: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return join_arrays(list(pieces), empty)
 
@@ -152,8 +167,12 @@ def decode_split(family: str, dataset: Dataset, split: Split, config: Any) -> ra
 
     Returns at once; the arrays lie in the object store, where every process of a node reads them without a copy.
     """
+    shards = [shard.read_bytes() for shard in dataset.shards(split)]
+    num_tasks = min(len(shards), max(1, cluster_info().num_cpus))
+    bounds = [len(shards) * i // num_tasks for i in range(num_tasks + 1)] if num_tasks else []
     pieces = [
-        _decode.remote(family, shard.read_bytes(), dataset.info, config) for shard in dataset.shards(split)
+        _decode.remote(family, shards[start:stop], dataset.info, config)
+        for start, stop in itertools.pairwise(bounds)
     ]
     return _join.remote(FAMILIES[family].empty(dataset.info, config), *pieces)
 
@@ -246,18 +265,19 @@ def read_mailbox(mailbox: Any) -> list[tuple[str, Any]]:
     return ray.get(mailbox.take.remote())
 
 
-def require_resources(num_workers: int, gpus_per_worker: float) -> float:
+def require_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: float) -> int:
     """CPUs that each training worker gets; raises ValueError if the cluster cannot hold `num_workers`."""
     info = cluster_info()
-    if gpus_per_worker and num_workers * gpus_per_worker > info.num_gpus:
+    if num_workers * gpus_per_worker > info.num_gpus:
         raise ValueError(
-            f"train.num_workers (={num_workers}) times train.gpus_per_worker (={gpus_per_worker}) needs "
+            f"train.num_workers (={num_workers}) times train.gpus_per_worker (={gpus_per_worker:g}) needs "
             f"{num_workers * gpus_per_worker:g} GPUs; the cluster ({info.address}) has {info.num_gpus}"
         )
-    if num_workers > info.num_cpus:
+    wanted = num_workers * max(1, cpus_per_worker)
+    if wanted > info.num_cpus:
         raise ValueError(
-            f"train.num_workers (={num_workers}) must not exceed the cluster's CPUs: "
-            f"{info.address} has {info.num_cpus} on {info.num_nodes} nodes"
+            f"train.num_workers (={num_workers}) with train.cpus_per_worker (={cpus_per_worker}) needs {wanted} CPUs; "
+            f"the cluster ({info.address}) has {info.num_cpus} on {info.num_nodes} nodes"
         )
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    return max(1, min(info.num_cpus // num_workers, largest))
+    return cpus_per_worker or max(1, min(info.num_cpus // num_workers, largest))

@@ -67,8 +67,7 @@ class BatchPlan:
     seed: int
     rank: int
     world_size: int
-    early_px: int
-    early_steps: int
+    growth: tuple[tuple[int, float], ...]
 
     @classmethod
     def of(cls, config: TrainConfig, num_samples: int, rank: int, world_size: int) -> "BatchPlan":
@@ -81,10 +80,7 @@ class BatchPlan:
         if batch_size == 0:
             raise ValueError(f"{num_samples} training images are too few for num_workers (={world_size})")
         num_steps = max(1, round(config.epochs * (num_samples // batch_size)))
-        early_steps = round(config.early_share * num_steps) if config.early_px else 0
-        return cls(
-            num_samples, batch_size, num_steps, config.seed, rank, world_size, config.early_px, early_steps
-        )
+        return cls(num_samples, batch_size, num_steps, config.seed, rank, world_size, config.growth)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -104,7 +100,8 @@ class BatchPlan:
         return SampleGenerator(self.seed, epoch)
 
     def shrink_px(self, step: int) -> int:
-        return self.early_px if step < self.early_steps else 0
+        """Side that a step's pictures are shrunk to, in pixels; 0: they stay as they are."""
+        return next((px for px, share in self.growth if step < share * self.num_steps), 0)
 
 
 def resident_batches(

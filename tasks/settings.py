@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data.parameters import Parameters
 
@@ -19,9 +19,14 @@ class TrainConfig(Parameters):
     precision: Precision = Field(
         description="auto: bf16 where the processor or GPU computes in it, else fp32"
     )
-    early_px: int = Field(ge=0, description="pictures are shrunk to this side during early_share; 0: never")
-    early_share: float = Field(ge=0, le=1, description="share of the steps that see shrunk pictures")
+    growth: tuple[tuple[int, float], ...] = Field(
+        description="progressive resizing: [side in pixels, share of the steps up to which pictures are shrunk to it]"
+    )
     num_workers: int = Field(ge=1, le=4096, description="training processes, under Ray Train")
+    cpus_per_worker: int = Field(
+        ge=0,
+        description="threads of each worker; 0: an even share of the cluster. Sums depend on it in the last bits",
+    )
     gpus_per_worker: float = Field(ge=0, description="0: train on CPUs")
     augment_workers: int = Field(
         ge=0,
@@ -32,6 +37,20 @@ class TrainConfig(Parameters):
     validate_every_epochs: int = Field(
         ge=0, description="epochs between two looks at the validation pictures; 0: only at the end"
     )
+
+    @field_validator("growth")
+    @classmethod
+    def _in_order(cls, growth: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+        shares = [share for _px, share in growth]
+        if (
+            any(px < 1 for px, _share in growth)
+            or shares != sorted(shares)
+            or not all(0 < s <= 1 for s in shares)
+        ):
+            raise ValueError(
+                "sides must be at least 1 px, shares must rise and lie in (0, 1], as in [[20, 0.4], [24, 0.7]]"
+            )
+        return growth
 
 
 class EvaluateConfig(Parameters):

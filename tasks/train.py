@@ -169,6 +169,8 @@ def fit_in_process(
     family_name: str, config: Any, dataset: Dataset, folder: Path, listener: "Listener"
 ) -> dict[str, Any]:
     family, info = FAMILIES[family_name], dataset.info
+    if config.train.cpus_per_worker:
+        torch.set_num_threads(config.train.cpus_per_worker)
     device = torch.device("cuda" if config.train.gpus_per_worker and torch.cuda.is_available() else "cpu")
     records = decode_here(family, dataset, "train", config).to(device)
     validate = validator(family, decode_here(family, dataset, "val", config).to(device), config, info)
@@ -217,7 +219,7 @@ def fit_on_ray(
 ) -> dict[str, Any]:
     connect()
     settings = config.train
-    cpus = require_resources(settings.num_workers, settings.gpus_per_worker)
+    cpus = require_resources(settings.num_workers, settings.cpus_per_worker, settings.gpus_per_worker)
     mailbox = open_mailbox()
     payload = {
         "family": family_name,

@@ -1,0 +1,54 @@
+"""Several networks as one model: their softmax outputs are averaged, never their weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.card import ModelCard
+from tasks.modelfile import load_card, load_model, save_model
+
+SAME_QUESTION = ("family", "classes")  # what outputs must share to be averaged
+SAME_MODEL = (*SAME_QUESTION, "preprocessing", "views", "thresholds", "dataset", "dataset_digest")
+
+
+def require_agreement(folders: Sequence[Path], cards: Sequence[ModelCard], fields: Sequence[str]) -> None:
+    """Raise a ValueError that names the first field on which two models differ, and both values."""
+    for folder, card in zip(folders, cards, strict=True):
+        for field in fields:
+            first, other = getattr(cards[0], field), getattr(card, field)
+            if first != other:
+                raise ValueError(
+                    f"models of an ensemble must have the same {field}: {folders[0]} has {shown(first)}, "
+                    f"{folder} has {shown(other)}; leave one of them out"
+                )
+
+
+def shown(value: Any) -> str:
+    """A card's value in an error: long lists of classes are cut."""
+    if isinstance(value, tuple):
+        return f"{len(value)} ({', '.join(value[:8])}{', …' if len(value) > 8 else ''})"
+    return repr(value)
+
+
+def combine(folders: Sequence[Path], target: Path) -> ModelCard:
+    """Write one model folder with the members of all `folders`, in their order, each counting the same.
+
+    Raises ValueError where the models differ in anything but their members, or `target` holds a model already.
+    """
+    if not folders:
+        raise ValueError("an ensemble needs at least one model folder")
+    if (target / "model.json").exists():
+        raise ValueError(f"{target} already holds a model; give a new folder")
+    require_agreement(folders, [load_card(folder) for folder in folders], SAME_MODEL)
+    saved = [load_model(folder) for folder in folders]
+    members = [member for model in saved for member in model.card.members]
+    card = saved[0].card.model_copy(
+        update={
+            "members": tuple(
+                member.model_copy(update={"weights": f"member-{i}.safetensors"})
+                for i, member in enumerate(members)
+            )
+        }
+    )
+    save_model(target, card, [module for model in saved for module in model.members])
+    return card

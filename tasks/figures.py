@@ -1,0 +1,211 @@
+"""Figures of an evaluation, drawn through matplotlib's objects: no global state, no display.
+
+Colours are Okabe and Ito's, and the sequential map is cividis: both keep their order for colour-blind readers and in
+grey print. Class names are shown as they are: a `$` in one starts no formula.
+"""
+
+import itertools
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from unicodedata import east_asian_width
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tasks.metrics import PerClass, Reliability
+
+BLUE, ORANGE, VERMILLION, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
+DPI = 120
+LETTERS_PER_INCH = 10  # of a title, at its font size
+MAX_NAME = 22  # columns of text that a class name may take, a Chinese character two
+MAX_COUNTS = 25  # classes up to which each cell of the confusion matrix shows its count
+MAX_TICKS = 120  # classes up to which each row of the confusion matrix has its name
+MAX_BARS = 100  # classes that the per-class figure shows
+NUM_CONFUSIONS = 20  # most frequent confusions, listed beside a matrix whose cells are too small to read
+
+Caption = tuple[str, str, float]  # true class, predicted class, confidence
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a PNG."""
+    with warnings.catch_warnings():
+        # a class name in a script that the font lacks is drawn as boxes: no reason to fail an evaluation
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
+        figure.savefig(file, dpi=DPI, format="png")
+
+
+def title(figure: Figure, shown: str, what: str) -> None:
+    """What is shown, and below it, of what; wrapped, since a figure of two classes is narrow."""
+    num_columns = int(figure.get_figwidth() * LETTERS_PER_INCH)
+    lines = [textwrap.fill(text, num_columns) for text in (shown, what)]
+    figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
+
+
+def short(name: str) -> str:
+    """A class name that fits a label: one line, cut where it is long."""
+    line = " ".join(name.split())
+    widths = itertools.accumulate(2 if east_asian_width(letter) in "WF" else 1 for letter in line)
+    num_fitting = sum(width <= MAX_NAME for width in widths)
+    return line if num_fitting == len(line) else f"{line[: num_fitting - 1]}…"
+
+
+def confusion_figure(confusion: np.ndarray, classes: Sequence[str], what: str) -> Figure:
+    """The confusion matrix (K, K): colour is the share of the true class, numbers are images."""
+    K = len(classes)
+    listed = K > MAX_COUNTS
+    size_in = (22.0, 13.5) if listed else (5.2 + 0.42 * K, 4.2 + 0.42 * K)
+    figure = Figure(figsize=size_in, layout="constrained")
+    grid = figure.add_gridspec(1, 2 if listed else 1, width_ratios=[3, 1] if listed else [1])
+    axes = figure.add_subplot(grid[0])
+    support = confusion.sum(axis=1, keepdims=True)
+    share = np.divide(confusion, support, out=np.zeros(confusion.shape), where=support > 0)
+    # the square root lifts the few mistakes above the black of none
+    image = axes.imshow(np.sqrt(share), cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, fraction=0.035, pad=0.015)
+    shares = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
+    bar.set_ticks(np.sqrt(shares).tolist(), labels=[f"{s:.0%}" for s in shares])
+    bar.set_label("share of the true class (colour by square root)")
+    label_classes(axes, classes)
+    if K <= MAX_COUNTS:
+        write_counts(axes, confusion, share)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    title(figure, "Confusion matrix", what)
+    if listed:
+        list_confusions(figure.add_subplot(grid[1]), confusion, classes)
+    return figure
+
+
+def label_classes(axes: Axes, classes: Sequence[str]) -> None:
+    """Name each row and column, or number some of them where there are too many."""
+    K = len(classes)
+    if K > MAX_TICKS:
+        axes.tick_params(top=False, labeltop=False)
+        return
+    size = 10 if K <= 12 else 8 if K <= MAX_COUNTS else max(5.0, 8 - K / 40)
+    names = [short(name) for name in classes]
+    turned = 90 if K * max(map(len, names)) > 60 else 0
+    axes.set_xticks(range(K), labels=names, rotation=turned, fontsize=size, parse_math=False)
+    axes.set_yticks(range(K), labels=names, fontsize=size, parse_math=False)
+
+
+def write_counts(axes: Axes, confusion: np.ndarray, share: np.ndarray) -> None:
+    """The number of images in each cell that has any."""
+    size = 9 if len(confusion) <= 12 else 7
+    for row, column in np.argwhere(confusion):
+        dark = share[row, column] < 0.3
+        axes.text(
+            column,
+            row,
+            f"{confusion[row, column]:,}",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="white" if dark else "black",
+        )
+
+
+def list_confusions(axes: Axes, confusion: np.ndarray, classes: Sequence[str]) -> None:
+    """Bars of the most frequent confusions, by the share of the true class."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_CONFUSIONS]
+    rows, columns = np.unravel_index(order[wrong.ravel()[order] > 0], wrong.shape)
+    names = [f"{short(classes[i])} → {short(classes[j])}" for i, j in zip(rows, columns, strict=True)]
+    counts = wrong[rows, columns]
+    bars = axes.barh(range(len(names)), counts, color=VERMILLION, height=0.6)
+    axes.bar_label(bars, labels=[f"{count:,}" for count in counts], padding=3, fontsize=9)
+    axes.set_yticks(range(len(names)), labels=names, fontsize=9, parse_math=False)
+    axes.set_ylim(NUM_CONFUSIONS - 0.4, -0.6)
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("Most frequent confusions (true → predicted, images)", fontsize=10)
+
+
+def per_class_figure(figures: PerClass, classes: Sequence[str], what: str) -> Figure:
+    """Precision and recall of each class, joined by a line, and F1 between them; lowest F1 first."""
+    order = np.argsort(figures.f1, kind="stable")[:MAX_BARS]
+    names = [f"{short(classes[i])} ({figures.support[i]:,})" for i in order]
+    precision, recall, f1 = figures.precision[order], figures.recall[order], figures.f1[order]
+    places = np.arange(len(order))
+    figure = Figure(figsize=(8.5, 2.1 + 0.24 * len(order)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.hlines(places, precision, recall, color="#BBBBBB", linewidth=2.5, zorder=1)
+    axes.scatter(precision, places, color=BLUE, marker="o", s=34, label="precision", zorder=3)
+    axes.scatter(recall, places, color=ORANGE, marker="D", s=30, label="recall", zorder=3)
+    axes.scatter(f1, places, color="black", marker="|", s=90, linewidth=1.8, label="F1", zorder=4)
+    mean = f"macro-F1 {figures.macro_f1:.3f}"
+    axes.axvline(figures.macro_f1, color=GREY, linewidth=1, linestyle="--", label=mean)
+    axes.set_yticks(places, labels=names, fontsize=9, parse_math=False)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    lowest = float(min(precision.min(), recall.min()))
+    axes.set_xlim(np.floor(lowest * 10 - 0.2) / 10 if lowest > 0.05 else -0.02, 1.015)
+    axes.grid(axis="both", color="#E9E9E9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("share (in brackets: images of the class)")
+    left_out = f"the {len(order)} of lowest F1, of {len(classes)}"
+    shown = left_out if len(order) < len(classes) else "lowest F1 first"
+    title(figure, f"Precision and recall of classes, {shown}", what)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def reliability_figure(table: Reliability, what: str) -> Figure:
+    """Accuracy against confidence by bins, and how many images each bin holds."""
+    figure = Figure(figsize=(6.4, 7.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    width, middle = table.high - table.low, (table.low + table.high) / 2
+    full = table.count > 0
+    upper.bar(middle[full], table.accuracy[full], width[full] * 0.94, color=BLUE, label="accuracy")
+    upper.vlines(
+        table.confidence[full],
+        table.accuracy[full],
+        table.confidence[full],
+        color=VERMILLION,
+        linewidth=2.5,
+        label="gap to the mean confidence",
+    )
+    upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy of the bin")
+    upper.legend(loc="upper left", frameon=False)
+    bars = lower.bar(middle, table.count, width * 0.94, color=GREY)
+    lower.bar_label(bars, labels=[f"{n:,}" if n else "" for n in table.count], fontsize=7, padding=1)
+    lower.set_yscale("symlog", linthresh=1)
+    lower.set(
+        ylim=(0, max(10, int(table.count.max()) * 5)),
+        xlabel="confidence of the predicted class",
+        ylabel="images",
+    )
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+    title(figure, f"Calibration: ECE {table.expected_error:.4f} in {len(table.count)} bins", what)
+    return figure
+
+
+def mistakes_figure(pictures: np.ndarray, captions: Sequence[Caption], num_wrong: int, what: str) -> Figure:
+    """The most confident mistakes: pictures (M, C, S, S) uint8 with true class → predicted class and confidence."""
+    M = len(pictures)
+    columns = min(6 if M <= 36 else 10, max(M, 1))
+    rows = -(-M // columns)
+    figure = Figure(figsize=(max(5.5, 2.0 * columns), 1 + 2.45 * rows), layout="constrained")
+    if M == 0:
+        title(figure, "No mistakes" if num_wrong == 0 else f"None of {num_wrong:,} mistakes", what)
+        return figure
+    title(figure, f"The {M} most confident of {num_wrong:,} mistakes: true class → predicted class", what)
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if place >= M:
+            continue
+        picture = pictures[place].transpose(1, 2, 0)  # (S, S, C)
+        if picture.shape[2] == 1:
+            axes.imshow(picture[:, :, 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        else:
+            axes.imshow(picture, interpolation="nearest")
+        true, predicted, confidence = captions[place]
+        text = f"{short(true)}\n→ {short(predicted)}\n{confidence:.1%}"
+        axes.set_title(text, fontsize=8.5, loc="left", parse_math=False)
+    return figure

@@ -1,0 +1,129 @@
+"""What a run was made of: which code, which bytes, which parameters, under which key.
+
+Resolved once, on the driver, and handed down: a worker has no `.git` and no DVC pointers.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.parameters import Parameters
+from tasks import versioning
+from tasks.paths import ROOT
+
+# What DVC writes says which data was used, and `dvc.digest` says it already: it does not make the code another one.
+NOT_CODE = (":(exclude,glob)**/*.dvc", ":(exclude,glob)**/dvc.lock", ":(exclude)data/store/.gitignore")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a run comes from. An empty string is "not known", and `problems` says why."""
+
+    key: str  # the run key: names the run's folder, its Ray Train run and its MLflow run
+    git_commit: str
+    git_dirty: bool  # the code differs from that commit, or there is no commit to compare with
+    dvc_digest: str  # of the bytes trained on, as DVC names them; "" if DVC does not track the dataset
+    params_sha256: str
+    seed: int
+    prefect_flow_run_id: str = ""
+    ray_job_id: str = ""
+    problems: tuple[str, ...] = ()  # one sentence each, for people
+
+    def tags(self) -> dict[str, str]:
+        """For MLflow: all of it, by the names that stay."""
+        return {
+            "convoy.key": self.key,
+            "git.commit": self.git_commit,
+            "git.dirty": str(self.git_dirty).lower(),
+            "dvc.digest": self.dvc_digest,
+            "params.sha256": self.params_sha256,
+            "prefect.flow_run_id": self.prefect_flow_run_id,
+            "ray.job_id": self.ray_job_id,
+            "seed": str(self.seed),
+        }
+
+
+def resolve(
+    *,
+    config: Any,
+    dataset_path: Path,
+    key: str,
+    flow_run_id: str = "",
+    ray_job_id: str = "",
+    root: Path = ROOT,
+) -> Lineage:
+    """Find out what a run with the parameters `config`, which has `train.seed`, on a dataset is made of.
+
+    Reads all bytes of the dataset, to name those that are there and not those that once were. `root` is the checkout.
+    """
+    commit, dirty, git_problem = git_state(root)
+    digest, dvc_problem = data_state(dataset_path)
+    return Lineage(
+        key=key,
+        git_commit=commit,
+        git_dirty=dirty,
+        dvc_digest=digest,
+        params_sha256=params_sha256(config),
+        seed=config.train.seed,
+        prefect_flow_run_id=flow_run_id,
+        ray_job_id=ray_job_id,
+        problems=tuple(problem for problem in (git_problem, dvc_problem) if problem),
+    )
+
+
+def params_sha256(config: Parameters) -> str:
+    """sha256 of the parameters as canonical JSON: keys sorted, no blanks, UTF-8; the order of fields is no matter."""
+    text = json.dumps(
+        config.model_dump(mode="json"),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def data_state(path: Path) -> tuple[str, str]:
+    """DVC's digest of the bytes at `path`, and what is wrong with its record, or ""."""
+    recorded = versioning.digest(path)
+    if not recorded:
+        return (
+            "",
+            f"DVC does not track {path}: the data of this run cannot be fetched again; record it: dvc add {path}",
+        )
+    found = versioning.measure(path)
+    if found == recorded:
+        return found, ""
+    return (
+        found,
+        f"{path} changed since DVC recorded it ({recorded} then, {found} now); record it: dvc add {path}",
+    )
+
+
+def git_state(root: Path) -> tuple[str, bool, str]:
+    """Commit of the checkout at `root` ("" if unknown), whether its files differ from it, and what is wrong, or ""."""
+    unknown = f"the commit of the code in {root} is unknown"
+    try:
+        # A folder inside somebody else's repository is not part of its history unless its files are.
+        if not _git(root, "ls-files", "--", "pyproject.toml"):
+            return "", True, f"{unknown}: git does not track it"
+        commit = _git(root, "rev-parse", "--verify", "HEAD")
+        return commit, bool(_git(root, "status", "--porcelain", "--", ".", *NOT_CODE)), ""
+    except FileNotFoundError:
+        return "", True, f"{unknown}: git is not installed"
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no reason given"])[0].removeprefix("fatal: ")
+        return "", True, f"{unknown}: {reason}"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    # Inside a git hook, GIT_DIR and its like name another repository; and a mere question takes no lock.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,41 @@
+"""Which number format a network computes in.
+
+bfloat16 halves the memory traffic, and doubles the arithmetic or better, where the hardware multiplies in it.
+Where it does not, it is emulated through float32 and slower than float32 itself. So "auto" asks what the
+hardware does, not what the library accepts.
+"""
+
+import torch
+
+from tasks.settings import Precision
+
+# Names of torch.cpu.get_capabilities(): x86's two instruction sets, then Arm's.
+NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 natively; a CPU that only converts to and fro does not count."""
+    if device.type == "cpu":
+        # oneDNN alone is no answer: it accepts bf16 from plain AVX-512 on, by way of float32.
+        able = torch.cpu.get_capabilities()
+        native = any(able.get(name, False) for name in NATIVE_BF16)
+        return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return False
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype to compute in: "bf16" and "fp32" mean themselves, "auto" is bf16 where it is native.
+
+    "bf16" on hardware that emulates it is obeyed: it gives the numbers of bf16, only slowly.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if computes_bf16(device) else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """A context that computes in `dtype` on `device`; for float32 it does nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -1,0 +1,147 @@
+"""From pictures to class probabilities: the one path that evaluation, the command line and serving share.
+
+What it computes in is float32 unless asked otherwise, so that the same picture gets the same numbers on machines
+with and without bfloat16. Beside which neighbours a picture is predicted changes its probabilities by rounding
+only: matrix kernels differ with the batch's size (see test_tasks_predict for how far).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.backends import cudnn
+
+from data.decode import DecodeError, decode_image, to_square
+from tasks.modelfile import SavedModel, load_model
+from tasks.precision import autocast, resolve_precision
+from tasks.settings import Precision, ViewName
+from tasks.views import NUM_CROPS, VIEWS, view_named
+
+BATCH_SIZE = 256  # crops a forward pass
+DECODED_MB = 64  # of pictures that wait, decoded, for their forward passes
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("label", pa.string()),  # name of the most probable class; null where there is an error
+        ("confidence", pa.float32()),  # its probability
+        ("probabilities", pa.list_(pa.float32())),  # (K,) in the order of the model's classes
+        ("error", pa.string()),  # why the image could not be read; null where it could
+    ]
+)
+
+
+class Predictor:
+    """A saved model on a device: networks, preprocessing, class names, and the view it was registered with."""
+
+    def __init__(
+        self,
+        saved: SavedModel,
+        device: torch.device | None = None,
+        precision: Precision = "fp32",
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        """Move the networks to `device` (None: the first GPU, else the CPU); raises ValueError for an odd card."""
+        self.card = saved.card
+        self.device = device if device is not None else default_device()
+        self.dtype = resolve_precision(precision, self.device)
+        self.view = view_named(saved.card.views)
+        self.batch_size = batch_size
+        self.members = [member.eval().to(self.device) for member in saved.members]
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor, view: ViewName | None = None) -> Tensor:
+        """Softmax outputs, averaged over the crops of the view and over the members.
+
+        `images` (B, C, T, T) uint8, T as the card's `stored_px`, on any device; `view` None: the registered one.
+        Returns (B, K) float32 on the CPU. No forward pass sees more than `batch_size` crops, unless one picture
+        has more.
+        """
+        side, channels = self.card.preprocessing.stored_px, self.card.preprocessing.channels
+        if images.shape[1:] != (channels, side, side) or images.dtype != torch.uint8:
+            raise ValueError(
+                f"images must be (B, {channels}, {side}, {side}) uint8, got {tuple(images.shape)} {images.dtype}"
+            )
+        name = view or self.view
+        chunks = images.split(self.images_per_pass(name)) if len(images) else ()
+        pieces = [self._forward(chunk, name) for chunk in chunks]
+        return torch.cat([*pieces, torch.empty(0, len(self.card.classes))])
+
+    def images_per_pass(self, view: ViewName) -> int:
+        """Images whose crops share a forward pass."""
+        return max(1, self.batch_size // NUM_CROPS[view])
+
+    def _forward(self, images: Tensor, view: ViewName) -> Tensor:
+        """One chunk: (B, C, T, T) uint8 → (B, K) float32 on the CPU."""
+        B = len(images)
+        crops, weights = VIEWS[view](images.to(self.device), self.card.preprocessing)
+        inputs = crops.flatten(0, 1)  # (V * B, C, c, c)
+        total = torch.zeros(B, len(self.card.classes), device=self.device)
+        for member in self.members:
+            # cuDNN's default for float32 is TF32, with ten bits of mantissa: another machine would disagree
+            with cudnn.flags(enabled=True, allow_tf32=False), autocast(self.device, self.dtype):
+                logits = member(inputs)
+            softmax = logits.float().softmax(1).unflatten(0, (len(weights), B))  # (V, B, K)
+            total += (weights.to(self.device)[:, None, None] * softmax).sum(0)
+        return (total / len(self.members)).cpu()
+
+    def predict(self, blobs: Sequence[bytes], view: ViewName | None = None) -> pa.Table:
+        """Predict encoded images: a table of `PREDICTION_SCHEMA`, one row each and in their order.
+
+        An image that cannot be read gives a row with the reason in `error` and nulls beside it.
+        """
+        decoded_bytes = self.card.preprocessing.channels * self.card.preprocessing.stored_px**2
+        step = max(1, DECODED_MB * 2**20 // decoded_bytes)
+        tables = [
+            self._predict_piece(blobs[start : start + step], view) for start in range(0, len(blobs), step)
+        ]
+        return pa.concat_tables([PREDICTION_SCHEMA.empty_table(), *tables])
+
+    def _predict_piece(self, blobs: Sequence[bytes], view: ViewName | None) -> pa.Table:
+        images, errors = self.decode(blobs)
+        probabilities = self.probabilities(torch.from_numpy(images), view).numpy()
+        best = probabilities.argmax(axis=1)
+        rows = iter(zip(best, probabilities, strict=True))
+        labels: list[str | None] = []
+        confidences: list[float | None] = []
+        outputs: list[np.ndarray | None] = []
+        for error in errors:
+            index, row = next(rows) if error is None else (None, None)
+            labels.append(None if index is None else self.card.classes[index])
+            confidences.append(None if row is None else row[index])
+            outputs.append(row)
+        return pa.table([labels, confidences, outputs, errors], schema=PREDICTION_SCHEMA)
+
+    def decode(self, blobs: Sequence[bytes]) -> tuple[np.ndarray, list[str | None]]:
+        """Decode as the training data was: pictures (M, C, T, T) uint8 of the M readable images, and for each of
+        the N images None, or why it is not among them."""
+        preprocessing = self.card.preprocessing
+        side, channels = preprocessing.stored_px, preprocessing.channels
+        pictures: list[np.ndarray] = []
+        errors: list[str | None] = []
+        for blob in blobs:
+            try:
+                image = decode_image(blob, channels=channels, draft_px=side)
+            except DecodeError as error:
+                errors.append(str(error))
+            else:
+                pictures.append(to_square(image, side, preprocessing.resize))
+                errors.append(None)
+        return np.array(pictures, np.uint8).reshape(-1, channels, side, side), errors
+
+
+def load_predictor(
+    folder: Path,
+    device: torch.device | None = None,
+    precision: Precision = "fp32",
+    batch_size: int = BATCH_SIZE,
+) -> Predictor:
+    """Read the model in `folder`; raises FileNotFoundError or ValueError where there is none that can be read."""
+    return Predictor(load_model(folder), device, precision, batch_size)
+
+
+def default_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

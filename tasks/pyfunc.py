@@ -1,0 +1,32 @@
+"""The file that MLflow runs to load a registered model ("models from code"): no pickle, only this and its neighbours.
+
+It is copied into the model beside the modules that it imports (tasks.packaging), so that `mlflow models serve` and
+`mlflow models predict` answer from anywhere as `./convoy predict` does. Nothing else imports it.
+
+    input    column `image`: the bytes of an encoded image; base64 where the request is JSON
+    output   columns label, confidence, probabilities, error; one row an image, as tasks.predict gives them
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from tasks.predict import load_predictor
+
+
+class ImageModel(PythonModel):
+    """A `Predictor` behind MLflow's interface."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self.predictor = load_predictor(Path(context.artifacts["model"]))
+
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame) -> pd.DataFrame:  # noqa: ARG002
+        table = self.predictor.predict(model_input["image"].tolist())
+        # object columns: pandas would make NaN of a missing number, which JSON does not have
+        columns = {name: pd.Series(table[name].to_pylist(), dtype=object) for name in table.column_names}
+        return pd.DataFrame(columns)
+
+
+set_model(ImageModel())

@@ -1,0 +1,107 @@
+"""Where MLflow's records are, and a client that is ready to use them.
+
+A server if MLFLOW_TRACKING_URI names one, else a SQLite file, which is made whole or not at all.
+"""
+
+import fcntl
+import logging
+import os
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import mlflow.telemetry
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from tasks.paths import home
+
+PROBE_TIMEOUT_S = 10.0
+
+_connecting = threading.Lock()
+_clients: dict[str, MlflowClient] = {}
+
+
+def tracking_uri() -> str:
+    """Where the records are: MLFLOW_TRACKING_URI, else SQLite in `home()`, with artifacts below `home()/mlflow`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def connect() -> MlflowClient:
+    """Open the records, once per process and address; later calls answer at once. May be called from any thread.
+
+    The first use of a home makes its SQLite file, which takes seconds: call this early, beside other work. Raises
+    ConnectionError if a server does not answer, RuntimeError if the database cannot be used.
+    """
+    uri = tracking_uri()
+    with _connecting:
+        if uri not in _clients:
+            _be_quiet()
+            if uri.startswith(("http:", "https:")):
+                _probe(uri)
+            try:
+                _clients[uri] = _open_sqlite(uri) if uri.startswith("sqlite:") else _open(uri)
+            except (MlflowException, SQLAlchemyError) as error:
+                raise RuntimeError(
+                    f"MLflow's records at {uri} cannot be opened: {first_line(error)}"
+                ) from None
+        return _clients[uri]
+
+
+def _be_quiet() -> None:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    mlflow.telemetry.set_telemetry_client()  # looks again: MLflow looked first when it was imported
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _probe(uri: str) -> None:
+    """Raise ConnectionError at once where MLflow's own client would try for minutes."""
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in is for the first request to say
+    except OSError as error:
+        raise ConnectionError(
+            f"MLflow at {uri} (MLFLOW_TRACKING_URI) does not answer: {getattr(error, 'reason', error)}; "
+            "start that server, or unset MLFLOW_TRACKING_URI to keep records in a local file"
+        ) from None
+
+
+def _open(uri: str) -> MlflowClient:
+    client = MlflowClient(uri, registry_uri=uri)
+    client.search_experiments(max_results=1)
+    return client
+
+
+def _open_sqlite(uri: str) -> MlflowClient:
+    """Open a SQLite file, made first if it is not there.
+
+    MLflow's migrations survive neither two processes at once nor a kill half-way. So the file is made under another
+    name, by one process while the others wait.
+    """
+    file = Path(uri.removeprefix("sqlite:///"))
+    cache = home() / ".cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "mlflow.lock").open("w") as first_come:
+        fcntl.flock(first_come, fcntl.LOCK_EX)
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            beside = (
+                cache if file.parent == home() else file.parent
+            )  # one file system, so that replace is atomic
+            with tempfile.TemporaryDirectory(prefix="mlflow-", dir=beside) as folder:
+                fresh = Path(folder) / "mlflow.db"
+                _open(f"sqlite:///{fresh}")
+                fresh.replace(file)
+        return _open(uri)
+
+
+def first_line(error: Exception) -> str:
+    """An engine's message without what it appends: SQL, links, traces."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,387 @@
+"""MLflow: the record of what happened, and the models that came of it.
+
+Everything goes through a client bound to `tracking_uri()`: no active run, no global state, so that any thread may
+log. All of it is called on the driver. A run is found by its key, so that a retry goes on with the same record; a
+model version is created last, when all its files are in place.
+"""
+
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from mlflow import MlflowClient
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.entities import Dataset as DatasetRecord
+from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+from data.dataset import SPLITS, Dataset
+from tasks.modelfile import load_card
+from tasks.modelstore import files_of, find_aliases, find_versions, version_at
+from tasks.packaging import model_sha256, save_package
+from tasks.paths import home, runs
+from tasks.recordstore import connect, first_line, tracking_uri
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+ACCURACY = "test.accuracy"  # the metric that lists of models show
+SAMPLE_EVERY_S = 2.0
+PER_BATCH = 100  # what MLflow takes of parameters or tags in one request
+
+_logger = logging.getLogger(__name__)
+_unsent: dict[str, list[Metric]] = {}  # run → metrics that a server did not take yet
+
+
+def start_run(
+    *,
+    key: str,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    parameters: Mapping[str, Any],
+    dataset: Dataset,
+    digest: str,
+) -> str:
+    """Open the record of the run `key` and return MLflow's id of it.
+
+    A key that has a record goes on with it, status RUNNING again, whatever its status was. Raises ValueError if that
+    record was made with other parameters, or for a key that is no file name.
+    """
+    if not KEY.fullmatch(key):
+        raise ValueError(f"run key (={key!r}) must be letters, digits, '.', '_' or '-', at most 200 of them")
+    client = connect()
+    experiment_id = _experiment(client, experiment)
+    run = _find_run(client, key, [experiment_id])
+    if run is None:
+        own = {"mlflow.source.name": "convoy", "mlflow.source.git.commit": tags.get("git.commit", "")}
+        run = client.create_run(experiment_id, tags={**own, **tags, "convoy.key": key}, run_name=name)
+    else:
+        client.update_run(run.info.run_id, status="RUNNING")
+        set_tags(run.info.run_id, tags)
+    _log_parameters(client, run, {name: str(value) for name, value in parameters.items()})
+    client.log_inputs(run.info.run_id, [_dataset_input(dataset, digest)])
+    return str(run.info.run_id)
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage != "active":
+        raise ValueError(
+            f"experiment {name!r} was deleted in MLflow; "
+            f"restore it: mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    if found is not None:
+        return str(found.experiment_id)
+    # A server has a place for artifacts of its own; without one they would land in the current folder.
+    local = None if tracking_uri().startswith("http") else (home() / "mlflow" / name).as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=local))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)  # another process made it meanwhile
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def _find_run(client: MlflowClient, key: str, experiment_ids: list[str]) -> Run | None:
+    found = client.search_runs(experiment_ids, f"tags.`convoy.key` = '{key}'", max_results=1)
+    return found[0] if found else None
+
+
+def _log_parameters(client: MlflowClient, run: Run, parameters: dict[str, str]) -> None:
+    have = run.data.params
+    changed = [
+        f"{k} {have[k]} → {parameters[k]}" for k in parameters if k in have and have[k] != parameters[k]
+    ]
+    if changed:
+        raise ValueError(
+            f"run {run.data.tags['convoy.key']!r} was started with other parameters ({', '.join(changed)}); "
+            "resume it with the same ones, or start a new run"
+        )
+    missing = [Param(k, v) for k, v in parameters.items() if k not in have]
+    for start in range(0, len(missing), PER_BATCH):
+        client.log_batch(run.info.run_id, params=missing[start : start + PER_BATCH])
+
+
+def _dataset_input(dataset: Dataset, digest: str) -> DatasetInput:
+    """The dataset as MLflow shows it, by DVC's digest; by the source's hash where DVC does not track it."""
+    info = dataset.info
+    record = MetaDataset(
+        LocalArtifactDatasetSource(str(dataset.path)),
+        name=info.name,
+        digest=digest or f"untracked-{info.source_sha256[:24]}",
+    ).to_dict()
+    profile = {split: info.num_images(split) for split in SPLITS} | {
+        "classes": len(info.classes), "source": info.source, "licence": info.licence,
+    }  # fmt: skip
+    return DatasetInput(
+        DatasetRecord(**{**record, "profile": json.dumps(profile)}),
+        [InputTag("mlflow.data.context", "training")],
+    )
+
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run, over what they were."""
+    connect().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def log_progress(run_id: str, step: int, metrics: Mapping[str, float]) -> None:
+    """Log metrics of a step while training runs.
+
+    A server that is away does not stop the training: what it did not take is kept and sent with the next metrics.
+    """
+    waiting = _unsent.setdefault(run_id, [])
+    waiting.extend(_metrics(metrics, step))
+    try:
+        _send(run_id)
+    except (MlflowException, OSError) as error:
+        _logger.warning(
+            "MLflow did not take %d metrics of run %s, they are kept: %s",
+            len(waiting),
+            run_id,
+            first_line(error),
+        )
+
+
+def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Log metrics, with all that `log_progress` still keeps; raises if MLflow does not take them."""
+    _unsent.setdefault(run_id, []).extend(_metrics(metrics, step))
+    _send(run_id)
+
+
+def _metrics(metrics: Mapping[str, float], step: int) -> list[Metric]:
+    now_ms = int(time.time() * 1000)
+    return [Metric(name, float(value), now_ms, step) for name, value in metrics.items()]
+
+
+def _send(run_id: str) -> None:
+    waiting = _unsent[run_id]
+    while waiting:
+        sent = waiting[:1000]
+        connect().log_batch(run_id, metrics=sent, synchronous=True)
+        del waiting[: len(sent)]
+
+
+def log_folder(run_id: str, folder: Path, artifact_path: str) -> None:
+    """Keep a folder's files, or one file, with the run, below `artifact_path`."""
+    client = connect()
+    if folder.is_dir():
+        client.log_artifacts(run_id, str(folder), artifact_path)
+    else:
+        client.log_artifact(run_id, str(folder), artifact_path)
+
+
+@contextmanager
+def system_metrics(run_id: str) -> Iterator[None]:
+    """Sample processor, memory, disk, network and GPUs of this machine into the run's metrics `system/…`.
+
+    Every 2 s, or as MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says; NVIDIA GPUs where pynvml is installed.
+    """
+    connect()
+    monitor = SystemMetricsMonitor(
+        run_id, sampling_interval=SAMPLE_EVERY_S, resume_logging=True, tracking_uri=tracking_uri()
+    )
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+
+
+def finish_run(run_id: str, status: Status) -> str:
+    """End a run; one that has ended already keeps its status. Returns the status that stands."""
+    client = connect()
+    if _unsent.pop(run_id, None):
+        _logger.warning("run %s ends without its last metrics, which MLflow did not take", run_id)
+    standing = str(client.get_run(run_id).info.status)
+    if standing in ("RUNNING", "SCHEDULED"):
+        client.set_terminated(run_id, status)
+        return status
+    return standing
+
+
+def run_url(run_id: str) -> str:
+    """The run's page in MLflow's UI; where no server runs, the command that opens the UI."""
+    uri = tracking_uri()
+    if not uri.startswith("http"):
+        return shlex.join([str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri])
+    return f"{uri.rstrip('/')}/#/experiments/{connect().get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
+def register(
+    run_id: str, model_folder: Path, *, name: str, example: Sequence[bytes], tags: Mapping[str, str]
+) -> int:
+    """Put the model in `model_folder` (see tasks.modelfile) into the registry under `name`; returns its version.
+
+    `example`: encoded images kept as the model's input example. The same model of the same run is registered once.
+    """
+    client = connect()
+    card = load_card(model_folder)
+    sha256 = model_sha256(model_folder)
+    for known in find_versions(client, f"name = '{name}' and run_id = '{run_id}'"):
+        if known.tags.get("convoy.model_sha256") == sha256:
+            return int(known.version)
+    own = {"convoy.model_sha256": sha256, "convoy.dataset": card.dataset, "convoy.family": card.family}
+    experiment_id = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(
+        experiment_id, name, run_id, tags={**tags, **own}, model_type=card.family
+    )
+    with tempfile.TemporaryDirectory(prefix="convoy-model-") as folder:
+        package = Path(folder) / "package"
+        save_package(package, model_folder, example, run_id, logged.model_id)
+        client.log_model_artifacts(logged.model_id, str(package))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    _ensure_registered(client, name, card.family)
+    with _as_default():
+        version = client.create_model_version(
+            name, f"models:/{logged.model_id}", run_id, tags={**tags, **own}, model_id=logged.model_id
+        )
+    return int(version.version)
+
+
+def _ensure_registered(client: MlflowClient, name: str, family: str) -> None:
+    try:
+        client.create_registered_model(name, tags={"convoy.family": family})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+@contextmanager
+def _as_default() -> Iterator[None]:
+    """MLflow's SQL store looks a model's files up in the default store, whatever store the client is bound to."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def promote_first(name: str, version: int) -> str:
+    """Make a version the challenger, and the champion too if there is none; returns its higher alias."""
+    client = connect()
+    client.set_registered_model_alias(name, "challenger", str(version))
+    champion = client.get_registered_model(name).aliases.get("champion")
+    if champion is not None:
+        return "champion" if int(champion) == version else "challenger"
+    client.set_registered_model_alias(name, "champion", str(version))
+    return "champion"
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Every registered version: name, version, aliases, accuracy (None if unknown), dataset, created, run_id."""
+    client = connect()
+    return [
+        _row(client, version, aliases.get(int(version.version), []))
+        for name, aliases in sorted(find_aliases(client).items())
+        for version in find_versions(client, f"name = '{name}'")
+    ]
+
+
+def _row(client: MlflowClient, version: ModelVersion, aliases: list[str]) -> dict[str, Any]:
+    run = _run_of(client, version)
+    created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    return {
+        "name": version.name,
+        "version": int(version.version),
+        "aliases": aliases,
+        "accuracy": run.data.metrics.get(ACCURACY) if run else None,
+        "dataset": version.tags.get("convoy.dataset", ""),
+        "created": created.isoformat(timespec="seconds"),
+        "run_id": version.run_id or "",
+    }
+
+
+def _run_of(client: MlflowClient, version: ModelVersion) -> Run | None:
+    """The run that made a version; None if it has none, or none any more."""
+    try:
+        return client.get_run(version.run_id) if version.run_id else None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def show_model(uri: str) -> dict[str, Any]:
+    """All that is known of a model: its folder and card; if it is registered, its row, tags, metrics, parameters."""
+    folder = resolve_model(uri)
+    shown = {"uri": uri, "folder": str(folder), "card": load_card(folder).model_dump(mode="json")}
+    if not uri.startswith("models:/"):
+        return shown
+    client = connect()
+    version = version_at(client, uri)
+    run = _run_of(client, version)
+    return {
+        **shown,
+        **_row(client, version, find_aliases(client).get(version.name, {}).get(int(version.version), [])),
+        "run_url": run_url(version.run_id) if run else "",
+        "tags": dict(version.tags),
+        "metrics": dict(run.data.metrics) if run else {},
+        "parameters": dict(run.data.params) if run else {},
+    }
+
+
+def resolve_model(uri: str | Path) -> Path:
+    """The local folder, with model.json, of a model.
+
+    `uri`: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, a run key, or a folder (of a model or of a run). A
+    model of a local registry is used where it lies; one of a server is fetched once into `home()/.cache/models`.
+    Registered files are checked against the hash that was taken when they were registered. Raises ValueError or
+    FileNotFoundError saying what there is.
+    """
+    text = str(uri)
+    if text.startswith("models:/"):
+        client = connect()
+        return files_of(client, version_at(client, text))
+    if text.startswith("runs:/"):
+        return _model_of_run(connect(), text.removeprefix("runs:/"))
+    for folder in (Path(text), Path(text) / "model", runs() / text / "model"):
+        if (folder / "model.json").is_file():
+            return folder.resolve()
+    if Path(text).exists():
+        raise FileNotFoundError(f"no model in {text}: neither it nor its folder `model` has a model.json")
+    client = connect()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    run = _find_run(client, text, experiments) if KEY.fullmatch(text) else None
+    if run is None:
+        raise FileNotFoundError(
+            f"no model {text!r}: it is neither a folder nor the key of a run. Give a folder, a run key, "
+            "runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION; see: ./convoy models list"
+        )
+    return _model_of_run(client, run.info.run_id)
+
+
+def _model_of_run(client: MlflowClient, run_id: str) -> Path:
+    """What the run registered last; else what it left on this machine."""
+    versions = find_versions(client, f"run_id = '{run_id}'")
+    if versions:
+        return files_of(client, max(versions, key=lambda version: int(version.creation_timestamp)))
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        raise ValueError(f"no run with the id {run_id!r} in MLflow at {tracking_uri()}") from None
+    folder = runs() / run.data.tags.get("convoy.key", "") / "model"
+    if not (folder / "model.json").is_file():
+        raise FileNotFoundError(
+            f"run {run_id} ({run.info.status}) has neither a registered model nor one in {folder}"
+        )
+    return folder

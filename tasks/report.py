@@ -1,0 +1,159 @@
+"""What an evaluation found, and the files it leaves behind."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.figures import confusion_figure, mistakes_figure, per_class_figure, reliability_figure, save_figure
+from tasks.metrics import PerClass, Reliability, confusion_matrix, per_class, reliability
+from tasks.settings import ViewName
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation of one model, or of an ensemble, on one split.
+
+    `metrics` is flat: `<view>.<metric>` for each view, and `<metric>` for the registered view; shares and
+    probabilities in [0, 1], `nll` in nats, `images_per_s`, `memory_mb` in MiB. All else is of the registered view.
+    """
+
+    metrics: dict[str, float]
+    about: dict[str, str | int | float]  # what was measured, on what, and how
+    view_names: tuple[ViewName, ...]
+    registered_view: ViewName
+    classes: tuple[str, ...]
+    ids: np.ndarray  # (N,) of str, in the order of the split
+    labels: np.ndarray  # (N,) int64
+    probabilities: np.ndarray  # (N, K) float32
+    worst: np.ndarray  # (M,) int64: places of the most confident mistakes, the worst first
+    worst_pictures: np.ndarray  # (M, C, S, S) uint8: what the network saw of them
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """(N,) int64."""
+        return self.probabilities.argmax(axis=1)
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """(N,) float32: probability of the predicted class."""
+        return self.probabilities.max(axis=1)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """(K, K) int64: rows are true classes, columns predicted ones."""
+        return confusion_matrix(self.labels, self.predicted, len(self.classes))
+
+    @cached_property
+    def class_figures(self) -> PerClass:
+        return per_class(self.confusion)
+
+    @cached_property
+    def reliability(self) -> Reliability:
+        return reliability(self.probabilities, self.labels)
+
+    @property
+    def views(self) -> list[dict[str, Any]]:
+        """The table of views: one row each, `view` and its metrics."""
+        return [
+            {"view": name} | {key.removeprefix(f"{name}."): value for key, value in self.metrics.items()
+                              if key.startswith(f"{name}.")}
+            for name in self.view_names
+        ]  # fmt: skip
+
+    @property
+    def per_class(self) -> list[dict[str, Any]]:
+        """One row a class: class, precision, recall, f1, support (images of it), predicted (images taken for it)."""
+        rows = self.class_figures
+        return [
+            {
+                "class": name,
+                "precision": float(rows.precision[i]),
+                "recall": float(rows.recall[i]),
+                "f1": float(rows.f1[i]),
+                "support": int(rows.support[i]),
+                "predicted": int(rows.predicted[i]),
+            }
+            for i, name in enumerate(self.classes)
+        ]
+
+    def write(self, folder: Path) -> None:
+        """Write tables and figures to `folder`, `metrics.json` last: a folder that has it is whole.
+
+        views.csv, per_class.csv, reliability.csv; confusion.csv has one row an image (actual, predicted), as DVC's
+        confusion template takes it; predictions.parquet; a PNG for each figure; about.json says what was measured.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").unlink(missing_ok=True)
+        self._write_tables(folder)
+        self._write_figures(folder)
+        _write_json(folder / "about.json", self.about)
+        _write_json(folder / "metrics.json.partial", self.metrics)
+        (folder / "metrics.json.partial").replace(folder / "metrics.json")
+
+    def _write_tables(self, folder: Path) -> None:
+        write_csv(folder / "views.csv", self.views)
+        write_csv(folder / "per_class.csv", self.per_class)
+        bins = self.reliability
+        columns = ("bin_low", "bin_high", "count", "accuracy", "confidence")
+        values = zip(bins.low, bins.high, bins.count, bins.accuracy, bins.confidence, strict=True)
+        write_csv(folder / "reliability.csv", [dict(zip(columns, row, strict=True)) for row in values])
+        names = np.array(self.classes, dtype=object)
+        actual, predicted = names[self.labels], names[self.predicted]
+        pairs = zip(actual, predicted, strict=True)
+        write_csv(folder / "confusion.csv", [{"actual": a, "predicted": p} for a, p in pairs])
+        table = pa.table(
+            {
+                "id": pa.array(self.ids, pa.string()),
+                "label": pa.array(actual, pa.string()),
+                "predicted": pa.array(predicted, pa.string()),
+                "confidence": self.confidence,
+                "probabilities": pa.FixedSizeListArray.from_arrays(
+                    pa.array(self.probabilities.ravel()), len(self.classes)
+                ),
+            }
+        )
+        pq.write_table(table, folder / "predictions.parquet")
+
+    def _write_figures(self, folder: Path) -> None:
+        what = f"{self.about['dataset']}, {self.about['split']} split, n = {len(self.labels):,}"
+        accuracy = f"accuracy {self.metrics['accuracy']:.2%}, view {self.registered_view}"
+        captions = [
+            (self.classes[self.labels[i]], self.classes[self.predicted[i]], float(self.confidence[i]))
+            for i in self.worst
+        ]
+        num_wrong = int((self.predicted != self.labels).sum())
+        save_figure(
+            confusion_figure(self.confusion, self.classes, f"{what}; {accuracy}"), folder / "confusion.png"
+        )
+        save_figure(per_class_figure(self.class_figures, self.classes, what), folder / "per_class.png")
+        save_figure(reliability_figure(self.reliability, what), folder / "reliability.png")
+        save_figure(
+            mistakes_figure(self.worst_pictures, captions, num_wrong, what), folder / "worst_mistakes.png"
+        )
+
+
+def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Columns in the order of their first appearance; NaN becomes an empty cell."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else f"{value:.6g}"
+    return value
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")

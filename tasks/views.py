@@ -1,0 +1,99 @@
+"""Ways to look at a picture at test time: each turns pictures into crops, and says how much each crop counts.
+
+What is averaged afterwards is the softmax output of each crop. Crops stay uint8, as training's do.
+
+- single: the centre.
+- mirror: the centre and its mirror image.
+- mirror_shift: airbench's six (https://github.com/KellerJordan/cifar10-airbench): the centre and two diagonal
+  shifts by one pixel, each with its mirror image; the centres weigh 1/2 together, the shifts 1/4 each. Airbench
+  averages logits; here it is softmax outputs, as in the other views.
+- ten_crop: four corners and the centre, each with its mirror image, of the picture with its reflected border
+  (He et al. 2015, section 3.4, average softmax outputs too).
+"""
+
+from collections.abc import Callable
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from data.augment import reflect_pad
+from tasks.card import Preprocessing
+from tasks.settings import ViewName
+
+Place = tuple[int, int]  # upper left corner (row, column) of a crop, in pixels of the picture without border
+View = Callable[[Tensor, Preprocessing], tuple[Tensor, Tensor]]
+
+
+def single(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """(B, C, T, T) uint8 → crops (1, B, C, c, c) and weights (1,)."""
+    return crops_at(images, [centre(images, preprocessing)], preprocessing.crop_px), torch.ones(1)
+
+
+def mirror(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """(B, C, T, T) uint8 → crops (2, B, C, c, c) and weights (2,)."""
+    crops, _ = single(images, preprocessing)
+    return with_mirrored(crops), torch.full((2,), 0.5)
+
+
+def mirror_shift(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """(B, C, T, T) uint8 → crops (6, B, C, c, c) and weights (6,); raises ValueError for a picture of one pixel."""
+    row, column = centre(images, preprocessing)
+    places = [(row, column), (row - 1, column - 1), (row + 1, column + 1)]
+    crops = crops_at(images, places, preprocessing.crop_px)
+    return with_mirrored(crops), torch.tensor([0.5, 0.25, 0.25]).div(2).repeat(2)
+
+
+def ten_crop(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """(B, C, T, T) uint8 → crops (10, B, C, c, c) and weights (10,)."""
+    low = -preprocessing.pad_px
+    high = images.shape[2] + preprocessing.pad_px - preprocessing.crop_px
+    places = [(low, low), (low, high), (high, low), (high, high), centre(images, preprocessing)]
+    return with_mirrored(crops_at(images, places, preprocessing.crop_px)), torch.full((10,), 0.1)
+
+
+VIEWS: dict[ViewName, View] = {
+    "single": single,
+    "mirror": mirror,
+    "mirror_shift": mirror_shift,
+    "ten_crop": ten_crop,
+}
+assert set(VIEWS) == set(get_args(ViewName))
+NUM_CROPS: dict[ViewName, int] = {"single": 1, "mirror": 2, "mirror_shift": 6, "ten_crop": 10}
+
+
+def view_named(name: str) -> ViewName:
+    """Check a view's name that came from a file or a person; raises ValueError."""
+    for known in VIEWS:
+        if name == known:
+            return known
+    raise ValueError(f"view {name!r} is not known; known: {', '.join(VIEWS)}")
+
+
+def centre(images: Tensor, preprocessing: Preprocessing) -> Place:
+    """Where the middle crop lies; outside the picture where the crop is the larger one."""
+    return ((images.shape[2] - preprocessing.crop_px) // 2, (images.shape[3] - preprocessing.crop_px) // 2)
+
+
+def crops_at(images: Tensor, places: list[Place], crop_px: int) -> Tensor:
+    """Cut squares, reflecting the picture as far as they reach beyond it: (B, C, T, T) → (V, B, C, c, c)."""
+    T = images.shape[2]
+    starts = [start for place in places for start in place]
+    border = max(0, -min(starts), max(starts) + crop_px - T)
+    if border >= T:
+        raise ValueError(
+            f"a picture of {T}×{T} px cannot be reflected by {border} px, which this view needs: "
+            "set input.stored_px higher, or choose the view 'single' or 'mirror'"
+        )
+    padded = reflect_pad(images, border)
+    return torch.stack(
+        [
+            padded[:, :, row + border : row + border + crop_px, column + border : column + border + crop_px]
+            for row, column in places
+        ]
+    )
+
+
+def with_mirrored(crops: Tensor) -> Tensor:
+    """The crops, then their mirror images: (V, B, C, c, c) → (2V, B, C, c, c)."""
+    return torch.cat([crops, crops.flip(4)])

@@ -1,0 +1,111 @@
+"""Datasets and models made by hand, where a test wants to know every pixel and weight."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import nn
+
+from data.dataset import SCHEMA, SCHEMA_VERSION, Dataset, DatasetInfo, Shard, write_info
+from models.classification import build
+from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
+from tasks.modelfile import save_model
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encode (H, W) or (H, W, 3) uint8."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_dataset(
+    folder: Path,
+    pictures: Sequence[np.ndarray],
+    labels: Sequence[int],
+    classes: Sequence[str],
+    num_shards: int = 1,
+) -> Dataset:
+    """A dataset whose test split is `pictures`, (H, W) or (H, W, 3) uint8, spread over shards in their order."""
+    folder.mkdir(parents=True)
+    channels: Literal[1, 3] = 1 if pictures[0].ndim == 2 else 3
+    shards = []
+    for number, places in enumerate(np.array_split(np.arange(len(pictures)), num_shards)):
+        file = f"test-{number:05d}.parquet"
+        rows = [row_of(int(place), pictures[place], labels[place]) for place in places]
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / file)
+        shards.append(Shard(file=file, split="test", rows=len(places), sha256=""))
+    counts = {name: list(labels).count(index) for index, name in enumerate(classes)}
+    info = DatasetInfo(
+        schema_version=SCHEMA_VERSION, name=folder.name, family="classification", classes=tuple(classes),
+        channels=channels, counts={"test": counts}, width_px=(1, 1, 1), height_px=(1, 1, 1),
+        channel_mean=(0.5,) * channels, channel_std=(0.25,) * channels, source="by hand", source_sha256="",
+        licence="", set_aside=0, shards=tuple(shards),
+    )  # fmt: skip
+    write_info(folder, info)
+    return Dataset.open(folder)
+
+
+def row_of(place: int, picture: np.ndarray, label: int) -> dict[str, Any]:
+    return {
+        "id": f"{place:05d}.png",
+        "image": png(picture),
+        "format": "PNG",
+        "width": picture.shape[1],
+        "height": picture.shape[0],
+        "sha256": "",
+        "phash": 0,
+        "group": str(place),
+        "label": label,
+    }
+
+
+def write_model(
+    folder: Path,
+    classes: Sequence[str],
+    *,
+    seed: int = 0,
+    architecture: str = "resnet8_cifar",
+    channels: Literal[1, 3] = 1,
+    stored_px: int = 8,
+    crop_px: int = 8,
+    pad_px: int = 1,
+    view: str = "single",
+    sharpness: float = 1.0,
+) -> Path:
+    """A model with random weights; `sharpness` multiplies its logits."""
+    arguments = {"input_px": crop_px} if architecture == "lenet5" else {}
+    torch.manual_seed(seed)
+    model = build(architecture, len(classes), channels, arguments, (0.5,) * channels, (0.25,) * channels)
+    head = [module for module in model.net.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.mul_(sharpness)
+    card = ModelCard(
+        card_version=CARD_VERSION,
+        family="classification",
+        classes=tuple(classes),
+        preprocessing=Preprocessing(
+            stored_px=stored_px, crop_px=crop_px, pad_px=pad_px, channels=channels, resize="crop"
+        ),
+        views=view,
+        thresholds={},
+        members=(
+            Member(
+                architecture=architecture,
+                arguments=arguments,
+                weights="member-0.safetensors",
+                run=f"run-{seed}",
+            ),
+        ),
+        dataset="handmade",
+        dataset_digest="d" * 32,
+    )
+    save_model(folder, card, [model])
+    return folder

@@ -1,0 +1,184 @@
+"""Laws that every family keeps: a family is tested from the moment it is listed in tasks/families.py."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import Dataset
+from data.random import SampleGenerator
+from tasks.families import FAMILIES
+from tasks.loop import BatchPlan
+from tasks.modelfile import load_model
+from tasks.optim import build_optimizers
+from tasks.train import LocalSession, decode_here, train
+from tests.tiny import TINY, tiny_config, tiny_dataset
+
+GOLDEN = Path(__file__).parent / "golden"
+NUM_GOLDEN_STEPS = 20
+
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    store = tmp_path_factory.mktemp("store")
+    return {family: tiny_dataset(family, store) for family in TINY}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_model(folder / "model").members[0].state_dict()
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
+    assert not different
+
+
+def run(family: str, dataset: Dataset, folder: Path, executor: Any = "in_process", **changes: Any) -> Any:
+    config = tiny_config(family, **changes)
+    return train(family, config, dataset, folder=folder, key=folder.name, digest="d" * 32, executor=executor)
+
+
+def first_batch(
+    family: str, dataset: Dataset, config: Any, num: int = 32
+) -> tuple[Any, torch.nn.Module, Any]:
+    entry = FAMILIES[family]
+    records = decode_here(entry, dataset, "train", config)
+    torch.manual_seed(0)
+    model = entry.model(config, dataset.info, records.images[:100])
+    batch = entry.batch(records, np.arange(num), dataset.info, config, None)
+    return entry, model, batch
+
+
+def test_every_family_has_a_tiny_run() -> None:
+    assert set(TINY) == set(FAMILIES)
+
+
+@families
+def test_every_trainable_parameter_gets_a_finite_gradient(family: str, datasets: dict[str, Dataset]) -> None:
+    config = tiny_config(family)
+    entry, model, batch = first_batch(family, datasets[family], config)
+    loss, values = entry.loss(model.train(), batch, config)
+    loss.backward()
+    assert loss.ndim == 0 and loss.isfinite() and all(value.isfinite() for value in values.values())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@families
+def test_one_batch_is_learnt_by_heart(family: str, datasets: dict[str, Dataset]) -> None:
+    config = tiny_config(family, optim__name="adamw", optim__lr=3e-3, optim__bias_lr=3e-3)
+    entry, model, batch = first_batch(family, datasets[family], config)
+    optimizers = build_optimizers(model.train(), config.optim)
+    losses = []
+    for _ in range(100):
+        loss, _values = entry.loss(model, batch, config)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.05 * losses[0]
+
+
+@families
+def test_golden_losses(family: str, datasets: dict[str, Dataset]) -> None:
+    """20 steps of plain fp32 training give the losses that they gave before; `make golden` writes them anew."""
+    config = tiny_config(family)
+    entry, model, _batch = first_batch(family, datasets[family], config)
+    records = decode_here(entry, datasets[family], "train", config)
+    plan = BatchPlan.of(config.train, len(records), 0, 1)
+    optimizers = build_optimizers(model.train(), config.optim)
+    losses = []
+    for step in range(NUM_GOLDEN_STEPS):
+        batch = entry.batch(records, plan.indices(step), datasets[family].info, config, SampleGenerator(0, 0))
+        loss, _values = entry.loss(model, batch, config)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+    file = GOLDEN / f"{family}.json"
+    if os.environ.get("CONVOY_GOLDEN") == "write":
+        file.write_text(json.dumps([round(loss, 6) for loss in losses]) + "\n")
+    # float32 sums differ in order between processors, and the differences grow with the steps
+    assert losses == pytest.approx(json.loads(file.read_text()), rel=2e-3)
+
+
+@families
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    family: str, datasets: dict[str, Dataset], tmp_path: Path
+) -> None:
+    run(family, datasets[family], tmp_path / "a")
+    run(family, datasets[family], tmp_path / "b")
+    run(family, datasets[family], tmp_path / "c", train__seed=1)
+    assert_equal_weights(tmp_path / "a", tmp_path / "b")
+    mine, theirs = weights(tmp_path / "a"), weights(tmp_path / "c")
+    assert any(not torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+class Interrupted(Exception):
+    """Stands for a crash in the middle of a run."""
+
+
+@families
+@pytest.mark.parametrize("crash_at", [5, 15])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    family: str, crash_at: int, datasets: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(family, datasets[family], tmp_path / "straight")
+    save = LocalSession.save
+
+    def save_then_crash(session: LocalSession, state: dict[str, Any], step: int) -> None:
+        save(session, state, step)
+        if step == crash_at:
+            raise Interrupted
+
+    monkeypatch.setattr(LocalSession, "save", save_then_crash)
+    with pytest.raises(Interrupted):
+        run(family, datasets[family], tmp_path / "broken")
+    monkeypatch.undo()
+    result = run(family, datasets[family], tmp_path / "broken")
+    assert result.resumed_from_step == crash_at
+    assert_equal_weights(tmp_path / "straight", tmp_path / "broken")
+
+
+@families
+def test_a_finished_run_is_not_trained_again(
+    family: str, datasets: dict[str, Dataset], tmp_path: Path
+) -> None:
+    first = run(family, datasets[family], tmp_path / "run")
+    before = (tmp_path / "run" / "model" / "model.json").stat().st_mtime_ns
+    assert run(family, datasets[family], tmp_path / "run") == first
+    assert (tmp_path / "run" / "model" / "model.json").stat().st_mtime_ns == before
+
+
+@families
+def test_a_loss_that_is_not_finite_names_the_step(
+    family: str, datasets: dict[str, Dataset], tmp_path: Path
+) -> None:
+    changes = {"optim__lr": 1e9, "optim__bias_lr": 1e9, "optim__clip_norm": 0.0}
+    with pytest.raises(FloatingPointError, match=r"not finite at step \d+ of \d+.*optim.lr"):
+        run(family, datasets[family], tmp_path / "run", **changes)
+
+
+@families
+def test_history_has_one_row_a_message_in_order_of_steps(
+    family: str, datasets: dict[str, Dataset], tmp_path: Path
+) -> None:
+    result = run(
+        family, datasets[family], tmp_path / "run", train__epochs=2.0, train__validate_every_epochs=1
+    )
+    lines = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert lines[0].startswith("step,")
+    steps = [int(line.split(",")[0]) for line in lines[1:]]
+    assert steps == sorted(set(steps)) and steps[-1] == result.num_steps
+    assert "val_loss" in lines[0] and result.metrics["val_loss"] > 0

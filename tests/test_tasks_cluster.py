@@ -1,0 +1,94 @@
+"""Ray as a cluster of several nodes: the same call, the same result, on the nodes of RAY_ADDRESS."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ray.cluster_utils import Cluster
+
+from tasks.cluster import ALLOCATOR, join_arrays, readonly_tensors
+from tasks.paths import ROOT
+from tasks.train import train
+from tests.test_families import weights
+from tests.tiny import tiny_config, tiny_dataset
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+from data.dataset import Dataset
+from tasks import cluster
+from tasks.train import train
+from tests.tiny import tiny_config
+
+print(json.dumps(vars(cluster.connect())))
+config = tiny_config("classification", train__num_workers=2, optim__clip_norm=0.0)
+dataset, folder = Dataset.open(Path(sys.argv[1])), Path(sys.argv[2])
+train("classification", config, dataset, folder=folder, key="k", digest="")
+cluster.disconnect()
+"""
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[Cluster]:
+    """A Ray head and a second node, each with one CPU, as processes of their own."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def test_two_nodes_of_a_cluster_train_together(two_nodes: Cluster, tmp_path: Path) -> None:
+    dataset = tiny_dataset("classification", tmp_path / "store")
+    # from another folder, without the checkout on the path: the code must travel by Ray's working_dir
+    environment = {**os.environ, "RAY_ADDRESS": two_nodes.address, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, str(dataset.path), str(tmp_path / "cluster")],
+        env=environment, capture_output=True, text=True, timeout=240, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f'"address": "{two_nodes.address}", "num_nodes": 2, "num_cpus": 2' in done.stdout
+    config = tiny_config("classification", optim__clip_norm=0.0)
+    train(
+        "classification", config, dataset, folder=tmp_path / "here", key="k", digest="", executor="in_process"
+    )
+    here = weights(tmp_path / "here")
+    for name, value in weights(tmp_path / "cluster").items():
+        torch.testing.assert_close(value, here[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_cluster_that_does_not_answer_is_one_clear_error(tmp_path: Path) -> None:
+    program = "from tasks import cluster; cluster.connect()"
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no Ray cluster answers at RAY_ADDRESS (=127.0.0.1:1)" in done.stderr.splitlines()[-1]
+
+
+def test_pieces_are_joined_in_order_and_an_empty_split_keeps_its_shape() -> None:
+    empty = {"x": np.empty((0, 2), np.uint8)}
+    pieces = [{"x": np.full((n, 2), n, np.uint8)} for n in (2, 1)]
+    assert join_arrays(pieces, empty)["x"].tolist() == [[2, 2], [2, 2], [1, 1]]
+    assert join_arrays([], empty)["x"].shape == (0, 2)
+
+
+def test_resident_arrays_are_shared_not_copied() -> None:
+    array = np.arange(6, dtype=np.uint8)
+    array.flags.writeable = False
+    tensor = readonly_tensors({"x": array})["x"]
+    assert tensor.data_ptr() == array.ctypes.data
+
+
+def test_allocator_settings_are_numbers_glibc_reads() -> None:
+    assert set(ALLOCATOR) == {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"}
+    assert all(value.isdigit() for value in ALLOCATOR.values())

@@ -1,0 +1,114 @@
+"""Training on Ray: the same weights as in this process, whatever happens to a worker."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from data.dataset import Dataset
+from tasks import cluster
+from tasks.loop import Progress
+from tasks.train import train
+from tests.test_families import assert_equal_weights, weights
+from tests.tiny import tiny_config, tiny_dataset
+
+FAMILY = "classification"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return tiny_dataset(FAMILY, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def reference(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in this process."""
+    return run(digits, tmp_path_factory.mktemp("reference") / "run", "in_process")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def embedded_ray() -> Iterator[None]:
+    cluster.connect()
+    yield
+    cluster.disconnect()
+
+
+def run(
+    dataset: Dataset, folder: Path, executor: Any = "ray", on_progress: Any = None, **changes: Any
+) -> Path:
+    config = tiny_config(FAMILY, **changes)
+    train(
+        FAMILY, config, dataset, folder=folder, key="k", digest="", executor=executor, on_progress=on_progress
+    )
+    return folder
+
+
+def test_ray_gives_the_weights_of_this_process(digits: Dataset, reference: Path, tmp_path: Path) -> None:
+    messages: list[Progress] = []
+    run(digits, tmp_path / "run", on_progress=messages.append)
+    assert_equal_weights(tmp_path / "run", reference)
+    assert messages[-1].step == messages[-1].num_steps and messages[-1].metrics["val_accuracy"] > 0
+
+
+def test_augmentation_workers_change_no_bit(digits: Dataset, reference: Path, tmp_path: Path) -> None:
+    run(digits, tmp_path / "run", train__augment_workers=2)
+    assert_equal_weights(tmp_path / "run", reference)
+
+
+def test_two_workers_come_close_to_one(digits: Dataset, tmp_path: Path) -> None:
+    run(digits, tmp_path / "run", train__num_workers=2, optim__clip_norm=0.0)
+    run(digits, tmp_path / "one", "in_process", optim__clip_norm=0.0)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "run")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
+
+
+class KillWorker:
+    """Sends SIGKILL to the training worker once, at its first message past a checkpoint."""
+
+    def __init__(self) -> None:
+        self.killed_at = 0
+
+    def __call__(self, progress: Progress) -> None:
+        if not self.killed_at and progress.step >= 10:
+            [worker] = training_workers()
+            os.kill(worker, signal.SIGKILL)
+            self.killed_at = progress.step
+
+
+def training_workers() -> list[int]:
+    """Process ids of Ray Train's workers below this process."""
+    family = psutil.Process().children(recursive=True)
+    return [
+        process.pid for process in family if "RayTrainWorker" in process.name() + " ".join(process.cmdline())
+    ]
+
+
+@pytest.mark.chaos
+def test_a_killed_worker_is_replaced_and_nothing_changes(digits: Dataset, tmp_path: Path) -> None:
+    changes = {"train__epochs": 40.0}
+    killer = KillWorker()
+    run(digits, tmp_path / "killed", on_progress=killer, **changes)
+    run(digits, tmp_path / "straight", "in_process", **changes)
+    assert killer.killed_at
+    assert_equal_weights(tmp_path / "killed", tmp_path / "straight")
+
+
+def test_an_error_of_ours_is_raised_as_itself(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="not finite at step"):
+        run(digits, tmp_path / "run", optim__lr=1e9, optim__bias_lr=1e9, optim__clip_norm=0.0)
+
+
+def test_more_workers_than_cpus_is_refused_at_once(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs 999 CPUs; the cluster \(embedded\) has \d+ on 1 nodes"):
+        run(digits, tmp_path / "run", train__num_workers=999, train__batch_size=999)
+
+
+def test_more_gpus_than_there_are_is_refused_at_once(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs 99 GPUs; the cluster \(embedded\) has"):
+        run(digits, tmp_path / "run", train__gpus_per_worker=99.0)

@@ -1,0 +1,110 @@
+"""Views: which pixels each looks at, and how much each crop counts."""
+
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.augment import centre_crop
+from tasks.card import Preprocessing
+from tasks.settings import ViewName
+from tasks.views import NUM_CROPS, VIEWS, view_named
+
+
+def layout(stored_px: int, crop_px: int, pad_px: int) -> Preprocessing:
+    return Preprocessing(stored_px=stored_px, crop_px=crop_px, pad_px=pad_px, channels=3, resize="crop")
+
+
+def pictures(num: int, side_px: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (num, 3, side_px, side_px), dtype=torch.uint8, generator=generator)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Preprocessing:
+    stored_px = draw(st.integers(3, 12))
+    pad_px = draw(st.integers(0, stored_px - 1))
+    return layout(stored_px, draw(st.integers(1, stored_px + 2 * pad_px - 2 * (pad_px > 0))), pad_px)
+
+
+@pytest.mark.parametrize("name", get_args(ViewName))
+@settings(deadline=None)
+@given(preprocessing=layouts())
+def test_every_view_gives_crops_of_the_networks_size_whose_weights_sum_to_one(
+    name: ViewName, preprocessing: Preprocessing
+) -> None:
+    images = pictures(2, preprocessing.stored_px)
+    crops, weights = VIEWS[name](images, preprocessing)
+    side = preprocessing.crop_px
+    assert crops.shape == (NUM_CROPS[name], 2, 3, side, side)
+    assert crops.dtype == torch.uint8
+    assert weights.shape == (NUM_CROPS[name],)
+    assert float(weights.double().sum()) == pytest.approx(1, abs=1e-7)
+    assert (weights > 0).all()
+
+
+@pytest.mark.parametrize("name", ["mirror", "mirror_shift", "ten_crop"])
+@settings(deadline=None)
+@given(preprocessing=layouts())
+def test_the_second_half_of_the_crops_mirrors_the_first_and_counts_as_much(
+    name: ViewName, preprocessing: Preprocessing
+) -> None:
+    images = pictures(1, preprocessing.stored_px)
+    crops, weights = VIEWS[name](images, preprocessing)
+    half = len(crops) // 2
+    assert torch.equal(crops[half:], crops[:half].flip(4))
+    assert torch.equal(weights[half:], weights[:half])
+
+
+@settings(deadline=None)
+@given(preprocessing=layouts())
+def test_single_view_is_the_centre_that_training_validates_on(preprocessing: Preprocessing) -> None:
+    images = pictures(2, preprocessing.stored_px)
+    if preprocessing.crop_px <= preprocessing.stored_px:
+        crops, _ = VIEWS["single"](images, preprocessing)
+        assert torch.equal(crops[0], centre_crop(images, preprocessing.crop_px))
+
+
+def test_a_crop_larger_than_the_picture_shows_it_whole_with_a_reflected_border() -> None:
+    images = pictures(2, 28)
+    crops, _ = VIEWS["single"](images, layout(28, 32, 2))
+    assert torch.equal(crops[0], F.pad(images, (2, 2, 2, 2), mode="reflect"))
+
+
+def test_mirror_shift_is_airbenchs_six_views() -> None:
+    images = pictures(3, 32)
+    crops, weights = VIEWS["mirror_shift"](images, layout(32, 32, 2))
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    assert torch.equal(crops[0], images)
+    assert torch.equal(crops[1], padded[:, :, 0:32, 0:32])
+    assert torch.equal(crops[2], padded[:, :, 2:34, 2:34])
+    assert torch.equal(crops[3], images.flip(3))
+    assert weights.tolist() == [0.25, 0.125, 0.125, 0.25, 0.125, 0.125]
+
+
+def test_ten_crop_takes_the_corners_of_the_picture_with_its_border() -> None:
+    images = pictures(2, 8)
+    crops, weights = VIEWS["ten_crop"](images, layout(8, 6, 1))
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")  # 10 x 10
+    expected = [
+        padded[:, :, row : row + 6, col : col + 6] for row, col in [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    ]
+    assert torch.equal(crops[:5], torch.stack(expected))
+    assert weights.tolist() == pytest.approx([0.1] * 10)
+
+
+def test_a_shift_of_a_picture_too_small_to_reflect_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"1×1 px cannot be reflected by 1 px.*choose the view 'single'"):
+        VIEWS["mirror_shift"](pictures(1, 1), layout(1, 1, 0))
+
+
+def test_an_unknown_view_lists_the_known_ones() -> None:
+    assert view_named("ten_crop") == "ten_crop"
+    with pytest.raises(
+        ValueError, match="'five_crop' is not known; known: single, mirror, mirror_shift, ten_crop"
+    ):
+        view_named("five_crop")

@@ -1,0 +1,53 @@
+"""The smallest run of each family that is still a real one: parameters, and a dataset made on the spot."""
+
+from pathlib import Path
+from typing import Any
+
+from data.dataset import Dataset
+from data.ingest import IngestConfig, ingest
+from tasks.families import FAMILIES
+
+INGEST = {"val_fraction": 0.1, "test_fraction": 0.2}
+
+TINY: dict[str, dict[str, Any]] = {
+    "classification": {
+        "dataset": "digits",
+        "model": {"name": "lenet5"},
+        "input": {"stored_px": 16, "crop_px": 16, "pad_px": 1, "resize": "crop"},
+        "augment": {"mirror": False, "random_crop": True, "cutout_px": 2, "colour_shift": 0.05},
+        "optim": {
+            "name": "sgd", "lr": 0.05, "momentum": 0.9, "head_lr": 0.05, "bias_lr": 0.05, "weight_decay": 1e-4,
+            "schedule": "linear", "warmup_share": 0.1, "final_share": 0.0, "label_smoothing": 0.0,
+            "averaging_decay": 0.9, "clip_norm": 1.0,
+        },
+        "train": {
+            "epochs": 1.0, "batch_size": 64, "seed": 0, "precision": "fp32", "growth": [],
+            "num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0, "checkpoint_every_steps": 5,
+            "validate_every_epochs": 0,
+        },
+        "evaluate": {"views": ["single"], "registered_view": "single", "batch_size": 256, "num_worst": 4},
+    },
+}  # fmt: skip
+
+SOURCES = {"classification": "sklearn:digits"}
+
+
+def tiny_config(family: str, **changes: Any) -> Any:
+    """The family's tiny parameters, with changes such as `train__epochs=2`."""
+    values = {name: dict(part) if isinstance(part, dict) else part for name, part in TINY[family].items()}
+    for name, value in changes.items():
+        section, key = name.split("__")
+        assert key in values[section]
+        values[section][key] = value
+    return FAMILIES[family].config.parse(values, family)
+
+
+def tiny_dataset(family: str, store: Path) -> Dataset:
+    """The family's tiny dataset, below `store`."""
+    name = TINY[family]["dataset"]
+    ingest(SOURCES[family], name=name, family=family, store=store, config=ingest_config())
+    return Dataset.open(store / name)
+
+
+def ingest_config() -> IngestConfig:
+    return IngestConfig.parse(INGEST, "ingest")
