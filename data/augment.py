@@ -44,7 +44,9 @@ def crop(images: Tensor, top: Tensor, left: Tensor, crop_px: int) -> Tensor:
 
 def mirror(images: Tensor, flip: Tensor) -> Tensor:
     """Mirror the pictures where `flip` (B,) bool is set."""
-    return torch.where(flip[:, None, None, None], images.flip(3), images)
+    mirrored = images.clone()
+    mirrored[flip] = images[flip].flip(3)
+    return mirrored
 
 
 def cutout(images: Tensor, top: Tensor, left: Tensor, side_px: int, fill: Tensor) -> Tensor:

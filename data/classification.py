@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from data.augment import AugmentConfig, augment, centre_crop, shrink
+from data.augment import AugmentConfig, augment, centre_crop, reflect_pad, shrink
 from data.dataset import DatasetInfo
 from data.decode import decode_many
 from data.parameters import Parameters
@@ -108,8 +108,11 @@ def make_batch(
     `shrink_px` > 0 reduces the finished pictures to that side, for training that starts on small ones.
     """
     where = torch.from_numpy(indices).to(records.images.device)
-    images, labels = records.images[where], records.labels[where]
+    # index_select copies whole rows; indexing by a tensor goes byte by byte
+    images, labels = records.images.index_select(0, where), records.labels.index_select(0, where)
     if generator is None:
+        if config.crop_px > config.stored_px:
+            images = reflect_pad(images, config.pad_px)
         images = centre_crop(images, config.crop_px)
     else:
         images = augment(

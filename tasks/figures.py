@@ -24,6 +24,7 @@ MAX_NAME = 22  # columns of text that a class name may take, a Chinese character
 MAX_COUNTS = 25  # classes up to which each cell of the confusion matrix shows its count
 MAX_TICKS = 120  # classes up to which each row of the confusion matrix has its name
 MAX_BARS = 100  # classes that the per-class figure shows
+CELL_IN, CAPTION_IN = (2.0, 2.55), 0.55  # width and height of a mistake in inches, and of its caption
 NUM_CONFUSIONS = 20  # most frequent confusions, listed beside a matrix whose cells are too small to read
 
 Caption = tuple[str, str, float]  # true class, predicted class, confidence
@@ -191,21 +192,28 @@ def mistakes_figure(pictures: np.ndarray, captions: Sequence[Caption], num_wrong
     M = len(pictures)
     columns = min(6 if M <= 36 else 10, max(M, 1))
     rows = -(-M // columns)
-    figure = Figure(figsize=(max(5.5, 2.0 * columns), 1 + 2.45 * rows), layout="constrained")
+    figure = Figure(figsize=(max(5.5, CELL_IN[0] * columns), 1 + CELL_IN[1] * rows), layout="constrained")
     if M == 0:
         title(figure, "No mistakes" if num_wrong == 0 else f"None of {num_wrong:,} mistakes", what)
         return figure
     title(figure, f"The {M} most confident of {num_wrong:,} mistakes: true class → predicted class", what)
-    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.set_axis_off()
-        if place >= M:
-            continue
-        picture = pictures[place].transpose(1, 2, 0)  # (S, S, C)
-        if picture.shape[2] == 1:
-            axes.imshow(picture[:, :, 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        else:
-            axes.imshow(picture, interpolation="nearest")
-        true, predicted, confidence = captions[place]
-        text = f"{short(true)}\n→ {short(predicted)}\n{confidence:.1%}"
-        axes.set_title(text, fontsize=8.5, loc="left", parse_math=False)
+    axes = figure.add_subplot()  # one for all: an Axes for each picture takes four times as long
+    axes.set_axis_off()
+    for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        row, column = divmod(place, columns)
+        draw_mistake(axes, picture, caption, column * CELL_IN[0], row * CELL_IN[1])
+    axes.set(xlim=(0, columns * CELL_IN[0]), ylim=(rows * CELL_IN[1], 0), aspect="equal")
     return figure
+
+
+def draw_mistake(axes: Axes, picture: np.ndarray, caption: Caption, left: float, top: float) -> None:
+    """One picture (C, S, S) with its caption above it, at a place in inches."""
+    true, predicted, confidence = caption
+    text = f"{short(true)}\n→ {short(predicted)}\n{confidence:.1%}"
+    axes.text(
+        left, top + CAPTION_IN - 0.04, text, fontsize=8.5, va="bottom", linespacing=1.25, parse_math=False
+    )
+    side = CELL_IN[0] - 0.12
+    pixels = np.broadcast_to(picture.transpose(1, 2, 0), (*picture.shape[1:], 3))  # grey as RGB
+    extent = (left, left + side, top + CAPTION_IN + side, top + CAPTION_IN)
+    axes.imshow(pixels, extent=extent, interpolation="nearest")

@@ -78,7 +78,11 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     listener = Listener(folder, on_progress)
     fit_somewhere = fit_on_ray if executor == "ray" else fit_in_process
-    state = fit_somewhere(family_name, config, dataset, folder, listener)
+    threads = torch.get_num_threads()
+    try:
+        state = fit_somewhere(family_name, config, dataset, folder, listener)
+    finally:
+        torch.set_num_threads(threads)
     listener.close()
 
     family = FAMILIES[family_name]
@@ -169,8 +173,7 @@ def fit_in_process(
     family_name: str, config: Any, dataset: Dataset, folder: Path, listener: "Listener"
 ) -> dict[str, Any]:
     family, info = FAMILIES[family_name], dataset.info
-    if config.train.cpus_per_worker:
-        torch.set_num_threads(config.train.cpus_per_worker)
+    torch.set_num_threads(config.train.cpus_per_worker or torch.get_num_threads())
     device = torch.device("cuda" if config.train.gpus_per_worker and torch.cuda.is_available() else "cpu")
     records = decode_here(family, dataset, "train", config).to(device)
     validate = validator(family, decode_here(family, dataset, "val", config).to(device), config, info)

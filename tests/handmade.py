@@ -1,7 +1,8 @@
 """Datasets and models made by hand, where a test wants to know every pixel and weight."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,15 @@ from data.dataset import SCHEMA, SCHEMA_VERSION, Dataset, DatasetInfo, Shard, wr
 from models.classification import build
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.modelfile import save_model
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: for networks this small, threads that wait for each other cost most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -1,5 +1,7 @@
 """Augmentation: each operation against a naive version, and independence of who makes the batch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,9 @@ from data.augment import (
     reflect_pad,
     shrink,
 )
+from data.classification import InputConfig, Records, make_batch
 from data.random import SampleGenerator
+from tests.handmade import write_dataset
 
 ALL_ON = AugmentConfig(mirror=True, random_crop=True, cutout_px=3, colour_shift=0.1)
 ALL_OFF = AugmentConfig(mirror=False, random_crop=False, cutout_px=0, colour_shift=0.0)
@@ -100,6 +104,15 @@ def test_shrink_keeps_a_flat_picture_flat_and_averages_a_checkerboard() -> None:
     assert (shrink(flat, 4) == 77).all()
     board = ((torch.arange(16)[:, None] + torch.arange(16)) % 2 * 255).to(torch.uint8).expand(1, 1, 16, 16)
     assert (shrink(board, 4).float() - 127.5).abs().max() < 40  # antialiased: no corner of the board survives
+
+
+def test_evaluation_reaches_into_the_border_when_the_crop_is_larger_than_the_picture(tmp_path: Path) -> None:
+    info = write_dataset(tmp_path / "x", [np.zeros((6, 6, 3), np.uint8)], [0], ["a", "b"]).info
+    config = InputConfig(stored_px=6, crop_px=8, pad_px=2, resize="crop")
+    images = pictures(2, side=6)
+    records = Records(images, torch.tensor([0, 1]))
+    batch = make_batch(records, np.arange(2), info, config, ALL_OFF, None)
+    assert torch.equal(batch.images, reflect_pad(images, 1))
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tasks.metrics import summarise
 from tasks.predict import load_predictor
 from tasks.report import Report
 from tasks.settings import EvaluateConfig
-from tests.handmade import png, write_dataset, write_model
+from tests.handmade import one_thread, png, write_dataset, write_model
 
 CPU = torch.device("cpu")
 CLASSES = [str(digit) for digit in range(10)]
@@ -36,6 +37,12 @@ def configure(**changes: Any) -> EvaluateConfig:
         "views": ["single", "mirror", "ten_crop"], "registered_view": "mirror", "batch_size": 16, "num_worst": 5,
     }  # fmt: skip
     return EvaluateConfig.parse(values | changes, "evaluate")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

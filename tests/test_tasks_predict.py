@@ -1,5 +1,6 @@
 """Prediction: what is averaged, what a neighbour may change, and what an unreadable image does."""
 
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tasks.ensemble import combine
 from tasks.predict import PREDICTION_SCHEMA, Predictor, load_predictor
 from tasks.settings import ViewName
 from tasks.views import VIEWS
-from tests.handmade import png, write_model
+from tests.handmade import one_thread, png, write_model
 
 CLASSES = [f"class {i}" for i in range(7)]
 SHARPNESS = 20.0  # of the random networks: their outputs spread from 1e-6 to 0.99, as a trained network's do
@@ -29,6 +30,12 @@ def pictures(num: int, side_px: int = 8, channels: int = 1) -> np.ndarray:
 
 def tensors(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,42 @@
+# make setup | demo | test | test-all | check | bench | golden | lock
+# Each target may be run first: what it needs is installed into .venv.
+SHELL := /bin/bash
+BIN := .venv/bin
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+
+.PHONY: setup demo test test-all check bench golden lock
+
+setup:
+	@./convoy --install
+
+demo: setup
+	@./convoy demo
+
+# Without what takes minutes, needs a GPU, or kills processes; `make test-all` runs everything.
+test: setup
+	$(PYTEST) -m "not slow and not gpu and not chaos"
+
+test-all: setup
+	$(PYTEST)
+
+check: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script" || exit 1; done
+
+# Writes the golden losses anew, after a change that is meant to move them.
+golden: setup
+	CONVOY_GOLDEN=write $(PYTEST) -k golden
+
+# Resolves requirements.in afresh and pins it; run it in a clean virtual environment of its own.
+lock:
+	rm -rf .venv-lock && python3.11 -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet --no-compile -r requirements.in
+	{ sed -n '/^#/p' requirements.lock; .venv-lock/bin/pip freeze --all \
+	    | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf .venv-lock

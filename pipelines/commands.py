@@ -1,0 +1,103 @@
+"""The command line: which commands there are, and what becomes of errors.
+
+Commands are imported when they are called, so that `./convoy --help` does not wait for torch, Ray and Prefect.
+Exit codes: 0 done; 1 the run failed; 2 what was given is wrong; 130 Ctrl-C; 143 told to stop (SIGTERM).
+"""
+
+import signal
+import sys
+import traceback
+from types import FrameType
+
+from cyclopts import App, CycloptsError
+
+STOPPED = 128  # the shell's convention: plus the signal's number
+HELP = """From a folder of images to a registered, honestly tested vision model.
+
+First steps:
+
+  ./convoy demo                                     try everything on handwritten digits, in a minute
+  ./convoy data add photos/ --name products         bring your own: one folder for each class, or an archive
+  ./convoy train classification --dataset products  train, test, register
+  ./convoy predict models:/classifier-products@champion new/*.jpg
+
+Every command explains itself: ./convoy train --help. Errors are one line; --debug shows where they came from.
+Reports take --json."""
+
+app = App(
+    name="convoy", help=HELP, version_flags=[], help_format="plaintext", suppress_keyboard_interrupt=False
+)
+app.command(
+    "pipelines.commands_data:app", name="data", help="Ingest, list, show and check datasets.", sort_key=1
+)
+app.command(
+    "pipelines.commands_train:train", name="train",
+    help="Train a model on a dataset, test it, and register it.", sort_key=2,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_models:evaluate", name="evaluate",
+    help="Test a model, or several together, on a dataset.", sort_key=3,
+)  # fmt: skip
+app.command("pipelines.commands_models:predict", name="predict", help="Classify images.", sort_key=4)
+app.command(
+    "pipelines.commands_models:app", name="models", help="List and show registered models.", sort_key=5
+)
+app.command(
+    "pipelines.commands_train:parameters", name="parameters",
+    help="Explain the parameters of a recipe, for train --set.", sort_key=6,
+)  # fmt: skip
+app.command(
+    "pipelines.doctor:doctor", name="doctor", help="Check that this machine can run everything.", sort_key=7
+)
+app.command(
+    "pipelines.demo:demo",
+    name="demo",
+    help="Train and register two models on handwritten digits.",
+    sort_key=8,
+)
+
+
+class Stopped(BaseException):
+    """The process was told to stop by a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def raise_stopped(number: int, _frame: FrameType | None) -> None:
+    """A signal handler that unwinds, so that everything that was started is stopped."""
+    raise Stopped(number)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    debug = "--debug" in arguments
+    signal.signal(signal.SIGTERM, raise_stopped)
+    try:
+        code = app([text for text in arguments if text != "--debug"], exit_on_error=False, print_error=False)
+    except (KeyboardInterrupt, Stopped) as error:
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        return complain("stopped", STOPPED + number, debug)
+    except CycloptsError as error:
+        return complain(f"{first_line(error)}; see ./convoy --help", 2, debug)
+    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        return complain(str(error), 2, debug)
+    except Exception as error:
+        return complain(f"{first_line(error)} (--debug shows where)", 1, debug)
+    return code if isinstance(code, int) else 0
+
+
+def complain(message: str, code: int, debug: bool) -> int:
+    """Say what went wrong on stderr, and return the exit code."""
+    if debug:
+        traceback.print_exc()
+    for line in message.splitlines():
+        sys.stderr.write(f"convoy: {line}\n")
+    return code
+
+
+def first_line(error: BaseException) -> str:
+    """The error's first line that says something, or its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

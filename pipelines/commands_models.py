@@ -1,0 +1,229 @@
+"""`./convoy evaluate`, `./convoy predict` and `./convoy models`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from cyclopts import App, Parameter
+from rich.table import Table
+
+from data.dataset import Dataset, Split
+from models.classification import ARCHITECTURES
+from pipelines.options import Json, quiet_stdout
+from pipelines.parameters import choose_recipe, recipes
+from pipelines.render import ConsoleReporter, emit, pairs, table
+from pipelines.reporting import Clock, Status
+from tasks import registry
+from tasks.card import ModelCard
+from tasks.evaluate import Report
+from tasks.evaluate import evaluate as evaluate_models
+from tasks.modelfile import load_card
+from tasks.paths import store
+from tasks.predict import load_predictor
+from tasks.settings import EvaluateConfig, ViewName
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+NUM_LIKELY = 3  # classes shown beside the most likely one
+
+app = App(name="models", help="List and show registered models.")
+
+
+def evaluate(
+    model: str,
+    /,
+    *models: str,
+    dataset: str | None = None,
+    split: Split = "test",
+    views: Annotated[list[ViewName] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    recipe: str | None = None,
+    out: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Test a model, or several together, on a dataset.
+
+    Several models are an ensemble: their outputs are averaged, never their weights.
+    Example: ./convoy evaluate models:/classifier@champion --views single ten_crop
+
+    Parameters
+    ----------
+    model
+        A registered model (models:/NAME@ALIAS, models:/NAME/VERSION), a run key, or a folder with a model.json.
+    models
+        More members of an ensemble.
+    dataset
+        Name of an ingested dataset; otherwise the one that the model was trained on.
+    split
+        Which images.
+    views
+        Ways to look at each image; otherwise those of the recipe.
+    recipe
+        The recipe whose `evaluate` section counts; otherwise the dataset's.
+    out
+        Folder to write the report to: metrics.json, tables, figures, predictions.
+    """
+    folders = [registry.resolve_model(uri) for uri in (model, *models)]
+    card = load_card(folders[0])
+    data = Dataset.open(store() / (dataset or card.dataset))
+    config = evaluate_configuration(card, data.info.name, recipe, views)
+    reporter = ConsoleReporter()
+    with quiet_stdout(as_json):
+        try:
+            report = evaluate_models(folders, data, split=split, config=config, on_progress=hearer(reporter))
+        finally:
+            reporter.close()
+        if out is not None:
+            report.write(out)
+    document = {
+        "models": [str(folder) for folder in folders],
+        "dataset": data.info.name,
+        "split": split,
+        "metrics": report.metrics,
+        "per_class": report.per_class,
+        "out": out,
+    }
+    emit(document, report_views(report, f"{data.info.name}, {split}"), as_json)
+
+
+def evaluate_configuration(
+    card: ModelCard, dataset: str, recipe: str | None, views: list[ViewName] | None
+) -> EvaluateConfig:
+    """How to evaluate: the recipe's section, with the model's own view and the views asked for."""
+    name = choose_recipe(card.family, dataset, recipe)
+    values: dict[str, Any] = dict(recipes(card.family)[name]["evaluate"])
+    values["registered_view"] = card.views
+    if views is not None:
+        values["views"] = list(dict.fromkeys(views))
+    return EvaluateConfig.parse(values, f"{card.family}.{name}.evaluate")
+
+
+def hearer(reporter: ConsoleReporter) -> Callable[[int, int], None]:
+    """What evaluation tells its progress to."""
+    clock = Clock()
+
+    def hear(done: int, total: int) -> None:
+        reporter.show(Status("evaluate", done, total, clock.rate(done)))
+
+    return hear
+
+
+def report_views(report: Report, title: str) -> list[Table]:
+    """A report as tables: one line a view, one line a class."""
+    return [
+        table(f"{title}: the registered view is {report.registered_view}", *columns_of(report.views)),
+        table("By class", *columns_of(report.per_class)),
+    ]
+
+
+def columns_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Names of the columns, and the values of each row; not every row need have every column."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return columns, [[row.get(name) for name in columns] for row in rows]
+
+
+def predict(
+    model: str,
+    /,
+    *images: Path,
+    view: ViewName | None = None,
+    as_json: Json = False,
+) -> int:
+    """Classify images: files, or folders of images.
+
+    Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
+    An image that cannot be read is reported and the others are classified; the exit code is then 1.
+
+    Parameters
+    ----------
+    model
+        A registered model (models:/NAME@ALIAS, models:/NAME/VERSION), a run key, or a folder with a model.json.
+    images
+        Image files, and folders that are searched for them.
+    view
+        How to look at each image; otherwise the way that the model was registered with.
+    """
+    files = find_images(images)
+    predictor = load_predictor(registry.resolve_model(model))
+    rows = predictor.predict([file.read_bytes() for file in files], view).to_pylist()
+    classes = predictor.card.classes
+    lines = []
+    for file, row in zip(files, rows, strict=True):
+        lines.append(
+            (file, row["label"], row["confidence"], row["error"] or runners_up(classes, row["probabilities"]))
+        )
+    document = {
+        "model": model,
+        "classes": classes,
+        "predictions": [{"image": str(file), **row} for file, row in zip(files, rows, strict=True)],
+    }
+    emit(document, [table("", ("image", "label", "confidence", "next, or what is wrong"), lines)], as_json)
+    return int(any(row["error"] for row in rows))
+
+
+def find_images(paths: tuple[Path, ...]) -> list[Path]:
+    """Files as given, folders searched for images; raises ValueError or FileNotFoundError if there is nothing."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise ValueError(
+                    f"no images in the folder {path}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
+                )
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"no file or folder {path}")
+    if not files:
+        raise ValueError("predict needs images: give files or folders after the model")
+    return files
+
+
+def runners_up(classes: tuple[str, ...], probabilities: list[float]) -> str:
+    """The next likely classes: `dog 0.21, deer 0.03`."""
+    ranked = sorted(zip(probabilities, classes, strict=True), reverse=True)[1 : 1 + NUM_LIKELY]
+    return ", ".join(f"{name} {share:.2f}" for share, name in ranked if share >= 0.005)
+
+
+@app.command(name="list")
+def list_models(*, catalogue: Annotated[bool, Parameter(negative=())] = False, as_json: Json = False) -> None:
+    """List registered models, or with --catalogue the networks that a recipe may name.
+
+    Parameters
+    ----------
+    catalogue
+        The networks of models/, with their sizes.
+    """
+    if catalogue:
+        rows = [(name, count_parameters(name)) for name in ARCHITECTURES]
+        document = {"catalogue": [{"name": name, "num_parameters": number} for name, number in rows]}
+        emit(
+            document, [table("Networks, at 10 classes and 3 channels", ("name", "parameters"), rows)], as_json
+        )
+        return
+    models = registry.list_models()
+    columns = ("name", "version", "aliases", "accuracy", "dataset", "created", "run_id")
+    view = table("Registered models", columns, [[model[name] for name in columns] for model in models])
+    empty = "no model is registered yet; make one with: ./convoy train classification --dataset NAME"
+    emit({"models": models}, [view if models else empty], as_json)
+
+
+def count_parameters(name: str) -> int:
+    """Parameters of a network of the catalogue at 10 classes and 3 channels; no memory is taken for them."""
+    with torch.device("meta"):
+        network = ARCHITECTURES[name](num_classes=10, channels=3)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@app.command(name="show")
+def show_model(model: str, /, *, as_json: Json = False) -> None:
+    """Show what is known of a registered model: where it came from, and how good it is.
+
+    Parameters
+    ----------
+    model
+        models:/NAME@ALIAS or models:/NAME/VERSION.
+    """
+    values = registry.show_model(model)
+    emit(values, [pairs(model, values)], as_json)

@@ -1,0 +1,201 @@
+"""`./convoy train` and `./convoy parameters`."""
+
+import contextlib
+import json
+import shutil
+import threading
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from data.dataset import Dataset
+from pipelines import server
+from pipelines.environment import STARTED_AT
+from pipelines.families import PIPELINES, Executor, FamilyName, StopAfter
+from pipelines.options import Changes, Json, quiet_stdout
+from pipelines.parameters import choose_recipe, configuration, flatten, parse_changes, recipes
+from pipelines.render import ConsoleReporter, emit, pairs, table
+from pipelines.reporting import set_reporter
+from tasks.families import FAMILIES
+from tasks.paths import store
+
+
+def train(
+    family: FamilyName | None = None,
+    /,
+    *,
+    dataset: str | None = None,
+    recipe: str | None = None,
+    changes: Changes = None,
+    resume: str | None = None,
+    stop_after: StopAfter = "promote",
+    executor: Executor = "ray",
+    out: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model on an ingested dataset, test it, register it, and promote it if it is the first.
+
+    Example: ./convoy train classification --dataset digits --set optim.lr=0.002 --set train.epochs=5
+
+    Parameters
+    ----------
+    family
+        What kind of model.
+    dataset
+        Name of an ingested dataset; ./convoy data list shows them.
+    recipe
+        Which recipe of params.yaml; otherwise the one called like the dataset, else `default`.
+    resume
+        Key of a run that was cut off: go on with it, by its own parameters.
+    stop_after
+        The last step: train, evaluate (test, do not register), or promote (everything).
+    executor
+        Where to train: on Ray, or inside this process, for debugging.
+    out
+        Folder to copy the model, the course of training and the test's results to.
+    """
+    nested = parse_changes(changes or [])
+    if resume is not None:
+        if family or dataset or recipe or nested:
+            raise ValueError(
+                "--resume goes on with the parameters of that run: give no family, dataset, recipe, --set"
+            )
+    elif family is None or dataset is None:
+        raise ValueError(
+            "train needs a family and --dataset NAME, for example: train classification --dataset digits"
+        )
+    else:
+        configuration(family, dataset, recipe, nested)
+        Dataset.open(store() / dataset)
+    with quiet_stdout(as_json):
+        summary = run_flow(
+            family, dataset, recipe, nested, resume=resume, stop_after=stop_after, executor=executor
+        )
+        if out is not None:
+            collect(Path(summary["folder"]), out)
+    emit(summary, [*summary_views(summary)], as_json)
+
+
+def run_flow(
+    family: str | None,
+    dataset: str | None,
+    recipe: str | None,
+    changes: dict[str, Any],
+    *,
+    resume: str | None = None,
+    stop_after: StopAfter = "promote",
+    executor: Executor = "ray",
+) -> dict[str, Any]:
+    """Run the family's training flow in this process: its summary, with the seconds until the first step."""
+    # Prefect's server needs five seconds to start, Ray four, our imports three: side by side. Started outside the
+    # main thread, Ray leaves the signal handlers alone.
+    server.start()
+    if executor == "ray":
+        threading.Thread(target=keep_ray, name="ray", daemon=True).start()
+    # Only now, for the imports take seconds that the others can use.
+    from pipelines.training import read_job, run_folder
+    from tasks.cluster import disconnect
+
+    if resume is not None:
+        job = read_job(run_folder(resume))
+        family, dataset, recipe = job.family, job.dataset, job.recipe
+    assert family is not None
+    module, _, name = PIPELINES[family].flow.partition(":")
+    reporter = ConsoleReporter()
+    set_reporter(reporter)
+    flow = getattr(import_module(module), name)
+    server.wait()
+    try:
+        summary = flow(
+            dataset, recipe, changes or None, stop_after=stop_after, resume=resume, executor=executor
+        )
+    except BaseException:
+        disconnect()
+        raise
+    finally:
+        reporter.close()
+    summary["to_first_step_s"] = summary.pop("first_step_at") - STARTED_AT
+    return summary
+
+
+def keep_ray() -> None:
+    """Connect in the background; where that fails, training tries again and says why."""
+    from tasks.cluster import connect
+
+    with contextlib.suppress(Exception):
+        connect()
+        # The kernel ends Ray's processes with the thread that started them, so this one must stay.
+        threading.Event().wait()
+
+
+def collect(run: Path, out: Path) -> None:
+    """Copy what a run made to `out`: `model/`, history.csv, and the test's files where it was tested."""
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / "model", ignore_errors=True)
+    shutil.copytree(run / "model", out / "model")
+    for file in [run / "history.csv", *sorted((run / "evaluation").glob("*"))]:
+        if file.is_file():
+            shutil.copy2(file, out / file.name)
+
+
+def summary_views(summary: dict[str, Any]) -> list[Any]:
+    """A run's summary, for a person."""
+    metrics = summary["metrics"]
+    model = (
+        f"models:/{summary['model']}/{summary['version']} ({summary['alias']})"
+        if summary["version"]
+        else None
+    )
+    values: dict[str, Any] = {
+        "run": summary["key"],
+        "recipe": f"{summary['recipe']}, {summary['architecture']}",
+        "model": model or summary["folder"] + "/model",
+        "first step after": f"{summary['to_first_step_s']:.1f} s",
+        "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
+        f"{summary['images_per_s']:,.0f} images/s",
+        "phases": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["phases_s"].items()),
+        "look at it": summary["mlflow_url"],
+    }
+    rows = [(name, value) for name, value in metrics.items() if "." not in name]
+    return [pairs(f"Trained on {summary['dataset']}", values), table("", ("metric", "value"), rows)]
+
+
+def parameters(
+    family: FamilyName, /, *, dataset: str = "", recipe: str | None = None, as_json: Json = False
+) -> None:
+    """Explain a recipe: each parameter's key for --set, its value, and what it does.
+
+    Parameters
+    ----------
+    family
+        What kind of model.
+    dataset
+        Show the recipe that this dataset would be trained by.
+    recipe
+        Show the recipe of this name.
+    """
+    name = choose_recipe(family, dataset, recipe)
+    values = flatten(recipes(family)[name])
+    helps = descriptions(FAMILIES[family].config)
+    rows = [(key, json.dumps(value), helps.get(key, "")) for key, value in values.items()]
+    document = {
+        "family": family,
+        "recipe": name,
+        "recipes": list(recipes(family)),
+        "parameters": [
+            {"key": key, "value": value, "description": helps.get(key, "")} for key, value in values.items()
+        ],
+    }
+    title = f"{family}, recipe {name} (others: {', '.join(r for r in recipes(family) if r != name)})"
+    emit(document, [table(title, ("key", "value", "what it does"), rows)], as_json)
+
+
+def descriptions(model: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted keys of a parameter model and the help of each."""
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            found.update(descriptions(field.annotation, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = field.description or ""
+    return found

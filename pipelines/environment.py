@@ -1,0 +1,38 @@
+"""The environment that the engines read when they are imported: quiet, private, and below one home folder.
+
+`prepare` runs before anything that imports Prefect, Ray, MLflow or DVC. What a person has set already stays.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from tasks.paths import home
+
+STARTED_AT = time.time()  # `__main__` imports this first: close to when a person pressed Enter
+
+SETTINGS = {
+    # Logs go to Prefect's server, where its UI shows them; the terminal has our own progress and errors.
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # The ephemeral server needs 5 s on a quiet machine, and more than the default 20 s on a busy one.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "DO_NOT_TRACK": "true",
+    # Threads of torch that wait should sleep: spinning, they keep each other from the processor when others work on
+    # it too (LeNet-5 on two cores at a load of 10: 85 images/s, against 1,785).
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def prepare() -> None:
+    """Fill in the settings that are not set, for this process and its children."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

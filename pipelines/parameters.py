@@ -1,0 +1,184 @@
+"""Parameters from `params.yaml`: recipes by name, and changes to them.
+
+    classification:
+      digits:              a recipe: every value of ClassificationConfig but the dataset
+        optim: {lr: 0.05, ...}
+
+A recipe is chosen by name; without one, the recipe called like the dataset, else `default`. Changes come as
+`key.path=value` (command line) or as nested values (Prefect's form), and may only name what the recipe has.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+from data.parameters import Parameters
+from tasks.families import FAMILIES
+from tasks.paths import ROOT
+
+PARAMS = ROOT / "params.yaml"
+DEFAULT_RECIPE = "default"
+Model = TypeVar("Model", bound=Parameters)
+
+
+def load(file: Path | None = None) -> dict[str, Any]:
+    """The sections of `params.yaml`; raises ValueError where it is missing or not YAML."""
+    file = file or PARAMS
+    if not file.is_file():
+        raise ValueError(f"no parameters at {file}; restore it with: git checkout params.yaml")
+    try:
+        values = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{file} must hold sections (ingest, {', '.join(FAMILIES)}), got {type(values).__name__}"
+        )
+    return values
+
+
+def recipes(family: str) -> dict[str, dict[str, Any]]:
+    """The family's recipes by name; raises ValueError for a family without any."""
+    section = load().get(family)
+    if not isinstance(section, dict) or not section:
+        raise ValueError(f"{PARAMS.name} has no recipes for {family!r}; sections: {', '.join(load())}")
+    return section
+
+
+def choose_recipe(family: str, dataset: str, recipe: str | None) -> str:
+    """The recipe's name: the one asked for, else the dataset's own, else `default`."""
+    known = recipes(family)
+    name = recipe or (dataset if dataset in known else DEFAULT_RECIPE)
+    if name not in known:
+        raise ValueError(f"no recipe {name!r} for {family} in {PARAMS.name}; known: {', '.join(known)}")
+    return name
+
+
+def configuration(family: str, dataset: str, recipe: str | None, changes: dict[str, Any]) -> Parameters:
+    """The complete parameters of one run.
+
+    Raises ValueError, one line for each fault, for an unknown recipe, an unknown key or a value out of its range.
+    """
+    name = choose_recipe(family, dataset, recipe)
+    model = FAMILIES[family].config
+    values = {**recipes(family)[name], "dataset": dataset}
+    model.parse(
+        values, f"{PARAMS.name}: {family}.{name}"
+    )  # the recipe's own faults, told apart from the changes'
+    return model.parse(merge(values, changes), "")
+
+
+def section(name: str, model: type[Model], changes: dict[str, Any]) -> Model:
+    """The parameters of a section without recipes, such as `ingest`, with changes."""
+    return model.parse(merge(load().get(name, {}), changes), name)
+
+
+def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `changes` laid over them, section by section; a change to None is no change."""
+    merged = dict(values)
+    for key, change in changes.items():
+        if isinstance(change, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], change)
+        elif change is not None:
+            merged[key] = change
+    return merged
+
+
+def parse_changes(texts: list[str]) -> dict[str, Any]:
+    """`["optim.lr=0.1", "evaluate.views=[single]"]` → nested values; a value is read as YAML.
+
+    Raises ValueError for a text without `=`, an empty key, or a key given twice.
+    """
+    changes: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        parts = path.strip().split(".")
+        if not equals or not all(parts):
+            raise ValueError(f"--set {text!r} must be KEY.PATH=VALUE, for example optim.lr=0.1")
+        section = changes
+        for part in parts[:-1]:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise ValueError(f"--set {text!r}: {part} is given a value and a section")
+        if parts[-1] in section:
+            raise ValueError(f"--set gives {path.strip()} twice")
+        section[parts[-1]] = parse_value(value, text)
+    return changes
+
+
+def parse_value(value: str, text: str) -> Any:
+    """A YAML value; 1e-3 is a number, which YAML 1.1 would read as a text."""
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"--set {text!r}: the value is not valid YAML") from None
+    if parsed is None:
+        raise ValueError(f"--set {text!r} has no value")
+    if isinstance(parsed, str):
+        try:
+            return float(parsed)
+        except ValueError:
+            return parsed
+    return parsed
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values as one level with dotted keys: what MLflow shows as parameters."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class RecipeForm:
+    """Makes a text parameter of a flow a drop-down of the family's recipes in Prefect's form."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(source)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "enum": list(recipes(self.family))}
+
+
+class ChangesForm:
+    """Makes a dict parameter of a flow a form with the family's parameters, none of them required.
+
+    The form has the names, types, choices, limits and help of the family's own model, so it cannot differ from it.
+    """
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(source)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = FAMILIES[self.family].config.model_json_schema()
+        form = optional_form(schema, schema.get("$defs", {}))
+        form["properties"].pop("dataset")
+        return form
+
+
+def optional_form(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema with its references written out and nothing required."""
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].rpartition("/")[2]]
+        schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
+    form = {key: value for key, value in schema.items() if key not in ("$defs", "required")}
+    if "properties" in form:
+        form["properties"] = {
+            name: {**optional_form(part, definitions), "title": name}
+            for name, part in form["properties"].items()
+        }
+    if "items" in form:
+        form["items"] = optional_form(form["items"], definitions)
+    return form

@@ -1,0 +1,61 @@
+"""Where a running flow says how far it is: the console of a command, or the log of a Prefect run.
+
+A flow's parameters must be plain values, so the place to report to is a context variable: the command line sets
+it, and a flow that a worker runs finds the log.
+"""
+
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a step is."""
+
+    step: str  # "train", "evaluate", ...
+    done: int
+    total: int | None  # None: not known
+    images_per_s: float | None
+    text: str = ""  # what else there is to say, such as the loss
+
+    def __str__(self) -> str:
+        of = "" if self.total is None else f"/{self.total:,}"
+        rate = "" if self.images_per_s is None else f", {self.images_per_s:,.0f} images/s"
+        return f"{self.step} {self.done:,}{of}{rate}" + (f", {self.text}" if self.text else "")
+
+
+class Clock:
+    """How fast something goes on, from its first progress."""
+
+    def __init__(self) -> None:
+        self.started_s = time.monotonic()
+
+    def rate(self, done: int) -> float | None:
+        """Items a second so far; None before anything can be said."""
+        time_s = time.monotonic() - self.started_s
+        return done / time_s if done and time_s > 0 else None
+
+
+class Reporter(Protocol):
+    """Somebody who is told. Called from any thread."""
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+
+    def show(self, status: Status) -> None:
+        """Show how far a step is; called often."""
+
+
+_reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
+
+
+def set_reporter(reporter: Reporter) -> None:
+    """From here on, flows called from this thread report to `reporter`."""
+    _reporter.set(reporter)
+
+
+def current_reporter() -> Reporter | None:
+    """Who is told, if anybody has asked to be."""
+    return _reporter.get()

@@ -1,0 +1,102 @@
+"""A Prefect server for one command, where there is no other: it starts beside our imports, and dies with us.
+
+Prefect would start one itself, but only when the flow is called (five seconds later than here), in our process
+group (Ctrl-C would end it before the flow has said goodbye to it), and it would outlive us if we were killed.
+"""
+
+import atexit
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 5.0
+
+_server: subprocess.Popen[bytes] | None = None
+
+
+def start() -> None:
+    """Start a server and point PREFECT_API_URL at it, unless one is configured. Returns at once.
+
+    To be called before Prefect is imported, since it reads its settings then.
+    """
+    global _server
+    if _server is not None or "PREFECT_API_URL" in os.environ or has_profile():
+        return
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        # The child gets the listening socket itself: no other process can take the port in between. Its standard
+        # input is the lifeline: it ends when we do, however that happens.
+        _server = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.server", str(listener.fileno())],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()], start_new_session=True, cwd=os.environ["PREFECT_HOME"],
+        )  # fmt: skip
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    atexit.register(stop)
+
+
+def has_profile() -> bool:
+    """Whether a Prefect profile may name a server; Prefect reads it itself."""
+    return (Path(os.environ["PREFECT_HOME"]) / "profiles.toml").is_file()
+
+
+def wait() -> None:
+    """Return when the server that `start` started answers; raises RuntimeError if it ended or takes too long."""
+    if _server is None:
+        return
+    end_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < end_s:
+        if _server.poll() is not None:
+            raise RuntimeError(
+                f"Prefect's server ended while it started (code {_server.returncode}); see why with: "
+                ".venv/bin/prefect server start, or set PREFECT_API_URL to a server that runs"
+            )
+        try:
+            with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=10):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.05)
+    raise RuntimeError(f"Prefect's server does not answer after {START_TIMEOUT_S:.0f} s")
+
+
+def stop() -> None:
+    """End the server that `start` started; waits until it has written what it was told."""
+    global _server
+    server, _server = _server, None
+    if server is None:
+        return
+    del os.environ["PREFECT_API_URL"]
+    assert server.stdin is not None
+    server.stdin.close()
+    try:
+        server.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def end_with_parent() -> None:
+    """Ask this process to stop when standard input closes: when the parent closes it, or is no more."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def serve(listener: int) -> None:
+    """The child: Prefect's API on an inherited socket. Without UI and schedules, for nobody would see them."""
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    app = create_app(ephemeral=True, final=True)
+    uvicorn.run(app, fd=listener, log_level="critical", lifespan="on", timeout_graceful_shutdown=2)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

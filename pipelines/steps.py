@@ -1,0 +1,280 @@
+"""The steps of every training flow, one Prefect task each.
+
+A step that fails for a reason that may pass (a lost process, a full disk, a server away) is tried once more; one
+that fails for what a person gave is not. A step that is run again goes on where it stopped: training resumes from
+its checkpoint, the MLflow run is the same one, and a model is not registered twice.
+"""
+
+import contextvars
+import hashlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+
+from data.dataset import Dataset
+from data.parameters import Parameters
+from pipelines.families import Executor, registered_name
+from pipelines.reporting import Clock, Reporter, Status
+from tasks import registry
+from tasks.evaluate import Report, evaluate
+from tasks.lineage import Lineage, resolve
+from tasks.loop import Progress
+from tasks.paths import store
+from tasks.train import TrainResult, train
+
+RETRY_DELAY_S = 2
+LOG_EVERY_S = 5.0
+ARTIFACT_EVERY_S = 5.0  # each update of Prefect's progress bar is a request to its server
+PERMANENT = (ValueError, FileNotFoundError, FloatingPointError)
+NUM_EXAMPLES = 4  # test images kept with a registered model, to try it on
+
+
+def may_pass(_task: Any, _run: Any, state: State) -> bool:
+    """Whether a step is worth trying again: not if the same input would fail again."""
+    return not isinstance(state.data, PERMANENT)
+
+
+def step(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """A Prefect task for a step: called directly, in the main thread, so that signals reach what it runs."""
+    return task(
+        name=name, retries=1, retry_delay_seconds=RETRY_DELAY_S, retry_condition_fn=may_pass,
+        cache_policy=NO_CACHE, persist_result=False,
+    )  # fmt: skip
+
+
+class LogReporter:
+    """Reports to the log of the Prefect run."""
+
+    def __init__(self) -> None:
+        self.logger = get_run_logger()
+        self.last_s = -LOG_EVERY_S
+
+    def note(self, text: str) -> None:
+        self.logger.info(text)
+
+    def show(self, status: Status) -> None:
+        if time.monotonic() - self.last_s >= LOG_EVERY_S or status.done == status.total:
+            self.last_s = time.monotonic()
+            self.logger.info(str(status))
+
+
+@step("check dataset")
+def check_dataset(family: str, name: str) -> Dataset:
+    """Open the dataset; raises ValueError or FileNotFoundError if training or evaluation could not use it."""
+    return open_dataset(family, name)
+
+
+def open_dataset(family: str, name: str) -> Dataset:
+    """The dataset of that name, of that family, whole, with training and test images."""
+    dataset = Dataset.open(store() / name)
+    if dataset.info.family != family:
+        raise ValueError(f"dataset {name!r} is for {dataset.info.family}, not for {family}")
+    for split in ("train", "test"):
+        dataset.require(split)
+    for shard in dataset.info.shards:
+        file = dataset.path / shard.file
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing; fetch it with: dvc pull, or ingest its source again")
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != shard.sha256:
+                raise ValueError(
+                    f"{file} is not what ingest wrote; restore it: dvc checkout, or ingest it again"
+                )
+    return dataset
+
+
+@step("resolve lineage")
+def resolve_lineage(config: Parameters, dataset: Dataset, key: str, flow_run_id: str) -> Lineage:
+    """Which code, data and parameters this run is made of: found here, since a worker has no repository."""
+    return resolve(config=config, dataset_path=dataset.path, key=key, flow_run_id=flow_run_id)
+
+
+@step("open MLflow run")
+def open_run(family: str, config: Any, dataset: Dataset, lineage: Lineage, parameters: dict[str, Any]) -> str:
+    """Start the run's record, or go on with it if this is not its first attempt; returns its id."""
+    digest = lineage.dvc_digest
+    return registry.start_run(
+        key=lineage.key,
+        experiment=f"convoy/{family}",
+        name=f"{dataset.info.name}-{config.model.name}-{digest[:8] or 'untracked'}",
+        tags=lineage.tags(),
+        parameters=parameters,
+        dataset=dataset,
+        digest=digest,
+    )
+
+
+@step("train")
+def train_model(
+    family: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, run_id: str,
+    executor: Executor, reporter: Reporter,
+) -> TrainResult:  # fmt: skip
+    """Train, telling the console or log, MLflow and Prefect's progress bar how far it is."""
+    bar = ProgressBar(f"training on {dataset.info.name}")
+
+    def hear(progress: Progress) -> None:
+        texts = [f"{name} {value:.3f}" for name, value in progress.metrics.items()]
+        reporter.show(
+            Status("train", progress.step, progress.num_steps, progress.images_per_s, ", ".join(texts))
+        )
+        values = {**progress.metrics, "lr": progress.lr, "images_per_s": progress.images_per_s}
+        registry.log_progress(run_id, progress.step, {**values, "epoch": progress.epoch})
+        bar.show(progress.step / progress.num_steps)
+
+    with registry.system_metrics(run_id), interruptible():
+        result = train(
+            family, config, dataset,
+            folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
+        )  # fmt: skip
+    bar.show(1.0)
+    registry.log_metrics(
+        run_id,
+        {
+            "train_time_s": result.train_time_s,
+            "first_step_s": result.first_step_s,
+            "train_images_per_s": result.images_per_s,
+        },
+    )
+    registry.log_folder(run_id, folder / "history.csv", "history")
+    return result
+
+
+class ProgressBar:
+    """Prefect's progress artifact. Training reports from another thread, which knows the run by this context."""
+
+    def __init__(self, description: str) -> None:
+        self.context = contextvars.copy_context()
+        self.id = create_progress_artifact(progress=0.0, description=description)
+        self.last_s = time.monotonic()
+
+    def show(self, share: float) -> None:
+        """`share` in [0, 1]."""
+        if share < 1 and time.monotonic() - self.last_s < ARTIFACT_EVERY_S:
+            return
+        self.last_s = time.monotonic()
+        self.context.run(update_progress_artifact, self.id, progress=round(100 * share, 1))
+
+
+@step("evaluate")
+def evaluate_model(
+    config: Any, dataset: Dataset, model: Path, folder: Path, run_id: str, reporter: Reporter
+) -> Report:
+    """Look at the model on the test split in every way that the parameters list, and keep the report."""
+    report = evaluate(
+        [model], dataset, split="test", config=config.evaluate, on_progress=progress_of(reporter)
+    )
+    report.write(folder / "evaluation")
+    registry.log_metrics(run_id, {f"test.{name}": value for name, value in report.metrics.items()})
+    registry.log_folder(run_id, folder / "evaluation", "evaluation")
+    return report
+
+
+def progress_of(reporter: Reporter) -> Callable[..., None]:
+    """What evaluation calls with the crops seen so far, and in all."""
+    clock = Clock()
+
+    def hear(done: int, total: int) -> None:
+        reporter.show(Status("evaluate", done, total, clock.rate(done)))
+
+    return hear
+
+
+@step("register")
+def register_model(
+    family: str, dataset: Dataset, model: Path, run_id: str, lineage: Lineage
+) -> tuple[str, int]:
+    """Put the model into the registry: its name and version."""
+    name = registered_name(family, dataset.info.name)
+    images = dataset.table("test", ["image"])["image"][:NUM_EXAMPLES].to_pylist()
+    return name, registry.register(run_id, model, name=name, example=images, tags=lineage.tags())
+
+
+@step("promote if first")
+def promote_model(name: str, version: int) -> str:
+    """Make the version the challenger, and the champion too where there is none; returns the alias."""
+    return registry.promote_first(name, version)
+
+
+@step("publish results")
+def publish(summary: dict[str, Any]) -> None:
+    """Leave the result on the flow run's page: a table, and the way to the MLflow run."""
+    key = f"{summary['family']}-{summary['dataset']}".replace("_", "-")
+    rows = "\n".join(
+        f"| {name} | {value:.4g} |" for name, value in summary["metrics"].items() if "." not in name
+    )
+    url = summary["mlflow_url"]
+    link = (
+        f"[MLflow run]({url})" if url.startswith("http") else f"MLflow run `{summary['mlflow_run']}`: `{url}`"
+    )
+    model = f"`models:/{summary['model']}/{summary['version']}`" if summary["version"] else "not registered"
+    create_markdown_artifact(
+        key=key,
+        description=f"{summary['dataset']} with the recipe {summary['recipe']}",
+        markdown=f"**Model** {model} ({summary['alias'] or 'no alias'})\n\n{link}\n\n"
+        f"Trained {summary['num_steps']:,} steps in {summary['train_time_s']:.1f} s, "
+        f"{summary['images_per_s']:,.0f} images/s.\n\n| metric | test |\n| --- | ---: |\n{rows}\n",
+    )
+    if url.startswith("http"):
+        create_link_artifact(key=f"{key}-mlflow", link=url, link_text="MLflow run")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C through while Ray trains, and give their handlers back to whoever had them.
+
+    A wait for Ray lets nothing out but KeyboardInterrupt: Prefect's own exception for SIGTERM would be lost in it. And
+    Ray Train answers Ctrl-C by ending the process with the code 0, as if all were well.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    told: list[int] = []
+
+    def interrupt(number: int, _frame: Any) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        restore(handlers)
+        if told:
+            signal.raise_signal(told[0])  # Prefect's handler: it knows whether this is a cancellation
+        raise KeyboardInterrupt from None
+    finally:
+        restore(handlers)
+
+
+def restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep SIGINT and SIGTERM away while a stopped run is put in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        restore(handlers)

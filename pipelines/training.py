@@ -1,0 +1,196 @@
+"""One training job from parameters to a registered model: what the training flow of every family does.
+
+The run key names everything: the Prefect flow run, the folder below `runs/`, the Ray Train run and the MLflow run.
+The parameters of a run are written to its folder before anything else and read from there ever after, so that a
+run which is tried again or resumed is the same run, whatever has become of params.yaml.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect.runtime import flow_run
+
+from pipelines import environment, steps
+from pipelines.families import Executor, StopAfter
+from pipelines.parameters import choose_recipe, configuration, flatten
+from pipelines.reporting import Reporter, current_reporter
+from tasks import registry
+from tasks.cluster import disconnect
+from tasks.families import FAMILIES
+from tasks.paths import runs
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a person asked for, complete."""
+
+    family: str
+    dataset: str
+    recipe: str
+    config: Any
+
+
+def start_job(family: str, dataset: str, recipe: str | None, changes: dict[str, Any], folder: Path) -> Job:
+    """The job of a run's folder; at the first attempt, made from the parameters and written there."""
+    file = folder / "job.json"
+    if file.is_file():
+        return read_job(folder)
+    config = configuration(family, dataset, recipe, changes)
+    job = Job(family, dataset, choose_recipe(family, dataset, recipe), config)
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        "family": family,
+        "dataset": dataset,
+        "recipe": job.recipe,
+        "config": config.model_dump(mode="json"),
+    }
+    partial = folder / "job.json.partial"
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.replace(file)
+    return job
+
+
+def read_job(folder: Path) -> Job:
+    """The job of a run that was started before; raises ValueError if there is none in `folder`."""
+    file = folder / "job.json"
+    if not file.is_file():
+        known = sorted(path.parent.name for path in folder.parent.glob("*/job.json"))
+        raise ValueError(f"no run {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
+    values = json.loads(file.read_text())
+    config = FAMILIES[values["family"]].config.parse(values["config"], str(file))
+    return Job(values["family"], values["dataset"], values["recipe"], config)
+
+
+def run_folder(key: str) -> Path:
+    """The folder of a run key; raises ValueError for a text that is not a plain name."""
+    if Path(key).name != key or key in ("", ".", ".."):
+        raise ValueError(f"run key {key!r} must be the name of a folder in {runs()}")
+    return runs() / key
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a run's folder; raises ValueError while another living process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process ends
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"run {folder.name} is being trained by process {file.read().strip()}; "
+                "wait for it, stop it, or start a run of its own"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class Phases:
+    """Wall-clock seconds of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - started
+
+
+def run_job(
+    family: str,
+    dataset: str,
+    recipe: str | None,
+    changes: dict[str, Any],
+    *,
+    stop_after: StopAfter,
+    resume: str | None,
+    executor: Executor,
+) -> dict[str, Any]:
+    """Everything from the dataset to the registry; returns the summary that commands print.
+
+    Runs inside a flow. Stopped from outside, it marks the MLflow run KILLED and leaves no process of Ray behind.
+    """
+    environment.prepare()
+    key = resume or str(flow_run.id)
+    folder = run_folder(key)
+    with exclusive(folder):
+        job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, folder)
+        reporter = current_reporter() or steps.LogReporter()
+        reporter.note(f"run {key}: {job.dataset} by {job.recipe}; if cut off: ./convoy train --resume {key}")
+        summary = run_steps(job, key, folder, reporter, stop_after, executor)
+    steps.publish(summary)
+    return summary
+
+
+def run_steps(
+    job: Job, key: str, folder: Path, reporter: Reporter, stop_after: StopAfter, executor: Executor
+) -> dict[str, Any]:
+    """The steps in their order, inside the record that MLflow keeps of them."""
+    phase = Phases()
+    run_id = ""
+    try:
+        with phase("prepare"):
+            data = steps.check_dataset(job.family, job.dataset)
+            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id))
+            run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
+        train_called_at = time.time()
+        with phase("train"):
+            result = steps.train_model(
+                job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter
+            )
+        metrics, (name, version), alias = dict(result.metrics), ("", 0), ""
+        if stop_after != "train":
+            with phase("evaluate"):
+                report = steps.evaluate_model(job.config, data, result.model_folder, folder, run_id, reporter)
+            metrics = dict(report.metrics)
+        if stop_after == "promote":
+            with phase("register"):
+                name, version = steps.register_model(job.family, data, result.model_folder, run_id, lineage)
+                alias = steps.promote_model(name, version)
+        registry.finish_run(run_id, "FINISHED")
+    except BaseException as error:
+        end_badly(run_id, error)
+        raise
+    return {
+        "key": key,
+        "family": job.family,
+        "dataset": job.dataset,
+        "recipe": job.recipe,
+        "architecture": job.config.model.name,
+        "folder": str(folder),
+        "model": name,
+        "version": version,
+        "alias": alias,
+        "mlflow_run": run_id,
+        "mlflow_url": registry.run_url(run_id),
+        "metrics": metrics,
+        "num_steps": result.num_steps,
+        "resumed_from_step": result.resumed_from_step,
+        "first_step_at": train_called_at + result.first_step_s,
+        "train_time_s": result.train_time_s,
+        "images_per_s": result.images_per_s,
+        "phases_s": phase.seconds,
+    }
+
+
+def end_badly(run_id: str, error: BaseException) -> None:
+    """Put a run in order that failed (an exception) or was stopped (a signal, a cancellation)."""
+    stopped = not isinstance(error, Exception)
+    with steps.undisturbed():
+        if run_id:
+            registry.finish_run(run_id, "KILLED" if stopped else "FAILED")
+        if stopped:
+            disconnect()
