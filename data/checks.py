@@ -1,18 +1,185 @@
-"""Checks of a stored dataset: whether it still is what ingest wrote."""
+"""Looking at every image once: in this process, or in several. And checking that a stored dataset is still whole."""
 
 import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+from PIL import Image
 
-from data.dataset import SCHEMA, Dataset, iterate_rows
-from data.decode import DecodeError, decode_image
+from data.dataset import SCHEMA, SPLITS, Dataset, DatasetInfo, Shard
+from data.decode import DecodeError, Inspected, inspect_image
+from data.duplicates import THUMB_PX, independent_pixels, perceptual_hashes
 from data.parameters import Parameters
+
+# What may be odd about an image that is used all the same; `Measured.oddities` has one bit for each.
+ODDITIES = ("rotated by EXIF", "animated, first frame used", "with alpha, laid on white", "CMYK", "16-bit")
+
+CHUNK_IMAGES = 256
+CHUNK_BYTES = 16 << 20
+IN_PROCESS_IMAGES = 2000  # below this, starting processes costs more than they save
+MAX_PROBLEMS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was found out about N images. Where `reason` is set, the image cannot be used, and the rest is 0."""
+
+    reason: list[str]
+    sha256: list[str]
+    format: list[str]
+    grey: np.ndarray  # (N,) bool: stored without colour
+    oddities: np.ndarray  # (N,) uint8: bit i stands for ODDITIES[i]
+    width_px: np.ndarray  # (N,) int64, upright
+    height_px: np.ndarray
+    sums: np.ndarray  # (N, 3) int64: sum of the pixels of each channel, 0 to 255; a grey one three times
+    squares: np.ndarray  # (N, 3) int64: and of their squares
+    thumbs: np.ndarray  # (N, 32, 32) uint8, grey
+    phash: np.ndarray  # (N,) uint64
+    independent: np.ndarray  # (N,) float32, see data.duplicates
+
+    def __len__(self) -> int:
+        return len(self.reason)
+
+
+def measure(blobs: Sequence[bytes]) -> Measured:
+    """Decode each image fully and measure it; what cannot be decoded gets a reason."""
+    num = len(blobs)
+    found = Measured(
+        reason=[""] * num,
+        sha256=[hashlib.sha256(blob).hexdigest() for blob in blobs],
+        format=[""] * num,
+        grey=np.zeros(num, bool),
+        oddities=np.zeros(num, np.uint8),
+        width_px=np.zeros(num, np.int64),
+        height_px=np.zeros(num, np.int64),
+        sums=np.zeros((num, 3), np.int64),
+        squares=np.zeros((num, 3), np.int64),
+        thumbs=np.zeros((num, THUMB_PX, THUMB_PX), np.uint8),
+        phash=np.zeros(num, np.uint64),
+        independent=np.zeros(num, np.float32),
+    )
+    for i, blob in enumerate(blobs):
+        try:
+            _measure_one(found, i, inspect_image(blob))
+        except DecodeError as error:
+            found.reason[i] = str(error)
+    found.phash[:] = perceptual_hashes(found.thumbs)
+    found.independent[:] = independent_pixels(found.thumbs)
+    return found
+
+
+def _measure_one(found: Measured, i: int, seen: Inspected) -> None:
+    levels = np.arange(256, dtype=np.int64)
+    counts = np.array(seen.image.histogram(), np.int64).reshape(-1, 256)  # (1 or 3, 256)
+    flags = (seen.rotated, seen.animated, seen.alpha, seen.cmyk, seen.deep)
+    assert len(flags) == len(ODDITIES)
+    found.format[i] = seen.format
+    found.grey[i] = seen.grey
+    found.oddities[i] = sum(flag << bit for bit, flag in enumerate(flags))
+    found.width_px[i], found.height_px[i] = seen.image.size
+    found.sums[i] = counts @ levels
+    found.squares[i] = counts @ levels**2
+    thumb = seen.image
+    if thumb.size != (THUMB_PX, THUMB_PX):
+        thumb = thumb.resize((THUMB_PX, THUMB_PX), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    found.thumbs[i] = np.asarray(thumb if seen.grey else thumb.convert("L"))
+
+
+def join_measured(parts: Sequence[Measured]) -> Measured:
+    """One after the other."""
+    columns: dict[str, Any] = {}
+    for field in fields(Measured):
+        values = [getattr(part, field.name) for part in parts]
+        is_array = isinstance(values[0], np.ndarray)
+        columns[field.name] = np.concatenate(values) if is_array else [x for value in values for x in value]
+    return Measured(**columns)
+
+
+def measure_all(
+    blobs: Iterable[bytes], num_images: int, workers: int | None, on_done: Callable[[int], None]
+) -> Measured:
+    """Measure `num_images` images in their order; at least one. `on_done` hears how many are done.
+
+    With `workers` > 1 (default: one for each core) and enough images, in that many processes, which end with this
+    one however it ends. A script that calls this needs `if __name__ == "__main__":`, since they are spawned.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    if workers < 1:
+        raise ValueError(f"workers (={workers}) must be at least 1")
+    chunks = _chunks(blobs)
+    if workers == 1 or num_images < IN_PROCESS_IMAGES:
+        results: Iterator[Measured] = map(measure, chunks)
+    else:
+        results = _measure_in_processes(chunks, workers)
+    parts = []
+    done = 0
+    for part in results:
+        parts.append(part)
+        done += len(part)
+        on_done(done)
+    assert done == num_images
+    return join_measured(parts)
+
+
+def _chunks(blobs: Iterable[bytes]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    num_bytes = 0
+    for blob in blobs:
+        chunk.append(blob)
+        num_bytes += len(blob)
+        if len(chunk) == CHUNK_IMAGES or num_bytes >= CHUNK_BYTES:
+            yield chunk
+            chunk, num_bytes = [], 0
+    if chunk:
+        yield chunk
+
+
+def _measure_in_processes(chunks: Iterator[list[bytes]], workers: int) -> Iterator[Measured]:
+    # spawn: the caller may hold threads and locks (Ray, Prefect), which a fork would copy in any state
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    waiting: list[Future[Measured]] = []
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(measure, chunk))
+            if len(waiting) > 2 * workers:  # bounds what is in memory
+                yield waiting.pop(0).result()
+        while waiting:
+            yield waiting.pop(0).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process that decoded images died: out of memory, or killed; free memory or lower --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 class CheckReport(Parameters):
-    """What a look at every byte found; no problem means that the dataset is whole."""
+    """What `check` found; no `problems` means that the dataset is as it was written."""
 
     name: str
     num_images: int
@@ -20,48 +187,116 @@ class CheckReport(Parameters):
     time_s: float
 
 
-def check(dataset: Dataset) -> CheckReport:
-    """Read every shard and decode every image."""
-    began = time.perf_counter()
-    info = dataset.info
-    problems: list[str] = []
-    ids: Counter[str] = Counter()
-    labels: Counter[tuple[str, int]] = Counter()
-    for shard in info.shards:
-        path = dataset.path / shard.file
-        if not path.is_file():
-            problems.append(f"{shard.file} is missing; fetch it with: dvc pull")
-            continue
-        if hashlib.sha256(path.read_bytes()).hexdigest() != shard.sha256:
-            problems.append(f"{shard.file} is not the file that ingest wrote (sha256 differs)")
-        try:
-            table = pq.read_table(path)
-        except (OSError, ValueError) as error:
-            problems.append(f"{shard.file} cannot be read: {str(error).splitlines()[0]}")
-            continue
-        if table.schema.names != SCHEMA.names or table.num_rows != shard.rows:
-            problems.append(
-                f"{shard.file} has {table.num_rows} rows, or other columns, than dataset.json says"
-            )
-            continue
-        for row in iterate_rows(table):
-            ids[row["id"]] += 1
-            labels[shard.split, row["label"]] += 1
-            try:
-                decode_image(row["image"], channels=info.channels)
-            except DecodeError as error:
-                problems.append(f"{shard.file}: {row['id']}: {error}")
-            if not 0 <= row["label"] < len(info.classes):
-                problems.append(
-                    f"{shard.file}: {row['id']}: label {row['label']} is none of {len(info.classes)} classes"
-                )
-    problems += [f"id {name} stands in the dataset {times} times" for name, times in ids.items() if times > 1]
-    for split, by_class in info.counts.items():
-        for k, name in enumerate(info.classes):
-            if labels[split, k] != by_class.get(name, 0):
-                problems.append(
-                    f"{split} has {labels[split, k]} images of {name}, not {by_class.get(name, 0)}"
-                )
+def check(
+    dataset: Dataset, *, workers: int | None = None, progress: Callable[[int, int | None], None] | None = None
+) -> CheckReport:
+    """Read all of a stored dataset again: hashes, columns, counts, ids, labels, groups, and every image."""
+    started = time.perf_counter()
+    shards, problems = [], []
+    for shard in dataset.info.shards:
+        fault = _shard_fault(dataset.path / shard.file, shard)
+        if fault:
+            problems.append(f"{shard.file}: {fault}")
+        else:
+            shards.append(shard)
+    columns = [name for name in SCHEMA.names if name != "image"]
+    rows = [
+        {**row, "split": shard.split, "file": shard.file}
+        for shard in shards
+        for row in pq.read_table(dataset.path / shard.file, columns=columns).to_pylist()
+    ]
+    if rows:
+        report = progress or (lambda done, total: None)
+        images = (image for shard in shards for image in _images_of(dataset.path / shard.file))
+        measured = measure_all(images, len(rows), workers, lambda done: report(done, len(rows)))
+        problems += _check_images(rows, measured)
+    problems += _check_ids(rows) + _check_labels(rows, dataset.info) + _check_groups(rows, dataset.path)
+    if len(problems) > MAX_PROBLEMS:
+        problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
     return CheckReport(
-        name=info.name, num_images=ids.total(), problems=tuple(problems), time_s=time.perf_counter() - began
+        name=dataset.info.name,
+        num_images=len(rows),
+        problems=tuple(problems),
+        time_s=round(time.perf_counter() - started, 3),
     )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shard_fault(file: Path, shard: Shard) -> str:
+    if not file.is_file():
+        return "is missing"
+    if file_sha256(file) != shard.sha256:
+        return "its bytes have changed (SHA-256 differs from dataset.json)"
+    footer = pq.read_metadata(file)
+    if footer.num_rows != shard.rows:
+        return f"has {footer.num_rows} rows, not {shard.rows}"
+    missing = set(SCHEMA.names) - set(pq.read_schema(file).names)
+    return f"columns are missing: {', '.join(sorted(missing))}" if missing else ""
+
+
+def _images_of(file: Path) -> Iterator[bytes]:
+    for batch in pq.ParquetFile(file).iter_batches(CHUNK_IMAGES, columns=["image"]):
+        yield from batch.column(0).to_pylist()
+
+
+def _check_images(rows: list[dict[str, Any]], measured: Measured) -> list[str]:
+    problems = []
+    for i, row in enumerate(rows):
+        where = f"{row['file']}: {row['id']!r}"
+        seen = (
+            measured.sha256[i],
+            int(measured.phash[i]),
+            int(measured.width_px[i]),
+            int(measured.height_px[i]),
+        )
+        if measured.reason[i]:
+            problems.append(f"{where} does not decode: {measured.reason[i]}")
+        elif seen != (row["sha256"], row["phash"], row["width"], row["height"]):
+            problems.append(f"{where} is not the image that its columns describe")
+    return problems
+
+
+def _check_ids(rows: list[dict[str, Any]]) -> list[str]:
+    first: dict[str, str] = {}
+    problems = []
+    for row in rows:
+        if row["id"] in first:
+            problems.append(f"{row['file']}: id {row['id']!r} stands in {first[row['id']]} too")
+        first.setdefault(row["id"], row["file"])
+    return problems
+
+
+def _check_labels(rows: list[dict[str, Any]], info: DatasetInfo) -> list[str]:
+    problems = [
+        f"{row['file']}: {row['id']!r} has label {row['label']}, not one of 0 to {len(info.classes) - 1}"
+        for row in rows
+        if not 0 <= row["label"] < len(info.classes)
+    ]
+    found = Counter((row["split"], row["label"]) for row in rows)
+    for split in SPLITS:
+        for label, name in enumerate(info.classes):
+            expected = info.counts.get(split, {}).get(name, 0)
+            if found[split, label] != expected:
+                problems.append(f"{split}: {found[split, label]} images of {name!r}, not {expected}")
+    return problems
+
+
+def _check_groups(rows: list[dict[str, Any]], path: Path) -> list[str]:
+    """Groups must not stand in two splits, unless the source itself put them there (`report.json` tells)."""
+    report = path / "report.json"
+    if not report.is_file():
+        return ["report.json is missing"]
+    from_source = set(json.loads(report.read_text())["source_splits"])
+    sides: dict[str, dict[str, str]] = {}
+    for row in rows:
+        sides.setdefault(row["group"], {}).setdefault(row["split"], row["id"])
+    return [
+        f"group {group} stands in {' and '.join(sorted(ids))}: {', '.join(repr(ids[split]) for split in sorted(ids))}"
+        for group, ids in sorted(sides.items())
+        if len(ids) > 1 and (not from_source or ("val" not in from_source and {"train", "val"} <= set(ids)))
+    ]

@@ -86,39 +86,25 @@ def list_folders(tree: FileTree) -> Listing:
     Deeper folders belong to the class above them. Hidden files, READMEs and files beside the class folders are
     ignored and counted.
     """
-    ignored: Counter[str] = Counter()
-    names = []
-    for name in tree.sizes:
-        reason = _ignore_reason(name)
-        if reason:
-            ignored[reason] += 1
-        else:
-            names.append(name)
+    ignored = Counter(reason for name in tree.sizes if (reason := _ignore_reason(name)))
+    names = [name for name in tree.sizes if not _ignore_reason(name)]
     folders = [folder for folder in tree.folders if not _is_hidden(folder)]
     top = _common_top(names, folders)
-    names = [name.removeprefix(top) for name in names if name.startswith(top) or _loose(ignored)]
+    inside = [name.removeprefix(top) for name in names if name.startswith(top)]
     folders = [folder.removeprefix(top) for folder in folders if folder.startswith(top)]
-    depth = 2 if _has_splits(tree.name, names, folders) else 1
+    depth = 2 if _has_splits(tree.name, inside, folders) else 1
 
     items = []
-    for name in names:
+    for name in inside:
         *parents, _file = name.split("/")
-        if len(parents) < depth:
-            _loose(ignored)
-            continue
-        split = SPLIT_NAMES[parents[0].lower()] if depth == 2 else None
-        items.append(RawItem(name, top + name, {"label": parents[depth - 1]}, split))
+        if len(parents) >= depth:
+            split = SPLIT_NAMES[parents[0].lower()] if depth == 2 else None
+            items.append(RawItem(name, top + name, {"label": parents[depth - 1]}, split))
+    if len(items) < len(names):
+        ignored["not in a class folder"] = len(names) - len(items)
     classes = {folder.split("/")[depth - 1] for folder in folders if folder.count("/") >= depth - 1}
-    return Listing(
-        tuple(items),
-        dict(ignored),
-        tuple(sorted(classes - {item.targets["label"] for item in items})),
-    )
-
-
-def _loose(ignored: Counter[str]) -> bool:
-    ignored["not in a class folder"] += 1
-    return False
+    empty = classes - {item.targets["label"] for item in items}
+    return Listing(tuple(items), dict(sorted(ignored.items())), tuple(sorted(empty)))
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,98 +1,137 @@
-"""Ingest: from files as they come to a dataset of shards, checked, deduplicated and split.
+"""From a source of images to a stored dataset: every image checked, duplicates found, split, written as shards.
 
-The source is read twice: once to decode and hash every image (in worker processes), once to write the shards in
-order of id. So memory holds what is known of each image, not the images. The same source gives the same bytes,
-and the dataset appears under its name only when it is whole.
+The same source gives the same bytes, file by file: rows are in order of id, and nothing in the folder tells the
+time or the place. Beside `dataset.json` and the shards (see data.dataset) it holds `report.json`, the
+`IngestReport` without what differs from run to run.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import re
-import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from multiprocessing import get_context
-from pathlib import Path
+from math import sqrt
+from pathlib import Path, PurePosixPath
+from typing import Literal, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.archive import FileTree, open_tree
-from data.dataset import SCHEMA, SCHEMA_VERSION, SPLITS, DatasetInfo, Shard, Split, write_info
-from data.duplicates import MAX_DISTANCE, cluster, join, perceptual_hashes, roots
+from data.checks import ODDITIES, Measured, measure_all
+from data.dataset import SCHEMA_VERSION, SPLITS, DatasetInfo, Shard, Split, write_info
+from data.duplicates import MAX_DISTANCE, affordable_distance, cluster, describe, evidence_needed
 from data.formats import Listing, RawItem, list_source, table_tree
-from data.inspection import ODDITIES, Inspection, Rejection, inspect_many
 from data.parameters import Parameters
 from data.samples import SAMPLES, sample_tree
+from data.storage import check_name, move_into_place, partial_folder, write_shards
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-MAX_SOURCE_BYTES = 1 << 40
-CHUNK_IMAGES, CHUNK_BYTES = 512, 32 << 20  # what one task of a worker process is given: the lesser of both
-SHARD_ROWS, SHARD_BYTES = 16_384, 64 << 20
-MIN_SHARDS, MANY_IMAGES = 4, 8_000  # a larger split has at least four shards, for several readers
-MANY_FOR_PROCESSES = 2_000  # below this, starting processes costs more than it brings
-MAX_EXAMPLES = 20
+MAX_IMAGE_BYTES = 256 << 20
+MAX_EXAMPLES = 10
+EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+WRONG_EXTENSION = "with another extension than their content"
 
 
 class IngestConfig(Parameters):
-    """How a source without splits of its own is split, and when two images count as one picture."""
+    """How a source becomes a dataset."""
 
-    val_fraction: float = Field(ge=0, lt=1, description="share of the groups that become validation images")
-    test_fraction: float = Field(ge=0, lt=1, description="share of the groups that become test images")
+    val_fraction: float = Field(
+        ge=0, lt=1, description="share for validation, where the source has no such split"
+    )
+    test_fraction: float = Field(ge=0, lt=1, description="share for testing, where the source has no splits")
     near_duplicate_distance: int = Field(
         ge=0, le=MAX_DISTANCE, description="bits of the perceptual hash in which near-duplicates may differ"
     )
+    max_source_gb: float = Field(gt=0, description="an archive that unpacks to more is refused")
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction + test_fraction (={self.val_fraction + self.test_fraction:g}) must be below 1, "
+                "to leave images for training"
+            )
+        return self
 
 
 class SetAside(Parameters):
-    """An image that is not in the dataset, and why."""
+    """A file that is no usable image."""
 
     id: str
-    sha256: str
     reason: str
+    sha256: str  # of its bytes, "" if they could not be read
+
+
+class Overlap(Parameters):
+    """Images of one split that another split holds too, by their bytes or nearly."""
+
+    split: Split
+    other: Split
+    images: int  # of `split`
+    examples: tuple[tuple[str, str], ...]  # (id in split, id in other)
 
 
 class IngestReport(Parameters):
-    """What ingest found. `report.json` in the dataset's folder has all of it but the times."""
+    """What ingest found and wrote."""
 
     name: str
     family: str
     path: str
-    source: str
     counts: dict[Split, dict[str, int]]  # images by split and class
     num_images: int
     total_bytes: int
     width_px: tuple[int, int, int]  # least, median, greatest
     height_px: tuple[int, int, int]
+    formats: dict[str, int]
+    oddities: dict[str, int]  # images that are used all the same
+    ignored: dict[str, int]  # files that are not part of the dataset, by why
     set_aside: tuple[SetAside, ...]
-    ignored: dict[str, int]  # files that are no images of a class, by reason
-    oddities: dict[str, int]  # images that were accepted with a remark
-    exact_duplicates: int  # images beyond the first of each set with the same bytes
-    near_duplicate_clusters: int  # sets of two or more that show the same picture, exact ones included
-    near_duplicate_images: int  # images in them
-    across_splits: int  # test images that show the same picture as a training or validation image
-    across_examples: tuple[tuple[str, str], ...]  # (test id, other id)
-    label_conflicts: int  # sets that show the same picture under several labels
-    label_examples: tuple[tuple[str, str], ...]  # (id, id)
+    exact_duplicates: int  # images beyond the first of the same bytes
+    near_duplicate_images: int  # in clusters of at least two different files
+    near_duplicate_clusters: int
+    near_duplicate_distance: int  # as used: less than wished for where all pictures look alike
+    across_splits: int  # test images that train holds too
+    overlaps: tuple[Overlap, ...]
+    label_conflicts: int  # pictures, by bytes, under more than one label
+    label_conflict_examples: tuple[tuple[str, ...], ...]  # ids of such a picture
+    source_splits: tuple[Split, ...]  # those that came with the source
+    notes: tuple[str, ...]  # what a person should know
     time_s: float
+    phase_s: dict[str, float]
     images_per_s: float
 
 
-@dataclass(frozen=True)
+VOLATILE = {"path", "time_s", "phase_s", "images_per_s"}  # what report.json leaves out
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
-    """The images of a source that decode, in order of id, and those that do not."""
+    """The usable images of a source, in order of id."""
 
     items: list[RawItem]
-    inspections: list[Inspection]
-    set_aside: list[SetAside]
+    measured: Measured
+    labels: np.ndarray  # (N,) int64, into the classes
+    sizes: list[int]  # bytes
+    set_aside: tuple[SetAside, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Which images are the same: `cluster_ids` (N,) are the least SHA-256 of each image's cluster."""
+
+    cluster_ids: list[str]
+    distance: int
 
 
 def ingest(
@@ -106,406 +145,255 @@ def ingest(
     progress: Callable[[int, int | None], None] | None = None,
     workers: int | None = None,
 ) -> IngestReport:
-    """Make the dataset `store`/`name` from a folder, an archive, a CSV of path,label, or a built-in sample.
+    """Bring `source` into `store`/`name` and report; an older dataset of that name and family is replaced.
 
-    `progress` is told images done and in all; `workers` None means one process a core. Raises FileNotFoundError,
-    or ValueError with one line that says what is wrong with the source.
+    `source` is a folder, a tar or zip archive, a CSV table, or the name of a built-in dataset, see data.formats.
+    `progress` hears (images done, all images). Raises FileNotFoundError, or a ValueError of one line.
     """
-    began = time.perf_counter()
+    laps = [("", time.perf_counter())]
     check_name(name, family, store)
-    store.mkdir(parents=True, exist_ok=True)
-    with lock(store, name), ExitStack() as stack:
-        clean_up(store, name)
-        tree = open_source(str(source), stack, store)
-        listing = list_source(tree, family)
-        found = inspect_all(tree, listing, progress, workers)
-        check_usable(tree.name, listing, found)
-        partial = store / f".{name}.partial-{os.getpid()}"
-        partial.mkdir()
-        try:
-            report = write_dataset(
-                tree, listing, found, partial, name, family, config, licence_of(source, licence)
-            )
-            replace_folder(partial, store / name)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    time_s = time.perf_counter() - began
-    times = {"time_s": time_s, "images_per_s": len(listing.items) / time_s, "path": str(store / name)}
-    return report.model_copy(update=times)
-
-
-def check_name(name: str, family: str, store: Path) -> None:
-    """Raise ValueError for a name that cannot be used, or that a dataset of another family has."""
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            f"name {name!r} must be lower-case letters, digits, - and _, and begin with none of - and _"
-        )
-    file = store / name / "dataset.json"
-    if file.is_file():
-        taken_by = json.loads(file.read_text()).get("family")
-        if taken_by != family:
-            raise ValueError(
-                f"the name {name!r} is taken by a {taken_by} dataset; choose another with --name"
-            )
-
-
-def open_source(source: str, stack: ExitStack, store: Path) -> FileTree:
-    """The files of a source, open as long as `stack` is; raises FileNotFoundError or ValueError."""
-    if source in SAMPLES or source.startswith("sklearn:"):
-        return sample_tree(source)
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no file or folder {source!r}; give a folder, a tar or zip archive, a .csv, or: {', '.join(SAMPLES)}"
-        )
-    if path.is_file() and path.suffix.lower() == ".csv":
-        return table_tree(path)
-    return stack.enter_context(open_tree(path, spool=store, max_total_bytes=MAX_SOURCE_BYTES))
-
-
-def licence_of(source: str | Path, licence: str) -> str:
-    sample = SAMPLES.get(str(source))
-    return sample.licence if sample is not None and licence == "not stated" else licence
-
-
-# --- reading ---------------------------------------------------------------------------------------------------
-
-
-def inspect_all(
-    tree: FileTree, listing: Listing, progress: Callable[[int, int | None], None] | None, workers: int | None
-) -> Found:
-    """Decode every image once; results are in order of id."""
-    items = sorted(listing.items, key=lambda item: item.id)
-    results: list[tuple[RawItem, Inspection | Rejection]] = []
-    for batch, outcomes in inspect_pieces(tree, items, workers or os.cpu_count() or 1):
-        results += zip(batch, outcomes, strict=True)
-        if progress is not None:
-            progress(len(results), len(items))
-    results.sort(key=lambda result: result[0].id)
-    good = [(item, outcome) for item, outcome in results if isinstance(outcome, Inspection)]
-    set_aside = [
-        SetAside(id=item.id, sha256=outcome.sha256, reason=outcome.reason)
-        for item, outcome in results
-        if isinstance(outcome, Rejection)
-    ]
-    return Found([item for item, _ in good], [outcome for _, outcome in good], set_aside)
-
-
-Outcomes = list[Inspection | Rejection]
-
-
-def inspect_pieces(
-    tree: FileTree, items: list[RawItem], workers: int
-) -> Iterator[tuple[list[RawItem], Outcomes]]:
-    """Yield pieces of the items with what was found of each; in worker processes where that pays."""
-    if workers == 1 or len(items) < MANY_FOR_PROCESSES:
-        for batch, blobs, unreadable in read_pieces(tree, items):
-            yield from both(batch, inspect_many([item.path for item in batch], blobs), unreadable)
-        return
-    # spawn: a forked copy of a process with threads (Prefect, Ray) may hang
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pending: list[tuple[list[RawItem], Future[Outcomes]]] = []
-        for batch, blobs, unreadable in read_pieces(tree, items):
-            pending.append((batch, pool.submit(inspect_many, [item.path for item in batch], blobs)))
-            yield from both([], [], unreadable)
-            if len(pending) > 2 * workers:  # bounds what is read ahead
-                batch, future = pending.pop(0)
-                yield batch, future.result()
-        for batch, future in pending:
-            yield batch, future.result()
-
-
-def both(
-    batch: list[RawItem], outcomes: Outcomes, unreadable: list[tuple[RawItem, Rejection]]
-) -> Iterator[tuple[list[RawItem], Outcomes]]:
-    if batch:
-        yield batch, outcomes
-    if unreadable:
-        yield [item for item, _ in unreadable], [outcome for _, outcome in unreadable]
-
-
-def read_pieces(
-    tree: FileTree, items: list[RawItem]
-) -> Iterator[tuple[list[RawItem], list[bytes], list[tuple[RawItem, Rejection]]]]:
-    """Yield (items, their bytes, items that cannot be read), a bounded piece at a time."""
-    batch: list[RawItem] = []
-    blobs: list[bytes] = []
-    unreadable: list[tuple[RawItem, Rejection]] = []
-    num_bytes = 0
-    for item in items:
-        try:
-            blob = tree.read(item.path)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            unreadable.append((item, Rejection("", f"cannot be read: {reason}")))
-            continue
-        batch.append(item)
-        blobs.append(blob)
-        num_bytes += len(blob)
-        if len(batch) == CHUNK_IMAGES or num_bytes >= CHUNK_BYTES:
-            yield batch, blobs, unreadable
-            batch, blobs, unreadable, num_bytes = [], [], [], 0
-    yield batch, blobs, unreadable
-
-
-def check_usable(where: str, listing: Listing, found: Found) -> None:
-    """Raise a ValueError if no classifier could be trained on what was found."""
-    if not found.items:
-        first = f", the first because: {found.set_aside[0].reason}" if found.set_aside else ""
-        raise ValueError(f"{where}: no usable image; {len(found.set_aside)} were set aside{first}")
-    listed = {item.targets["label"] for item in listing.items} | set(listing.empty_classes)
-    usable = {item.targets["label"] for item in found.items}
-    if lost := sorted(listed - usable):
-        raise ValueError(
-            f"{where}: no usable image in {', '.join(repr(label) for label in lost[:5])}; "
-            "every class needs images: add some, or remove the folder"
-        )
-    if len(usable) < 2:
-        raise ValueError(
-            f"{where}: only one class ({', '.join(usable)}); classification needs two or more, "
-            "each in a folder of its own"
-        )
-
-
-# --- groups and splits -----------------------------------------------------------------------------------------
-
-
-def group_images(items: list[RawItem], found: Found, hashes: np.ndarray, distance: int) -> np.ndarray:
-    """Join what must not be split: equal bytes, near-duplicates, and the source's own groups.
-
-    Returns (N,) int64: the least index of each image's group.
-    """
-    parent = cluster(hashes, np.stack([inspection.thumb for inspection in found.inspections]), distance)
-    first: dict[str, int] = {}
-    for i, (item, inspection) in enumerate(zip(items, found.inspections, strict=True)):
-        keys = [f"sha256 {inspection.sha256}"] + ([f"group {item.group}"] if item.group else [])
-        for key in keys:
-            j = first.setdefault(key, i)
-            if i != j:
-                join(parent, np.array([i]), np.array([j]))
-    return roots(parent, parent)
-
-
-def name_groups(groups: np.ndarray, found: Found) -> list[str]:
-    """Each image's group by a name that does not depend on order: the least sha256 in it."""
-    least: dict[int, str] = {}
-    for group, inspection in zip(groups.tolist(), found.inspections, strict=True):
-        least[group] = min(least.get(group, inspection.sha256), inspection.sha256)
-    return [least[group] for group in groups.tolist()]
-
-
-def place(group: str) -> float:
-    """A group's place in [0, 1), a function of its name alone: other images never move it."""
-    return int(hashlib.sha256(f"split {group}".encode()).hexdigest()[:15], 16) / 16**15
-
-
-def choose_split(own: Split | None, present: set[Split], group: str, config: IngestConfig) -> Split:
-    """The source's own split stands; what it lacks is carved from its training images, whole groups at a time."""
-    if own in ("val", "test"):
-        return own
-    where = place(group)
-    test = 0.0 if "test" in present else config.test_fraction
-    val = 0.0 if "val" in present else config.val_fraction
-    return "test" if where < test else "val" if where < test + val else "train"
-
-
-# --- writing ---------------------------------------------------------------------------------------------------
-
-
-def write_dataset(
-    tree: FileTree,
-    listing: Listing,
-    found: Found,
-    folder: Path,
-    name: str,
-    family: str,
-    config: IngestConfig,
-    licence: str,
-) -> IngestReport:
-    """Write shards, `dataset.json` and `report.json`; returns the report without times."""
-    items, inspections = found.items, found.inspections
-    classes = tuple(sorted({item.targets["label"] for item in items}))
-    hashes = perceptual_hashes(np.stack([inspection.thumb for inspection in inspections]))
-    groups = group_images(items, found, hashes, config.near_duplicate_distance)
-    names = name_groups(groups, found)
-    present: set[Split] = {item.split for item in items if item.split is not None}
-    splits = [
-        choose_split(item.split, present, group, config) for item, group in zip(items, names, strict=True)
-    ]
-    if "train" not in splits:
-        raise ValueError(
-            f"{tree.name}: no image is left for training: {len(items)} images in {len(set(names))} groups; "
-            "add images, or lower ingest.test_fraction and ingest.val_fraction"
-        )
-    labels = [classes.index(item.targets["label"]) for item in items]
-    shards, total_bytes, source_sha256 = write_shards(tree, found, folder, splits, labels, names, hashes)
-    counts = count(splits, labels, classes)
-    mean, std, channels = channel_statistics(inspections, splits)
-    widths, heights = [i.width for i in inspections], [i.height for i in inspections]
-    info = DatasetInfo(
-        schema_version=SCHEMA_VERSION, name=name, family=family, classes=classes, channels=channels,
-        counts=counts, width_px=spread(widths), height_px=spread(heights), channel_mean=mean, channel_std=std,
-        source=Path(tree.name).name, source_sha256=source_sha256, licence=licence,
-        set_aside=len(found.set_aside), shards=shards,
-    )  # fmt: skip
-    across, conflicts = find_across(items, groups, splits), find_conflicts(items, groups, labels)
-    sizes = Counter(groups.tolist())
-    report = IngestReport(
-        name=name, family=family, path="", source=info.source, counts=counts, num_images=len(items),
-        total_bytes=total_bytes, width_px=info.width_px, height_px=info.height_px,
-        set_aside=tuple(found.set_aside), ignored=dict(sorted(listing.ignored.items())),
-        oddities={kind: sum(kind in i.oddities for i in inspections) for kind in ODDITIES},
-        exact_duplicates=len(items) - len({i.sha256 for i in inspections}),
-        near_duplicate_clusters=sum(size > 1 for size in sizes.values()),
-        near_duplicate_images=sum(size for size in sizes.values() if size > 1),
-        across_splits=len(across), across_examples=tuple(across[:MAX_EXAMPLES]),
-        label_conflicts=len(conflicts), label_examples=tuple(conflicts[:MAX_EXAMPLES]),
-        time_s=0.0, images_per_s=0.0,
-    )  # fmt: skip
-    write_info(folder, info)
-    stable = report.model_dump(mode="json", exclude={"time_s", "images_per_s", "path"})
-    (folder / "report.json").write_text(json.dumps(stable, indent=2, sort_keys=True) + "\n")
+    if licence == "not stated" and str(source) in SAMPLES:
+        licence = SAMPLES[str(source)].licence
+    with partial_folder(store, name) as partial:
+        with open_source(source, partial, config) as tree:
+            listing = list_source(tree, family)
+            classes = check_classes(tree.name, listing)
+            laps.append(("list", time.perf_counter()))
+            found = measure_items(tree, listing, classes, progress, workers)
+            laps.append(("decode and measure", time.perf_counter()))
+            duplicates = find_duplicates(found, config.near_duplicate_distance)
+            laps.append(("find duplicates", time.perf_counter()))
+            groups = [item.group or own for item, own in zip(found.items, duplicates.cluster_ids, strict=True)]
+            splits = assign_splits([item.split for item in found.items], groups, config)
+            shards = store_rows(partial, tree, found, groups, splits)
+        info = describe_dataset(name, family, licence, tree.name, classes, found, splits, shards)
+        laps.append(("write", time.perf_counter()))
+        report = make_report(info, str(store / name), listing, found, duplicates, splits, config, laps)
+        values = report.model_dump(mode="json", exclude=VOLATILE)
+        (partial / "report.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        write_info(partial, info)
+        move_into_place(store, name, family, partial)
     return report
 
 
-def write_shards(
+def open_source(
+    source: str | Path, spool: Path, config: IngestConfig
+) -> AbstractContextManager[FileTree]:
+    """Open whatever `source` names; raises FileNotFoundError or a ValueError saying what may be given."""
+    path = Path(source)
+    if re.fullmatch(r"\w+:\w+", str(source)) and not path.exists():
+        return nullcontext(sample_tree(str(source)))
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no such source: {source}; give a folder, a tar or zip archive, a .csv table, or {', '.join(SAMPLES)}"
+        )
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return nullcontext(table_tree(path))
+    return open_tree(path, spool=spool, max_total_bytes=int(config.max_source_gb * 1e9))
+
+
+def check_classes(source: str, listing: Listing) -> tuple[str, ...]:
+    """The classes of a listing, sorted; a ValueError where there is nothing to classify."""
+    classes = sorted({item.targets["label"] for item in listing.items} | set(listing.empty_classes))
+    if len(listing.items) == 1:
+        raise ValueError(f"{source}: only one image ({listing.items[0].id}); a dataset needs several of each class")
+    if len(classes) == 1:
+        raise ValueError(
+            f"{source}: only one class ({classes[0]!r}); a classifier needs two or more, each in a folder of its own"
+        )
+    if listing.empty_classes:
+        raise ValueError(
+            f"{source}: no image in the class folders {', '.join(listing.empty_classes)}; fill or remove them"
+        )
+    return tuple(classes)
+
+
+def measure_items(
     tree: FileTree,
-    found: Found,
-    folder: Path,
-    splits: list[Split],
-    labels: list[int],
-    groups: list[str],
-    hashes: np.ndarray,
-) -> tuple[tuple[Shard, ...], int, str]:
-    """Write every split in order of id; returns the shards, the images' bytes, and the source's hash."""
+    listing: Listing,
+    classes: tuple[str, ...],
+    progress: Callable[[int, int | None], None] | None,
+    workers: int | None,
+) -> Found:
+    """Read and decode every image of the listing once; a ValueError if a class has none that can be used."""
+    items = sorted(listing.items, key=lambda item: item.id)
+    unreadable: dict[int, str] = {}
+    sizes: list[int] = []
+    report = progress or (lambda done, total: None)
+    report(0, len(items))
+    blobs = _read_all(tree, items, unreadable, sizes)
+    measured = measure_all(blobs, len(items), workers, lambda done: report(done, len(items)))
+    reasons = [unreadable.get(i, reason) for i, reason in enumerate(measured.reason)]
+    keep = np.array([i for i, reason in enumerate(reasons) if not reason], np.int64)
+    set_aside = tuple(
+        SetAside(id=items[i].id, reason=reason, sha256="" if i in unreadable else measured.sha256[i])
+        for i, reason in enumerate(reasons)
+        if reason
+    )
+    number = {label: index for index, label in enumerate(classes)}
+    labels = np.array([number[items[i].targets["label"]] for i in keep], np.int64)
+    unusable = [classes[index] for index in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]
+    if unusable:
+        example = next(entry for entry in set_aside)
+        raise ValueError(
+            f"{tree.name}: no usable image in the classes {', '.join(unusable[:5])}; for instance {example.id}: "
+            f"{example.reason}"
+        )
+    return Found([items[i] for i in keep], measured.take(keep), labels, [sizes[i] for i in keep], set_aside)
+
+
+def _read_all(
+    tree: FileTree, items: Sequence[RawItem], unreadable: dict[int, str], sizes: list[int]
+) -> Iterator[bytes]:
+    """Yield each image's bytes, and note why where there are none."""
+    for i, item in enumerate(items):
+        data = b""
+        try:
+            if tree.sizes.get(item.path, 0) > MAX_IMAGE_BYTES:
+                raise ValueError(f"larger than {MAX_IMAGE_BYTES >> 20} MiB")
+            data = tree.read(item.path)
+        except OSError as error:
+            unreadable[i] = f"cannot be read: {error.strerror or error}"
+        except ValueError as error:
+            unreadable[i] = str(error)
+        sizes.append(len(data))
+        yield data
+
+
+def find_duplicates(found: Found, distance: int) -> Duplicates:
+    """Cluster the images that show the same picture."""
+    sha256 = found.measured.sha256
+    first: dict[str, int] = {}
+    for i, key in enumerate(sha256):
+        first.setdefault(key, i)
+    different = np.array(list(first.values()), np.int64)  # one image for each SHA-256
+    hashes = found.measured.phash[different]
+    pictures = describe(found.measured.thumbs[different], found.measured.independent[different])
+    used = affordable_distance(hashes, distance)
+    roots = cluster(hashes, pictures, used, evidence_needed(pictures, found.labels[different]))
+    least: dict[int, str] = {}
+    for root, key in zip(roots.tolist(), first, strict=True):
+        least[root] = min(least.get(root, key), key)
+    cluster_of = {key: least[root] for root, key in zip(roots.tolist(), first, strict=True)}
+    return Duplicates([cluster_of[key] for key in sha256], used)
+
+
+def assign_splits(
+    from_source: Sequence[Split | None], groups: Sequence[str], config: IngestConfig
+) -> list[Split]:
+    """The split of each image, by its group alone: order and neighbours do not matter.
+
+    Splits that the source has stay as they are, except that validation is taken out of train where it has none.
+    Elsewhere a hash of the group decides.
+    """
+    given = {split for split in from_source if split}
+    of_group: dict[str, Split] = {}
+    for side in SPLITS:  # where a group was given to several, an image without a split follows test, then val
+        of_group.update({group: side for split, group in zip(from_source, groups, strict=True) if split == side})
+    splits: list[Split] = []
+    for split, group in zip(from_source, groups, strict=True):
+        share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
+        side = split or of_group.get(group)
+        if side is None:
+            bounds = (config.test_fraction, config.test_fraction + config.val_fraction)
+            side = "test" if share < bounds[0] else "val" if share < bounds[1] else "train"
+        elif side == "train" and "val" not in given and share < config.val_fraction:
+            side = "val"
+        splits.append(side)
+    if "train" not in splits:
+        raise ValueError(
+            f"no image is left for training: {len(splits)} images in {len(set(groups))} groups; add images, or lower "
+            f"ingest.val_fraction (={config.val_fraction:g}) and ingest.test_fraction (={config.test_fraction:g})"
+        )
+    return splits
+
+
+def store_rows(
+    folder: Path, tree: FileTree, found: Found, groups: Sequence[str], splits: Sequence[Split]
+) -> tuple[Shard, ...]:
+    """Write the shards of all splits, reading every image again from the source."""
+    measured = found.measured
     shards: list[Shard] = []
-    total_bytes = 0
     for split in SPLITS:
-        members = [i for i, own in enumerate(splits) if own == split]
-        most = SHARD_ROWS if len(members) <= MANY_IMAGES else min(SHARD_ROWS, -(-len(members) // MIN_SHARDS))
-        rows: list[dict[str, object]] = []
-        num_bytes = 0
-        for position, i in enumerate(members):
-            item, seen = found.items[i], found.inspections[i]
-            blob = tree.read(item.path)
-            if hashlib.sha256(blob).hexdigest() != seen.sha256:
-                raise ValueError(
-                    f"{tree.name}: {item.id} changed while it was ingested; run the command again"
-                )
-            rows.append({
-                "id": item.id, "image": blob, "format": seen.format, "width": seen.width, "height": seen.height,
-                "sha256": seen.sha256, "phash": int(hashes[i]), "group": groups[i], "label": labels[i],
-            })  # fmt: skip
-            num_bytes += len(blob)
-            total_bytes += len(blob)
-            if len(rows) == most or num_bytes >= SHARD_BYTES or position == len(members) - 1:
-                file = f"{split}-{sum(shard.split == split for shard in shards):05d}.parquet"
-                shards.append(write_shard(folder, file, split, rows))
-                rows, num_bytes = [], 0
-    together = hashlib.sha256()
-    for item, seen in zip(found.items, found.inspections, strict=True):
-        together.update(f"{item.id}\0{seen.sha256}\n".encode())
-    return tuple(shards), total_bytes, together.hexdigest()
+        places = [i for i, side in enumerate(splits) if side == split]
+        rows = [
+            {
+                "id": found.items[i].id,
+                "format": measured.format[i],
+                "width": int(measured.width_px[i]),
+                "height": int(measured.height_px[i]),
+                "sha256": measured.sha256[i],
+                "phash": int(measured.phash[i]),
+                "group": groups[i],
+                "label": int(found.labels[i]),
+            }
+            for i in places
+        ]
+
+        def read(row: int, places: list[int] = places) -> bytes:
+            data = tree.read(found.items[places[row]].path)
+            if hashlib.sha256(data).hexdigest() != measured.sha256[places[row]]:
+                raise ValueError(f"{tree.name}: {found.items[places[row]].id} changed while it was ingested; try again")
+            return data
+
+        shards += write_shards(folder, split, rows, [found.sizes[i] for i in places], read)
+    return tuple(shards)
 
 
-def write_shard(folder: Path, file: str, split: Split, rows: list[dict[str, object]]) -> Shard:
-    """Write one Parquet file. Images are not compressed again; what is written depends on the rows alone."""
-    columns = {name: "NONE" if name == "image" else "ZSTD" for name in SCHEMA.names}
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    pq.write_table(
-        table, folder / file,
-        compression=columns, use_dictionary=["format"], row_group_size=2048, write_statistics=False,
-    )  # fmt: skip
-    digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-    return Shard(file=file, split=split, rows=len(rows), sha256=digest)
-
-
-def count(splits: list[Split], labels: list[int], classes: tuple[str, ...]) -> dict[Split, dict[str, int]]:
-    """Images by split and class; every class is named in every split."""
-    pairs = Counter(zip(splits, labels, strict=True))
-    return {split: {name: pairs[split, k] for k, name in enumerate(classes)} for split in SPLITS}
+def describe_dataset(
+    name: str,
+    family: str,
+    licence: str,
+    source: str,
+    classes: tuple[str, ...],
+    found: Found,
+    splits: Sequence[Split],
+    shards: tuple[Shard, ...],
+) -> DatasetInfo:
+    """What `dataset.json` says."""
+    measured = found.measured
+    tally = Counter(zip(splits, found.labels.tolist(), strict=True))
+    digest = hashlib.sha256()
+    for item, key in zip(found.items, measured.sha256, strict=True):
+        digest.update(f"{item.id}\0{key}\n".encode())
+    channels: Literal[1, 3] = 1 if measured.grey.all() else 3
+    mean, std = channel_statistics(measured.take(np.flatnonzero(np.array(splits) == "train")), channels)
+    return DatasetInfo(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        family=family,
+        classes=classes,
+        channels=channels,
+        counts={split: {label: tally[split, i] for i, label in enumerate(classes)} for split in SPLITS},
+        width_px=_spread(measured.width_px),
+        height_px=_spread(measured.height_px),
+        channel_mean=mean,
+        channel_std=std,
+        source=source,
+        source_sha256=digest.hexdigest(),
+        licence=licence,
+        set_aside=len(found.set_aside),
+        shards=shards,
+    )
 
 
 def channel_statistics(
-    inspections: list[Inspection], splits: list[Split]
-) -> tuple[tuple[float, ...], tuple[float, ...], int]:
-    """Mean and standard deviation of the training pixels in [0, 1], and the number of channels.
+    measured: Measured, channels: Literal[1, 3]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of all pixels in [0, 1], each image at its own size; exact sums.
 
-    Summed in whole numbers, so that they do not depend on order. One channel if every image is grey.
+    A deviation below 1/255 (a channel that is the same everywhere) is given as 1/255, since one divides by it.
     """
-    channels = 1 if all(inspection.grey for inspection in inspections) else 3
-    levels, squares, num_pixels = [0] * channels, [0] * channels, 0
-    for inspection, split in zip(inspections, splits, strict=True):
-        if split != "train":
-            continue
-        num_pixels += inspection.width * inspection.height
-        for k in range(channels):
-            level, square = inspection.sums[k if len(inspection.sums) == channels else 0]
-            levels[k] += level
-            squares[k] += square
-    mean = [level / num_pixels for level in levels]
-    variance = [square / num_pixels - m * m for square, m in zip(squares, mean, strict=True)]
-    # a floor of one grey level: pictures of one flat colour must not be divided by zero
-    std = [max(v, 1.0) ** 0.5 for v in variance]
-    return tuple(round(m / 255, 6) for m in mean), tuple(round(s / 255, 6) for s in std), channels
+    num = sum((measured.width_px * measured.height_px).tolist())
+    means, deviations = [], []
+    for channel in range(channels):
+        total = sum(measured.sums[:, channel].tolist())  # Python's integers do not overflow
+        squares = sum(measured.squares[:, channel].tolist())
+        means.append(round(total / num / 255, 8))
+        deviations.append(round(max(sqrt(squares * num - total**2) / num, 1.0) / 255, 8))
+    return tuple(means), tuple(deviations)
 
 
-def spread(values: list[int]) -> tuple[int, int, int]:
-    """Least, median (the lower of two) and greatest."""
-    ordered = sorted(values)
-    return ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]
-
-
-def find_across(items: list[RawItem], groups: np.ndarray, splits: list[Split]) -> list[tuple[str, str]]:
-    """Test images whose group has an image in another split: (test id, the other's id), in order of id."""
-    other: dict[int, str] = {}
-    for item, group, split in zip(items, groups.tolist(), splits, strict=True):
-        if split != "test":
-            other.setdefault(group, item.id)
-    return [
-        (item.id, other[group])
-        for item, group, split in zip(items, groups.tolist(), splits, strict=True)
-        if split == "test" and group in other
-    ]
-
-
-def find_conflicts(items: list[RawItem], groups: np.ndarray, labels: list[int]) -> list[tuple[str, str]]:
-    """One pair of ids for each group that shows the same picture under several labels."""
-    first: dict[int, int] = {}
-    found: dict[int, tuple[str, str]] = {}
-    for i, group in enumerate(groups.tolist()):
-        j = first.setdefault(group, i)
-        if labels[i] != labels[j] and not (items[i].group and items[i].group == items[j].group):
-            found.setdefault(group, (items[j].id, items[i].id))
-    return list(found.values())
-
-
-# --- the store -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def lock(store: Path, name: str) -> Iterator[None]:
-    """One ingest of a name at a time: the second waits. The lock goes with its process, however that ends."""
-    with (store / f".{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def clean_up(store: Path, name: str) -> None:
-    """Put right what a killed ingest left behind; called under the lock."""
-    for old in store.glob(f".{name}.old-*"):
-        if not (store / name).exists():  # killed between two renames: the old version is the newest whole one
-            old.rename(store / name)
-        else:
-            shutil.rmtree(old)
-    for partial in store.glob(f".{name}.partial-*"):
-        shutil.rmtree(partial)
-
-
-def replace_folder(partial: Path, target: Path) -> None:
-    """Put the new version in the place of the old one."""
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+def _spread(values: np.ndarray) -> tuple[int, int, int]:
+    ordered = np.sort(values)
+    return int(ordered[0]), int(ordered[len(ordered) // 2]), int(ordered[-1])

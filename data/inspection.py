@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from data.decode import DecodeError, inspect_image
-from data.duplicates import THUMB_PX
+from data.duplicates import THUMB_PX, independent_pixels
 
 EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "GIF": (".gif",), "BMP": (".bmp", ".dib"),
@@ -29,6 +29,7 @@ class Inspection:
     grey: bool
     oddities: tuple[str, ...]  # see ODDITIES
     thumb: np.ndarray  # (32, 32) uint8
+    independent_pixels: float  # of the thumbnail, see data.duplicates
     sums: tuple[tuple[int, int], ...]  # (levels, squares) of each channel: one if grey, else three
 
 
@@ -65,6 +66,7 @@ def inspect(path: str, blob: bytes) -> Inspection | Rejection:
         grey=found.grey,
         oddities=tuple(name for name, mark in zip(ODDITIES, marks, strict=True) if mark),
         thumb=np.asarray(thumb),
+        independent_pixels=float(independent_pixels(np.asarray(thumb)[None])[0]),
         sums=tuple((int(counts @ _LEVELS), int(counts @ _LEVELS**2)) for counts in histogram),
     )
 

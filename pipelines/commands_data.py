@@ -126,7 +126,7 @@ def list_datasets(*, as_json: Json = False) -> None:
 
 def summary_of(info: DatasetInfo) -> dict[str, Any]:
     """A dataset in one row."""
-    images = {split: info.num_images(split) for split in SPLITS}
+    images: dict[str, Any] = {split: info.num_images(split) for split in SPLITS}
     digest = versioning.digest(store() / info.name)
     return {
         "name": info.name,

@@ -1,21 +1,16 @@
 """`./convoy train` and `./convoy parameters`."""
 
-import contextlib
 import json
 import shutil
-import threading
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
-from pipelines import server
-from pipelines.environment import STARTED_AT
-from pipelines.families import PIPELINES, Executor, FamilyName, StopAfter
+from pipelines.families import Executor, FamilyName, StopAfter
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import choose_recipe, configuration, flatten, parse_changes, recipes
-from pipelines.render import ConsoleReporter, emit, pairs, table
-from pipelines.reporting import set_reporter
+from pipelines.render import emit, pairs, table
+from pipelines.runner import run_flow
 from tasks.families import FAMILIES
 from tasks.paths import store
 
@@ -74,58 +69,6 @@ def train(
         if out is not None:
             collect(Path(summary["folder"]), out)
     emit(summary, [*summary_views(summary)], as_json)
-
-
-def run_flow(
-    family: str | None,
-    dataset: str | None,
-    recipe: str | None,
-    changes: dict[str, Any],
-    *,
-    resume: str | None = None,
-    stop_after: StopAfter = "promote",
-    executor: Executor = "ray",
-) -> dict[str, Any]:
-    """Run the family's training flow in this process: its summary, with the seconds until the first step."""
-    # Prefect's server needs five seconds to start, Ray four, our imports three: side by side. Started outside the
-    # main thread, Ray leaves the signal handlers alone.
-    server.start()
-    if executor == "ray":
-        threading.Thread(target=keep_ray, name="ray", daemon=True).start()
-    # Only now, for the imports take seconds that the others can use.
-    from pipelines.training import read_job, run_folder
-    from tasks.cluster import disconnect
-
-    if resume is not None:
-        job = read_job(run_folder(resume))
-        family, dataset, recipe = job.family, job.dataset, job.recipe
-    assert family is not None
-    module, _, name = PIPELINES[family].flow.partition(":")
-    reporter = ConsoleReporter()
-    set_reporter(reporter)
-    flow = getattr(import_module(module), name)
-    server.wait()
-    try:
-        summary = flow(
-            dataset, recipe, changes or None, stop_after=stop_after, resume=resume, executor=executor
-        )
-    except BaseException:
-        disconnect()
-        raise
-    finally:
-        reporter.close()
-    summary["to_first_step_s"] = summary.pop("first_step_at") - STARTED_AT
-    return summary
-
-
-def keep_ray() -> None:
-    """Connect in the background; where that fails, training tries again and says why."""
-    from tasks.cluster import connect
-
-    with contextlib.suppress(Exception):
-        connect()
-        # The kernel ends Ray's processes with the thread that started them, so this one must stay.
-        threading.Event().wait()
 
 
 def collect(run: Path, out: Path) -> None:

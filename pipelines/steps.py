@@ -197,11 +197,12 @@ def progress_of(reporter: Reporter) -> Callable[..., None]:
 @step("register")
 def register_model(
     family: str, dataset: Dataset, model: Path, run_id: str, lineage: Lineage
-) -> tuple[str, int]:
-    """Put the model into the registry: its name and version."""
+) -> dict[str, Any]:
+    """Put the model into the registry: `model`, its name there, and `version`."""
     name = registered_name(family, dataset.info.name)
     images = dataset.table("test", ["image"])["image"][:NUM_EXAMPLES].to_pylist()
-    return name, registry.register(run_id, model, name=name, example=images, tags=lineage.tags())
+    version = registry.register(run_id, model, name=name, example=images, tags=lineage.tags())
+    return {"model": name, "version": version}
 
 
 @step("promote if first")

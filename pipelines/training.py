@@ -25,6 +25,7 @@ from tasks import registry
 from tasks.cluster import disconnect
 from tasks.families import FAMILIES
 from tasks.paths import runs
+from tasks.train import TrainResult
 
 
 @dataclass(frozen=True)
@@ -138,51 +139,50 @@ def run_job(
 def run_steps(
     job: Job, key: str, folder: Path, reporter: Reporter, stop_after: StopAfter, executor: Executor
 ) -> dict[str, Any]:
-    """The steps in their order, inside the record that MLflow keeps of them."""
+    """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
     phase = Phases()
+    model: dict[str, Any] = {"model": "", "version": 0, "alias": ""}
     run_id = ""
     try:
         with phase("prepare"):
             data = steps.check_dataset(job.family, job.dataset)
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id))
+            for problem in lineage.problems:
+                reporter.note(f"note: {problem}")
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
         train_called_at = time.time()
         with phase("train"):
             result = steps.train_model(
                 job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter
             )
-        metrics, (name, version), alias = dict(result.metrics), ("", 0), ""
+        metrics = dict(result.metrics)
         if stop_after != "train":
             with phase("evaluate"):
                 report = steps.evaluate_model(job.config, data, result.model_folder, folder, run_id, reporter)
             metrics = dict(report.metrics)
         if stop_after == "promote":
             with phase("register"):
-                name, version = steps.register_model(job.family, data, result.model_folder, run_id, lineage)
-                alias = steps.promote_model(name, version)
+                model = steps.register_model(job.family, data, result.model_folder, run_id, lineage)
+                model["alias"] = steps.promote_model(model["model"], model["version"])
         registry.finish_run(run_id, "FINISHED")
     except BaseException as error:
         end_badly(run_id, error)
         raise
+    about = {"key": key, "family": job.family, "dataset": job.dataset, "recipe": job.recipe}
+    record = {"mlflow_run": run_id, "mlflow_url": registry.run_url(run_id), "metrics": metrics}
+    seconds = {"first_step_at": train_called_at + result.first_step_s, "phases_s": phase.seconds}
+    return about | model | record | summary_of(job, folder, result) | seconds
+
+
+def summary_of(job: Job, folder: Path, result: TrainResult) -> dict[str, Any]:
+    """What the training itself adds to the summary."""
     return {
-        "key": key,
-        "family": job.family,
-        "dataset": job.dataset,
-        "recipe": job.recipe,
         "architecture": job.config.model.name,
         "folder": str(folder),
-        "model": name,
-        "version": version,
-        "alias": alias,
-        "mlflow_run": run_id,
-        "mlflow_url": registry.run_url(run_id),
-        "metrics": metrics,
         "num_steps": result.num_steps,
         "resumed_from_step": result.resumed_from_step,
-        "first_step_at": train_called_at + result.first_step_s,
         "train_time_s": result.train_time_s,
         "images_per_s": result.images_per_s,
-        "phases_s": phase.seconds,
     }
 
 

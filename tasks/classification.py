@@ -1,9 +1,10 @@
 """The classification family: its parameters, and how it turns pictures into batches, losses and predictions."""
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data.augment import AugmentConfig
@@ -30,6 +31,20 @@ class ClassificationConfig(Parameters):
     optim: OptimConfig
     train: TrainConfig
     evaluate: EvaluateConfig
+
+    @model_validator(mode="after")
+    def _growth_fits(self) -> Self:
+        too_large = [px for px, _share in self.train.growth if px > self.input.crop_px]
+        if too_large:
+            raise ValueError(
+                f"train.growth shrinks pictures, so its sides (={too_large}) must not exceed input.crop_px "
+                f"(={self.input.crop_px})"
+            )
+        if self.train.growth and self.model.name == "lenet5":
+            raise ValueError(
+                "train.growth must be [] for lenet5: its dense layers take pictures of one size only"
+            )
+        return self
 
 
 def decode(shard: Path | bytes, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:

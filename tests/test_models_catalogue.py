@@ -58,7 +58,7 @@ def test_normalisation_travels_with_the_weights() -> None:
 
 
 def test_unknown_architecture_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="lenet-5.*known: lenet5, airnet94"):
+    with pytest.raises(ValueError, match=r"lenet-5.*known: lenet5, airnet94"):
         build("lenet-5", 10, 1, {}, (0.5,), (0.5,))
 
 

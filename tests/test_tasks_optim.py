@@ -1,5 +1,7 @@
 """Optimizers, schedules, averaging: hand-worked values and independent references."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -38,7 +40,7 @@ def test_linear_schedule_by_hand() -> None:
 def test_triangular_schedule_rises_then_falls() -> None:
     factors = [schedule_factor(config(warmup_share=0.2), step, 10) for step in range(10)]
     assert factors[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
-    assert all(a > b for a, b in zip(factors[2:], factors[3:], strict=False)) and factors[-1] > 0
+    assert all(a > b for a, b in itertools.pairwise(factors[2:])) and factors[-1] > 0
 
 
 def test_cosine_schedule_by_hand() -> None:
@@ -110,5 +112,7 @@ def test_unknown_optimizer_names_the_allowed_ones() -> None:
 
 
 def test_misspelt_parameter_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="optim.learning_rate is not a parameter; known here: .*bias_lr.*lr"):
+    with pytest.raises(
+        ValueError, match=r"optim.learning_rate is not a parameter; known here: .*bias_lr.*lr"
+    ):
         config(learning_rate=1)

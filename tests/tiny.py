@@ -22,7 +22,8 @@ TINY: dict[str, dict[str, Any]] = {
         },
         "train": {
             "epochs": 1.0, "batch_size": 64, "seed": 0, "precision": "fp32", "growth": [],
-            "num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0, "checkpoint_every_steps": 5,
+            "num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0,
+            "checkpoint_every_steps": 5,
             "validate_every_epochs": 0,
         },
         "evaluate": {"views": ["single"], "registered_view": "single", "batch_size": 256, "num_worst": 4},

@@ -1,0 +1,154 @@
+"""How a dataset gets onto the disk: shards of rows, in a folder that appears whole or not at all."""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.checks import file_sha256
+from data.dataset import SCHEMA, Shard, Split
+
+SHARD_BYTES = 64 << 20
+SHARD_ROWS = 16384
+MIN_SHARDS = 4  # of a split with more than MIN_SHARDS_FROM images, for workers to share
+MIN_SHARDS_FROM = 8192
+ROW_GROUP_ROWS = 1024
+
+
+def plan_shards(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut rows with images of these bytes into shards: (start, stop) of each, in order, all covered."""
+    max_rows = SHARD_ROWS if len(sizes) <= MIN_SHARDS_FROM else min(SHARD_ROWS, ceil(len(sizes) / MIN_SHARDS))
+    shards = []
+    start = num_bytes = 0
+    for row, size in enumerate(sizes):
+        if row > start and (row - start == max_rows or num_bytes + size > SHARD_BYTES):
+            shards.append((start, row))
+            start, num_bytes = row, 0
+        num_bytes += size
+    if sizes:
+        shards.append((start, len(sizes)))
+    return shards
+
+
+def write_shards(
+    folder: Path, split: Split, rows: Sequence[dict[str, Any]], sizes: Sequence[int], read: Callable[[int], bytes]
+) -> Iterator[Shard]:
+    """Write one split; `rows` hold every column but the image, whose bytes `read(row)` gives."""
+    columns = [name for name in SCHEMA.names if name != "image"]
+    for number, (start, stop) in enumerate(plan_shards(sizes)):
+        piece = rows[start:stop]
+        values: dict[str, Any] = {name: [row[name] for row in piece] for name in columns}
+        values["image"] = [read(row) for row in range(start, stop)]
+        file = folder / f"{split}-{number:05d}.parquet"
+        pq.write_table(
+            pa.table(values, SCHEMA),
+            file,
+            compression={name: "none" if name == "image" else "zstd" for name in SCHEMA.names},
+            use_dictionary=["format"],
+            write_statistics=columns,
+            row_group_size=ROW_GROUP_ROWS,
+        )
+        _sync(file)
+        yield Shard(file=file.name, split=split, rows=stop - start, sha256=file_sha256(file))
+
+
+def check_name(name: str, family: str, store: Path) -> None:
+    """Raise a ValueError unless a dataset of this name and family may be written."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
+        raise ValueError(
+            f"name (={name!r}) must be lower-case letters, digits, '-' and '_', at most 64, "
+            "and start with a letter or digit"
+        )
+    target = store / name
+    if not target.exists():
+        return
+    if not (target / "dataset.json").is_file():
+        raise ValueError(f"{target} is there but is no dataset; move it away, or take another name")
+    there = json.loads((target / "dataset.json").read_text()).get("family")
+    if there != family:
+        raise ValueError(f"name (={name!r}) is taken by a dataset of family {there}; take another name")
+
+
+@contextmanager
+def partial_folder(store: Path, name: str) -> Iterator[Path]:
+    """A fresh folder beside `store`/`name` to write to, removed at the end unless it was moved into place.
+
+    What dead processes left of earlier attempts at this name is removed first.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    with _lock(store, name):
+        _recover(store, name)
+    partial = Path(tempfile.mkdtemp(prefix=f".{name}.partial-{os.getpid()}-", dir=store))
+    partial.chmod(0o755)
+    try:
+        yield partial
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, f"no space left in {store}; nothing was changed there") from None
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def move_into_place(store: Path, name: str, family: str, partial: Path) -> None:
+    """Give the finished folder its name; the older dataset goes only after. Of two writers, the later one stays."""
+    for file in partial.iterdir():
+        _sync(file)
+    with _lock(store, name):
+        check_name(name, family, store)  # again: somebody else may have finished meanwhile
+        target = store / name
+        old = store / f".{name}.old-{os.getpid()}"
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _lock(store: Path, name: str) -> Iterator[None]:
+    """Held only while names change. The system drops it with its process, so it cannot go stale."""
+    with (store / f".{name}.lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _recover(store: Path, name: str) -> None:
+    """Clean up after processes that died: a half-written folder goes, a dataset moved aside comes back."""
+    for left in sorted(store.glob(f".{name}.old-*")):
+        if not _is_alive(left.name.rpartition("-")[2]):
+            if (store / name).exists():
+                shutil.rmtree(left)
+            else:
+                left.rename(store / name)
+    for left in store.glob(f".{name}.partial-*"):
+        if not _is_alive(left.name.split("partial-")[1].split("-")[0]):
+            shutil.rmtree(left)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())

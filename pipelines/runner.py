@@ -1,0 +1,79 @@
+"""Runs a training flow in this process, with the engines that it needs."""
+
+import contextlib
+import threading
+from importlib import import_module
+from typing import Any
+
+from pipelines import server
+from pipelines.environment import STARTED_AT
+from pipelines.families import PIPELINES, Executor, StopAfter
+from pipelines.render import ConsoleReporter
+from pipelines.reporting import set_reporter
+
+_ray: threading.Thread | None = None
+
+
+def start_engines(executor: Executor) -> None:
+    """Start Prefect's server and Ray, unless they are there; returns at once.
+
+    The server needs five seconds, Ray four, and our imports three: side by side. To be called before Prefect is
+    imported.
+    """
+    global _ray
+    server.start()
+    if executor == "ray" and _ray is None:
+        # Outside the main thread Ray leaves the signal handlers alone.
+        _ray = threading.Thread(target=keep_ray, name="ray", daemon=True)
+        _ray.start()
+
+
+def keep_ray() -> None:
+    """Connect in the background; where that fails, training tries again and says why."""
+    from tasks.cluster import connect
+
+    with contextlib.suppress(Exception):
+        connect()
+        # The kernel ends Ray's processes with the thread that started them, so this one must stay.
+        threading.Event().wait()
+
+
+def run_flow(
+    family: str | None,
+    dataset: str | None,
+    recipe: str | None,
+    changes: dict[str, Any],
+    *,
+    resume: str | None = None,
+    stop_after: StopAfter = "promote",
+    executor: Executor = "ray",
+) -> dict[str, Any]:
+    """Run the family's training flow: its summary, with the seconds from the command to the first step.
+
+    `resume`, the key of a run, takes the place of family, dataset, recipe and changes.
+    """
+    start_engines(executor)
+    # Only now, for these imports take seconds that the engines can use.
+    from pipelines.training import read_job, run_folder
+    from tasks.cluster import disconnect
+
+    if resume is not None:
+        job = read_job(run_folder(resume))
+        family, dataset, recipe = job.family, job.dataset, job.recipe
+    assert family is not None
+    module, _, name = PIPELINES[family].flow.partition(":")
+    flow = getattr(import_module(module), name)
+    server.wait()
+    reporter = ConsoleReporter()
+    set_reporter(reporter)
+    try:
+        summary = flow(
+            dataset, recipe, changes or None, stop_after=stop_after, resume=resume, executor=executor
+        )
+    except BaseException:
+        disconnect()
+        raise
+    finally:
+        reporter.close()
+    summary["to_first_step_s"] = summary.pop("first_step_at") - STARTED_AT
+    return summary

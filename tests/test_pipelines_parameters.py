@@ -1,0 +1,158 @@
+"""Recipes, changes to them, and the forms that Prefect shows of them."""
+
+from typing import Annotated, Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from pipelines import parameters
+from pipelines.parameters import (
+    ChangesForm,
+    RecipeForm,
+    choose_recipe,
+    configuration,
+    flatten,
+    merge,
+    parse_changes,
+    recipes,
+)
+from tasks.families import FAMILIES
+
+KEYS = st.text("abcdefghij_", min_size=1, max_size=6)
+VALUES = st.one_of(
+    st.integers(-(10**9), 10**9),
+    st.booleans(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.lists(st.integers(0, 9), max_size=3),
+)
+NESTED = st.recursive(
+    st.dictionaries(KEYS, VALUES, min_size=1, max_size=3),
+    lambda inner: st.dictionaries(KEYS, st.one_of(VALUES, inner), min_size=1, max_size=3),
+    max_leaves=8,
+)
+ALL_RECIPES = [(family, name) for family in FAMILIES for name in recipes(family)]
+
+
+@pytest.mark.parametrize(("family", "name"), ALL_RECIPES)
+def test_every_recipe_is_complete_and_valid(family: str, name: str) -> None:
+    config: Any = configuration(family, "any", name, {})
+    assert config.dataset == "any"
+
+
+def test_a_recipe_is_the_one_asked_for_else_the_datasets_else_default() -> None:
+    assert choose_recipe("classification", "digits", "cifar10") == "cifar10"
+    assert choose_recipe("classification", "digits", None) == "digits"
+    assert choose_recipe("classification", "products", None) == "default"
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"no recipe 'no' for classification .* known: digits, .*default"):
+        choose_recipe("classification", "digits", "no")
+
+
+def test_changes_reach_the_configuration_and_leave_the_rest() -> None:
+    before: Any = configuration("classification", "digits", None, {})
+    changed: Any = configuration(
+        "classification", "digits", None, parse_changes(["optim.lr=1e-3", "evaluate.views=[single, mirror]"])
+    )
+    assert changed.optim.lr == 0.001
+    assert changed.evaluate.views == ("single", "mirror")
+    assert changed.train == before.train
+
+
+def test_an_unknown_key_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"^optim\.lrr is not a parameter; known here: .*\blr\b"):
+        configuration("classification", "digits", None, {"optim": {"lrr": 1}})
+
+
+def test_a_value_out_of_range_says_what_is_allowed() -> None:
+    with pytest.raises(ValueError, match=r"^optim\.lr \(=-1\): .*greater than 0"):
+        configuration("classification", "digits", None, {"optim": {"lr": -1}})
+
+
+@pytest.mark.parametrize("text", ["optim.lr", "=3", "optim..lr=3", ".lr=3", "optim.lr=", "optim.lr=[1"])
+def test_a_change_that_is_not_key_and_value_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="--set"):
+        parse_changes([text])
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"gives optim\.lr twice"):
+        parse_changes(["optim.lr=1", "optim.lr=2"])
+    with pytest.raises(ValueError, match="a value and a section"):
+        parse_changes(["optim=1", "optim.lr=2"])
+
+
+@given(NESTED)
+def test_changes_written_as_text_are_read_back(nested: dict[str, Any]) -> None:
+    texts = [
+        f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in flatten(nested).items()
+    ]
+    assert parse_changes(texts) == nested
+
+
+@given(NESTED, NESTED)
+def test_merge_keeps_what_is_not_changed_and_takes_what_is(
+    base: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    merged = merge(base, changes)
+    assert merge(merged, changes) == merged
+    assert merge(base, {}) == base
+    for key, value in flatten(changes).items():
+        assert flatten(merged)[key] == value
+    for key, value in base.items():
+        if key not in changes:
+            assert merged[key] == value
+
+
+def test_a_change_to_nothing_is_no_change() -> None:
+    assert merge({"a": {"b": 1}, "c": 2}, {"a": {"b": None}, "c": None}) == {"a": {"b": 1}, "c": 2}
+
+
+def test_the_form_has_each_parameter_with_its_help_and_none_required() -> None:
+    form = TypeAdapter(Annotated[dict[str, Any], ChangesForm("classification")]).json_schema()
+    config: Any = configuration("classification", "any", None, {})
+    fields = {
+        f"{section}.{name}": field
+        for section, part in form["properties"].items()
+        for name, field in part["properties"].items()
+    }
+    assert set(fields) == set(flatten(config.model_dump())) - {"dataset"}
+    assert all(field["description"] for field in fields.values())
+    assert "required" not in str(form)
+    assert fields["optim.name"]["enum"] == ["sgd", "adamw", "muon"]
+
+
+@pytest.mark.parametrize(("family", "name"), ALL_RECIPES)
+def test_the_form_takes_what_the_configuration_takes(family: str, name: str) -> None:
+    form = TypeAdapter(Annotated[dict[str, Any], ChangesForm(family)]).json_schema()
+    jsonschema.validate(recipes(family)[name], form)
+    jsonschema.validate({}, form)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"optim": {"lr": -1}}, form)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"optim": {"no_such": 1}}, form)
+
+
+def test_the_recipe_is_a_drop_down() -> None:
+    schema = TypeAdapter(Annotated[str | None, RecipeForm("classification")]).json_schema()
+    assert schema["enum"] == list(recipes("classification"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "is not valid YAML"), ("- 1", "must hold sections"), (None, "restore it with: git checkout")],
+)
+def test_a_broken_file_of_parameters_is_named(
+    text: str | None, message: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "params.yaml"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(parameters, "PARAMS", file)
+    with pytest.raises(ValueError, match=message):
+        recipes("classification")

@@ -1,0 +1,57 @@
+"""The classification family: what its parameters refuse, and what its batches and cards hold."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.random import SampleGenerator
+from tasks import classification
+from tasks.classification import ClassificationConfig
+from tests.handmade import write_dataset
+from tests.tiny import TINY, tiny_config
+
+
+def test_growth_beyond_the_crop_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sides \(=\[24\]\) must not exceed input.crop_px \(=16\)"):
+        tiny_config("classification", train__growth=[[24, 0.5]])
+
+
+def test_growth_with_dense_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="one size only"):
+        tiny_config("classification", train__growth=[[12, 0.5]])
+
+
+def test_crop_larger_than_the_padded_picture_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"crop_px \(=32\) must not exceed stored_px \+ 2 \* pad_px \(=18\)"):
+        tiny_config("classification", input__crop_px=32)
+
+
+def test_every_value_must_be_given() -> None:
+    values = {name: part for name, part in TINY["classification"].items() if name != "optim"}
+    with pytest.raises(ValueError, match=r"recipe.optim is required"):
+        ClassificationConfig.parse(values, "recipe")
+
+
+def test_growing_pictures_reach_the_network_small(tmp_path: Path) -> None:
+    info = write_dataset(tmp_path / "x", [np.zeros((16, 16, 3), np.uint8)], [0], ["a", "b"]).info
+    config = tiny_config("classification", model__name="airnet_narrow", train__growth=[[12, 0.5]])
+    samples = classification.records(
+        {"images": torch.zeros((4, 3, 16, 16), dtype=torch.uint8), "labels": torch.tensor([0, 1, 0, 1])}
+    )
+    batch = classification.batch(samples, np.arange(4), info, config, SampleGenerator(0, 0), shrink_px=12)
+    assert batch.images.shape == (4, 3, 12, 12) and batch.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_a_rebuilt_model_takes_the_weights_of_the_trained_one(tmp_path: Path) -> None:
+    info = write_dataset(tmp_path / "x", [np.zeros((8, 8), np.uint8)], [0], ["a", "b", "c"]).info
+    config = tiny_config("classification")
+    model = classification.build_model(config, info, torch.zeros((2, 1, 16, 16), dtype=torch.uint8)).eval()
+    card = classification.card(config, info, "d", "run")
+    other = classification.rebuild(card, card.members[0]).eval()
+    other.load_state_dict(model.state_dict(), strict=True)
+    images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(model(images), other(images))
+    assert card.classes == ("a", "b", "c") and card.preprocessing.stored_px == 16
