@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from data.dataset import SCHEMA, SPLITS, Dataset, DatasetInfo, Shard
-from data.decode import DecodeError, Inspected, inspect_image
-from data.duplicates import THUMB_PX, independent_pixels, perceptual_hashes
+from data.decode import DecodeError, Inspected, inspect_image, quiet_pillow
+from data.duplicates import THUMB_PX, Pictures, describe, join_pictures, perceptual_hashes, take_pictures
 from data.parameters import Parameters
 
 # What may be odd about an image that is used all the same; `Measured.oddities` has one bit for each.
@@ -46,56 +46,69 @@ class Measured:
     height_px: np.ndarray
     sums: np.ndarray  # (N, 3) int64: sum of the pixels of each channel, 0 to 255; a grey one three times
     squares: np.ndarray  # (N, 3) int64: and of their squares
-    thumbs: np.ndarray  # (N, 32, 32) uint8, grey
-    phash: np.ndarray  # (N,) uint64
-    independent: np.ndarray  # (N,) float32, see data.duplicates
+    phash: np.ndarray  # (N,) uint64, see data.duplicates
+    pictures: Pictures  # of N thumbnails
 
     def __len__(self) -> int:
         return len(self.reason)
+
+    def take(self, places: np.ndarray) -> "Measured":
+        """The images at `places`, in that order."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Measured)}
+        for name, value in values.items():
+            if isinstance(value, Pictures):
+                values[name] = take_pictures(value, places)
+            else:
+                values[name] = value[places] if isinstance(value, np.ndarray) else [value[i] for i in places]
+        return Measured(**values)
 
 
 def measure(blobs: Sequence[bytes]) -> Measured:
     """Decode each image fully and measure it; what cannot be decoded gets a reason."""
     num = len(blobs)
-    found = Measured(
-        reason=[""] * num,
-        sha256=[hashlib.sha256(blob).hexdigest() for blob in blobs],
-        format=[""] * num,
-        grey=np.zeros(num, bool),
-        oddities=np.zeros(num, np.uint8),
-        width_px=np.zeros(num, np.int64),
-        height_px=np.zeros(num, np.int64),
-        sums=np.zeros((num, 3), np.int64),
-        squares=np.zeros((num, 3), np.int64),
-        thumbs=np.zeros((num, THUMB_PX, THUMB_PX), np.uint8),
-        phash=np.zeros(num, np.uint64),
-        independent=np.zeros(num, np.float32),
-    )
-    for i, blob in enumerate(blobs):
-        try:
-            _measure_one(found, i, inspect_image(blob))
-        except DecodeError as error:
-            found.reason[i] = str(error)
-    found.phash[:] = perceptual_hashes(found.thumbs)
-    found.independent[:] = independent_pixels(found.thumbs)
-    return found
-
-
-def _measure_one(found: Measured, i: int, seen: Inspected) -> None:
+    reason, formats = [""] * num, [""] * num
+    grey, oddities = np.zeros(num, bool), np.zeros(num, np.uint8)
+    thumbs = np.zeros((num, THUMB_PX, THUMB_PX), np.uint8)
+    counts = np.zeros((num, 3, 256), np.int64)
+    sizes = np.zeros((num, 2), np.int64)
+    with quiet_pillow():  # once for all
+        for i, blob in enumerate(blobs):
+            try:
+                found = inspect_image(blob)
+            except DecodeError as error:
+                reason[i] = str(error)
+                continue
+            counts[i] = np.reshape(found.image.histogram(), (-1, 256))
+            sizes[i] = found.image.size
+            thumbs[i] = _thumb(found)
+            formats[i], grey[i], oddities[i] = found.format, found.grey, _oddities(found)
     levels = np.arange(256, dtype=np.int64)
-    counts = np.array(seen.image.histogram(), np.int64).reshape(-1, 256)  # (1 or 3, 256)
-    flags = (seen.rotated, seen.animated, seen.alpha, seen.cmyk, seen.deep)
+    return Measured(
+        reason=reason,
+        sha256=[hashlib.sha256(blob).hexdigest() for blob in blobs],
+        format=formats,
+        grey=grey,
+        oddities=oddities,
+        width_px=sizes[:, 0],
+        height_px=sizes[:, 1],
+        sums=counts @ levels,
+        squares=counts @ levels**2,
+        phash=perceptual_hashes(thumbs),
+        pictures=describe(thumbs),
+    )
+
+
+def _oddities(found: Inspected) -> int:
+    flags = (found.rotated, found.animated, found.alpha, found.cmyk, found.deep)
     assert len(flags) == len(ODDITIES)
-    found.format[i] = seen.format
-    found.grey[i] = seen.grey
-    found.oddities[i] = sum(flag << bit for bit, flag in enumerate(flags))
-    found.width_px[i], found.height_px[i] = seen.image.size
-    found.sums[i] = counts @ levels
-    found.squares[i] = counts @ levels**2
-    thumb = seen.image
+    return sum(flag << bit for bit, flag in enumerate(flags))
+
+
+def _thumb(found: Inspected) -> np.ndarray:
+    thumb = found.image
     if thumb.size != (THUMB_PX, THUMB_PX):
         thumb = thumb.resize((THUMB_PX, THUMB_PX), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    found.thumbs[i] = np.asarray(thumb if seen.grey else thumb.convert("L"))
+    return np.asarray(thumb if found.grey else thumb.convert("L"))
 
 
 def join_measured(parts: Sequence[Measured]) -> Measured:
@@ -103,8 +116,12 @@ def join_measured(parts: Sequence[Measured]) -> Measured:
     columns: dict[str, Any] = {}
     for field in fields(Measured):
         values = [getattr(part, field.name) for part in parts]
-        is_array = isinstance(values[0], np.ndarray)
-        columns[field.name] = np.concatenate(values) if is_array else [x for value in values for x in value]
+        if isinstance(values[0], Pictures):
+            columns[field.name] = join_pictures(values)
+        elif isinstance(values[0], np.ndarray):
+            columns[field.name] = np.concatenate(values)
+        else:
+            columns[field.name] = [x for value in values for x in value]
     return Measured(**columns)
 
 
@@ -160,7 +177,8 @@ def _measure_in_processes(chunks: Iterator[list[bytes]], workers: int) -> Iterat
             yield waiting.pop(0).result()
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "a process that decoded images died: out of memory, or killed; free memory or lower --workers"
+            "a process that decoded images died: out of memory or killed (free memory, or lower workers), or the "
+            'calling script has no `if __name__ == "__main__":`'
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

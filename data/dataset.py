@@ -116,7 +116,7 @@ class Dataset:
 
 def list_names(store: Path) -> list[str]:
     """Names of the datasets below `store`, sorted."""
-    return sorted(file.parent.name for file in store.glob("*/dataset.json"))
+    return sorted(file.parent.name for file in store.glob("[!.]*/dataset.json"))
 
 
 def write_info(path: Path, info: DatasetInfo) -> None:

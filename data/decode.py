@@ -115,13 +115,13 @@ def decode_image(data: bytes, *, channels: Literal[1, 3], draft_px: int | None =
     With `draft_px` a JPEG is decoded at 1/2, 1/4 or 1/8 of its size (faster; scaled in the DCT domain), the
     smallest of these whose shorter side is still at least `draft_px`.
     """
-    with _quiet_pillow():
+    with quiet_pillow():
         return _decode(data, channels, draft_px)
 
 
 def inspect_image(data: bytes) -> Inspected:
     """Decode the whole image at full size and tell what it is; raises DecodeError."""
-    with _quiet_pillow(), _failures_as_decode_errors(data):
+    with quiet_pillow(), _failures_as_decode_errors(data):
         image = _open(data)
         orientation = _orientation(image)
         animated = bool(getattr(image, "is_animated", False))
@@ -156,7 +156,7 @@ def decode_many(
 ) -> np.ndarray:
     """Decode and fit a shard: (N, channels, side_px, side_px) uint8; a DecodeError names the blob's place."""
     squares = np.empty((len(blobs), channels, side_px, side_px), np.uint8)
-    with _quiet_pillow():
+    with quiet_pillow():
         for i, blob in enumerate(blobs):
             try:
                 pixels = np.asarray(_fit(_decode(blob, channels, side_px), side_px, resize))
@@ -280,7 +280,7 @@ _quiet_filters: "warnings.catch_warnings[None] | None" = None
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
+def quiet_pillow() -> Iterator[None]:
     """Ignore Pillow's warnings about odd metadata, and leave the process's filters as they were.
 
     `warnings.catch_warnings` alone is not safe among threads: here the first one in changes the filters and

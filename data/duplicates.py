@@ -14,8 +14,8 @@ collide in any hash, are not lumped together.
 On CIFAR-10 with distance 11: MEASURED
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from itertools import combinations
 from math import ceil
 from statistics import NormalDist
@@ -170,7 +170,7 @@ def _participation(energy: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What comparing needs of N images, computed once; `describe` makes it."""
+    """What comparing needs of N images; `describe` makes it."""
 
     thumbs: np.ndarray  # (N, 32, 32) uint8, grey
     root_independent: (
@@ -180,17 +180,28 @@ class Pictures:
     half: np.ndarray  # (N, 16, 16) float16: detail at half the size; products are correlations
 
 
-def describe(thumbs: np.ndarray, independent: np.ndarray) -> Pictures:
-    """Prepare thumbnails (N, 32, 32) uint8 and their `independent_pixels` (N,) for comparing."""
-    coarse = np.empty((len(thumbs), 64), np.float32)
-    half = np.empty((len(thumbs), THUMB_PX // 2, THUMB_PX // 2), np.float16)
-    for start in range(0, len(thumbs), _LOOK_PAIRS):
-        piece = slice(start, start + _LOOK_PAIRS)
-        blocks = _reduce(thumbs[piece], 4).reshape(-1, 64)
-        coarse[piece] = _unit(blocks - blocks.mean(1, keepdims=True))
-        detail = _detail(_reduce(thumbs[piece], 2), 3)
-        half[piece] = _unit(detail.reshape(len(detail), -1)).reshape(detail.shape)
-    return Pictures(thumbs, np.sqrt(np.sqrt(independent)), coarse, half)
+def describe(thumbs: np.ndarray) -> Pictures:
+    """Prepare thumbnails (N, 32, 32) uint8 for comparing."""
+    blocks = _reduce(thumbs, 4).reshape(-1, 64)
+    detail = _detail(_reduce(thumbs, 2), 3)
+    return Pictures(
+        thumbs=thumbs,
+        root_independent=np.sqrt(np.sqrt(independent_pixels(thumbs))),
+        coarse=_unit(blocks - blocks.mean(1, keepdims=True)),
+        half=_unit(detail.reshape(len(detail), -1)).reshape(detail.shape).astype(np.float16),
+    )
+
+
+def take_pictures(pictures: Pictures, places: np.ndarray) -> Pictures:
+    """Those at `places`, in that order."""
+    return Pictures(*(getattr(pictures, field.name)[places] for field in fields(Pictures)))
+
+
+def join_pictures(parts: Sequence[Pictures]) -> Pictures:
+    """One after the other."""
+    return Pictures(
+        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Pictures))
+    )
 
 
 def same_picture(pictures: Pictures, i: np.ndarray, j: np.ndarray, min_evidence: float) -> np.ndarray:

@@ -9,38 +9,27 @@ import hashlib
 import json
 import re
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from math import sqrt
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from data.archive import FileTree, open_tree
-from data.checks import ODDITIES, Measured, measure_all
+from data.checks import Measured, measure_all
 from data.dataset import SCHEMA_VERSION, SPLITS, DatasetInfo, Shard, Split, write_info
-from data.duplicates import MAX_DISTANCE, affordable_distance, cluster, describe, evidence_needed
+from data.duplicates import MAX_DISTANCE, affordable_distance, cluster, evidence_needed, take_pictures
 from data.formats import Listing, RawItem, list_source, table_tree
 from data.parameters import Parameters
+from data.report import VOLATILE, Duplicates, Found, IngestReport, SetAside, make_report
 from data.samples import SAMPLES, sample_tree
 from data.storage import check_name, move_into_place, partial_folder, write_shards
 
 MAX_IMAGE_BYTES = 256 << 20
-MAX_EXAMPLES = 10
-EXTENSIONS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "GIF": (".gif",),
-    "BMP": (".bmp", ".dib"),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-}
-WRONG_EXTENSION = "with another extension than their content"
 
 
 class IngestConfig(Parameters):
@@ -63,75 +52,6 @@ class IngestConfig(Parameters):
                 "to leave images for training"
             )
         return self
-
-
-class SetAside(Parameters):
-    """A file that is no usable image."""
-
-    id: str
-    reason: str
-    sha256: str  # of its bytes, "" if they could not be read
-
-
-class Overlap(Parameters):
-    """Images of one split that another split holds too, by their bytes or nearly."""
-
-    split: Split
-    other: Split
-    images: int  # of `split`
-    examples: tuple[tuple[str, str], ...]  # (id in split, id in other)
-
-
-class IngestReport(Parameters):
-    """What ingest found and wrote."""
-
-    name: str
-    family: str
-    path: str
-    counts: dict[Split, dict[str, int]]  # images by split and class
-    num_images: int
-    total_bytes: int
-    width_px: tuple[int, int, int]  # least, median, greatest
-    height_px: tuple[int, int, int]
-    formats: dict[str, int]
-    oddities: dict[str, int]  # images that are used all the same
-    ignored: dict[str, int]  # files that are not part of the dataset, by why
-    set_aside: tuple[SetAside, ...]
-    exact_duplicates: int  # images beyond the first of the same bytes
-    near_duplicate_images: int  # in clusters of at least two different files
-    near_duplicate_clusters: int
-    near_duplicate_distance: int  # as used: less than wished for where all pictures look alike
-    across_splits: int  # test images that train holds too
-    overlaps: tuple[Overlap, ...]
-    label_conflicts: int  # pictures, by bytes, under more than one label
-    label_conflict_examples: tuple[tuple[str, ...], ...]  # ids of such a picture
-    source_splits: tuple[Split, ...]  # those that came with the source
-    notes: tuple[str, ...]  # what a person should know
-    time_s: float
-    phase_s: dict[str, float]
-    images_per_s: float
-
-
-VOLATILE = {"path", "time_s", "phase_s", "images_per_s"}  # what report.json leaves out
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The usable images of a source, in order of id."""
-
-    items: list[RawItem]
-    measured: Measured
-    labels: np.ndarray  # (N,) int64, into the classes
-    sizes: list[int]  # bytes
-    set_aside: tuple[SetAside, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicates:
-    """Which images are the same: `cluster_ids` (N,) are the least SHA-256 of each image's cluster."""
-
-    cluster_ids: list[str]
-    distance: int
 
 
 def ingest(
@@ -163,12 +83,14 @@ def ingest(
             laps.append(("decode and measure", time.perf_counter()))
             duplicates = find_duplicates(found, config.near_duplicate_distance)
             laps.append(("find duplicates", time.perf_counter()))
-            groups = [item.group or own for item, own in zip(found.items, duplicates.cluster_ids, strict=True)]
+            groups = [
+                item.group or own for item, own in zip(found.items, duplicates.cluster_ids, strict=True)
+            ]
             splits = assign_splits([item.split for item in found.items], groups, config)
             shards = store_rows(partial, tree, found, groups, splits)
         info = describe_dataset(name, family, licence, tree.name, classes, found, splits, shards)
         laps.append(("write", time.perf_counter()))
-        report = make_report(info, str(store / name), listing, found, duplicates, splits, config, laps)
+        report = make_report(info, str(store / name), listing, found, duplicates, splits, laps)
         values = report.model_dump(mode="json", exclude=VOLATILE)
         (partial / "report.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
         write_info(partial, info)
@@ -176,9 +98,7 @@ def ingest(
     return report
 
 
-def open_source(
-    source: str | Path, spool: Path, config: IngestConfig
-) -> AbstractContextManager[FileTree]:
+def open_source(source: str | Path, spool: Path, config: IngestConfig) -> AbstractContextManager[FileTree]:
     """Open whatever `source` names; raises FileNotFoundError or a ValueError saying what may be given."""
     path = Path(source)
     if re.fullmatch(r"\w+:\w+", str(source)) and not path.exists():
@@ -196,7 +116,9 @@ def check_classes(source: str, listing: Listing) -> tuple[str, ...]:
     """The classes of a listing, sorted; a ValueError where there is nothing to classify."""
     classes = sorted({item.targets["label"] for item in listing.items} | set(listing.empty_classes))
     if len(listing.items) == 1:
-        raise ValueError(f"{source}: only one image ({listing.items[0].id}); a dataset needs several of each class")
+        raise ValueError(
+            f"{source}: only one image ({listing.items[0].id}); a dataset needs several of each class"
+        )
     if len(classes) == 1:
         raise ValueError(
             f"{source}: only one class ({classes[0]!r}); a classifier needs two or more, each in a folder of its own"
@@ -234,10 +156,10 @@ def measure_items(
     labels = np.array([number[items[i].targets["label"]] for i in keep], np.int64)
     unusable = [classes[index] for index in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]
     if unusable:
-        example = next(entry for entry in set_aside)
+        example = next(i for i, item in enumerate(items) if item.targets["label"] == unusable[0])
         raise ValueError(
-            f"{tree.name}: no usable image in the classes {', '.join(unusable[:5])}; for instance {example.id}: "
-            f"{example.reason}"
+            f"{tree.name}: no usable image in the classes {', '.join(unusable[:5])}; for instance "
+            f"{items[example].id}: {reasons[example]}"
         )
     return Found([items[i] for i in keep], measured.take(keep), labels, [sizes[i] for i in keep], set_aside)
 
@@ -268,14 +190,14 @@ def find_duplicates(found: Found, distance: int) -> Duplicates:
         first.setdefault(key, i)
     different = np.array(list(first.values()), np.int64)  # one image for each SHA-256
     hashes = found.measured.phash[different]
-    pictures = describe(found.measured.thumbs[different], found.measured.independent[different])
+    pictures = take_pictures(found.measured.pictures, different)
     used = affordable_distance(hashes, distance)
     roots = cluster(hashes, pictures, used, evidence_needed(pictures, found.labels[different]))
     least: dict[int, str] = {}
     for root, key in zip(roots.tolist(), first, strict=True):
         least[root] = min(least.get(root, key), key)
     cluster_of = {key: least[root] for root, key in zip(roots.tolist(), first, strict=True)}
-    return Duplicates([cluster_of[key] for key in sha256], used)
+    return Duplicates([cluster_of[key] for key in sha256], used, distance)
 
 
 def assign_splits(
@@ -289,23 +211,31 @@ def assign_splits(
     given = {split for split in from_source if split}
     of_group: dict[str, Split] = {}
     for side in SPLITS:  # where a group was given to several, an image without a split follows test, then val
-        of_group.update({group: side for split, group in zip(from_source, groups, strict=True) if split == side})
+        of_group.update(
+            {group: side for split, group in zip(from_source, groups, strict=True) if split == side}
+        )
     splits: list[Split] = []
     for split, group in zip(from_source, groups, strict=True):
         share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
-        side = split or of_group.get(group)
-        if side is None:
-            bounds = (config.test_fraction, config.test_fraction + config.val_fraction)
-            side = "test" if share < bounds[0] else "val" if share < bounds[1] else "train"
-        elif side == "train" and "val" not in given and share < config.val_fraction:
-            side = "val"
-        splits.append(side)
+        given_side = split or of_group.get(group)
+        if given_side is None:
+            splits.append(_side_by_share(share, config))
+        elif given_side == "train" and "val" not in given and share < config.val_fraction:
+            splits.append("val")
+        else:
+            splits.append(given_side)
     if "train" not in splits:
         raise ValueError(
             f"no image is left for training: {len(splits)} images in {len(set(groups))} groups; add images, or lower "
             f"ingest.val_fraction (={config.val_fraction:g}) and ingest.test_fraction (={config.test_fraction:g})"
         )
     return splits
+
+
+def _side_by_share(share: float, config: IngestConfig) -> Split:
+    if share < config.test_fraction:
+        return "test"
+    return "val" if share < config.test_fraction + config.val_fraction else "train"
 
 
 def store_rows(
@@ -333,7 +263,9 @@ def store_rows(
         def read(row: int, places: list[int] = places) -> bytes:
             data = tree.read(found.items[places[row]].path)
             if hashlib.sha256(data).hexdigest() != measured.sha256[places[row]]:
-                raise ValueError(f"{tree.name}: {found.items[places[row]].id} changed while it was ingested; try again")
+                raise ValueError(
+                    f"{tree.name}: {found.items[places[row]].id} changed while it was ingested; try again"
+                )
             return data
 
         shards += write_shards(folder, split, rows, [found.sizes[i] for i in places], read)

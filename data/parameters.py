@@ -27,7 +27,10 @@ def describe(fault: Any, model: type[BaseModel], where: str) -> str:
         return f"{key} is not a parameter; known here: {', '.join(sorted(known))}"
     if fault["type"] == "missing":
         return f"{key} is required"
-    return f"{key} (={fault['input']!r}): {fault['msg'].removeprefix('Value error, ')}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if isinstance(fault["input"], dict):  # a check across fields names what it means itself
+        return f"{key}: {message}".removeprefix(": ")
+    return f"{key} (={fault['input']!r}): {message}"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

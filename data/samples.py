@@ -4,13 +4,15 @@
 as scikit-learn ships them (https://archive.ics.uci.edu/dataset/80, CC BY 4.0).
 """
 
+import gzip
+import importlib.util
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from data.archive import FileTree, memory_tree
 
@@ -25,12 +27,23 @@ class Sample:
 
 def sample_digits() -> Iterator[tuple[str, bytes, str]]:
     """Yield (id, PNG bytes, "0" to "9") of the digits: 8×8 grey, the values 0 to 16 scaled to 0 to 255."""
-    digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
-    for i, (image, label) in enumerate(zip(pixels, digits.target, strict=True)):
+    with gzip.open(_sklearn_data("digits.csv.gz")) as file:
+        table = np.loadtxt(file, delimiter=",")  # (1797, 65): 64 values and the label
+    pixels = np.rint(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    for i, (image, label) in enumerate(zip(pixels, table[:, 64].astype(int).tolist(), strict=True)):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
         yield f"{label}/{i:04d}.png", buffer.getvalue(), str(label)
+
+
+def _sklearn_data(file: str) -> Path:
+    # the file itself: `import sklearn.datasets` takes seconds, and the command line would wait for it
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            "scikit-learn is not installed, and the built-in digits are its own; run: make setup"
+        )
+    return Path(spec.origin).parent / "datasets" / "data" / file
 
 
 SAMPLES: dict[str, Sample] = {

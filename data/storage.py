@@ -42,7 +42,11 @@ def plan_shards(sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def write_shards(
-    folder: Path, split: Split, rows: Sequence[dict[str, Any]], sizes: Sequence[int], read: Callable[[int], bytes]
+    folder: Path,
+    split: Split,
+    rows: Sequence[dict[str, Any]],
+    sizes: Sequence[int],
+    read: Callable[[int], bytes],
 ) -> Iterator[Shard]:
     """Write one split; `rows` hold every column but the image, whose bytes `read(row)` gives."""
     columns = [name for name in SCHEMA.names if name != "image"]

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from prefect import flow
 
+from pipelines.configuration import ChangesForm, RecipeForm
 from pipelines.families import Executor, StopAfter
-from pipelines.parameters import ChangesForm, RecipeForm
 from pipelines.training import run_job
 
 

@@ -98,6 +98,7 @@ def complain(message: str, code: int, debug: bool) -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """The error's first line that says something, or its kind."""
+    """The error's kind, unless it is one of ours that speaks for itself, and its first line that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    speaks = isinstance(error, CycloptsError | RuntimeError | FloatingPointError | ConnectionError) and lines
+    return lines[0] if speaks else ": ".join([type(error).__name__, *lines[:1]])

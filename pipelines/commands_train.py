@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
+from pipelines import server
 from pipelines.families import Executor, FamilyName, StopAfter
 from pipelines.options import Changes, Json, quiet_stdout
-from pipelines.parameters import choose_recipe, configuration, flatten, parse_changes, recipes
+from pipelines.parameters import choose_recipe, flatten, parse_changes, recipes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import run_flow
-from tasks.families import FAMILIES
 from tasks.paths import store
 
 
@@ -60,6 +60,10 @@ def train(
             "train needs a family and --dataset NAME, for example: train classification --dataset digits"
         )
     else:
+        server.start()
+        # Only now, for torch takes seconds that the server can use.
+        from pipelines.configuration import configuration
+
         configuration(family, dataset, recipe, nested)
         Dataset.open(store() / dataset)
     with quiet_stdout(as_json):
@@ -117,6 +121,8 @@ def parameters(
     recipe
         Show the recipe of this name.
     """
+    from tasks.families import FAMILIES
+
     name = choose_recipe(family, dataset, recipe)
     values = flatten(recipes(family)[name])
     helps = descriptions(FAMILIES[family].config)

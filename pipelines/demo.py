@@ -7,15 +7,14 @@ from typing import Any
 from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from pipelines.options import Json, quiet_stdout
-from pipelines.parameters import configuration, section
+from pipelines.parameters import section
 from pipelines.render import ConsoleReporter, emit, table
 from pipelines.runner import run_flow, start_engines
 from tasks import versioning
-from tasks.paths import home, store
+from tasks.paths import store
 
 SOURCE, NAME, FAMILY = "sklearn:digits", "digits", "classification"
 RECIPES = ("digits", "digits_resnet")
-SHOWN = ("accuracy", "accuracy_low", "accuracy_high", "ece", "images_per_s", "memory_mb")
 
 
 def demo(*, as_json: Json = False) -> None:
@@ -56,6 +55,7 @@ def ingest_digits() -> float:
 
 def evaluate_together(folders: list[Path]) -> dict[str, float]:
     """The metrics of the models' averaged outputs on the test images."""
+    from pipelines.configuration import configuration
     from tasks.evaluate import evaluate
 
     config: Any = configuration(FAMILY, NAME, RECIPES[0], {})
@@ -66,41 +66,30 @@ def views(
     summaries: list[dict[str, Any]], together: dict[str, float], seconds: dict[str, float]
 ) -> list[Any]:
     """What the demo shows at its end."""
-    columns = ("model", "registered as", "alias", "test accuracy", "from", "to", "ECE", "images/s", "MB")
-    rows = [
-        [
-            s["architecture"],
-            f"models:/{s['model']}/{s['version']}",
-            s["alias"],
-            *(s["metrics"][m] for m in SHOWN),
-        ]
-        for s in summaries
-    ]
-    rows.append(["both, averaged", None, None, *(together[m] for m in SHOWN)])
+    columns = ("model", "version", "alias", "accuracy", "95% interval", "ECE", "images/s", "MB")
+    rows = [[s["architecture"], s["version"], s["alias"], *tested(s["metrics"])] for s in summaries]
+    rows.append(["both, averaged", None, None, *tested(together)])
     first = summaries[0]
-    trained = [
-        [
-            s["architecture"],
-            s["to_first_step_s"],
-            s["train_time_s"],
-            s["images_per_s"],
-            *s["phases_s"].values(),
-        ]
-        for s in summaries
-    ]
     model = f"models:/{first['model']}@champion"
+    phases = ", ".join(f"{name} {time_s:.1f}" for name, time_s in seconds.items())
     return [
-        table("Handwritten digits", columns, rows),
-        table(
-            "Seconds",
-            ("model", "until the first step", "training", "images/s", *first["phases_s"]),
-            trained,
+        table(f"Handwritten digits: {first['model']}, tested", columns, rows),
+        f"seconds          {phases}; first step {first['to_first_step_s']:.1f} after the command",
+        *(
+            f"training         {s['architecture']}: {s['train_time_s']:.1f} s, {s['images_per_s']:,.0f} images/s"
+            for s in summaries
         ),
-        table("Wall-clock, seconds", tuple(seconds), [list(seconds.values())]),
-        "Look at",
+        "",
+        "look at",
         f"  the runs       {first['mlflow_url']}",
         f"  the champion   ./convoy models show {model}",
-        f"  the figures    {home()}/runs/{first['key']}/evaluation/",
+        f"  the figures    {first['folder']}/evaluation/",
         f"  the data       ./convoy data show {NAME}",
-        f"Use it:          ./convoy predict {model} IMAGE...",
+        f"use it           ./convoy predict {model} IMAGE...",
     ]
+
+
+def tested(metrics: dict[str, float]) -> list[Any]:
+    """The columns of a test."""
+    interval = f"{metrics['accuracy_low']:.4f} to {metrics['accuracy_high']:.4f}"
+    return [metrics["accuracy"], interval, metrics["ece"], metrics["images_per_s"], metrics["memory_mb"]]

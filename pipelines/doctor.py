@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 import torch
 
 from data.dataset import list_names
+from pipelines.configuration import configuration
 from pipelines.options import Json
-from pipelines.parameters import configuration, recipes
+from pipelines.parameters import recipes
 from pipelines.render import emit, table
 from tasks import versioning
 from tasks.families import FAMILIES

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pipelines.reporting import Status
 
+FILE_WIDTH = 160  # columns of a table that goes to a file or a pipe
 LINE_EVERY_S = 5.0  # between two lines of progress where stderr is not a terminal
 
 
@@ -125,5 +126,7 @@ def emit(document: Any, views: Iterable[Table | str], as_json: bool) -> None:
         sys.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
         return
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=FILE_WIDTH)
     for view in views:
         console.print(escape(view) if isinstance(view, str) else view, soft_wrap=isinstance(view, str))

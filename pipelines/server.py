@@ -12,9 +12,10 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
+
+from tasks.paths import ROOT
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 5.0
@@ -30,16 +31,22 @@ def start() -> None:
     global _server
     if _server is not None or "PREFECT_API_URL" in os.environ or has_profile():
         return
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
+    with socket.create_server(("127.0.0.1", 0)) as listener, log_file().open("wb") as log:
         # The child gets the listening socket itself: no other process can take the port in between. Its standard
         # input is the lifeline: it ends when we do, however that happens.
         _server = subprocess.Popen(
             [sys.executable, "-m", "pipelines.server", str(listener.fileno())],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            pass_fds=[listener.fileno()], start_new_session=True, cwd=os.environ["PREFECT_HOME"],
+            stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=[listener.fileno()], start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
         )  # fmt: skip
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
     atexit.register(stop)
+
+
+def log_file() -> Path:
+    """What the newest server has to say, which is nothing while all is well."""
+    return Path(os.environ["PREFECT_HOME"]) / "server.log"
 
 
 def has_profile() -> bool:
@@ -55,13 +62,13 @@ def wait() -> None:
     while time.monotonic() < end_s:
         if _server.poll() is not None:
             raise RuntimeError(
-                f"Prefect's server ended while it started (code {_server.returncode}); see why with: "
-                ".venv/bin/prefect server start, or set PREFECT_API_URL to a server that runs"
+                f"Prefect's server ended while it started (code {_server.returncode}); {log_file()} says why; "
+                "or set PREFECT_API_URL to a server that runs"
             )
         try:
             with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=10):
                 return
-        except (urllib.error.URLError, TimeoutError):
+        except OSError:  # not there yet, or not ready
             time.sleep(0.05)
     raise RuntimeError(f"Prefect's server does not answer after {START_TIMEOUT_S:.0f} s")
 
@@ -90,10 +97,10 @@ def end_with_parent() -> None:
 
 def serve(listener: int) -> None:
     """The child: Prefect's API on an inherited socket. Without UI and schedules, for nobody would see them."""
-    import uvicorn
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    import uvicorn  # after the thread: a parent that ends at once is noticed during these seconds
     from prefect.server.api.server import create_app
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
     app = create_app(ephemeral=True, final=True)
     uvicorn.run(app, fd=listener, log_level="critical", lifespan="on", timeout_graceful_shutdown=2)
 

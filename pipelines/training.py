@@ -18,8 +18,9 @@ from typing import Any
 from prefect.runtime import flow_run
 
 from pipelines import environment, steps
+from pipelines.configuration import configuration
 from pipelines.families import Executor, StopAfter
-from pipelines.parameters import choose_recipe, configuration, flatten
+from pipelines.parameters import choose_recipe, flatten
 from pipelines.reporting import Reporter, current_reporter
 from tasks import registry
 from tasks.cluster import disconnect

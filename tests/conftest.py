@@ -7,7 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+import torch
+
+# A machine that also does other things must not fail a test by being slow.
+hypothesis.settings.register_profile("convoy", deadline=None)
+hypothesis.settings.load_profile("convoy")
+# Threads that wait for each other cost networks this small most of their time.
+torch.set_num_threads(1)
 
 # Before any test module imports Prefect, which reads the environment once: nothing of the person who runs the tests
 # is read, and nothing is written to the checkout.
@@ -16,15 +24,37 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 for _name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CONVOY_HOME"):
     os.environ.pop(_name, None)
 os.environ["CONVOY_HOME"] = _HOME
+os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"  # its last lines would be sent when the server is gone
 
 from pipelines import environment  # noqa: E402
 
 environment.prepare()
 
 
+DATASETS = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parent.parent.parent / "shared" / "datasets"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, saying why."""
+    no_gpu = pytest.mark.skip(reason="no CUDA device")
+    no_data = pytest.mark.skip(reason=f"no datasets in {DATASETS} (CONVOY_DATASETS names another folder)")
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+        if "data" in item.keywords and not DATASETS.is_dir():
+            item.add_marker(no_data)
+
+
+@pytest.fixture(scope="session")
+def datasets_folder() -> Path:
+    """Real datasets that are not part of the checkout; for tests with the marker `data`."""
+    return DATASETS
+
+
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """The address of a Prefect server on a database of its own, for flows that tests call."""
+    from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from pipelines import server
@@ -34,6 +64,7 @@ def prefect_api() -> Iterator[str]:
     url = os.environ["PREFECT_API_URL"]
     with temporary_settings({PREFECT_API_URL: url}):
         yield url
+    EventsWorker.drain_all(timeout=10)  # closes its connection while there is somebody at the other end
     server.stop()
 
 

@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from pipelines import parameters
+from pipelines.configuration import ChangesForm, RecipeForm, configuration
 from pipelines.parameters import (
-    ChangesForm,
-    RecipeForm,
     choose_recipe,
-    configuration,
     flatten,
     merge,
     parse_changes,

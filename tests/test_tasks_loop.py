@@ -43,7 +43,10 @@ def test_a_dataset_smaller_than_the_batch_is_one_batch() -> None:
 
 
 def test_pictures_grow_as_training_goes_on() -> None:
-    small = plan(100, batch_size=10, epochs=1, growth=[[8, 0.4], [12, 0.7]])
+    train = tiny_config("classification").train.model_copy(
+        update={"batch_size": 10, "epochs": 1.0, "growth": ((8, 0.4), (12, 0.7))}
+    )
+    small = BatchPlan.of(train, 100, 0, 1)
     assert [small.shrink_px(step) for step in range(10)] == [8] * 4 + [12] * 3 + [0] * 3
 
 

@@ -7,7 +7,7 @@ from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from tasks.families import FAMILIES
 
-INGEST = {"val_fraction": 0.1, "test_fraction": 0.2, "near_duplicate_distance": 0}
+INGEST = {"val_fraction": 0.1, "test_fraction": 0.2, "near_duplicate_distance": 0, "max_source_gb": 1}
 
 TINY: dict[str, dict[str, Any]] = {
     "classification": {

@@ -1,0 +1,194 @@
+"""What ingest found in a source: the report that a person reads, and `report.json` beside the dataset."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from data.checks import ODDITIES, Measured
+from data.dataset import SPLITS, DatasetInfo, Split
+from data.formats import Listing, RawItem
+from data.parameters import Parameters
+
+MAX_EXAMPLES = 10
+EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+
+
+class SetAside(Parameters):
+    """A file that is no usable image."""
+
+    id: str
+    reason: str
+    sha256: str  # of its bytes, "" if they could not be read
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The usable images of a source, in order of id."""
+
+    items: list[RawItem]
+    measured: Measured
+    labels: np.ndarray  # (N,) int64, into the classes
+    sizes: list[int]  # bytes
+    set_aside: tuple[SetAside, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Which images are the same: `cluster_ids` (N,) are the least SHA-256 of each image's cluster."""
+
+    cluster_ids: list[str]
+    distance: int  # bits, as used
+    wished_distance: int
+
+
+class Overlap(Parameters):
+    """Images of one split that another split holds too, by their bytes or nearly."""
+
+    split: Split
+    other: Split
+    images: int  # of `split`
+    examples: tuple[tuple[str, str], ...]  # (id in split, id in other)
+
+
+class IngestReport(Parameters):
+    """What ingest found and wrote."""
+
+    name: str
+    family: str
+    path: str
+    counts: dict[Split, dict[str, int]]  # images by split and class
+    num_images: int
+    total_bytes: int
+    width_px: tuple[int, int, int]  # least, median, greatest
+    height_px: tuple[int, int, int]
+    formats: dict[str, int]
+    oddities: dict[str, int]  # images that are used all the same
+    ignored: dict[str, int]  # files that are not part of the dataset, by why
+    set_aside: tuple[SetAside, ...]
+    exact_duplicates: int  # images beyond the first of the same bytes
+    near_duplicate_images: int  # in clusters of at least two different files
+    near_duplicate_clusters: int
+    near_duplicate_distance: int  # as used: less than wished for where all pictures look alike
+    across_splits: int  # test images that train holds too
+    overlaps: tuple[Overlap, ...]
+    label_conflicts: int  # pictures, by bytes, under more than one label
+    label_conflict_examples: tuple[tuple[str, ...], ...]  # ids of such a picture
+    source_splits: tuple[Split, ...]  # those that came with the source
+    notes: tuple[str, ...]  # what a person should know
+    time_s: float
+    phase_s: dict[str, float]
+    images_per_s: float
+
+
+VOLATILE = {"path", "time_s", "phase_s", "images_per_s"}  # what report.json leaves out
+
+
+def make_report(
+    info: DatasetInfo,
+    path: str,
+    listing: Listing,
+    found: Found,
+    duplicates: Duplicates,
+    splits: Sequence[Split],
+    laps: Sequence[tuple[str, float]],
+) -> IngestReport:
+    """Count it all; `laps` are the ends of the phases, in seconds of one clock, the first being the start."""
+    measured = found.measured
+    members = Counter(duplicates.cluster_ids)
+    files = Counter(dict(zip(measured.sha256, duplicates.cluster_ids, strict=True)).values())
+    near = [cluster for cluster, number in files.items() if number > 1]
+    conflicts = _label_conflicts(found)
+    overlaps = _overlaps(found, duplicates, splits)
+    time_s = laps[-1][1] - laps[0][1]
+    return IngestReport(
+        name=info.name,
+        family=info.family,
+        path=path,
+        counts=info.counts,
+        num_images=len(found.items),
+        total_bytes=sum(found.sizes),
+        width_px=info.width_px,
+        height_px=info.height_px,
+        formats=dict(sorted(Counter(measured.format).items())),
+        oddities=_count_oddities(found),
+        ignored=listing.ignored,
+        set_aside=found.set_aside,
+        exact_duplicates=len(found.items) - len(set(measured.sha256)),
+        near_duplicate_images=sum(members[cluster] for cluster in near),
+        near_duplicate_clusters=len(near),
+        near_duplicate_distance=duplicates.distance,
+        across_splits=sum(o.images for o in overlaps if (o.split, o.other) == ("test", "train")),
+        overlaps=overlaps,
+        label_conflicts=len(conflicts),
+        label_conflict_examples=tuple(conflicts[:MAX_EXAMPLES]),
+        source_splits=tuple(split for split in SPLITS if any(item.split == split for item in listing.items)),
+        notes=_notes(info, duplicates),
+        time_s=round(time_s, 3),
+        phase_s={name: round(end - laps[i][1], 3) for i, (name, end) in enumerate(laps[1:])},
+        images_per_s=round((len(found.items) + len(found.set_aside)) / time_s, 1),
+    )
+
+
+def _count_oddities(found: Found) -> dict[str, int]:
+    flags = found.measured.oddities
+    counts = {name: int(np.count_nonzero(flags >> bit & 1)) for bit, name in enumerate(ODDITIES)}
+    extensions = [PurePosixPath(item.path).suffix.lower() for item in found.items]
+    pairs = zip(extensions, found.measured.format, strict=True)
+    counts["with another extension than their content"] = sum(
+        extension not in EXTENSIONS[name] for extension, name in pairs
+    )
+    return counts
+
+
+def _label_conflicts(found: Found) -> list[tuple[str, ...]]:
+    """Ids of the same bytes under several labels."""
+    labels = defaultdict(set)
+    ids = defaultdict(list)
+    for item, key, label in zip(found.items, found.measured.sha256, found.labels.tolist(), strict=True):
+        labels[key].add(label)
+        ids[key].append(item.id)
+    return sorted(tuple(ids[key]) for key in ids if len(labels[key]) > 1)
+
+
+def _overlaps(found: Found, duplicates: Duplicates, splits: Sequence[Split]) -> tuple[Overlap, ...]:
+    inside: dict[Split, dict[str, str]] = {split: {} for split in SPLITS}  # cluster: its first id
+    for item, cluster, split in zip(found.items, duplicates.cluster_ids, splits, strict=True):
+        inside[split].setdefault(cluster, item.id)
+    overlaps = []
+    wanted: tuple[tuple[Split, Split], ...] = (("test", "train"), ("test", "val"), ("val", "train"))
+    for split, other in wanted:
+        pairs = [
+            (item.id, inside[other][cluster])
+            for item, cluster, side in zip(found.items, duplicates.cluster_ids, splits, strict=True)
+            if side == split and cluster in inside[other]
+        ]
+        overlaps.append(
+            Overlap(split=split, other=other, images=len(pairs), examples=tuple(pairs[:MAX_EXAMPLES]))
+        )
+    return tuple(overlaps)
+
+
+def _notes(info: DatasetInfo, duplicates: Duplicates) -> tuple[str, ...]:
+    notes = [f"no {split} images" for split in SPLITS if not info.num_images(split)]
+    for split in ("train", "test"):
+        without = [name for name, number in info.counts[split].items() if not number]
+        if without and info.num_images(split):
+            notes.append(f"no {split} images of {len(without)} classes: {', '.join(without[:MAX_EXAMPLES])}")
+    if duplicates.distance < duplicates.wished_distance:
+        notes.append(
+            f"near-duplicates were sought within {duplicates.distance} bits, not {duplicates.wished_distance}: in "
+            f"this dataset unrelated "
+            "pictures are too much alike"
+        )
+    return tuple(notes)

@@ -1,0 +1,72 @@
+"""Parameters made whole: the family's own model of a recipe and its changes, and the form that Prefect shows of it."""
+
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+from data.parameters import Parameters
+from pipelines.parameters import PARAMS, choose_recipe, merge, recipes
+from tasks.families import FAMILIES
+
+
+def configuration(family: str, dataset: str, recipe: str | None, changes: dict[str, Any]) -> Parameters:
+    """The complete parameters of one run.
+
+    Raises ValueError, one line for each fault, for an unknown recipe, an unknown key or a value out of its range.
+    """
+    name = choose_recipe(family, dataset, recipe)
+    model = FAMILIES[family].config
+    values = {**recipes(family)[name], "dataset": dataset}
+    model.parse(
+        values, f"{PARAMS.name}: {family}.{name}"
+    )  # the recipe's own faults, told apart from the changes'
+    return model.parse(merge(values, changes), "")
+
+
+class RecipeForm:
+    """Makes a text parameter of a flow a drop-down of the family's recipes in Prefect's form."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(source)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "enum": list(recipes(self.family))}
+
+
+class ChangesForm:
+    """Makes a dict parameter of a flow a form with the family's parameters, none of them required.
+
+    The form has the names, types, choices, limits and help of the family's own model, so it cannot differ from it.
+    """
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(source)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = FAMILIES[self.family].config.model_json_schema()
+        form = optional_form(schema, schema.get("$defs", {}))
+        form["properties"].pop("dataset")
+        return form
+
+
+def optional_form(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema with its references written out and nothing required."""
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].rpartition("/")[2]]
+        schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
+    form = {key: value for key, value in schema.items() if key not in ("$defs", "required")}
+    if "properties" in form:
+        form["properties"] = {
+            name: {**optional_form(part, definitions), "title": name}
+            for name, part in form["properties"].items()
+        }
+    if "items" in form:
+        form["items"] = optional_form(form["items"], definitions)
+    return form

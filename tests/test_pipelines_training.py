@@ -1,0 +1,230 @@
+"""The training flow, called in this process: what it leaves behind when it ends well, badly, or is stopped."""
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+
+from data.dataset import Dataset
+from pipelines import steps, training
+from pipelines.classification import train_classifier
+from pipelines.reporting import Status, set_reporter
+from pipelines.training import exclusive, read_job, run_folder
+from tasks import registry
+from tasks.paths import runs, store
+from tasks.recordstore import connect
+from tests.tiny import TINY, tiny_dataset
+
+RECIPE = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
+QUICK = {"train": {"epochs": 0.5}}
+pytestmark = pytest.mark.usefixtures("digits", "prefect_api", "listener")
+
+
+class Listener:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.statuses: list[Status] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def show(self, status: Status) -> None:
+        self.statuses.append(status)
+
+
+@pytest.fixture(scope="module")
+def digits(module_home: Path) -> Dataset:
+    assert store().is_relative_to(module_home)
+    return tiny_dataset("classification", store())
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Listener:
+    monkeypatch.setattr("pipelines.configuration.recipes", lambda family: {"tiny": RECIPE, "default": RECIPE})
+    monkeypatch.setattr("pipelines.parameters.recipes", lambda family: {"tiny": RECIPE, "default": RECIPE})
+    monkeypatch.setattr(steps.train_model, "retry_delay_seconds", 0)
+    listener = Listener()
+    set_reporter(listener)
+    return listener
+
+
+@pytest.fixture(scope="module")
+def finished(digits: Dataset, prefect_api: str) -> dict[str, Any]:
+    """The summary of one run to the end."""
+    assert prefect_api.startswith("http://127.0.0.1:")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.configuration.recipes", lambda family: {"default": RECIPE})
+        patch.setattr("pipelines.parameters.recipes", lambda family: {"default": RECIPE})
+        set_reporter(Listener())
+        return train_classifier(digits.info.name, changes={"train": {"epochs": 3.0}}, executor="in_process")
+
+
+def status_of(run_id: str) -> str:
+    return str(connect().get_run(run_id).info.status)
+
+
+def runs_with_key(key: str) -> list[Any]:
+    client = connect()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, f"tags.`convoy.key` = '{key}'"))
+
+
+def newest_key() -> str:
+    return max(runs().iterdir(), key=lambda folder: folder.stat().st_mtime).name
+
+
+def test_one_key_names_the_flow_run_the_folder_and_the_mlflow_run(finished: dict[str, Any]) -> None:
+    key = finished["key"]
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(key).state_name == "Completed"
+    assert (runs() / key / "model" / "model.json").is_file()
+    (run,) = runs_with_key(key)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["prefect.flow_run_id"] == key
+    assert run.data.params["train.epochs"] == "3.0"
+    assert run.info.run_name == "digits-lenet5-untracked"
+
+
+def test_the_summary_says_what_was_measured(finished: dict[str, Any]) -> None:
+    metrics = json.loads((Path(finished["folder"]) / "evaluation" / "metrics.json").read_text())
+    assert metrics["accuracy"] == finished["metrics"]["accuracy"]
+    (run,) = runs_with_key(finished["key"])
+    assert run.data.metrics["test.accuracy"] == finished["metrics"]["accuracy"]
+    assert set(finished["phases_s"]) == {"prepare", "train", "evaluate", "register"}
+
+
+def test_the_first_model_becomes_champion_and_the_next_a_challenger(finished: dict[str, Any]) -> None:
+    assert (finished["model"], finished["version"], finished["alias"]) == ("classifier-digits", 1, "champion")
+    second = train_classifier("digits", changes=QUICK, executor="in_process")
+    assert (second["version"], second["alias"]) == (2, "challenger")
+    assert registry.resolve_model("models:/classifier-digits@champion").is_dir()
+    assert {row["version"]: row["aliases"] for row in registry.list_models()} == {
+        1: ["champion"],
+        2: ["challenger"],
+    }
+
+
+def artifacts_of(flow_run_id: str, prefect_api: str) -> dict[str, Any]:
+    """The data of a flow run's artifacts, by type."""
+    query = json.dumps({"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}}).encode()
+    request = urllib.request.Request(
+        f"{prefect_api}/artifacts/filter", query, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return {artifact["type"]: artifact["data"] for artifact in json.load(answer)}
+
+
+def test_the_runs_page_shows_progress_the_result_and_the_way_to_mlflow(
+    finished: dict[str, Any], prefect_api: str
+) -> None:
+    artifacts = artifacts_of(finished["key"], prefect_api)
+    assert artifacts["progress"] == 100.0
+    assert f"MLflow run `{finished['mlflow_run']}`" in artifacts["markdown"]
+    assert "models:/classifier-digits/1" in artifacts["markdown"]
+    assert f"| accuracy | {finished['metrics']['accuracy']:.4g} |" in artifacts["markdown"]
+
+
+def test_progress_is_told_to_the_end_of_each_step(listener: Listener) -> None:
+    summary = train_classifier("digits", changes=QUICK, stop_after="evaluate", executor="in_process")
+    assert summary["version"] == 0
+    last = {status.step: status for status in listener.statuses}
+    assert last["train"].done == last["train"].total == summary["num_steps"]
+    assert last["evaluate"].done == last["evaluate"].total
+    assert f"--resume {summary['key']}" in listener.notes[0]
+
+
+def test_a_fault_that_may_pass_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fails_once(*arguments: Any, **options: Any) -> Any:
+        calls.append(options["key"])
+        if len(calls) == 1:
+            raise OSError("no space left on device")
+        return train(*arguments, **options)
+
+    train = steps.train
+    monkeypatch.setattr(steps, "train", fails_once)
+    summary = train_classifier("digits", changes=QUICK, stop_after="train", executor="in_process")
+    assert calls == [summary["key"]] * 2
+    assert len(runs_with_key(summary["key"])) == 1
+    assert status_of(summary["mlflow_run"]) == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("it does not fit"), FloatingPointError("the loss is not finite")]
+)
+def test_a_fault_of_the_input_is_not_tried_again_and_marks_the_run_failed(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fails(*_arguments: Any, **options: Any) -> Any:
+        calls.append(options["key"])
+        raise error
+
+    monkeypatch.setattr(steps, "train", fails)
+    with pytest.raises(type(error), match=str(error)):
+        train_classifier("digits", changes=QUICK, executor="in_process")
+    assert len(calls) == 1
+    (run,) = runs_with_key(calls[0])
+    assert run.info.status == "FAILED"
+
+
+def test_a_stopped_run_is_killed_and_resumes_by_its_own_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_arguments: Any, **_options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier("digits", changes=QUICK, executor="in_process")
+    key = newest_key()
+    (run,) = runs_with_key(key)
+    assert run.info.status == "KILLED"
+
+    summary = train_classifier("digits", resume=key, stop_after="train", executor="in_process")
+    assert summary["key"] == key
+    assert read_job(run_folder(key)).config.train.epochs == 0.5
+    (run,) = runs_with_key(key)
+    assert run.info.status == "FINISHED"
+
+
+def test_a_dataset_that_was_changed_is_refused_before_training(digits: Dataset) -> None:
+    file = digits.shards("test")[0]
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before + b"x")
+        with pytest.raises(ValueError, match=r"is not what ingest wrote; restore it: dvc checkout"):
+            train_classifier("digits", changes=QUICK, executor="in_process")
+        file.unlink()
+        with pytest.raises(FileNotFoundError, match=r"is missing; fetch it with: dvc pull"):
+            train_classifier("digits", changes=QUICK, executor="in_process")
+    finally:
+        file.write_bytes(before)
+
+
+def test_two_processes_never_train_the_same_run(tmp_path: Path) -> None:
+    with (
+        exclusive(tmp_path / "key"),
+        pytest.raises(ValueError, match=r"run key is being trained by process \d+"),
+        exclusive(tmp_path / "key"),
+    ):
+        pass
+    with exclusive(tmp_path / "key"):
+        pass
+
+
+@pytest.mark.parametrize("key", ["", "..", "a/b", "/etc"])
+def test_a_run_key_never_leaves_the_folder_of_runs(key: str) -> None:
+    with pytest.raises(ValueError, match="must be the name of a folder"):
+        run_folder(key)
+
+
+def test_an_unknown_run_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no run 'nope' in"):
+        training.read_job(run_folder("nope"))
