@@ -1,0 +1,196 @@
+"""Each layout of a dataset is recognised, and an unclear one is an error that says what to do."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from data.archive import FileTree, memory_tree
+from data.decode import decode_many
+from data.formats import FORMATS, Listing, list_source, list_table, table_tree
+from data.samples import SAMPLES, sample_digits, sample_tree
+from tests.pictures import write_tree
+
+
+def listing(*names: str) -> Listing:
+    return list_source(memory_tree("source", dict.fromkeys(names, b"x")), "classification")
+
+
+def summary(found: Listing) -> dict[str, tuple[str, str | None]]:
+    return {item.id: (item.targets["label"], item.split) for item in found.items}
+
+
+def test_folders_are_classes() -> None:
+    found = listing("cat/1.jpg", "cat/deep/2.jpg", "dog/1.jpg")
+    assert summary(found) == {
+        "cat/1.jpg": ("cat", None),
+        "cat/deep/2.jpg": ("cat", None),
+        "dog/1.jpg": ("dog", None),
+    }
+    assert found.ignored == {}
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [("train", "train"), ("val", "val"), ("valid", "val"), ("Validation", "val"), ("TEST", "test")],
+)
+def test_split_folders_are_splits(folder: str, split: str) -> None:
+    found = listing(f"{folder}/cat/1.jpg", f"{folder}/dog/1.jpg")
+    assert summary(found) == {f"{folder}/cat/1.jpg": ("cat", split), f"{folder}/dog/1.jpg": ("dog", split)}
+
+
+def test_wrapping_folders_are_left_out_of_ids_but_not_of_paths() -> None:
+    for top in ("photos/", "photos/v2/"):
+        found = listing(f"{top}train/cat/1.jpg", f"{top}test/dog/1.jpg", f"{top}README.md", "LICENSE")
+        assert summary(found) == {"train/cat/1.jpg": ("cat", "train"), "test/dog/1.jpg": ("dog", "test")}
+        assert [item.path for item in found.items] == [f"{top}test/dog/1.jpg", f"{top}train/cat/1.jpg"]
+        assert found.ignored == {"readme or licence": 2}
+
+
+def test_lists_beside_the_images_are_ignored_and_counted() -> None:
+    found = listing("images/cat/1.jpg", "images/dog/1.jpg", "images/dog/2.jpg", "images/all.txt", "train.txt")
+    assert set(summary(found)) == {"cat/1.jpg", "dog/1.jpg", "dog/2.jpg"}
+    assert found.ignored == {"not in a class folder": 2}
+
+
+def test_hidden_files_are_ignored_and_counted() -> None:
+    found = listing(
+        "cat/1.jpg", "dog/1.jpg", "cat/.DS_Store", "__MACOSX/cat/._1.jpg", ".git/config", "dog/Thumbs.db"
+    )
+    assert set(summary(found)) == {"cat/1.jpg", "dog/1.jpg"}
+    assert found.ignored == {"hidden": 4}
+
+
+def test_a_class_may_be_called_train() -> None:
+    found = listing("bus/1.jpg", "train/1.jpg", "train/2.jpg")
+    assert summary(found)["train/1.jpg"] == ("train", None)
+
+
+def test_splits_beside_other_folders_are_unclear() -> None:
+    with pytest.raises(ValueError, match=r"split folders \(train\) stand beside others \(extra\)"):
+        listing("train/cat/1.jpg", "extra/cat/1.jpg")
+
+
+def test_a_single_class_is_not_taken_for_a_wrapping_folder() -> None:
+    assert summary(listing("cat/1.jpg", "cat/2.jpg")) == {
+        "cat/1.jpg": ("cat", None),
+        "cat/2.jpg": ("cat", None),
+    }
+    assert summary(listing("train/cat/1.jpg")) == {"train/cat/1.jpg": ("cat", "train")}
+
+
+def test_empty_class_folders_are_named() -> None:
+    tree = memory_tree("source", {"cat/1.jpg": b"", "dog/1.jpg": b"", "cow/README": b""})
+    with_empty = FileTree("source", tree.sizes, tree.folders | {"emu"}, tree.read)
+    assert list_source(with_empty, "classification").empty_classes == ("cow", "emu")
+
+
+@pytest.mark.parametrize("names", [(), ("1.jpg", "2.jpg"), ("README",), (".hidden/cat/1.jpg",)])
+def test_a_source_without_class_folders_is_an_error(names: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="no images found: put them in one folder per class"):
+        listing(*names)
+
+
+def test_an_unknown_family_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"family \(='birds'\) has no reader; known: classification"):
+        list_source(memory_tree("source", {"a/1": b""}), "birds")
+
+
+names = st.lists(st.sampled_from(["a", "b", "train", "test", "x.jpg", ".h"]), min_size=1, max_size=5).map(
+    "/".join
+)
+
+
+@given(st.sets(names, max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_every_file_is_an_item_or_counted(files: set[str]) -> None:
+    files = {file for file in files if not any(other.startswith(file + "/") for other in files)}
+    try:
+        found = listing(*files)
+    except ValueError:
+        return
+    assert len(found.items) + sum(found.ignored.values()) == len(files)
+    assert len({item.id for item in found.items}) == len(found.items)
+    assert {item.path for item in found.items} <= files
+    assert all(item.targets["label"] for item in found.items)
+
+
+def table(tmp_path: Path, text: str) -> Listing:
+    path = tmp_path / "list.csv"
+    path.write_bytes(text.encode())
+    return list_source(table_tree(path), "classification")
+
+
+def test_a_table_gives_labels_splits_and_groups(tmp_path: Path) -> None:
+    found = table(
+        tmp_path,
+        '\ufefflabel, path ,split,group\r\ncat,a/1.jpg,train,ann\n"dog, big",./a//2.jpg,VALID,\ncat,3.jpg,,bob\n',
+    )
+    assert [(i.id, i.targets["label"], i.split, i.group) for i in found.items] == [
+        ("a/1.jpg", "cat", "train", "ann"),
+        ("a/2.jpg", "dog, big", "val", None),
+        ("3.jpg", "cat", None, "bob"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"columns \(none\) must have path and label"),
+        ("file,label\n1.jpg,cat\n", "must have path and label"),
+        ("path;label\n1.jpg;cat\n", "separated by commas"),
+        ("path,label,weight\n1.jpg,cat,3\n", "unknown columns weight"),
+        ("path,label,label\n1.jpg,cat,cat\n", "must have path and label"),
+        ("path,label\n1.jpg\n", "line 2: it must have 2 fields"),
+        ("path,label\n1.jpg,cat,more\n", "line 2: it must have 2 fields"),
+        ("path,label\n1.jpg,\n", "line 2: label is empty"),
+        ("path,label\n,cat\n", "line 2: path is empty"),
+        ("path,label\n1.jpg,cat\n./1.jpg,dog\n", r"line 3: path '1\.jpg' stands in the table twice"),
+        ("path,label\n../1.jpg,cat\n", "leads out of its folder"),
+        ("path,label\n/etc/passwd,cat\n", "is absolute"),
+        ("path,label,split\n1.jpg,cat,holdout\n", r"split \(='holdout'\) must be one of train"),
+        ("path,label\n1.jpg,c\x07t\n", "control characters"),
+        ('path,label\n"1.jpg,cat\n', "not a readable CSV"),
+        ("path,label\n", "no images found"),
+    ],
+)
+def test_a_faulty_table_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        table(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"path,label\n\xff\xfe,cat\n")
+    with pytest.raises(ValueError, match="save the table as UTF-8"):
+        list_table(table_tree(tmp_path / "x.csv"))
+
+
+def test_a_table_reads_nothing_outside_its_folder(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"secret.png": b"1", "set/a/1.png": b"2", "set/list.csv": b"path,label\n"})
+    (tmp_path / "set" / "link.png").symlink_to(tmp_path / "secret.png")
+    tree = table_tree(tmp_path / "set" / "list.csv")
+    assert tree.read("a/1.png") == b"2"
+    for name in ("link.png", "../secret.png"):
+        with pytest.raises(ValueError, match="outside"):
+            tree.read(name)
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    digits = load_digits()
+    rows = list(sample_digits())
+    assert [int(label) for _, _, label in rows] == digits.target.tolist()
+    pixels = decode_many([data for _, data, _ in rows], 8, 1, "squash")[:, 0]
+    assert abs(pixels - digits.images * 255 / 16).max() <= 0.5
+    assert rows == list(sample_digits())
+
+
+def test_samples_are_folders_and_unknown_ones_list_the_known() -> None:
+    for name in SAMPLES:
+        tree = sample_tree(name)
+        assert FORMATS["folders"].matches(tree)
+        assert len(list_source(tree, "classification").items) == len(tree.sizes)
+    with pytest.raises(ValueError, match=r"no built-in dataset 'sklearn:cats'; known: sklearn:digits"):
+        sample_tree("sklearn:cats")
