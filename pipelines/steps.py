@@ -5,7 +5,6 @@ that fails for what a person gave is not. A step that is run again goes on where
 its checkpoint, the MLflow run is the same one, and a model is not registered twice.
 """
 
-import contextvars
 import hashlib
 import signal
 import threading
@@ -16,18 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from data.dataset import Dataset
 from data.parameters import Parameters
+from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import Executor, registered_name
 from pipelines.reporting import Clock, Reporter, Status
 from tasks import registry
@@ -39,7 +33,6 @@ from tasks.train import TrainResult, train
 
 RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
-ARTIFACT_EVERY_S = 5.0  # each update of Prefect's progress bar is a request to its server
 PERMANENT = (ValueError, FileNotFoundError, FloatingPointError)
 NUM_EXAMPLES = 4  # test images kept with a registered model, to try it on
 
@@ -136,12 +129,11 @@ def train_model(
         registry.log_progress(run_id, progress.step, {**values, "epoch": progress.epoch})
         bar.show(progress.step / progress.num_steps)
 
-    with registry.system_metrics(run_id), interruptible():
+    with bar, registry.system_metrics(run_id), interruptible():
         result = train(
             family, config, dataset,
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
         )  # fmt: skip
-    bar.show(1.0)
     registry.log_metrics(
         run_id,
         {
@@ -152,22 +144,6 @@ def train_model(
     )
     registry.log_folder(run_id, folder / "history.csv", "history")
     return result
-
-
-class ProgressBar:
-    """Prefect's progress artifact. Training reports from another thread, which knows the run by this context."""
-
-    def __init__(self, description: str) -> None:
-        self.context = contextvars.copy_context()
-        self.id = create_progress_artifact(progress=0.0, description=description)
-        self.last_s = time.monotonic()
-
-    def show(self, share: float) -> None:
-        """`share` in [0, 1]."""
-        if share < 1 and time.monotonic() - self.last_s < ARTIFACT_EVERY_S:
-            return
-        self.last_s = time.monotonic()
-        self.context.run(update_progress_artifact, self.id, progress=round(100 * share, 1))
 
 
 @step("evaluate")
@@ -211,27 +187,10 @@ def promote_model(name: str, version: int) -> str:
     return registry.promote_first(name, version)
 
 
-@step("publish results")
+@step("publish result")
 def publish(summary: dict[str, Any]) -> None:
-    """Leave the result on the flow run's page: a table, and the way to the MLflow run."""
-    key = f"{summary['family']}-{summary['dataset']}".replace("_", "-")
-    rows = "\n".join(
-        f"| {name} | {value:.4g} |" for name, value in summary["metrics"].items() if "." not in name
-    )
-    url = summary["mlflow_url"]
-    link = (
-        f"[MLflow run]({url})" if url.startswith("http") else f"MLflow run `{summary['mlflow_run']}`: `{url}`"
-    )
-    model = f"`models:/{summary['model']}/{summary['version']}`" if summary["version"] else "not registered"
-    create_markdown_artifact(
-        key=key,
-        description=f"{summary['dataset']} with the recipe {summary['recipe']}",
-        markdown=f"**Model** {model} ({summary['alias'] or 'no alias'})\n\n{link}\n\n"
-        f"Trained {summary['num_steps']:,} steps in {summary['train_time_s']:.1f} s, "
-        f"{summary['images_per_s']:,.0f} images/s.\n\n| metric | test |\n| --- | ---: |\n{rows}\n",
-    )
-    if url.startswith("http"):
-        create_link_artifact(key=f"{key}-mlflow", link=url, link_text="MLflow run")
+    """Leave the result on the flow run's page."""
+    publish_result(summary)
 
 
 @contextmanager

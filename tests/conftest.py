@@ -31,7 +31,9 @@ from pipelines import environment  # noqa: E402
 environment.prepare()
 
 
-DATASETS = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parent.parent.parent / "shared" / "datasets"))
+DATASETS = Path(
+    os.environ.get("CONVOY_DATASETS", Path(__file__).parent.parent.parent / "shared" / "datasets")
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

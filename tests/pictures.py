@@ -27,9 +27,9 @@ def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def png(seed: int, **size: int) -> bytes:
+def png(seed: int, width: int = 48, height: int = 40) -> bytes:
     """A PNG of `picture(seed)`."""
-    return encode(picture(seed, **size))
+    return encode(picture(seed, width, height))
 
 
 def png_bomb(width: int, height: int) -> bytes:

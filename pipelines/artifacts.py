@@ -1,0 +1,77 @@
+"""What a run leaves on its page in Prefect's UI: a progress bar while it trains, and the result.
+
+Prefect's own functions for this open a connection at each call and never close it; these keep one, and close it.
+"""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run, task_run
+
+UPDATE_EVERY_S = 5.0  # each update is a request to the server
+
+
+class ProgressBar:
+    """A progress bar of the current step. May be moved from any thread, by one at a time."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.client = get_client(sync_client=True)
+        self.logger = get_run_logger()
+        self.last_s = -UPDATE_EVERY_S
+
+    def __enter__(self) -> Self:
+        self.client.__enter__()
+        self.id = self.client.create_artifact(artifact("progress", 0.0, self.description)).id
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.client.__exit__(kind, error, trace)
+
+    def show(self, share: float) -> None:
+        """Move it to `share` in [0, 1]. A server that is away does not stop the step."""
+        if share < 1 and time.monotonic() - self.last_s < UPDATE_EVERY_S:
+            return
+        self.last_s = time.monotonic()
+        try:
+            self.client.update_artifact(self.id, ArtifactUpdate(data=round(100 * share, 1)))
+        except httpx.HTTPError as error:
+            self.logger.warning("the progress bar was not moved: %s", error)
+
+
+def artifact(kind: str, data: Any, description: str, key: str | None = None) -> ArtifactCreate:
+    """An artifact of the current run; `key`, of a-z, 0-9 and -, gives it a history over runs."""
+    values: dict[str, Any] = {"type": kind, "data": data, "description": description}
+    values |= {"flow_run_id": flow_run.id, "task_run_id": task_run.id}
+    return ArtifactCreate(**values, **({"key": key} if key else {}))
+
+
+def publish_result(summary: dict[str, Any]) -> None:
+    """Leave a run's summary on its page: the model, the test's metrics, and the way to the MLflow run."""
+    url = summary["mlflow_url"]
+    link = (
+        f"[MLflow run]({url})" if url.startswith("http") else f"MLflow run `{summary['mlflow_run']}`: `{url}`"
+    )
+    model = f"`models:/{summary['model']}/{summary['version']}`" if summary["version"] else "not registered"
+    rows = "\n".join(
+        f"| {name} | {value:.4g} |" for name, value in summary["metrics"].items() if "." not in name
+    )
+    markdown = (
+        f"**Model** {model} ({summary['alias'] or 'no alias'})\n\n{link}\n\n"
+        f"Trained {summary['num_steps']:,} steps in {summary['train_time_s']:.1f} s, "
+        f"{summary['images_per_s']:,.0f} images/s.\n\n| metric | value |\n| --- | ---: |\n{rows}\n"
+    )
+    description = f"{summary['dataset']} by the recipe {summary['recipe']}"
+    key = f"{summary['family']}-{summary['dataset']}".replace("_", "-")
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact("markdown", markdown, description, key))
