@@ -1,10 +1,10 @@
-# make setup | demo | test | test-all | check | bench | golden | lock
+# make setup | demo | test | chaos | test-all | check | bench | golden | lock
 # Each target may be run first: what it needs is installed into .venv.
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 
-.PHONY: setup demo test test-all check bench golden lock
+.PHONY: setup demo test chaos test-all check bench golden lock
 
 setup:
 	@./convoy --install
@@ -15,6 +15,10 @@ demo: setup
 # Without what takes minutes, needs a GPU, or kills processes; `make test-all` runs everything.
 test: setup
 	$(PYTEST) -m "not slow and not gpu and not chaos"
+
+# What kills real processes, and is done within minutes.
+chaos: setup
+	$(PYTEST) -m "chaos and not slow"
 
 test-all: setup
 	$(PYTEST)
