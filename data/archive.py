@@ -16,7 +16,7 @@ import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,7 @@ def open_tree(path: Path, *, spool: Path, max_total_bytes: int) -> Iterator[File
 def memory_tree(name: str, files: dict[str, bytes]) -> FileTree:
     """A tree of files that are in memory."""
     ordered = {key: len(files[key]) for key in sorted(files)}
-    return FileTree(name, ordered, _parents(ordered), files.__getitem__)
+    return FileTree(name, ordered, parents_of(ordered), files.__getitem__)
 
 
 def safe_name(name: str, where: str) -> str:
@@ -157,7 +157,7 @@ class _Index:
 
     def tree(self, read: Callable[[str], bytes]) -> FileTree:
         sizes = {name: self.places[name][1] for name in sorted(self.places)}
-        return FileTree(Path(self.where).name, sizes, _parents(sizes) | (self.folders - {""}), read)
+        return FileTree(Path(self.where).name, sizes, parents_of(sizes) | (self.folders - {""}), read)
 
 
 def check_total(where: str, total_bytes: int, max_total_bytes: int) -> None:
@@ -320,7 +320,8 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
                 yield prefix + entry.name, False, entry.stat().st_size if Path(entry.path).exists() else 0
 
 
-def _parents(names: dict[str, int]) -> frozenset[str]:
+def parents_of(names: Iterable[str]) -> frozenset[str]:
+    """Every folder above any of the names."""
     folders: set[str] = set()
     for name in names:
         while (name := name.rpartition("/")[0]) and name not in folders:

@@ -133,7 +133,8 @@ def measure_all(
     With `workers` > 1 (default: one for each core) and enough images, in that many processes, which end with this
     one however it ends. A script that calls this needs `if __name__ == "__main__":`, since they are spawned.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers < 1:
         raise ValueError(f"workers (={workers}) must be at least 1")
     chunks = _chunks(blobs)

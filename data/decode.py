@@ -44,6 +44,15 @@ FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,
 }
+EXTENSIONS: dict[str, tuple[str, ...]] = {  # lower-case, of the formats
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (  # offset, bytes there, format
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -178,10 +187,11 @@ def _decode(data: bytes, channels: Literal[1, 3], draft_px: int | None) -> Image
 
 def _open(data: bytes) -> ImageFile.ImageFile:
     """Read the header; the pixels are decoded by `.load()`."""
-    image = FORMATS[sniff_format(data)](io.BytesIO(data))
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise DecodeError(f"decompression bomb: {width}×{height} pixels, more than {MAX_PIXELS:,}")
+    name = sniff_format(data)
+    if name == "WEBP":
+        _check_pixels(*_webp_size(data))
+    image = FORMATS[name](io.BytesIO(data))
+    _check_pixels(*image.size)
     if image.info.get("progressive"):
         scans = data.count(b"\xff\xda")
         if scans > MAX_SCANS:
@@ -189,6 +199,25 @@ def _open(data: bytes) -> ImageFile.ImageFile:
                 f"decompression bomb: {scans} scans in a progressive JPEG, more than {MAX_SCANS}"
             )
     return image
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DecodeError(f"decompression bomb: {width}×{height} pixels, more than {MAX_PIXELS:,}")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Read the size by hand: Pillow's reader makes its canvases before it can be asked.
+
+    Source: RFC 9649, sections 2.5 to 2.7 and 3.4.
+    """
+    kind, header = data[12:16], data[20:30]
+    if kind == b"VP8X":
+        return int.from_bytes(header[4:7], "little") + 1, int.from_bytes(header[7:10], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(header[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(header[6:8], "little") & 0x3FFF, int.from_bytes(header[8:10], "little") & 0x3FFF
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:

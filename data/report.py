@@ -3,25 +3,17 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 import numpy as np
 
 from data.checks import ODDITIES, Measured
 from data.dataset import SPLITS, DatasetInfo, Split
+from data.decode import EXTENSIONS
 from data.formats import Listing, RawItem
 from data.parameters import Parameters
 
 MAX_EXAMPLES = 10
-EXTENSIONS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "GIF": (".gif",),
-    "BMP": (".bmp", ".dib"),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-}
 
 
 class SetAside(Parameters):
@@ -143,7 +135,7 @@ def make_report(
 def _count_oddities(found: Found) -> dict[str, int]:
     flags = found.measured.oddities
     counts = {name: int(np.count_nonzero(flags >> bit & 1)) for bit, name in enumerate(ODDITIES)}
-    extensions = [PurePosixPath(item.path).suffix.lower() for item in found.items]
+    extensions = [splitext(item.path)[1].lower() for item in found.items]
     pairs = zip(extensions, found.measured.format, strict=True)
     counts["with another extension than their content"] = sum(
         extension not in EXTENSIONS[name] for extension, name in pairs

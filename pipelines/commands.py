@@ -25,7 +25,12 @@ Every command explains itself: ./convoy train --help. Errors are one line; --deb
 Reports take --json."""
 
 app = App(
-    name="convoy", help=HELP, version_flags=[], help_format="plaintext", suppress_keyboard_interrupt=False
+    name="convoy",
+    help=HELP,
+    version_flags=[],
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
 )
 app.command(
     "pipelines.commands_data:app", name="data", help="Ingest, list, show and check datasets.", sort_key=1

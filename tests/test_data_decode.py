@@ -3,6 +3,7 @@
 import io
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,6 +198,15 @@ def test_truncated_files_are_refused(kind: str) -> None:
     for part in (0.2, 0.5, 0.8):
         with pytest.raises(DecodeError):
             decode_image(data[: int(len(data) * part)], channels=3)
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 50}, {"exif": b"Exif\0\0II*\0"}])
+def test_the_size_of_a_webp_is_read_before_anything_is_allocated(options: dict[str, Any]) -> None:
+    data = encode(picture(13, 301, 77), "WEBP", **options)
+    assert decode._webp_size(data) == (301, 77) == decode_image(data, channels=3).size
+    extended = b"RIFF\x20\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + b"\xff\xff\xff" * 2
+    with pytest.raises(DecodeError, match="decompression bomb: 16777216×16777216"):
+        decode_image(extended, channels=3)
 
 
 def test_a_progressive_jpeg_of_many_scans_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,16 @@ def test_lists_beside_the_images_are_ignored_and_counted() -> None:
     assert found.ignored == {"not in a class folder": 2}
 
 
+def test_folders_of_lists_and_code_are_no_classes() -> None:
+    found = listing("images/cat/1.jpg", "images/dog/1.JPG", "images/dog/raw", "splits/train.txt", "code/a/b.py")
+    assert set(summary(found)) == {"cat/1.jpg", "dog/1.JPG", "dog/raw"}
+    assert found.ignored == {"not in a class folder": 2}
+
+
+def test_files_need_no_extension() -> None:
+    assert set(summary(listing("cat/1", "dog/1"))) == {"cat/1", "dog/1"}
+
+
 def test_hidden_files_are_ignored_and_counted() -> None:
     found = listing(
         "cat/1.jpg", "dog/1.jpg", "cat/.DS_Store", "__MACOSX/cat/._1.jpg", ".git/config", "dog/Thumbs.db"

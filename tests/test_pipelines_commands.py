@@ -1,0 +1,325 @@
+"""The command line: what commands print, and what they say of bad input."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.dataset import Dataset
+from models.classification import ARCHITECTURES
+from pipelines.commands import Stopped, first_line, main, raise_stopped
+from pipelines.options import quiet_stdout
+from tasks import registry
+from tasks.paths import ROOT, store
+from tasks.train import train
+from tests.tiny import tiny_config, tiny_dataset
+
+Run = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("module_home")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Runs a command in this process: its exit code, stdout and stderr."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def digits(module_home: Path) -> Dataset:
+    assert store().is_relative_to(module_home)
+    return tiny_dataset("classification", store())
+
+
+@pytest.fixture(scope="module")
+def model(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a trained model."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny_config("classification", train__epochs=3.0)
+    result = train(
+        "classification", config, digits, folder=folder, key="k", digest="d", executor="in_process"
+    )
+    return result.model_folder
+
+
+@pytest.fixture(scope="module")
+def registered(digits: Dataset, model: Path) -> str:
+    """The URI of a registered model."""
+    run_id = registry.start_run(
+        key="k",
+        experiment="convoy/classification",
+        name="digits",
+        tags={},
+        parameters={},
+        dataset=digits,
+        digest="d",
+    )
+    registry.log_metrics(run_id, {"test.accuracy": 0.5})
+    images = digits.table("test", ["image"])["image"][:2].to_pylist()
+    version = registry.register(run_id, model, name="classifier-digits", example=images, tags={})
+    registry.promote_first("classifier-digits", version)
+    return "models:/classifier-digits@champion"
+
+
+def photographs(folder: Path, num: int = 12) -> Path:
+    """A tree of two classes of pictures, light and dark."""
+    for label, level in (("dark", 40), ("light", 200)):
+        (folder / label).mkdir(parents=True)
+        for i in range(num):
+            Image.new("L", (24 + i, 20), level + 3 * i).save(folder / label / f"{i}.png")
+    return folder
+
+
+def test_help_names_every_command(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for name in ("data", "train", "evaluate", "predict", "models", "parameters", "doctor", "demo"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("data", "add"), ("data", "list"), ("data", "show"), ("data", "check"), ("train",), ("evaluate",), ("predict",),
+     ("models", "list"), ("models", "show"), ("parameters",), ("doctor",), ("demo",)],
+)  # fmt: skip
+def test_every_command_explains_itself_and_takes_json(command: tuple[str, ...], run: Run) -> None:
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    assert "--json" in out
+
+
+def test_help_is_quick_because_it_imports_no_engine() -> None:
+    code = "import sys; from pipelines.commands import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(child.stderr.split())
+    assert not loaded & {"torch", "ray", "prefect", "mlflow", "dvc", "pyarrow", "numpy", "pydantic"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trane",), "trane"),
+        (("train", "detecton", "--dataset", "x"), 'Invalid value "detecton"'),
+        (("train",), "train needs a family and --dataset NAME"),
+        (("train", "classification", "--dataset", "digits", "--stop-after", "lunch"), '"lunch"'),
+        (("train", "classification", "--dataset", "digits", "--set", "optim.lr"), "must be KEY.PATH=VALUE"),
+        (("train", "classification", "--resume", "k"), "--resume goes on with the parameters of that run"),
+        (("data", "add", "/no/such/folder", "--name", "x"), "no such source: /no/such/folder"),
+        (("data", "add", "x"), "--name"),
+        (("data", "show", "nope"), "no dataset named 'nope'"),
+        (("data", "check", "nope"), "no dataset named 'nope'"),
+        (("evaluate", "models:/nope@champion"), "no registered model 'nope'"),
+        (("predict", "models:/nope@champion"), "predict needs images"),
+        (("predict", "models:/nope@champion", "no.jpg"), "no file or folder no.jpg"),
+        (("models", "show", "nope"), "no model 'nope'"),
+        (("parameters", "classification", "--recipe", "nope"), "no recipe 'nope'"),
+    ],
+)
+def test_bad_input_gets_one_clear_line_and_exit_code_2(
+    arguments: tuple[str, ...], message: str, run: Run
+) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert message in err
+    assert out == ""
+    assert err.startswith("convoy: ")
+    assert err.count("\n") == 1, err
+
+
+@pytest.mark.usefixtures("digits")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optim.lrr=1", r"convoy: optim.lrr is not a parameter; known here: "),
+        ("optim.lr=fast", "convoy: optim.lr (='fast'): "),
+        ("train.batch_size=0", "convoy: train.batch_size (=0): "),
+    ],
+)
+def test_a_bad_parameter_is_named_before_anything_starts(
+    change: str, message: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.server.start", lambda: None)
+    monkeypatch.setattr(
+        "pipelines.runner.start_engines", lambda _executor: pytest.fail("an engine was started")
+    )
+    code, _, err = run("train", "classification", "--dataset", "digits", "--set", change)
+    assert code == 2
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(run: Run) -> None:
+    code, _, err = run("--debug", "data", "show", "nope")
+    assert code == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("convoy: no dataset named 'nope'")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (Stopped(signal.SIGTERM), 143, "stopped"),
+        (RuntimeError("it broke\nhere"), 1, "it broke (--debug shows where)"),
+        (KeyError("x"), 1, "KeyError: 'x' (--debug shows where)"),
+        (ValueError("one\ntwo"), 2, "one"),
+    ],
+)
+def test_each_kind_of_end_has_its_exit_code(
+    error: BaseException, code: int, line: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("pipelines.commands_data.list_names", lambda _store: fail())
+    got, _, err = run("data", "list")
+    assert got == code
+    assert err.splitlines()[0] == f"convoy: {line}"
+
+
+def test_a_signal_to_stop_unwinds() -> None:
+    with pytest.raises(Stopped, match="SIGTERM"):
+        raise_stopped(signal.SIGTERM, None)
+    assert first_line(RuntimeError()) == "RuntimeError"
+
+
+def test_a_folder_of_photographs_is_added_listed_shown_and_checked(run: Run, tmp_path: Path) -> None:
+    source = photographs(tmp_path / "photos")
+    (source / "dark" / "broken.png").write_bytes(b"no picture")
+    code, out, _ = run("data", "add", str(source), "--name", "photos", "--licence", "CC0", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["num_images"] == 24
+    assert [image["id"] for image in report["set_aside"]] == ["dark/broken.png"]
+    assert report["dvc_digest"].endswith(".dir")
+
+    listed = json.loads(run("data", "list", "--json")[1])["datasets"]
+    row = next(row for row in listed if row["name"] == "photos")
+    assert row["train"] + row["val"] + row["test"] == 24
+    assert row["dvc_digest"] == report["dvc_digest"]
+
+    shown = json.loads(run("data", "show", "photos", "--json")[1])
+    assert shown["classes"] == ["dark", "light"]
+    assert shown["licence"] == "CC0"
+
+    code, out, _ = run("data", "check", "photos", "--json")
+    assert (code, json.loads(out)["problems"]) == (0, [])
+    for command in (("list",), ("show", "photos"), ("check", "photos")):
+        code, out, err = run("data", *command)
+        assert (code, err) == (0, "")
+        assert "photos" in out
+
+
+def test_a_dataset_that_was_damaged_fails_its_check(run: Run, tmp_path: Path) -> None:
+    run("data", "add", str(photographs(tmp_path / "photos")), "--name", "damaged")
+    shard = Dataset.open(store() / "damaged").shards("train")[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    code, out, _ = run("data", "check", "damaged", "--json")
+    assert code == 1
+    assert any(shard.name in problem for problem in json.loads(out)["problems"])
+
+
+def test_evaluate_writes_the_report_that_it_prints(model: Path, run: Run, tmp_path: Path) -> None:
+    out_folder = tmp_path / "report"
+    code, out, _ = run("evaluate", str(model), "--views", "single", "--out", str(out_folder), "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert json.loads((out_folder / "metrics.json").read_text()) == pytest.approx(document["metrics"])
+    assert len(document["per_class"]) == 10
+    code, out, _ = run("evaluate", str(model), "--views", "single")
+    assert f"{document['metrics']['accuracy']:.4g}" in out
+
+
+def test_several_models_are_evaluated_as_an_ensemble(model: Path, run: Run) -> None:
+    alone = json.loads(run("evaluate", str(model), "--views", "single", "--json")[1])
+    twice = json.loads(run("evaluate", str(model), str(model), "--views", "single", "--json")[1])
+    assert len(twice["models"]) == 2
+    assert twice["metrics"]["nll"] == pytest.approx(alone["metrics"]["nll"], rel=1e-5)
+
+
+def test_predict_reads_files_and_folders_and_reports_what_it_cannot_read(
+    model: Path, digits: Dataset, run: Run, tmp_path: Path
+) -> None:
+    rows = digits.table("test", ["image", "label"]).slice(0, 5).to_pylist()
+    for i, row in enumerate(rows):
+        (tmp_path / f"{i}.png").write_bytes(row["image"])
+    code, out, _ = run("predict", str(model), str(tmp_path), "--json")
+    predictions = json.loads(out)["predictions"]
+    assert code == 0
+    assert [Path(row["image"]).name for row in predictions] == [f"{i}.png" for i in range(5)]
+    assert all(sum(row["probabilities"]) == pytest.approx(1, abs=1e-5) for row in predictions)
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(rows[0]["image"][:40])
+    code, out, _ = run("predict", str(model), str(broken), str(tmp_path / "0.png"), "--json")
+    first, second = json.loads(out)["predictions"]
+    assert code == 1
+    assert first["error"]
+    assert first["label"] is None
+    assert second["label"] == predictions[0]["label"]
+    assert second["probabilities"] == pytest.approx(predictions[0]["probabilities"], abs=1e-6)
+    code, out, _ = run("predict", str(model), str(tmp_path / "0.png"))
+    assert code == 0
+    assert str(predictions[0]["label"]) in out
+
+
+def test_an_empty_folder_is_no_input(model: Path, run: Run, tmp_path: Path) -> None:
+    code, _, err = run("predict", str(model), str(tmp_path))
+    assert code == 2
+    assert "no images in the folder" in err
+
+
+def test_registered_models_are_listed_and_shown(registered: str, run: Run) -> None:
+    (row,) = json.loads(run("models", "list", "--json")[1])["models"]
+    assert (row["name"], row["version"], row["accuracy"]) == ("classifier-digits", 1, 0.5)
+    shown = json.loads(run("models", "show", registered, "--json")[1])
+    assert shown["card"]["dataset"] == "digits"
+    assert "classifier-digits" in run("models", "list")[1]
+    assert "champion" in run("models", "show", registered)[1]
+
+
+def test_the_catalogue_lists_every_network_with_its_size(run: Run) -> None:
+    rows = json.loads(run("models", "list", "--catalogue", "--json")[1])["catalogue"]
+    sizes = {row["name"]: row["num_parameters"] for row in rows}
+    assert set(sizes) == set(ARCHITECTURES)
+    assert sizes["resnet20_cifar"] == 269_722
+    assert sizes["airnet94"] == 1_971_640
+
+
+def test_parameters_explains_each_key_of_a_recipe(run: Run) -> None:
+    document = json.loads(run("parameters", "classification", "--recipe", "digits", "--json")[1])
+    keys = {row["key"]: row for row in document["parameters"]}
+    assert keys["model.name"]["value"] == "lenet5"
+    assert all(row["description"] for row in keys.values())
+    assert "optim.lr" in run("parameters", "classification")[1]
+
+
+def test_the_shell_command_runs_anywhere_and_is_not_misled_by_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text("raise SystemExit('the wrong data')")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").write_text("raise SystemExit('the wrong models')")
+    started = time.perf_counter()
+    command = [str(ROOT / "convoy"), "data", "list", "--json"]
+    child = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "datasets" in json.loads(child.stdout)
+    assert time.perf_counter() - started < 60
+
+
+def test_what_libraries_print_does_not_reach_the_json_document(capsys: pytest.CaptureFixture[str]) -> None:
+    with quiet_stdout(True):
+        sys.stdout.write("a chatty library")
+    assert capsys.readouterr() == ("", "a chatty library")
