@@ -88,6 +88,7 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
         "near-duplicates": f"{report.near_duplicate_images:,} images in {report.near_duplicate_clusters:,} clusters",
         "test images also in training": report.across_splits,
         "pictures under two labels": report.label_conflicts,
+        "to know": "; ".join(report.notes) or "nothing else",
         "took": f"{report.time_s:.1f} s, {report.images_per_s:,.0f} images/s",
     }
     views: list[Table | str] = [pairs(f"Dataset {report.name}", values), counts_table(report.counts)]

@@ -24,7 +24,7 @@ from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import Executor, registered_name
 from pipelines.reporting import Clock, Reporter, Status
-from tasks import registry
+from tasks import cluster, registry
 from tasks.evaluate import Report, evaluate
 from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
@@ -134,6 +134,8 @@ def train_model(
             family, config, dataset,
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
         )  # fmt: skip
+    if executor == "ray":  # known only once Ray is connected, which training does
+        registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
     registry.log_metrics(
         run_id,
         {

@@ -56,7 +56,9 @@ def test_lists_beside_the_images_are_ignored_and_counted() -> None:
 
 
 def test_folders_of_lists_and_code_are_no_classes() -> None:
-    found = listing("images/cat/1.jpg", "images/dog/1.JPG", "images/dog/raw", "splits/train.txt", "code/a/b.py")
+    found = listing(
+        "images/cat/1.jpg", "images/dog/1.JPG", "images/dog/raw", "splits/train.txt", "code/a/b.py"
+    )
     assert set(summary(found)) == {"cat/1.jpg", "dog/1.JPG", "dog/raw"}
     assert found.ignored == {"not in a class folder": 2}
 

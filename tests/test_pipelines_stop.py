@@ -89,7 +89,7 @@ def training(module_home: Path, digits: Dataset, request: pytest.FixtureRequest)
     yield running
     for process in running.family():  # only where the test failed
         process.kill()
-    running.process.wait()
+    running.process.communicate()
 
 
 def mlflow_status(key: str) -> list[str]:
