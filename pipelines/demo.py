@@ -6,10 +6,11 @@ from typing import Any
 
 from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
+from pipelines.engines import start_engines
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import section
 from pipelines.render import ConsoleReporter, emit, table
-from pipelines.runner import run_flow, start_engines
+from pipelines.runner import run_flow
 from tasks import versioning
 from tasks.paths import store
 

@@ -1,41 +1,14 @@
 """Runs a training flow in this process, with the engines that it needs."""
 
-import contextlib
-import threading
 from importlib import import_module
 from typing import Any
 
 from pipelines import server
+from pipelines.engines import start_engines
 from pipelines.environment import STARTED_AT
 from pipelines.families import PIPELINES, Executor, StopAfter
 from pipelines.render import ConsoleReporter
 from pipelines.reporting import set_reporter
-
-_ray: threading.Thread | None = None
-
-
-def start_engines(executor: Executor) -> None:
-    """Start Prefect's server and Ray, unless they are there; returns at once.
-
-    The server needs five seconds, Ray four, and our imports three: side by side. To be called before Prefect is
-    imported.
-    """
-    global _ray
-    server.start()
-    if executor == "ray" and _ray is None:
-        # Outside the main thread Ray leaves the signal handlers alone.
-        _ray = threading.Thread(target=keep_ray, name="ray", daemon=True)
-        _ray.start()
-
-
-def keep_ray() -> None:
-    """Connect in the background; where that fails, training tries again and says why."""
-    from tasks.cluster import connect
-
-    with contextlib.suppress(Exception):
-        connect()
-        # The kernel ends Ray's processes with the thread that started them, so this one must stay.
-        threading.Event().wait()
 
 
 def run_flow(

@@ -19,6 +19,7 @@ from prefect.runtime import flow_run
 
 from pipelines import environment, steps
 from pipelines.configuration import configuration
+from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
 from pipelines.parameters import choose_recipe, flatten
 from pipelines.reporting import Reporter, current_reporter
@@ -126,6 +127,8 @@ def run_job(
     Runs inside a flow. Stopped from outside, it marks the MLflow run KILLED and leaves no process of Ray behind.
     """
     environment.prepare()
+    if executor == "ray":
+        start_ray()
     key = resume or str(flow_run.id)
     folder = run_folder(key)
     with exclusive(folder):
