@@ -1,6 +1,6 @@
 """How fast is ingest, where does its time go, and how far is that from only decoding?
 
-    .venv/bin/python benchmarks/ingest.py [SOURCE]
+    PYTHONPATH=. .venv/bin/python benchmarks/ingest.py [SOURCE]
 
 SOURCE is a folder or archive of a few thousand images or more; by default CIFAR-10's 60,000 JPEGs in the shared
 datasets folder (CONVOY_DATASETS, default ../shared/datasets). The limit that ingest is compared with is the least

@@ -1,6 +1,6 @@
 """What the pipeline costs over a bare loop: the same net, batches, precision and steps, in one run.
 
-    ./.venv/bin/python benchmarks/overhead.py [--recipe cifar10] [--dataset cifar10] [--steps 40]
+    PYTHONPATH=. .venv/bin/python benchmarks/overhead.py [--recipe cifar10] [--dataset cifar10] [--steps 40]
 
 Three ways, in turn, twice: (a) a bare loop (no checkpoint, no progress, no validation, no Ray), (b) the loop of
 tasks.loop in this process, (c) the same under Ray Train. Images a second of the steps themselves; start-up is
@@ -25,14 +25,14 @@ if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # g
 import torch
 
 from data.dataset import Dataset
-from pipelines.parameters import configuration
+from pipelines.configuration import configuration
 from tasks import cluster
 from tasks.families import FAMILIES
 from tasks.loop import BatchPlan
 from tasks.optim import build_optimizers, schedule_factor, set_rates
 from tasks.paths import store
 from tasks.precision import autocast, resolve_precision
-from tasks.train import decode_here, train
+from tasks.train import decode_here, sample_images, train
 
 WARM_UP_STEPS = 4
 
@@ -42,7 +42,7 @@ def bare(config: Any, dataset: Dataset) -> float:
     family, device = FAMILIES["classification"], torch.device("cpu")
     records = decode_here(family, dataset, "train", config)
     torch.manual_seed(config.train.seed)
-    model = family.model(config, dataset.info, records.images[:5000]).train()
+    model = family.model(config, dataset.info, sample_images(records)).train()
     optimizers = build_optimizers(model, config.optim)
     plan = BatchPlan.of(config.train, len(records), 0, 1)
     order, generator = plan.order(0), plan.generator(0)

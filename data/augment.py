@@ -5,14 +5,21 @@ Every function takes (B, C, H, W) uint8 and the random choices for each sample, 
 normalises them: float32 pictures cost four times the memory traffic between processes.
 """
 
+import math
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from data import colour, geometry
 from data.parameters import Parameters
 from data.random import SampleGenerator
+
+ELASTIC_NODES = 5  # of the mesh that local warps move, along each side
 
 
 class AugmentConfig(Parameters):
@@ -23,8 +30,45 @@ class AugmentConfig(Parameters):
         "epochs show both sides of every picture"
     )
     random_crop: bool = Field(description="crop at a random place; otherwise at the centre")
-    cutout_px: int = Field(ge=0, description="side of the square that is blanked out; 0: none")
+    crop_area: tuple[float, float] = Field(
+        description="random resized crop: least and greatest share of the picture that is shown; [1, 1]: none"
+    )
+    crop_aspect: float = Field(ge=1, le=4, description="random resized crop: greatest ratio of its sides")
+    rotation_deg: float = Field(ge=0, le=180, description="greatest turn to either side, in degrees")
+    shear_deg: float = Field(ge=0, le=45, description="greatest slant of rows and of columns, in degrees")
+    elastic_px: float = Field(ge=0, le=64, description="greatest local warp, in pixels of the crop")
+    brightness: float = Field(ge=0, le=1, description="levels are multiplied by up to 1 ± this")
+    contrast: float = Field(ge=0, le=1, description="distances from the mean grey, by up to 1 ± this")
+    saturation: float = Field(
+        ge=0, le=1, description="distances from each pixel's own grey, by up to 1 ± this"
+    )
     colour_shift: float = Field(ge=0, le=0.5, description="largest shift of each channel, as a share of 255")
+    cutout_px: int = Field(ge=0, description="side of the square that is blanked out; 0: none")
+    mixup_alpha: float = Field(
+        ge=0,
+        le=1,
+        description="mixup with a weight of Beta(alpha, alpha); 0: none; with cutmix, each half the time",
+    )
+    cutmix_alpha: float = Field(ge=0, le=1, description="CutMix with a share of Beta(alpha, alpha); 0: none")
+
+    @model_validator(mode="after")
+    def _area_is_a_range(self) -> Self:
+        low, high = self.crop_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(
+                f"crop_area (={[low, high]}) must be [least, greatest] with 0 < least <= greatest <= 1"
+            )
+        return self
+
+    @property
+    def warps(self) -> bool:
+        """Whether pictures are resampled: if not, crops and mirror images copy whole pixels."""
+        moved = self.rotation_deg or self.shear_deg or self.elastic_px
+        return bool(moved or self.crop_area != (1.0, 1.0))
+
+    @property
+    def recolours(self) -> bool:
+        return bool(self.brightness or self.contrast or self.saturation or self.colour_shift)
 
 
 def reflect_pad(images: Tensor, pad_px: int) -> Tensor:
@@ -62,16 +106,36 @@ def cutout(images: Tensor, top: Tensor, left: Tensor, side_px: int, fill: Tensor
     return torch.where(inside[:, None], fill.view(1, C, 1, 1), images)
 
 
-def colour_shift(images: Tensor, shift: Tensor) -> Tensor:
-    """Add `shift` (B, C) int16, in grey levels, to each channel; saturates at 0 and 255."""
-    return (images.to(torch.int16) + shift[:, :, None, None]).clamp_(0, 255).to(torch.uint8)
-
-
 def mirror_flags(indices: np.ndarray, generator: SampleGenerator) -> np.ndarray:
     """Alternating flip (https://github.com/KellerJordan/cifar10-airbench): random sides at epoch 0, then the
     other side at each epoch, so that no picture is seen the same way round twice in a row."""
     first = SampleGenerator(generator.seed, 0).uniform(indices, "mirror")[:, 0] < 0.5
     return first ^ (generator.epoch % 2 == 1)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random choices for the samples of one batch, as tensors where the pictures are."""
+
+    indices: np.ndarray
+    generator: SampleGenerator
+    device: torch.device
+
+    def uniform(self, name: str, num: int = 1) -> Tensor:
+        """(B, num) float32 in [0, 1)."""
+        return torch.from_numpy(self.generator.uniform(self.indices, name, num)).float().to(self.device)
+
+    def around(self, name: str, reach: float, num: int = 1) -> Tensor:
+        """(B, num) float32 in ±`reach`."""
+        return (self.uniform(name, num) * 2 - 1) * reach
+
+    def place(self, name: str, high: int) -> Tensor:
+        """(B,) int64 in [0, high)."""
+        return torch.from_numpy(self.generator.integers(self.indices, name, high)).to(self.device)
+
+    def flips(self) -> Tensor:
+        """(B,) bool."""
+        return torch.from_numpy(mirror_flags(self.indices, self.generator)).to(self.device)
 
 
 def augment(
@@ -83,31 +147,108 @@ def augment(
     config: AugmentConfig,
     generator: SampleGenerator,
 ) -> Tensor:
-    """All of it, as `config` says: (B, C, H, W) uint8 → (B, C, crop_px, crop_px) uint8."""
-    B, C, H, W = images.shape
-    device = images.device
+    """All but mixing, as `config` says: (B, C, H, W) uint8 → (B, C, crop_px, crop_px) uint8.
 
-    def place(name: str, high: int) -> Tensor:
-        return torch.from_numpy(generator.integers(indices, name, high)).to(device)
-
-    images = reflect_pad(images, pad_px)
-    span_y, span_x = H + 2 * pad_px - crop_px, W + 2 * pad_px - crop_px
-    if config.random_crop and (span_y or span_x):
-        images = crop(images, place("crop.top", span_y + 1), place("crop.left", span_x + 1), crop_px)
-    else:
-        images = images[:, :, span_y // 2 : span_y // 2 + crop_px, span_x // 2 : span_x // 2 + crop_px]
-    if config.mirror:
-        images = mirror(images, torch.from_numpy(mirror_flags(indices, generator)).to(device))
-    if config.colour_shift:
-        levels = (generator.uniform(indices, "colour", C) * 2 - 1) * config.colour_shift * 255
-        images = colour_shift(images, torch.from_numpy(levels.round().astype(np.int16)).to(device))
+    Geometry first, then colour, then cutout; each sample's choices are drawn from `generator` by its index.
+    """
+    draws = Draws(indices, generator, images.device)
+    move = warp if config.warps else shift_and_mirror
+    images = move(images, crop_px, pad_px, config, draws)
+    if config.recolours:
+        images = colour.apply(images, colour_maps(images, config, draws))
     if config.cutout_px:
         half = config.cutout_px // 2
-        top, left = place("cutout.top", crop_px) - half, place("cutout.left", crop_px) - half
-        images = cutout(
-            images, top, left, config.cutout_px, torch.tensor(fill, dtype=torch.uint8, device=device)
-        )
+        top, left = draws.place("cutout.top", crop_px) - half, draws.place("cutout.left", crop_px) - half
+        blank = torch.tensor(fill, dtype=torch.uint8, device=images.device)
+        images = cutout(images, top, left, config.cutout_px, blank)
     return images.contiguous()
+
+
+def shift_and_mirror(
+    images: Tensor, crop_px: int, pad_px: int, config: AugmentConfig, draws: Draws
+) -> Tensor:
+    """Geometry that moves whole pixels: a copy, which costs a tenth of resampling."""
+    images = reflect_pad(images, pad_px)
+    span_y, span_x = images.shape[2] - crop_px, images.shape[3] - crop_px
+    if config.random_crop and (span_y or span_x):
+        top, left = draws.place("crop.top", span_y + 1), draws.place("crop.left", span_x + 1)
+        images = crop(images, top, left, crop_px)
+    else:
+        images = images[:, :, span_y // 2 : span_y // 2 + crop_px, span_x // 2 : span_x // 2 + crop_px]
+    return mirror(images, draws.flips()) if config.mirror else images
+
+
+def warp(images: Tensor, crop_px: int, pad_px: int, config: AugmentConfig, draws: Draws) -> Tensor:
+    """Geometry that resamples, once whatever it is made of."""
+    maps, field = geometric_maps(images.shape[2], images.shape[3], crop_px, pad_px, config, draws)
+    return geometry.warp_images(images, maps, (crop_px, crop_px), field)
+
+
+def geometric_maps(
+    height: int, width: int, crop_px: int, pad_px: int, config: AugmentConfig, draws: Draws
+) -> tuple[Tensor, Tensor | None]:
+    """Where each new pixel comes from: maps (B, 2, 3) to the picture of `height` x `width`, and a field or None.
+
+    The same maps move boxes, points and masks: see data.geometry.
+    """
+    B = len(draws.indices)
+    middle = torch.full((B, 2), crop_px / 2, device=draws.device)
+    maps = crop_maps(height, width, crop_px, pad_px, config, draws)
+    if config.rotation_deg:
+        angle = geometry.degrees(draws.around("rotation", config.rotation_deg)[:, 0])
+        maps = geometry.compose(maps, geometry.rotation(angle, middle))
+    if config.shear_deg:
+        angles = geometry.degrees(draws.around("shear", config.shear_deg, 2))
+        maps = geometry.compose(maps, geometry.shear(angles[:, 0], angles[:, 1], middle))
+    if config.mirror:
+        maps = geometry.compose(maps, geometry.mirroring(draws.flips(), crop_px))
+    field = None
+    if config.elastic_px:
+        nodes = draws.uniform("elastic", 2 * ELASTIC_NODES**2).view(B, 2, ELASTIC_NODES, ELASTIC_NODES)
+        field = geometry.elastic_field(nodes, config.elastic_px, crop_px, crop_px)
+    return maps, field
+
+
+def crop_maps(
+    height: int, width: int, crop_px: int, pad_px: int, config: AugmentConfig, draws: Draws
+) -> Tensor:
+    """The part of each picture that is shown, (B, 2, 3): a resized crop, or `crop_px` at random or in the centre."""
+    if config.crop_area != (1.0, 1.0):
+        log_aspect = math.log(config.crop_aspect)
+        boxes = geometry.random_resized_boxes(
+            draws.uniform("crop", 4), width, height, config.crop_area, log_aspect
+        )
+        return geometry.crop_resize(boxes, crop_px, crop_px)
+    spans = torch.tensor([width, height], device=draws.device) + 2 * pad_px - crop_px
+    if config.random_crop:
+        left, top = draws.place("crop.left", int(spans[0]) + 1), draws.place("crop.top", int(spans[1]) + 1)
+        corner = torch.stack([left, top], 1) - pad_px
+    else:
+        corner = (spans // 2 - pad_px).expand(len(draws.indices), 2)
+    return geometry.crop_resize(torch.cat([corner, corner + crop_px], 1).float(), crop_px, crop_px)
+
+
+def colour_maps(images: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
+    """One colour map a sample (B, C, C + 1): brightness, then contrast, then saturation, then the shift."""
+    B, C, H, W = images.shape
+    maps = colour.identity(B, C, images.device)
+    if config.brightness:
+        maps = colour.brightness(1 + draws.around("brightness", config.brightness)[:, 0], C)
+    if config.contrast:
+        # the mean is affine too, so that of the brightened picture follows from that of the picture
+        means = images.flatten(2).sum(2, dtype=torch.int64).float() / (H * W)
+        brightened = (maps[:, :, :C] * means[:, None]).sum(2) + maps[:, :, C]
+        grey = (brightened * colour.luma_weights(C, images.device)).sum(1)
+        factor = 1 + draws.around("contrast", config.contrast)[:, 0]
+        maps = colour.compose(colour.contrast(factor, grey, C), maps)
+    if config.saturation:
+        factor = 1 + draws.around("saturation", config.saturation)[:, 0]
+        maps = colour.compose(colour.saturation(factor, C), maps)
+    if config.colour_shift:
+        levels = (draws.generator.uniform(draws.indices, "colour", C) * 2 - 1) * config.colour_shift * 255
+        shift = torch.from_numpy(levels.round()).float().to(images.device)
+        maps = colour.compose(colour.shift(shift), maps)
+    return maps
 
 
 def centre_crop(images: Tensor, crop_px: int) -> Tensor:

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +18,17 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data.dataset import SCHEMA, SPLITS, Dataset, DatasetInfo, Shard
+from data.dataset import (
+    PAIR_SCHEMA,
+    PAIRS_FILE,
+    SPLITS,
+    Dataset,
+    DatasetInfo,
+    Shard,
+    count_boxes,
+    count_images,
+    schema_of,
+)
 from data.decode import DecodeError, Inspected, inspect_image, quiet_pillow
 from data.duplicates import THUMB_PX, Pictures, describe, join_pictures, perceptual_hashes, take_pictures
 from data.parameters import Parameters
@@ -44,6 +53,7 @@ class Measured:
     oddities: np.ndarray  # (N,) uint8: bit i stands for ODDITIES[i]
     width_px: np.ndarray  # (N,) int64, upright
     height_px: np.ndarray
+    orientation: np.ndarray  # (N,) uint8: of EXIF, 1 to 8; 1 is upright as stored
     sums: np.ndarray  # (N, 3) int64: sum of the pixels of each channel, 0 to 255; a grey one three times
     squares: np.ndarray  # (N, 3) int64: and of their squares
     phash: np.ndarray  # (N,) uint64, see data.duplicates
@@ -71,6 +81,7 @@ def measure(blobs: Sequence[bytes]) -> Measured:
     thumbs = np.zeros((num, THUMB_PX, THUMB_PX), np.uint8)
     counts = np.zeros((num, 3, 256), np.int64)
     sizes = np.zeros((num, 2), np.int64)
+    orientation = np.ones(num, np.uint8)
     with quiet_pillow():  # once for all
         for i, blob in enumerate(blobs):
             try:
@@ -79,7 +90,7 @@ def measure(blobs: Sequence[bytes]) -> Measured:
                 reason[i] = str(error)
                 continue
             counts[i] = np.reshape(found.image.histogram(), (-1, 256))
-            sizes[i] = found.image.size
+            sizes[i], orientation[i] = found.image.size, found.orientation
             thumbs[i] = _thumb(found)
             formats[i], grey[i], oddities[i] = found.format, found.grey, _oddities(found)
     levels = np.arange(256, dtype=np.int64)
@@ -91,6 +102,7 @@ def measure(blobs: Sequence[bytes]) -> Measured:
         oddities=oddities,
         width_px=sizes[:, 0],
         height_px=sizes[:, 1],
+        orientation=orientation,
         sums=counts @ levels,
         squares=counts @ levels**2,
         phash=perceptual_hashes(thumbs),
@@ -213,12 +225,12 @@ def check(
     started = time.perf_counter()
     shards, problems = [], []
     for shard in dataset.info.shards:
-        fault = _shard_fault(dataset.path / shard.file, shard)
+        fault = shard_fault(dataset.path / shard.file, shard, dataset.info.family)
         if fault:
             problems.append(f"{shard.file}: {fault}")
         else:
             shards.append(shard)
-    columns = [name for name in SCHEMA.names if name != "image"]
+    columns = [name for name in schema_of(dataset.info.family).names if name != "image"]
     rows = [
         {**row, "split": shard.split, "file": shard.file}
         for shard in shards
@@ -229,7 +241,8 @@ def check(
         images = (image for shard in shards for image in _images_of(dataset.path / shard.file))
         measured = measure_all(images, len(rows), workers, lambda done: report(done, len(rows)))
         problems += _check_images(rows, measured)
-    problems += _check_ids(rows) + _check_labels(rows, dataset.info) + _check_groups(rows, dataset.path)
+    problems += _check_ids(rows) + _check_targets(rows, dataset.info) + _check_groups(rows, dataset.path)
+    problems += _check_files(rows, dataset)
     if len(problems) > MAX_PROBLEMS:
         problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
     return CheckReport(
@@ -246,7 +259,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _shard_fault(file: Path, shard: Shard) -> str:
+def shard_fault(file: Path, shard: Shard, family: str) -> str:
+    """What is wrong with a shard's file, "" if it is what ingest wrote; reads all of its bytes."""
     if not file.is_file():
         return "is missing"
     if file_sha256(file) != shard.sha256:
@@ -254,7 +268,7 @@ def _shard_fault(file: Path, shard: Shard) -> str:
     footer = pq.read_metadata(file)
     if footer.num_rows != shard.rows:
         return f"has {footer.num_rows} rows, not {shard.rows}"
-    missing = set(SCHEMA.names) - set(pq.read_schema(file).names)
+    missing = set(schema_of(family).names) - set(pq.read_schema(file).names)
     return f"columns are missing: {', '.join(sorted(missing))}" if missing else ""
 
 
@@ -290,18 +304,60 @@ def _check_ids(rows: list[dict[str, Any]]) -> list[str]:
     return problems
 
 
-def _check_labels(rows: list[dict[str, Any]], info: DatasetInfo) -> list[str]:
+def _check_targets(rows: list[dict[str, Any]], info: DatasetInfo) -> list[str]:
+    faults = [_target_fault(row, info) for row in rows]
     problems = [
-        f"{row['file']}: {row['id']!r} has label {row['label']}, not one of 0 to {len(info.classes) - 1}"
-        for row in rows
-        if not 0 <= row["label"] < len(info.classes)
+        f"{row['file']}: {row['id']!r} has {fault}" for row, fault in zip(rows, faults, strict=True) if fault
     ]
-    found = Counter((row["split"], row["label"]) for row in rows)
-    for split in SPLITS:
-        for label, name in enumerate(info.classes):
-            expected = info.counts.get(split, {}).get(name, 0)
-            if found[split, label] != expected:
-                problems.append(f"{split}: {found[split, label]} images of {name!r}, not {expected}")
+    sound = [row for row, fault in zip(rows, faults, strict=True) if not fault]
+    splits = [row["split"] for row in sound]
+    tallies = [("images", count_images(info.family, splits, sound, info.classes), info.counts)]
+    if info.family == "detection":
+        tallies.append(("boxes", count_boxes(splits, sound, info.classes), info.num_boxes))
+    for what, found, expected in tallies:
+        for split in SPLITS:
+            for name, number in found[split].items():
+                wanted = expected.get(split, {}).get(name, 0)
+                if number != wanted:
+                    problems.append(f"{split}: {number} {what} of {name!r}, not {wanted}")
+    return problems
+
+
+def _target_fault(row: dict[str, Any], info: DatasetInfo) -> str:
+    """What is wrong with the target columns of a row, "" if nothing is."""
+    top = len(info.classes) - 1
+    if info.family == "landmarks":
+        num = len(info.points)
+        fits = len(row["points_xy"]) == 2 * num and len(row["visible"]) == num
+        return "" if fits and np.isfinite(row["points_xy"]).all() else f"not {num} points"
+    if info.family != "detection":
+        return "" if 0 <= row["label"] <= top else f"label {row['label']}, not one of 0 to {top}"
+    num = len(row["box_labels"])
+    if len(row["boxes_xyxy"]) != 4 * num or len(row["box_flags"]) != num:
+        return "boxes, labels and flags of different number"
+    boxes = np.array(row["boxes_xyxy"]).reshape(-1, 4)
+    inside = (boxes >= 0) & (boxes <= [row["width"], row["height"]] * 2)
+    if not (inside.all() and (boxes[:, 2:] > boxes[:, :2]).all()):
+        return "a box that is not inside the image, or has no area"
+    wrong = [label for label in row["box_labels"] if not 0 <= label <= top]
+    return f"a box of label {wrong[0]}, not one of 0 to {top}" if wrong else ""
+
+
+def _check_files(rows: list[dict[str, Any]], dataset: Dataset) -> list[str]:
+    """What lies beside the shards: as it was written, and pairs of images that are there."""
+    problems = []
+    for name, sha256 in dataset.info.files_sha256.items():
+        file = dataset.path / name
+        if not file.is_file():
+            problems.append(f"{name}: is missing")
+        elif file_sha256(file) != sha256:
+            problems.append(f"{name}: its bytes have changed (SHA-256 differs from dataset.json)")
+        elif name == PAIRS_FILE:
+            label = {row["id"]: row["label"] for row in rows}
+            for pair in pq.read_table(file, schema=PAIR_SCHEMA).to_pylist():
+                a, b = (label.get(pair[key]) for key in ("id_a", "id_b"))
+                if a is None or b is None or pair["same"] != (a == b):
+                    problems.append(f"{name}: {pair['id_a']!r} and {pair['id_b']!r} are not the pair it says")
     return problems
 
 
@@ -317,5 +373,6 @@ def _check_groups(rows: list[dict[str, Any]], path: Path) -> list[str]:
     return [
         f"group {group} stands in {' and '.join(sorted(ids))}: {', '.join(repr(ids[split]) for split in sorted(ids))}"
         for group, ids in sorted(sides.items())
-        if len(ids) > 1 and (not from_source or ("val" not in from_source and {"train", "val"} <= set(ids)))
+        if len(ids) > 1
+        and (not from_source or any({"train", side} <= set(ids) for side in {"val", "test"} - from_source))
     ]

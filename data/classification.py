@@ -14,6 +14,7 @@ from torch import Tensor
 from data.augment import AugmentConfig, augment, centre_crop, reflect_pad, shrink
 from data.dataset import DatasetInfo
 from data.decode import decode_many
+from data.mixing import mix
 from data.parameters import Parameters
 from data.random import SampleGenerator
 
@@ -63,15 +64,28 @@ class Records:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: images (B, C, crop, crop) uint8, labels (B,) int64, indices (B,) into the split."""
+    """What one step sees: images (B, C, crop, crop) uint8, labels (B,) int64, indices (B,) into the split.
+
+    Where pictures are mixed, `partner_labels` (B,) are those of each one's partner, and `weights` (B,) float32 the
+    share that its own label keeps.
+    """
 
     images: Tensor
     labels: Tensor
     indices: np.ndarray
+    partner_labels: Tensor | None = None
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
         return Batch(
-            self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.indices
+            self.images.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.indices,
+            move(self.partner_labels),
+            move(self.weights),
         )
 
 
@@ -102,12 +116,14 @@ def make_batch(
     augmentation: AugmentConfig,
     generator: SampleGenerator | None,
     shrink_px: int = 0,
+    rows: np.ndarray | None = None,
 ) -> Batch:
     """Take the samples at `indices` (B,) and augment them; without a generator, the plain centre crop.
 
-    `shrink_px` > 0 reduces the finished pictures to that side, for training that starts on small ones.
+    `shrink_px` > 0 reduces the finished pictures to that side, for training that starts on small ones. Where `records`
+    hold only a part of the split, `rows` (B,) are the places in them of those samples.
     """
-    where = torch.from_numpy(indices).to(records.images.device)
+    where = torch.from_numpy(indices if rows is None else rows).to(records.images.device)
     # index_select copies whole rows; indexing by a tensor goes byte by byte
     images, labels = records.images.index_select(0, where), records.labels.index_select(0, where)
     if generator is None:
@@ -120,4 +136,7 @@ def make_batch(
         )
     if shrink_px:
         images = shrink(images, shrink_px)
+    if generator is not None and (augmentation.mixup_alpha or augmentation.cutmix_alpha):
+        images, other, weights = mix(images, indices, augmentation, generator)
+        return Batch(images, labels, indices, labels[other], weights)
     return Batch(images, labels, indices)

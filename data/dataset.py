@@ -2,21 +2,29 @@
 
     data/store/cifar10/
         dataset.json                what the dataset is: `DatasetInfo`
-        train-00000.parquet ...     encoded images and their targets, sorted by id, `SCHEMA`
+        train-00000.parquet ...     encoded images and their targets, sorted by id, `schema_of(family)`
+        pairs.parquet               faces, where the source has pairs to compare: `PAIR_SCHEMA`
 
 Few large files, since DVC and object stores are slow on many small ones. A row is one image, exactly as it came
-(encoded bytes); `label` is the target column of classification. Rows are in a fixed order, so that the place of
-a row in its split is the sample's index everywhere: in shuffling, augmentation, predictions.
+(encoded bytes), with the target columns of the dataset's family, `TARGET_FIELDS`. Rows are in a fixed order, so that
+the place of a row in its split is the sample's index everywhere: in shuffling, augmentation, predictions.
+
+Coordinates are pixels of the upright image (turned by EXIF), x to the right and y down. Boxes are edges: the image
+reaches from 0 to its width, so a box around the first pixel is 0, 0, 1, 1. Points are counted from the centre of the
+first pixel: (0, 0) is that centre, the image reaches from -0.5 to its width - 0.5, and an edge is a point plus 0.5.
 """
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from data.parameters import Parameters
 
@@ -24,7 +32,10 @@ SCHEMA_VERSION = 1
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-SCHEMA = pa.schema(
+FamilyName = Literal["classification", "detection", "landmarks", "faces", "style"]
+FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
+
+COMMON_FIELDS = pa.schema(
     [
         ("id", pa.string()),  # path inside the source, '/'-separated: unique in the dataset
         ("image", pa.binary()),  # the encoded file, byte for byte
@@ -34,9 +45,39 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of `image`, hex
         ("phash", pa.uint64()),  # perceptual hash, see data.duplicates
         ("group", pa.string()),  # what must not stand on two sides of a split
-        ("label", pa.int32()),  # index into DatasetInfo.classes
     ]
 )
+_LABEL = [("label", pa.int32())]  # index into DatasetInfo.classes
+TARGET_FIELDS: dict[str, pa.Schema] = {
+    "classification": pa.schema(_LABEL),
+    "detection": pa.schema(
+        [
+            ("boxes_xyxy", pa.list_(pa.float32())),  # 4 a box: x0 < x1 and y0 < y1, inside the image
+            ("box_labels", pa.list_(pa.int32())),  # 1 a box, index into DatasetInfo.classes
+            ("box_flags", pa.list_(pa.uint8())),  # 1 a box: bit 0 difficult, 1 crowd, 2 truncated
+        ]
+    ),
+    "landmarks": pa.schema(
+        [
+            ("points_xy", pa.list_(pa.float32())),  # 2 a point, in order of DatasetInfo.points
+            ("visible", pa.list_(pa.bool_())),  # 1 a point; of one that is not given, x and y are 0
+        ]
+    ),
+    "faces": pa.schema(_LABEL),  # the classes are the identities
+    "style": pa.schema(_LABEL),  # the classes are the top folders: content and style, or pictures
+}
+PAIRS_FILE = "pairs.parquet"
+PAIR_SCHEMA = pa.schema(
+    [("id_a", pa.string()), ("id_b", pa.string()), ("same", pa.bool_()), ("fold", pa.int32())]
+)
+
+
+def schema_of(family: str) -> pa.Schema:
+    """The columns of a dataset of this family."""
+    return pa.schema([*COMMON_FIELDS, *TARGET_FIELDS[family]])
+
+
+SCHEMA = schema_of("classification")
 
 
 class Shard(Parameters):
@@ -49,7 +90,11 @@ class Shard(Parameters):
 
 
 class DatasetInfo(Parameters):
-    """`dataset.json`. Counts are images; channel statistics are over train pixels in [0, 1], RGB or grey."""
+    """`dataset.json`. Channel statistics are over train pixels in [0, 1], RGB or grey.
+
+    `counts` are images by split and class; of detection those with boxes and without, of landmarks all as
+    "pictures". Fields with a default are left out of the file where they have it.
+    """
 
     schema_version: int
     name: str
@@ -66,6 +111,9 @@ class DatasetInfo(Parameters):
     licence: str
     set_aside: int
     shards: tuple[Shard, ...]
+    num_boxes: dict[Split, dict[str, int]] = Field(default={})  # detection: by split and class
+    points: tuple[str, ...] = ()  # landmarks: their names, in order
+    files_sha256: dict[str, str] = Field(default={})  # of what lies beside the shards, by file name
 
     def num_images(self, split: Split) -> int:
         return sum(self.counts.get(split, {}).values())
@@ -103,9 +151,25 @@ class Dataset:
         """All rows of a split, in the order of their indices; `columns` limits what is read."""
         tables = [pq.read_table(shard, columns=columns) for shard in self.shards(split)]
         if not tables:
-            fields = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
+            schema = schema_of(self.info.family)
+            fields = schema if columns is None else pa.schema([schema.field(name) for name in columns])
             return fields.empty_table()
         return pa.concat_tables(tables)
+
+    def rows(self, split: Split, indices: Sequence[int], columns: list[str]) -> pa.Table:
+        """The rows at `indices` of a split, in that order; only the shards that hold one are read."""
+        shards = [shard for shard in self.info.shards if shard.split == split]
+        ends = np.cumsum([shard.rows for shard in shards])
+        owners = np.searchsorted(ends, indices, side="right")
+        tables = {
+            owner: pq.read_table(self.path / shards[owner].file, columns=columns)
+            for owner in sorted(set(owners.tolist()))
+        }
+        pieces = [
+            tables[owner].slice(index - (ends[owner] - shards[owner].rows), 1)
+            for owner, index in zip(owners.tolist(), indices, strict=True)
+        ]
+        return pa.concat_tables(pieces)
 
     def require(self, split: Split) -> None:
         """Raise a ValueError if the split has no image."""
@@ -121,12 +185,35 @@ def list_names(store: Path) -> list[str]:
 
 def write_info(path: Path, info: DatasetInfo) -> None:
     """Write `dataset.json`: sorted keys and a final newline, so that equal datasets are equal bytes."""
-    (path / "dataset.json").write_text(
-        json.dumps(info.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+    values = info.model_dump(mode="json", exclude_defaults=True)
+    (path / "dataset.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def kind_of_image(family: str, row: dict[str, Any], classes: Sequence[str]) -> str:
+    """What an image counts as in DatasetInfo.counts; `row` has the target columns."""
+    if family == "detection":
+        return "with boxes" if row["box_labels"] else "without boxes"
+    return "pictures" if family == "landmarks" else classes[row["label"]]
+
+
+def count_images(
+    family: str, splits: Sequence[Split], rows: Sequence[dict[str, Any]], classes: Sequence[str]
+) -> dict[Split, dict[str, int]]:
+    """Images by split and kind; every kind, also where there is none."""
+    named: Sequence[str] = {"detection": ("with boxes", "without boxes"), "landmarks": ("pictures",)}.get(
+        family, tuple(classes)
     )
+    tally = Counter(
+        (split, kind_of_image(family, row, classes)) for split, row in zip(splits, rows, strict=True)
+    )
+    return {split: {name: tally[split, name] for name in named} for split in SPLITS}
 
 
-def iterate_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Rows as dictionaries, without turning the whole table into Python objects at once."""
-    for piece in table.to_batches(max_chunksize=1024):
-        yield from piece.to_pylist()
+def count_boxes(
+    splits: Sequence[Split], rows: Sequence[dict[str, Any]], classes: Sequence[str]
+) -> dict[Split, dict[str, int]]:
+    """Boxes by split and class."""
+    tally: Counter[tuple[Split, int]] = Counter()
+    for split, row in zip(splits, rows, strict=True):
+        tally.update((split, label) for label in row["box_labels"])
+    return {split: {label: tally[split, i] for i, label in enumerate(classes)} for split in SPLITS}

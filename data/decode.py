@@ -97,11 +97,16 @@ class Inspected:
     image: Image.Image
     format: str  # a key of FORMATS
     grey: bool  # stored without colour
-    rotated: bool  # by its EXIF orientation
+    orientation: int  # of EXIF, 1 to 8: how the stored pixels were turned to be upright
     animated: bool  # has more than one frame or page
     alpha: bool
     cmyk: bool
     deep: bool  # 16 bits a sample
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the stored pixels were turned or mirrored."""
+        return self.orientation != 1
 
 
 def sniff_format(data: bytes) -> str:
@@ -141,12 +146,19 @@ def inspect_image(data: bytes) -> Inspected:
             image=_turn_upright(_flatten(image, 1 if grey else 3), image, orientation),
             format=str(image.format),
             grey=grey,
-            rotated=orientation in _UPRIGHT,
+            orientation=orientation if orientation in _UPRIGHT else 1,
             animated=animated,
             alpha=_has_alpha(image),
             cmyk=image.mode == "CMYK",
             deep=deep,
         )
+
+
+def read_orientation(data: bytes) -> int:
+    """The EXIF orientation of an encoded image, 1 to 8; only its header is read. Raises DecodeError."""
+    with quiet_pillow(), _failures_as_decode_errors(data):
+        orientation = _orientation(_open(data))
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def to_square(image: Image.Image, side_px: int, resize: Literal["crop", "squash"]) -> np.ndarray:

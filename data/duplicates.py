@@ -345,3 +345,21 @@ def roots(parent: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     while not np.array_equal(above := parent[found], found):
         found = above
     return found
+
+
+def join_groups(given: Sequence[str | None], cluster_ids: Sequence[str]) -> list[str]:
+    """What must stay on one side of a split: images of one given group, of one cluster, or linked by any chain of both.
+
+    Named by the least given group in it, else by its cluster.
+    """
+    first: dict[tuple[str, str], int] = {}
+    parent = np.arange(len(cluster_ids))
+    for i, (group, cluster_id) in enumerate(zip(given, cluster_ids, strict=True)):
+        for key in [("cluster", cluster_id), *([("group", group)] if group else [])]:
+            join(parent, np.array([first.setdefault(key, i)]), np.array([i]))
+    tops = roots(parent, np.arange(len(parent))).tolist()
+    names: dict[int, str] = {}
+    for top, group in zip(tops, given, strict=True):
+        if group:
+            names[top] = min(names.get(top, group), group)
+    return [names.get(top, cluster_id) for top, cluster_id in zip(tops, cluster_ids, strict=True)]

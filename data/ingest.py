@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import sqrt
@@ -21,13 +20,31 @@ from pydantic import Field, model_validator
 
 from data.archive import FileTree, open_tree
 from data.checks import Measured, measure_all
-from data.dataset import SCHEMA_VERSION, SPLITS, DatasetInfo, Shard, Split, write_info
-from data.duplicates import MAX_DISTANCE, affordable_distance, cluster, evidence_needed, take_pictures
+from data.dataset import (
+    SCHEMA_VERSION,
+    SPLITS,
+    DatasetInfo,
+    Shard,
+    Split,
+    count_boxes,
+    count_images,
+    schema_of,
+    write_info,
+)
+from data.duplicates import (
+    MAX_DISTANCE,
+    affordable_distance,
+    cluster,
+    evidence_needed,
+    join_groups,
+    take_pictures,
+)
 from data.formats import Listing, RawItem, list_source, table_tree
 from data.parameters import Parameters
 from data.report import VOLATILE, Duplicates, Found, IngestReport, SetAside, make_report
 from data.samples import SAMPLES, sample_tree
-from data.storage import check_name, move_into_place, partial_folder, write_shards
+from data.storage import check_name, move_into_place, partial_folder, write_pairs, write_shards
+from data.targets import check_pairs, check_targets
 
 MAX_IMAGE_BYTES = 256 << 20
 
@@ -38,7 +55,9 @@ class IngestConfig(Parameters):
     val_fraction: float = Field(
         ge=0, lt=1, description="share for validation, where the source has no such split"
     )
-    test_fraction: float = Field(ge=0, lt=1, description="share for testing, where the source has no splits")
+    test_fraction: float = Field(
+        ge=0, lt=1, description="share for testing, where the source has no such split"
+    )
     near_duplicate_distance: int = Field(
         ge=0, le=MAX_DISTANCE, description="bits of the perceptual hash in which near-duplicates may differ"
     )
@@ -77,21 +96,23 @@ def ingest(
     with partial_folder(store, name) as partial:
         with open_source(source, partial, config) as tree:
             listing = list_source(tree, family)
-            classes = check_classes(tree.name, listing)
+            classes = check_classes(tree.name, family, listing)
             laps.append(("list", time.perf_counter()))
-            found = measure_items(tree, listing, classes, progress, workers)
+            found = measure_items(tree, listing, family, classes, progress, workers)
             laps.append(("decode and measure", time.perf_counter()))
             duplicates = find_duplicates(found, config.near_duplicate_distance)
             laps.append(("find duplicates", time.perf_counter()))
-            groups = [
-                item.group or own for item, own in zip(found.items, duplicates.cluster_ids, strict=True)
-            ]
+            groups = join_groups([item.group for item in found.items], duplicates.cluster_ids)
             splits = assign_splits([item.split for item in found.items], groups, config)
-            shards = store_rows(partial, tree, found, groups, splits)
-        info = describe_dataset(name, family, licence, tree.name, classes, found, splits, shards)
+            shards = store_rows(partial, tree, family, found, groups, splits)
+        pairs, issues = check_pairs(listing.pairs, found.items, splits)
+        found.targets.issues.update(issues)
+        files = write_pairs(partial, pairs) if listing.pairs else {}
+        info = describe_dataset(name, family, licence, tree.name, found, splits, shards)
+        info = info.model_copy(update={"points": listing.points, "files_sha256": files})
         laps.append(("write", time.perf_counter()))
         report = make_report(info, str(store / name), listing, found, duplicates, splits, laps)
-        values = report.model_dump(mode="json", exclude=VOLATILE)
+        values = report.model_dump(mode="json", exclude=VOLATILE, exclude_defaults=True)
         (partial / "report.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
         write_info(partial, info)
         move_into_place(store, name, family, partial)
@@ -112,9 +133,21 @@ def open_source(source: str | Path, spool: Path, config: IngestConfig) -> Abstra
     return open_tree(path, spool=spool, max_total_bytes=int(config.max_source_gb * 1e9))
 
 
-def check_classes(source: str, listing: Listing) -> tuple[str, ...]:
-    """The classes of a listing, sorted; a ValueError where there is nothing to classify."""
+def check_classes(source: str, family: str, listing: Listing) -> tuple[str, ...]:
+    """The classes of a listing, sorted where the source has no order; a ValueError where there is nothing to tell."""
+    if family in ("detection", "landmarks"):
+        if family == "detection" and not listing.classes and not any(item.fault for item in listing.items):
+            raise ValueError(f"{source}: no box of any class; a detector needs annotated images")
+        return listing.classes
     classes = sorted({item.targets["label"] for item in listing.items} | set(listing.empty_classes))
+    if family == "style":
+        return tuple(sorted(set(classes) - set(listing.empty_classes)))
+    if family == "faces":
+        if len(classes) < 2:
+            raise ValueError(
+                f"{source}: only one person ({classes[0]!r}); faces need two or more, each in a folder"
+            )
+        return tuple(classes)
     if len(listing.items) == 1:
         raise ValueError(
             f"{source}: only one image ({listing.items[0].id}); a dataset needs several of each class"
@@ -133,11 +166,15 @@ def check_classes(source: str, listing: Listing) -> tuple[str, ...]:
 def measure_items(
     tree: FileTree,
     listing: Listing,
+    family: str,
     classes: tuple[str, ...],
     progress: Callable[[int, int | None], None] | None,
     workers: int | None,
 ) -> Found:
-    """Read and decode every image of the listing once; a ValueError if a class has none that can be used."""
+    """Read and decode every image of the listing once, and check its targets.
+
+    Raises a ValueError if no image can be used, or none of a class. A person without usable image is left out.
+    """
     items = sorted(listing.items, key=lambda item: item.id)
     unreadable: dict[int, str] = {}
     sizes: list[int] = []
@@ -145,23 +182,28 @@ def measure_items(
     report(0, len(items))
     blobs = _read_all(tree, items, unreadable, sizes)
     measured = measure_all(blobs, len(items), workers, lambda done: report(done, len(items)))
-    reasons = [unreadable.get(i, reason) for i, reason in enumerate(measured.reason)]
+    reasons = [unreadable.get(i) or reason or items[i].fault for i, reason in enumerate(measured.reason)]
     keep = np.array([i for i, reason in enumerate(reasons) if not reason], np.int64)
     set_aside = tuple(
         SetAside(id=items[i].id, reason=reason, sha256="" if i in unreadable else measured.sha256[i])
         for i, reason in enumerate(reasons)
         if reason
     )
-    number = {label: index for index, label in enumerate(classes)}
-    labels = np.array([number[items[i].targets["label"]] for i in keep], np.int64)
-    unusable = [classes[index] for index in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]
-    if unusable:
-        example = next(i for i, item in enumerate(items) if item.targets["label"] == unusable[0])
-        raise ValueError(
-            f"{tree.name}: no usable image in the classes {', '.join(unusable[:5])}; for instance "
-            f"{items[example].id}: {reasons[example]}"
-        )
-    return Found([items[i] for i in keep], measured.take(keep), labels, [sizes[i] for i in keep], set_aside)
+    if not len(keep):
+        raise ValueError(f"{tree.name}: no usable image; for instance {items[0].id}: {reasons[0]}")
+    kept, usable = [items[i] for i in keep], measured.take(keep)
+    if "label" in items[0].targets:
+        there = {item.targets["label"] for item in kept}
+        unusable = [label for label in classes if label not in there and family != "faces"]
+        classes = tuple(label for label in classes if label in there)
+        if unusable:
+            example = next(i for i, item in enumerate(items) if item.targets["label"] == unusable[0])
+            raise ValueError(
+                f"{tree.name}: no usable image in the classes {', '.join(unusable[:5])}; for instance "
+                f"{items[example].id}: {reasons[example]}"
+            )
+    targets = check_targets(family, kept, usable, classes)
+    return Found(kept, usable, targets, classes, [sizes[i] for i in keep], set_aside)
 
 
 def _read_all(
@@ -192,7 +234,7 @@ def find_duplicates(found: Found, distance: int) -> Duplicates:
     hashes = found.measured.phash[different]
     pictures = take_pictures(found.measured.pictures, different)
     used = affordable_distance(hashes, distance)
-    roots = cluster(hashes, pictures, used, evidence_needed(pictures, found.labels[different]))
+    roots = cluster(hashes, pictures, used, evidence_needed(pictures, found.targets.labels[different]))
     least: dict[int, str] = {}
     for root, key in zip(roots.tolist(), first, strict=True):
         least[root] = min(least.get(root, key), key)
@@ -205,8 +247,8 @@ def assign_splits(
 ) -> list[Split]:
     """The split of each image, by its group alone: order and neighbours do not matter.
 
-    Splits that the source has stay as they are, except that validation is taken out of train where it has none.
-    Elsewhere a hash of the group decides.
+    Splits that the source has stay as they are, except that validation and test are taken out of train where it has
+    none. Elsewhere a hash of the group decides.
     """
     given = {split for split in from_source if split}
     of_group: dict[str, Split] = {}
@@ -222,6 +264,8 @@ def assign_splits(
             splits.append(_side_by_share(share, config))
         elif given_side == "train" and "val" not in given and share < config.val_fraction:
             splits.append("val")
+        elif given_side == "train" and "test" not in given and share >= 1 - config.test_fraction:
+            splits.append("test")
         else:
             splits.append(given_side)
     if "train" not in splits:
@@ -239,7 +283,12 @@ def _side_by_share(share: float, config: IngestConfig) -> Split:
 
 
 def store_rows(
-    folder: Path, tree: FileTree, found: Found, groups: Sequence[str], splits: Sequence[Split]
+    folder: Path,
+    tree: FileTree,
+    family: str,
+    found: Found,
+    groups: Sequence[str],
+    splits: Sequence[Split],
 ) -> tuple[Shard, ...]:
     """Write the shards of all splits, reading every image again from the source."""
     measured = found.measured
@@ -255,7 +304,7 @@ def store_rows(
                 "sha256": measured.sha256[i],
                 "phash": int(measured.phash[i]),
                 "group": groups[i],
-                "label": int(found.labels[i]),
+                **found.row(i),
             }
             for i in places
         ]
@@ -268,7 +317,8 @@ def store_rows(
                 )
             return data
 
-        shards += write_shards(folder, split, rows, [found.sizes[i] for i in places], read)
+        sizes = [found.sizes[i] for i in places]
+        shards += write_shards(folder, split, schema_of(family), rows, sizes, read)
     return tuple(shards)
 
 
@@ -277,14 +327,13 @@ def describe_dataset(
     family: str,
     licence: str,
     source: str,
-    classes: tuple[str, ...],
     found: Found,
     splits: Sequence[Split],
     shards: tuple[Shard, ...],
 ) -> DatasetInfo:
     """What `dataset.json` says."""
     measured = found.measured
-    tally = Counter(zip(splits, found.labels.tolist(), strict=True))
+    rows = [found.row(i) for i in range(len(found.items))]
     digest = hashlib.sha256()
     for item, key in zip(found.items, measured.sha256, strict=True):
         digest.update(f"{item.id}\0{key}\n".encode())
@@ -294,9 +343,9 @@ def describe_dataset(
         schema_version=SCHEMA_VERSION,
         name=name,
         family=family,
-        classes=classes,
+        classes=found.classes,
         channels=channels,
-        counts={split: {label: tally[split, i] for i, label in enumerate(classes)} for split in SPLITS},
+        counts=count_images(family, splits, rows, found.classes),
         width_px=_spread(measured.width_px),
         height_px=_spread(measured.height_px),
         channel_mean=mean,
@@ -306,6 +355,7 @@ def describe_dataset(
         licence=licence,
         set_aside=len(found.set_aside),
         shards=shards,
+        num_boxes=count_boxes(splits, rows, found.classes) if family == "detection" else {},
     )
 
 

@@ -1,5 +1,7 @@
 """What every parameter model has in common: frozen, closed to unknown names, and clear about bad values."""
 
+from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,13 +26,30 @@ def describe(fault: Any, model: type[BaseModel], where: str) -> str:
     key = ".".join([where, *(str(part) for part in fault["loc"])]).strip(".")
     if fault["type"] == "extra_forbidden":
         known = _fields_at(model, fault["loc"][:-1])
-        return f"{key} is not a parameter; known here: {', '.join(sorted(known))}"
+        meant = _meant(".".join(str(part) for part in fault["loc"]), model)
+        return f"{key} is not a parameter; known here: {', '.join(sorted(known))}{meant}"
     if fault["type"] == "missing":
         return f"{key} is required"
     message = fault["msg"].removeprefix("Value error, ")
     if isinstance(fault["input"], dict):  # a check across fields names what it means itself
         return f"{key}: {message}".removeprefix(": ")
     return f"{key} (={fault['input']!r}): {message}"
+
+
+def _meant(key: str, model: type[BaseModel]) -> str:
+    """`; did you mean train.epochs?`, or nothing: the key of that last name elsewhere, else the one most like it."""
+    keys = list(_keys(model))
+    last = key.rpartition(".")[2]
+    likely = [each for each in keys if each.rpartition(".")[2] == last] or get_close_matches(key, keys, 1)
+    return f"; did you mean {' or '.join(likely)}?" if likely else ""
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

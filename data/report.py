@@ -4,14 +4,17 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from posixpath import splitext
+from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from data.checks import ODDITIES, Measured
 from data.dataset import SPLITS, DatasetInfo, Split
 from data.decode import EXTENSIONS
 from data.formats import Listing, RawItem
 from data.parameters import Parameters
+from data.targets import Targets
 
 MAX_EXAMPLES = 10
 
@@ -30,9 +33,14 @@ class Found:
 
     items: list[RawItem]
     measured: Measured
-    labels: np.ndarray  # (N,) int64, into the classes
+    targets: Targets
+    classes: tuple[str, ...]
     sizes: list[int]  # bytes
     set_aside: tuple[SetAside, ...]
+
+    def row(self, i: int) -> dict[str, Any]:
+        """The target columns of one image."""
+        return {name: values[i] for name, values in self.targets.columns.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +61,16 @@ class Overlap(Parameters):
     examples: tuple[tuple[str, str], ...]  # (id in split, id in other)
 
 
+class Issue(Parameters):
+    """One kind of fault in targets: how often, and where for instance."""
+
+    what: str
+    count: int
+    examples: tuple[str, ...]
+
+
 class IngestReport(Parameters):
-    """What ingest found and wrote."""
+    """What ingest found and wrote. Fields with a default are left out of report.json where they have it."""
 
     name: str
     family: str
@@ -81,6 +97,8 @@ class IngestReport(Parameters):
     time_s: float
     phase_s: dict[str, float]
     images_per_s: float
+    num_boxes: dict[Split, dict[str, int]] = Field(default={})  # detection: by split and class
+    issues: tuple[Issue, ...] = ()  # what is wrong with targets
 
 
 VOLATILE = {"path", "time_s", "phase_s", "images_per_s"}  # what report.json leaves out
@@ -125,10 +143,19 @@ def make_report(
         label_conflicts=len(conflicts),
         label_conflict_examples=tuple(conflicts[:MAX_EXAMPLES]),
         source_splits=tuple(split for split in SPLITS if any(item.split == split for item in listing.items)),
-        notes=_notes(info, duplicates),
+        notes=_notes(info, duplicates) + listing.notes,
+        num_boxes=info.num_boxes,
+        issues=_issues(listing.issues | found.targets.issues),
         time_s=round(time_s, 3),
         phase_s={name: round(end - laps[i][1], 3) for i, (name, end) in enumerate(laps[1:])},
         images_per_s=round((len(found.items) + len(found.set_aside)) / time_s, 1),
+    )
+
+
+def _issues(found: dict[str, list[str]]) -> tuple[Issue, ...]:
+    return tuple(
+        Issue(what=what, count=len(where), examples=tuple(sorted(set(where))[:MAX_EXAMPLES]))
+        for what, where in sorted(found.items())
     )
 
 
@@ -144,11 +171,11 @@ def _count_oddities(found: Found) -> dict[str, int]:
 
 
 def _label_conflicts(found: Found) -> list[tuple[str, ...]]:
-    """Ids of the same bytes under several labels."""
+    """Ids of the same bytes under several labels, or with several sets of boxes or points."""
     labels = defaultdict(set)
     ids = defaultdict(list)
-    for item, key, label in zip(found.items, found.measured.sha256, found.labels.tolist(), strict=True):
-        labels[key].add(label)
+    for i, (item, key) in enumerate(zip(found.items, found.measured.sha256, strict=True)):
+        labels[key].add(str(found.row(i)))
         ids[key].append(item.id)
     return sorted(tuple(ids[key]) for key in ids if len(labels[key]) > 1)
 
@@ -173,8 +200,9 @@ def _overlaps(found: Found, duplicates: Duplicates, splits: Sequence[Split]) -> 
 
 def _notes(info: DatasetInfo, duplicates: Duplicates) -> tuple[str, ...]:
     notes = [f"no {split} images" for split in SPLITS if not info.num_images(split)]
-    for split in ("train", "test"):
-        without = [name for name, number in info.counts[split].items() if not number]
+    counts = {"classification": info.counts, "detection": info.num_boxes}.get(info.family, {})
+    for split in ("train", "test") if counts else ():
+        without = [name for name, number in counts[split].items() if not number]
         if without and info.num_images(split):
             notes.append(f"no {split} images of {len(without)} classes: {', '.join(without[:MAX_EXAMPLES])}")
     if duplicates.distance < duplicates.wished_distance:

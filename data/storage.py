@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.checks import file_sha256
-from data.dataset import SCHEMA, Shard, Split
+from data.dataset import PAIR_SCHEMA, PAIRS_FILE, Shard, Split
+from data.formats.listing import Pair
 
 SHARD_BYTES = 64 << 20
 SHARD_ROWS = 16384
@@ -44,27 +45,37 @@ def plan_shards(sizes: Sequence[int]) -> list[tuple[int, int]]:
 def write_shards(
     folder: Path,
     split: Split,
+    schema: pa.Schema,
     rows: Sequence[dict[str, Any]],
     sizes: Sequence[int],
     read: Callable[[int], bytes],
 ) -> Iterator[Shard]:
-    """Write one split; `rows` hold every column but the image, whose bytes `read(row)` gives."""
-    columns = [name for name in SCHEMA.names if name != "image"]
+    """Write one split; `rows` hold every column of `schema` but the image, whose bytes `read(row)` gives."""
+    columns = [name for name in schema.names if name != "image"]
+    single = [name for name in columns if not pa.types.is_list(schema.field(name).type)]
     for number, (start, stop) in enumerate(plan_shards(sizes)):
         piece = rows[start:stop]
         values: dict[str, Any] = {name: [row[name] for row in piece] for name in columns}
         values["image"] = [read(row) for row in range(start, stop)]
         file = folder / f"{split}-{number:05d}.parquet"
         pq.write_table(
-            pa.table(values, SCHEMA),
+            pa.table(values, schema),
             file,
-            compression={name: "none" if name == "image" else "zstd" for name in SCHEMA.names},
+            compression={name: "none" if name == "image" else "zstd" for name in schema.names},
             use_dictionary=["format"],
-            write_statistics=columns,
+            write_statistics=single,
             row_group_size=ROW_GROUP_ROWS,
         )
         _sync(file)
         yield Shard(file=file.name, split=split, rows=stop - start, sha256=file_sha256(file))
+
+
+def write_pairs(folder: Path, pairs: Sequence[Pair]) -> dict[str, str]:
+    """Write the pairs to compare, in their order; the SHA-256 of the file, by its name."""
+    file = folder / PAIRS_FILE
+    columns = {name: [getattr(pair, name) for pair in pairs] for name in PAIR_SCHEMA.names}
+    pq.write_table(pa.table(columns, PAIR_SCHEMA), file, compression="zstd")
+    return {file.name: file_sha256(file)}
 
 
 def check_name(name: str, family: str, store: Path) -> None:

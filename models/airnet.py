@@ -51,7 +51,7 @@ class Group(nn.Module):
 
 
 class AirNet(nn.Module):
-    """(B, channels, H, W) → (B, num_classes) logits; H and W at least 16."""
+    """(B, channels, H, W) → (B, num_classes) logits; H and W at least 9."""
 
     def __init__(
         self, num_classes: int, channels: int, widths: tuple[int, int, int] = (64, 256, 256)

@@ -70,6 +70,11 @@ class Classifier(nn.Module):
         return self.net(self.normalise(images))
 
 
+def least_px(name: str) -> int:
+    """Side of the smallest pictures that a network takes: what is left after its poolings is at least one pixel."""
+    return 9 if name.startswith("airnet") else 1
+
+
 def arguments_of(name: str, crop_px: int) -> dict[str, Any]:
     """What the builder must be told beside classes and channels: only LeNet-5 has dense layers sized by its input."""
     return {"input_px": crop_px} if name == "lenet5" else {}
@@ -90,6 +95,20 @@ def build(
     return Classifier(net.to(memory_format=torch.channels_last), mean, std)  # type: ignore[call-overload]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy in nats, in float32 whatever the autocast: (B, K), (B,) → scalar."""
-    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    label_smoothing: float,
+    partner_labels: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Mean cross-entropy in nats, in float32 whatever the autocast: (B, K), (B,) → scalar.
+
+    Of mixed pictures: `weights` (B,) of it against `labels`, the rest against `partner_labels` (B,).
+    """
+    logits = logits.float()
+    if weights is None or partner_labels is None:
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    own = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+    other = F.cross_entropy(logits, partner_labels, label_smoothing=label_smoothing, reduction="none")
+    return (weights * own + (1 - weights) * other).mean()

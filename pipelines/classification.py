@@ -12,13 +12,14 @@ from prefect import flow
 
 from pipelines.configuration import ChangesForm, RecipeForm
 from pipelines.families import Executor, StopAfter
+from pipelines.parameters import AUTO
 from pipelines.training import run_job
 
 
 @flow(name="train-classifier", flow_run_name="train-classifier-{dataset}", persist_result=False)
 def train_classifier(
     dataset: str,
-    recipe: Annotated[str | None, RecipeForm("classification")] = None,
+    recipe: Annotated[str, RecipeForm("classification")] = AUTO,
     changes: Annotated[dict[str, Any] | None, ChangesForm("classification")] = None,
     stop_after: StopAfter = "promote",
     resume: str | None = None,
@@ -28,7 +29,7 @@ def train_classifier(
 
     Args:
         dataset: name of an ingested dataset (./convoy data list)
-        recipe: parameters by name; empty: the recipe called like the dataset, else `default`
+        recipe: parameters by name; auto: the recipe called like the dataset, else `default`
         changes: parameters that differ from the recipe; an empty field stays as the recipe says
         stop_after: the last step: train, evaluate (no registration), or promote (everything)
         resume: key of a run that was cut off, to go on with it; its own parameters count then

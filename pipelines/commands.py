@@ -62,6 +62,18 @@ app.command(
 )
 
 
+# What a person gave, or can mend: the exit code is 2.
+GIVEN = (
+    ValueError,
+    FloatingPointError,
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
 class Stopped(BaseException):
     """The process was told to stop by a signal."""
 
@@ -85,8 +97,8 @@ def main(arguments: list[str]) -> int:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         return complain("stopped", STOPPED + number, debug)
     except CycloptsError as error:
-        return complain(f"{first_line(error)}; see ./convoy --help", 2, debug)
-    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        return complain(f"{usage_fault(error)}; --help after the command explains it", 2, debug)
+    except GIVEN as error:
         return complain(str(error), 2, debug)
     except Exception as error:
         return complain(f"{first_line(error)} (--debug shows where)", 1, debug)
@@ -100,6 +112,16 @@ def complain(message: str, code: int, debug: bool) -> int:
     for line in message.splitlines():
         sys.stderr.write(f"convoy: {line}\n")
     return code
+
+
+def usage_fault(error: CycloptsError) -> str:
+    """What is wrong with a command line; a parameter given like an option is told where it belongs."""
+    message = first_line(error).rstrip(".")
+    if "Unused Tokens" in message:
+        message += ": a parameter is changed by --set KEY.PATH=VALUE, in one word"
+    elif "Unknown option" in message:
+        message += ": parameters of a recipe are changed by --set KEY.PATH=VALUE (./convoy parameters FAMILY)"
+    return message
 
 
 def first_line(error: BaseException) -> str:

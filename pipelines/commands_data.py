@@ -1,16 +1,18 @@
 """`./convoy data`: bring datasets in, and look at them."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.table import Table
 
 from data.checks import check as check_dataset
-from data.dataset import SPLITS, Dataset, DatasetInfo, list_names
+from data.dataset import SPLITS, Dataset, DatasetInfo, FamilyName, Split, list_names
+from data.export import export as export_dataset
 from data.ingest import IngestConfig, IngestReport, ingest
-from pipelines.families import FamilyName
+from pipelines.families import PIPELINES
 from pipelines.options import Changes, Json, quiet_stdout
-from pipelines.parameters import parse_changes, section
+from pipelines.parameters import AUTO, parse_changes, section
 from pipelines.render import ConsoleReporter, cell, emit, pairs, table
 from pipelines.reporting import Clock, Status
 from tasks import versioning
@@ -41,8 +43,10 @@ def add(
     Parameters
     ----------
     source
-        A folder with one folder for each class (with train/ and test/ above them, or not), a tar or zip archive
-        of one, a CSV with the columns path and label, or sklearn:digits.
+        A folder, a tar or zip archive of one, a CSV, or sklearn:digits. Classification: one folder for each class
+        (with train/ and test/ above them, or not), or a CSV with the columns path and label. Detection: COCO JSON,
+        Pascal VOC XML or YOLO text. Landmarks: .pts files or a CSV with path,x0,y0,... Faces: one folder for
+        each person, and lists of pairs. Style: pictures. See docs/datasets.md.
     name
         What the dataset is called from now on: lower-case letters, digits, - and _.
     family
@@ -53,6 +57,7 @@ def add(
         Processes that decode; otherwise one for each core.
     """
     config = section("ingest", IngestConfig, parse_changes(changes or []))
+    before = replaced(name)
     reporter = ConsoleReporter()
     clock = Clock()
 
@@ -68,8 +73,21 @@ def add(
             digest = versioning.add(store() / name)
         finally:
             reporter.close()
-    document = {**report.model_dump(mode="json"), "dvc_digest": digest}
-    emit(document, report_views(report, digest), as_json)
+    document = {**report.model_dump(mode="json"), "dvc_digest": digest, "replaces": before}
+    views = report_views(report, digest)
+    if before and digest not in before:
+        views.insert(0, f"replaces {before}")
+    emit(document, views, as_json)
+
+
+def replaced(name: str) -> str:
+    """What stands under a name that is ingested again, "" if nothing."""
+    if name not in list_names(store()):
+        return ""
+    info = Dataset.open(store() / name).info
+    images = sum(info.num_images(split) for split in SPLITS)
+    digest = versioning.digest(store() / name) or "untracked"
+    return f"{name} ({digest}): {images:,} images of {len(info.classes):,} classes, from {info.source}"
 
 
 def report_views(report: IngestReport, digest: str) -> list[Table | str]:
@@ -88,16 +106,25 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
         "near-duplicates": f"{report.near_duplicate_images:,} images in {report.near_duplicate_clusters:,} clusters",
         "test images also in training": report.across_splits,
         "pictures under two labels": report.label_conflicts,
+        **({"boxes": _num_boxes(report.num_boxes)} if report.num_boxes else {}),
         "to know": "; ".join(report.notes) or "nothing else",
         "took": f"{report.time_s:.1f} s, {report.images_per_s:,.0f} images/s",
     }
-    views: list[Table | str] = [pairs(f"Dataset {report.name}", values), counts_table(report.counts)]
+    views: list[Table | str] = [
+        pairs(f"Dataset {report.name}", values),
+        *count_tables(report.family, report.counts, report.num_boxes),
+    ]
+    if report.issues:
+        issues = [(issue.count, issue.what, issue.examples[0]) for issue in report.issues]
+        views.append(table("Annotations", ("number", "what", "for instance"), issues))
     if report.set_aside:
         rows = [(image.id, image.reason) for image in report.set_aside[:MAX_LISTED]]
         views.append(table("Set aside", ("image", "reason"), rows))
     if len(report.set_aside) > MAX_LISTED:
         views.append(f"and {len(report.set_aside) - MAX_LISTED} more: {report.path}/report.json")
-    return [*views, f"next: ./convoy train {report.family} --dataset {report.name}"]
+    if report.family in PIPELINES:
+        views.append(f"next: ./convoy train {report.family} --dataset {report.name}")
+    return views
 
 
 def listing(counts: dict[str, int]) -> str:
@@ -105,13 +132,28 @@ def listing(counts: dict[str, int]) -> str:
     return ", ".join(f"{cell(number)} {what}" for what, number in counts.items() if number)
 
 
-def counts_table(counts: Any) -> Table:
-    """Images by class and split."""
+def _num_boxes(num_boxes: dict[Split, dict[str, int]]) -> int:
+    return sum(sum(classes.values()) for classes in num_boxes.values())
+
+
+def count_tables(family: str, counts: Any, num_boxes: Any) -> list[Table | str]:
+    """Images by class and split, and boxes of detection; of faces only the sums: people come in thousands."""
+    if family == "faces":
+        counts = {
+            split: {"with images": sum(map(bool, people.values())), "without": list(people.values()).count(0)}
+            for split, people in counts.items()
+        }
+        return [counts_table(counts, "Identities", "identities")]
+    return [counts_table(counts), *([counts_table(num_boxes, "Boxes")] if num_boxes else [])]
+
+
+def counts_table(counts: Any, title: str = "Images", kind: str = "class") -> Table:
+    """Numbers by class and split."""
     splits = [split for split in SPLITS if split in counts]
     names = list(dict.fromkeys(name for split in splits for name in counts[split]))
     rows = [[name, *(counts[split].get(name, 0) for split in splits)] for name in names]
     rows.append(["all", *(sum(counts[split].values()) for split in splits)])
-    return table("Images", ["class", *splits], rows)
+    return table(title, [kind, *splits], rows)
 
 
 @app.command(name="list")
@@ -162,9 +204,58 @@ def show(name: str, /, *, as_json: Json = False) -> None:
         "channel deviation": [f"{value:.4f}" for value in info.channel_std],
         "set aside": info.set_aside,
         "shards": len(info.shards),
+        **({"points": len(info.points)} if info.points else {}),
+        **({"beside the shards": ", ".join(info.files_sha256)} if info.files_sha256 else {}),
     }
     document = {**info.model_dump(mode="json"), "dvc_digest": digest, "path": store() / name}
-    emit(document, [pairs(f"Dataset {name}", values), counts_table(info.counts)], as_json)
+    views = [pairs(f"Dataset {name}", values), *count_tables(info.family, info.counts, info.num_boxes)]
+    emit(document, views, as_json)
+
+
+@app.command
+def preview(
+    name: str,
+    /,
+    *,
+    recipe: str = AUTO,
+    changes: Changes = None,
+    pictures: int = 8,
+    epochs: int = 7,
+    out: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Draw what training will see: some pictures as they are, and as each of the first epochs augments them.
+
+    Example: ./convoy data preview products --set augment.rotation_deg=15
+
+    Parameters
+    ----------
+    name
+        Name of an ingested dataset; ./convoy data list shows them.
+    recipe
+        Which recipe of params.yaml; auto: the one called like the dataset, else `default`.
+    pictures
+        How many, from all over the training split.
+    epochs
+        How many columns of augmented pictures.
+    out
+        The PNG to write; otherwise preview-NAME.png here.
+    """
+    if pictures < 1 or epochs < 1:
+        raise ValueError(f"--pictures (={pictures}) and --epochs (={epochs}) must be at least 1")
+    # Only now: torch and matplotlib take seconds that the other commands need not wait for.
+    from pipelines.configuration import configuration
+    from tasks.figures import save_figure
+    from tasks.preview import preview as draw
+
+    dataset = Dataset.open(store() / name)
+    if dataset.info.family not in PIPELINES:
+        known = ", ".join(PIPELINES)
+        raise ValueError(f"dataset {name!r} is for {dataset.info.family}; a preview is drawn for: {known}")
+    config = configuration(dataset.info.family, name, recipe, parse_changes(changes or []))
+    file = out or Path(f"preview-{name}.png")
+    save_figure(draw(dataset.info.family, config, dataset, num_pictures=pictures, num_epochs=epochs), file)
+    emit({"dataset": name, "recipe": recipe, "file": file}, [f"wrote {file}"], as_json)
 
 
 @app.command
@@ -182,3 +273,36 @@ def check(name: str, /, *, as_json: Json = False) -> int:
     view = table(f"{name}: {len(problems)} problems", ("problem",), problems)
     emit(report.model_dump(mode="json"), [view if problems else fine], as_json)
     return int(bool(problems))
+
+
+@app.command
+def export(
+    name: str,
+    /,
+    *,
+    format: Literal["coco", "yolo", "folders"],
+    out: Path,
+    as_json: Json = False,
+) -> None:
+    """Write a dataset for other tools: the images byte for byte, with annotations in their format.
+
+    Example: ./convoy data export blood --format coco --out blood-coco
+
+    Parameters
+    ----------
+    name
+        Name of an ingested dataset; ./convoy data list shows them.
+    format
+        coco or yolo for detection, folders for the other families.
+    out
+        A new folder.
+    """
+    report = export_dataset(Dataset.open(store() / name), format, out)
+    values: dict[str, Any] = {"written to": report.path}
+    values |= {f"{split} images": number for split, number in report.images.items()}
+    values["to know"] = "; ".join(report.notes) or "nothing else"
+    emit(
+        report.model_dump(mode="json"),
+        [pairs(f"{report.name} as {format}", values)],
+        as_json,
+    )

@@ -9,21 +9,23 @@ from cyclopts import App, Parameter
 from rich.table import Table
 
 from data.dataset import Dataset, Split
+from data.decode import EXTENSIONS
 from models.classification import ARCHITECTURES
 from pipelines.options import Json, quiet_stdout
-from pipelines.parameters import choose_recipe, recipes
+from pipelines.parameters import AUTO, choose_recipe, recipes
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from pipelines.reporting import Clock, Status
-from tasks import registry
+from tasks import registry, versioning
 from tasks.card import ModelCard
 from tasks.evaluate import Report
 from tasks.evaluate import evaluate as evaluate_models
 from tasks.modelfile import load_card
 from tasks.paths import store
-from tasks.predict import load_predictor
+from tasks.predict import Predictor, load_predictor
 from tasks.settings import EvaluateConfig, ViewName
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in EXTENSIONS.values() for suffix in suffixes)
+PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
 NUM_LIKELY = 3  # classes shown beside the most likely one
 
 app = App(name="models", help="List and show registered models.")
@@ -36,7 +38,7 @@ def evaluate(
     dataset: str | None = None,
     split: Split = "test",
     views: Annotated[list[ViewName] | None, Parameter(negative=(), consume_multiple=True)] = None,
-    recipe: str | None = None,
+    recipe: str = AUTO,
     out: Path | None = None,
     as_json: Json = False,
 ) -> None:
@@ -62,12 +64,17 @@ def evaluate(
     out
         Folder to write the report to: metrics.json, tables, figures, predictions.
     """
+    if out is not None:
+        require_report_folder(out)
     folders = [registry.resolve_model(uri) for uri in (model, *models)]
     card = load_card(folders[0])
     data = Dataset.open(store() / (dataset or card.dataset))
+    notes = [note for folder in folders if (note := trained_on_another_version(load_card(folder), data))]
     config = evaluate_configuration(card, data.info.name, recipe, views)
     reporter = ConsoleReporter()
     with quiet_stdout(as_json):
+        for note in notes:
+            reporter.note(f"note: {note}")
         try:
             report = evaluate_models(folders, data, split=split, config=config, on_progress=hearer(reporter))
         finally:
@@ -80,13 +87,33 @@ def evaluate(
         "split": split,
         "metrics": report.metrics,
         "per_class": report.per_class,
+        "notes": notes,
         "out": out,
     }
     emit(document, report_views(report, f"{data.info.name}, {split}"), as_json)
 
 
+def require_report_folder(out: Path) -> None:
+    """Raise ValueError, before the work, if a report cannot go there or would lie among other people's files."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "about.json").is_file():
+        raise ValueError(f"--out {out} holds other files than a report; give a new folder")
+
+
+def trained_on_another_version(card: ModelCard, data: Dataset) -> str:
+    """A warning if the model knows another version of this dataset: its training pictures may be among those tested."""
+    now = versioning.digest(store() / data.info.name)
+    if card.dataset != data.info.name or not card.dataset_digest or card.dataset_digest == now:
+        return ""
+    return (
+        f"{card.members[0].architecture} was trained on another version of {data.info.name} ({card.dataset_digest}, "
+        f"now {now or 'untracked'}): pictures that it was trained on may be among those tested"
+    )
+
+
 def evaluate_configuration(
-    card: ModelCard, dataset: str, recipe: str | None, views: list[ViewName] | None
+    card: ModelCard, dataset: str, recipe: str, views: list[ViewName] | None
 ) -> EvaluateConfig:
     """How to evaluate: the recipe's section, with the model's own view and the views asked for."""
     name = choose_recipe(card.family, dataset, recipe)
@@ -144,7 +171,11 @@ def predict(
     """
     files = find_images(images)
     predictor = load_predictor(registry.resolve_model(model))
-    rows = predictor.predict([file.read_bytes() for file in files], view).to_pylist()
+    rows = [
+        row
+        for start in range(0, len(files), PIECE_IMAGES)
+        for row in predict_files(predictor, files[start : start + PIECE_IMAGES], view)
+    ]
     classes = predictor.card.classes
     lines = []
     for file, row in zip(files, rows, strict=True):
@@ -160,12 +191,28 @@ def predict(
     return int(any(row["error"] for row in rows))
 
 
+def predict_files(predictor: Predictor, files: list[Path], view: ViewName | None) -> list[dict[str, Any]]:
+    """A row for each file; one that the system cannot read gets its reason, like one that is no image."""
+    contents: list[bytes] = []
+    reasons: dict[int, str] = {}
+    for i, file in enumerate(files):
+        try:
+            contents.append(file.read_bytes())
+        except OSError as error:
+            contents.append(b"")
+            reasons[i] = f"cannot be read: {error.strerror or error}"
+    rows = predictor.predict(contents, view).to_pylist()
+    return [{**row, "error": reasons.get(i, row["error"])} for i, row in enumerate(rows)]
+
+
 def find_images(paths: tuple[Path, ...]) -> list[Path]:
     """Files as given, folders searched for images; raises ValueError or FileNotFoundError if there is nothing."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            found = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+            )
             if not found:
                 raise ValueError(
                     f"no images in the folder {path}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
@@ -174,7 +221,8 @@ def find_images(paths: tuple[Path, ...]) -> list[Path]:
         elif path.is_file():
             files.append(path)
         else:
-            raise FileNotFoundError(f"no file or folder {path}")
+            pattern = " (nothing matches the pattern)" if set(str(path)) & set("*?[") else ""
+            raise FileNotFoundError(f"no file or folder {path}{pattern}")
     if not files:
         raise ValueError("predict needs images: give files or folders after the model")
     return files

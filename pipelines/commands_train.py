@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from data.dataset import Dataset
 from pipelines import server
 from pipelines.families import Executor, FamilyName, StopAfter
 from pipelines.options import Changes, Json, quiet_stdout
-from pipelines.parameters import choose_recipe, flatten, parse_changes, recipes
+from pipelines.parameters import AUTO, choose_recipe, flatten, parse_changes, recipes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import run_flow
 from tasks.paths import store
@@ -20,7 +21,7 @@ def train(
     /,
     *,
     dataset: str | None = None,
-    recipe: str | None = None,
+    recipe: str = AUTO,
     changes: Changes = None,
     resume: str | None = None,
     stop_after: StopAfter = "promote",
@@ -39,7 +40,7 @@ def train(
     dataset
         Name of an ingested dataset; ./convoy data list shows them.
     recipe
-        Which recipe of params.yaml; otherwise the one called like the dataset, else `default`.
+        Which recipe of params.yaml; auto: the one called like the dataset, else `default`.
     resume
         Key of a run that was cut off: go on with it, by its own parameters.
     stop_after
@@ -50,8 +51,10 @@ def train(
         Folder to copy the model, the course of training and the test's results to.
     """
     nested = parse_changes(changes or [])
+    if out is not None:
+        require_replaceable(out / "model")  # before hours of training, and again after
     if resume is not None:
-        if family or dataset or recipe or nested:
+        if family or dataset or recipe != AUTO or nested:
             raise ValueError(
                 "--resume goes on with the parameters of that run: give no family, dataset, recipe, --set"
             )
@@ -77,12 +80,23 @@ def train(
 
 def collect(run: Path, out: Path) -> None:
     """Copy what a run made to `out`: `model/`, history.csv, and the test's files where it was tested."""
+    model = out / "model"
+    require_replaceable(model)
     out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(out / "model", ignore_errors=True)
-    shutil.copytree(run / "model", out / "model")
+    with tempfile.TemporaryDirectory(prefix=".model-", dir=out) as partial:
+        shutil.copytree(run / "model", Path(partial) / "new")
+        if model.exists():
+            model.rename(Path(partial) / "old")
+        (Path(partial) / "new").rename(model)
     for file in [run / "history.csv", *sorted((run / "evaluation").glob("*"))]:
         if file.is_file():
             shutil.copy2(file, out / file.name)
+
+
+def require_replaceable(model: Path) -> None:
+    """Raise ValueError if something of other people's stands where a model is to be written."""
+    if model.exists() and not (model / "model.json").is_file():
+        raise ValueError(f"{model} is there and is no model; move it away, or give another --out")
 
 
 def summary_views(summary: dict[str, Any]) -> list[Any]:
@@ -108,7 +122,7 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
 
 
 def parameters(
-    family: FamilyName, /, *, dataset: str = "", recipe: str | None = None, as_json: Json = False
+    family: FamilyName, /, *, dataset: str = "", recipe: str = AUTO, as_json: Json = False
 ) -> None:
     """Explain a recipe: each parameter's key for --set, its value, and what it does.
 

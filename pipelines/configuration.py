@@ -6,15 +6,19 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from data.parameters import Parameters
-from pipelines.parameters import PARAMS, choose_recipe, merge, recipes
+from pipelines.parameters import AUTO, PARAMS, choose_recipe, merge, recipes
 from tasks.families import FAMILIES
 
 
-def configuration(family: str, dataset: str, recipe: str | None, changes: dict[str, Any]) -> Parameters:
+def configuration(family: str, dataset: str, recipe: str, changes: dict[str, Any]) -> Parameters:
     """The complete parameters of one run.
 
     Raises ValueError, one line for each fault, for an unknown recipe, an unknown key or a value out of its range.
     """
+    if "dataset" in changes:
+        raise ValueError(
+            "dataset is no parameter to change: name it by --dataset (in Prefect's form, the first field)"
+        )
     name = choose_recipe(family, dataset, recipe)
     model = FAMILIES[family].config
     values = {**recipes(family)[name], "dataset": dataset}
@@ -34,7 +38,7 @@ class RecipeForm:
         return handler(source)
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "string", "enum": list(recipes(self.family))}
+        return {"type": "string", "enum": [AUTO, *recipes(self.family)]}
 
 
 class ChangesForm:
@@ -62,6 +66,11 @@ def optional_form(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[s
         target = definitions[schema["$ref"].rpartition("/")[2]]
         schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
     form = {key: value for key, value in schema.items() if key not in ("$defs", "required")}
+    if (
+        form.get("type") == "boolean"
+    ):  # a switch is never empty: untouched, it would turn the recipe's value off
+        form.pop("type")
+        form["enum"] = [True, False]
     if "properties" in form:
         form["properties"] = {
             name: {**optional_form(part, definitions), "title": name}

@@ -93,4 +93,10 @@ def views(
 def tested(metrics: dict[str, float]) -> list[Any]:
     """The columns of a test."""
     interval = f"{metrics['accuracy_low']:.4f} to {metrics['accuracy_high']:.4f}"
-    return [metrics["accuracy"], interval, metrics["ece"], metrics["images_per_s"], metrics["memory_mb"]]
+    return [
+        f"{metrics['accuracy']:.4f}",
+        interval,
+        metrics["ece"],
+        metrics["images_per_s"],
+        metrics["memory_mb"],
+    ]

@@ -156,7 +156,7 @@ def check_datasets() -> Finding:
         return Finding("datasets", "ok", f"none in {store()} yet", "./convoy data add, or ./convoy demo")
     untracked = [name for name in names if not versioning.is_tracked(store() / name)]
     if untracked:
-        advice = f"record it: .venv/bin/dvc add {store() / untracked[0]}"
+        advice = versioning.advice(store() / untracked[0])
         return Finding("datasets", "warn", f"not tracked by DVC: {', '.join(untracked)}", advice)
     return Finding("datasets", "ok", ", ".join(names))
 
@@ -165,6 +165,8 @@ def check_ray() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
         return Finding("Ray", "ok", "embedded, started by each command (RAY_ADDRESS is not set)")
+    if ":" not in address:  # "auto" and "local" name no place to knock at
+        return Finding("Ray", "ok", f"RAY_ADDRESS={address}; not tried")
     return check_address("Ray", "RAY_ADDRESS", address, 6379, "ray start --head")
 
 

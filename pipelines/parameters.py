@@ -18,6 +18,7 @@ from pipelines.families import PIPELINES
 from tasks.paths import ROOT
 
 PARAMS = ROOT / "params.yaml"
+AUTO = "auto"  # a word, not None: Prefect's form would send a null, and its server refuse it
 DEFAULT_RECIPE = "default"
 Model = TypeVar("Model", bound=Parameters)
 
@@ -46,10 +47,10 @@ def recipes(family: str) -> dict[str, dict[str, Any]]:
     return section
 
 
-def choose_recipe(family: str, dataset: str, recipe: str | None) -> str:
-    """The recipe's name: the one asked for, else the dataset's own, else `default`."""
+def choose_recipe(family: str, dataset: str, recipe: str) -> str:
+    """The recipe's name: the one asked for; for `auto` the one called like the dataset, else `default`."""
     known = recipes(family)
-    name = recipe or (dataset if dataset in known else DEFAULT_RECIPE)
+    name = recipe if recipe != AUTO else (dataset if dataset in known else DEFAULT_RECIPE)
     if name not in known:
         raise ValueError(f"no recipe {name!r} for {family} in {PARAMS.name}; known: {', '.join(known)}")
     return name

@@ -14,7 +14,7 @@ from pipelines.reporting import set_reporter
 def run_flow(
     family: str | None,
     dataset: str | None,
-    recipe: str | None,
+    recipe: str,
     changes: dict[str, Any],
     *,
     resume: str | None = None,

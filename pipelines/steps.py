@@ -5,7 +5,6 @@ that fails for what a person gave is not. A step that is run again goes on where
 its checkpoint, the MLflow run is the same one, and a model is not registered twice.
 """
 
-import hashlib
 import signal
 import threading
 import time
@@ -19,13 +18,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
+from data.checks import shard_fault
 from data.dataset import Dataset
 from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import Executor, registered_name
 from pipelines.reporting import Clock, Reporter, Status
 from tasks import cluster, registry
-from tasks.evaluate import Report, evaluate
 from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
 from tasks.paths import store
@@ -81,13 +80,11 @@ def open_dataset(family: str, name: str) -> Dataset:
         dataset.require(split)
     for shard in dataset.info.shards:
         file = dataset.path / shard.file
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; fetch it with: dvc pull, or ingest its source again")
-        with file.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != shard.sha256:
-                raise ValueError(
-                    f"{file} is not what ingest wrote; restore it: dvc checkout, or ingest it again"
-                )
+        fault = shard_fault(file, shard, family)
+        if fault:
+            raise ValueError(
+                f"{file}: {fault}; restore it (dvc checkout, dvc pull), or ingest its source again"
+            )
     return dataset
 
 
@@ -116,8 +113,11 @@ def open_run(family: str, config: Any, dataset: Dataset, lineage: Lineage, param
 def train_model(
     family: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, run_id: str,
     executor: Executor, reporter: Reporter,
-) -> TrainResult:  # fmt: skip
-    """Train, telling the console or log, MLflow and Prefect's progress bar how far it is."""
+) -> tuple[TrainResult, float]:  # fmt: skip
+    """Train, telling the console or log, MLflow and Prefect's progress bar how far it is.
+
+    Returns the result, and the time of the first step, in seconds since the epoch.
+    """
     bar = ProgressBar(f"training on {dataset.info.name}")
 
     def hear(progress: Progress) -> None:
@@ -129,10 +129,20 @@ def train_model(
         registry.log_progress(run_id, progress.step, {**values, "epoch": progress.epoch})
         bar.show(progress.step / progress.num_steps)
 
-    with bar, registry.system_metrics(run_id), interruptible():
+    again = (folder / "history.jsonl").is_file()
+
+    def begin(step: int) -> None:
+        if again:
+            reporter.note(
+                f"goes on after step {step}" if step else "no checkpoint had been kept yet: starts over"
+            )
+
+    with bar, registry.system_metrics(run_id), interruptible(executor):
+        called_at = time.time()
         result = train(
             family, config, dataset,
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
+            on_start=begin,
         )  # fmt: skip
     if executor == "ray":  # known only once Ray is connected, which training does
         registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
@@ -145,21 +155,24 @@ def train_model(
         },
     )
     registry.log_folder(run_id, folder / "history.csv", "history")
-    return result
+    return result, called_at + result.first_step_s
 
 
 @step("evaluate")
 def evaluate_model(
     config: Any, dataset: Dataset, model: Path, folder: Path, run_id: str, reporter: Reporter
-) -> Report:
-    """Look at the model on the test split in every way that the parameters list, and keep the report."""
+) -> dict[str, float]:
+    """Look at the model on the test split in every way that the parameters list, and keep the report: its metrics."""
+    # With it comes matplotlib: a second that the first training step need not wait for.
+    from tasks.evaluate import evaluate
+
     report = evaluate(
         [model], dataset, split="test", config=config.evaluate, on_progress=progress_of(reporter)
     )
     report.write(folder / "evaluation")
     registry.log_metrics(run_id, {f"test.{name}": value for name, value in report.metrics.items()})
     registry.log_folder(run_id, folder / "evaluation", "evaluation")
-    return report
+    return dict(report.metrics)
 
 
 def progress_of(reporter: Reporter) -> Callable[..., None]:
@@ -179,7 +192,8 @@ def register_model(
     """Put the model into the registry: `model`, its name there, and `version`."""
     name = registered_name(family, dataset.info.name)
     images = dataset.table("test", ["image"])["image"][:NUM_EXAMPLES].to_pylist()
-    version = registry.register(run_id, model, name=name, example=images, tags=lineage.tags())
+    tags = lineage.tags() | registry.get_tags(run_id, ["ray.job_id"])
+    version = registry.register(run_id, model, name=name, example=images, tags=tags)
     return {"model": name, "version": version}
 
 
@@ -196,7 +210,7 @@ def publish(summary: dict[str, Any]) -> None:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(executor: Executor) -> Iterator[None]:
     """Let SIGTERM and Ctrl-C through while Ray trains, and give their handlers back to whoever had them.
 
     A wait for Ray lets nothing out but KeyboardInterrupt: Prefect's own exception for SIGTERM would be lost in it. And
@@ -212,8 +226,10 @@ def interruptible() -> Iterator[None]:
         told.append(number)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
     try:
+        if executor == "ray":
+            cluster.connect()  # first, since Ray sets a handler too when it starts
+        signal.signal(signal.SIGTERM, interrupt)
         yield
     except (KeyboardInterrupt, SystemExit):
         restore(handlers)

@@ -40,7 +40,7 @@ class Job:
     config: Any
 
 
-def start_job(family: str, dataset: str, recipe: str | None, changes: dict[str, Any], folder: Path) -> Job:
+def start_job(family: str, dataset: str, recipe: str, changes: dict[str, Any], folder: Path) -> Job:
     """The job of a run's folder; at the first attempt, made from the parameters and written there."""
     file = folder / "job.json"
     if file.is_file():
@@ -115,7 +115,7 @@ class Phases:
 def run_job(
     family: str,
     dataset: str,
-    recipe: str | None,
+    recipe: str,
     changes: dict[str, Any],
     *,
     stop_after: StopAfter,
@@ -154,16 +154,16 @@ def run_steps(
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
-        train_called_at = time.time()
         with phase("train"):
-            result = steps.train_model(
+            result, first_step_at = steps.train_model(
                 job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter
             )
         metrics = dict(result.metrics)
         if stop_after != "train":
             with phase("evaluate"):
-                report = steps.evaluate_model(job.config, data, result.model_folder, folder, run_id, reporter)
-            metrics = dict(report.metrics)
+                metrics = steps.evaluate_model(
+                    job.config, data, result.model_folder, folder, run_id, reporter
+                )
         if stop_after == "promote":
             with phase("register"):
                 model = steps.register_model(job.family, data, result.model_folder, run_id, lineage)
@@ -174,7 +174,7 @@ def run_steps(
         raise
     about = {"key": key, "family": job.family, "dataset": job.dataset, "recipe": job.recipe}
     record = {"mlflow_run": run_id, "mlflow_url": registry.run_url(run_id), "metrics": metrics}
-    seconds = {"first_step_at": train_called_at + result.first_step_s, "phases_s": phase.seconds}
+    seconds = {"first_step_at": first_step_at, "phases_s": phase.seconds}
     return about | model | record | summary_of(job, folder, result) | seconds
 
 
@@ -194,7 +194,9 @@ def end_badly(run_id: str, error: BaseException) -> None:
     """Put a run in order that failed (an exception) or was stopped (a signal, a cancellation)."""
     stopped = not isinstance(error, Exception)
     with steps.undisturbed():
-        if run_id:
-            registry.finish_run(run_id, "KILLED" if stopped else "FAILED")
-        if stopped:
-            disconnect()
+        try:
+            if run_id:
+                registry.end_run(run_id, "KILLED" if stopped else "FAILED")
+        finally:
+            if stopped:
+                disconnect()

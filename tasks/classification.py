@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -13,12 +14,10 @@ from data.dataset import DatasetInfo
 from data.parameters import Parameters
 from data.random import SampleGenerator
 from models.airnet import AirNet
-from models.classification import ModelConfig, arguments_of, build, cross_entropy
+from models.classification import ARCHITECTURES, ModelConfig, arguments_of, build, cross_entropy, least_px
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.optim import OptimConfig
 from tasks.settings import EvaluateConfig, TrainConfig
-
-WHITENING_IMAGES = 5000
 
 
 class ClassificationConfig(Parameters):
@@ -33,12 +32,22 @@ class ClassificationConfig(Parameters):
     evaluate: EvaluateConfig
 
     @model_validator(mode="after")
-    def _growth_fits(self) -> Self:
+    def _sides_fit(self) -> Self:
         too_large = [px for px, _share in self.train.growth if px > self.input.crop_px]
         if too_large:
             raise ValueError(
                 f"train.growth shrinks pictures, so its sides (={too_large}) must not exceed input.crop_px "
                 f"(={self.input.crop_px})"
+            )
+        smallest = min([self.input.crop_px, *(px for px, _share in self.train.growth)])
+        if smallest < least_px(self.model.name):
+            raise ValueError(
+                f"input.crop_px and the sides of train.growth must be at least {least_px(self.model.name)} for "
+                f"{self.model.name} (got {smallest})"
+            )
+        with torch.device("meta"):  # a network that these sides do not fit says so, and takes no memory
+            ARCHITECTURES[self.model.name](
+                num_classes=2, channels=3, **arguments_of(self.model.name, self.input.crop_px)
             )
         if self.train.growth and self.model.name == "lenet5":
             raise ValueError(
@@ -69,9 +78,10 @@ def batch(
     config: ClassificationConfig,
     generator: SampleGenerator | None,
     shrink_px: int = 0,
+    rows: np.ndarray | None = None,
 ) -> Batch:
-    """The samples at `indices`, augmented where a generator is given."""
-    return make_batch(samples, indices, info, config.input, config.augment, generator, shrink_px)
+    """The samples at `indices`, augmented where a generator is given; see data.classification.make_batch."""
+    return make_batch(samples, indices, info, config.input, config.augment, generator, shrink_px, rows)
 
 
 def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Tensor) -> nn.Module:
@@ -81,14 +91,16 @@ def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Tensor)
         config.model.name, len(info.classes), info.channels, arguments, info.channel_mean, info.channel_std
     )
     if isinstance(model.net, AirNet):
-        model.net.fit_whitening(model.normalise(sample[:WHITENING_IMAGES]))
+        model.net.fit_whitening(model.normalise(sample))
     return model
 
 
 def loss(model: nn.Module, batch: Batch, config: ClassificationConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """One forward pass: the mean loss to descend, and what to log of it."""
     logits = model(batch.images)
-    value = cross_entropy(logits, batch.labels, config.optim.label_smoothing)
+    value = cross_entropy(
+        logits, batch.labels, config.optim.label_smoothing, batch.partner_labels, batch.weights
+    )
     accuracy = (logits.argmax(1) == batch.labels).float().mean()
     return value, {"loss": value.detach(), "accuracy": accuracy.detach()}
 

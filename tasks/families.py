@@ -19,7 +19,7 @@ class Family:
     decode: Callable[..., Any]  # (shard, info, config) -> arrays of a piece of a split
     empty: Callable[..., Any]  # (info, config) -> arrays of a split without samples
     records: Callable[..., Any]  # (tensors of a split) -> records: len(), .to(device)
-    batch: Callable[..., Any]  # (records, indices, info, config, generator or None, shrink_px) -> batch
+    batch: Callable[..., Any]  # (records, indices, info, config, generator, shrink_px, rows) -> batch
     model: Callable[..., nn.Module]  # (config, info, sample images) -> a fresh model
     loss: Callable[..., Any]  # (model, batch, config) -> (scalar, {name: tensor}); it owns the forward pass
     validate: Callable[..., dict[str, float]]  # (model, records, info, config) -> metrics

@@ -217,3 +217,23 @@ def draw_mistake(axes: Axes, picture: np.ndarray, caption: Caption, left: float,
     pixels = np.broadcast_to(picture.transpose(1, 2, 0), (*picture.shape[1:], 3))  # grey as RGB
     extent = (left, left + side, top + CAPTION_IN + side, top + CAPTION_IN)
     axes.imshow(pixels, extent=extent, interpolation="nearest")
+
+
+def preview_figure(pictures: np.ndarray, names: Sequence[str], what: str) -> Figure:
+    """Pictures (N, 1 + E, H, W, C) uint8: each row one of them, first as evaluation sees it, then in E epochs."""
+    num_rows, num_columns, H, W, C = pictures.shape
+    figure = Figure(figsize=(1.3 + 1.25 * num_columns, 0.9 + 1.25 * num_rows))
+    grid = figure.subplots(num_rows, num_columns, squeeze=False)
+    for row, name in enumerate(names):
+        for column in range(num_columns):
+            axes = grid[row, column]
+            picture = pictures[row, column]
+            axes.imshow(picture if C == 3 else picture[:, :, 0], cmap="gray", vmin=0, vmax=255)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if row == 0:
+                axes.set_title("as evaluated" if column == 0 else f"epoch {column - 1}", fontsize=8)
+        grid[row, 0].set_ylabel(short(name), fontsize=8, parse_math=False)
+    figure.suptitle(f"What training sees: {what}", fontsize=10, parse_math=False)
+    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))  # room for the title
+    return figure

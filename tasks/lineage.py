@@ -30,7 +30,6 @@ class Lineage:
     params_sha256: str
     seed: int
     prefect_flow_run_id: str = ""
-    ray_job_id: str = ""
     problems: tuple[str, ...] = ()  # one sentence each, for people
 
     def tags(self) -> dict[str, str]:
@@ -42,7 +41,6 @@ class Lineage:
             "dvc.digest": self.dvc_digest,
             "params.sha256": self.params_sha256,
             "prefect.flow_run_id": self.prefect_flow_run_id,
-            "ray.job_id": self.ray_job_id,
             "seed": str(self.seed),
         }
 
@@ -53,7 +51,6 @@ def resolve(
     dataset_path: Path,
     key: str,
     flow_run_id: str = "",
-    ray_job_id: str = "",
     root: Path = ROOT,
 ) -> Lineage:
     """Find out what a run with the parameters `config`, which has `train.seed`, on a dataset is made of.
@@ -70,7 +67,6 @@ def resolve(
         params_sha256=params_sha256(config),
         seed=config.train.seed,
         prefect_flow_run_id=flow_run_id,
-        ray_job_id=ray_job_id,
         problems=tuple(problem for problem in (git_problem, dvc_problem) if problem),
     )
 
@@ -93,14 +89,14 @@ def data_state(path: Path) -> tuple[str, str]:
     if not recorded:
         return (
             "",
-            f"DVC does not track {path}: the data of this run cannot be fetched again; record it: dvc add {path}",
+            f"DVC does not track {path}: the data of this run cannot be fetched again; {versioning.advice(path)}",
         )
     found = versioning.measure(path)
     if found == recorded:
         return found, ""
     return (
         found,
-        f"{path} changed since DVC recorded it ({recorded} then, {found} now); record it: dvc add {path}",
+        f"{path} changed since DVC recorded it ({recorded} then, {found} now); {versioning.advice(path)}",
     )
 
 

@@ -25,6 +25,7 @@ from tasks.precision import autocast, resolve_precision
 from tasks.settings import TrainConfig
 
 PROGRESS_EVERY_S = 0.5
+CHECKPOINT_EVERY_S = 15.0  # at the latest, for a lone worker
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def fit(
     network.train()
     started = time.perf_counter()
     meter = Meter()
-    images_per_s = 0.0
+    saved, images_per_s = started, 0.0
 
     def time_s() -> float:
         return time_before_s + time.perf_counter() - started
@@ -211,25 +212,35 @@ def fit(
         last = step == plan.num_steps
         if last or time.perf_counter() - meter.since > PROGRESS_EVERY_S:
             means, rate = meter.take()  # synchronises
-            if not all(math.isfinite(value) for value in means.values()):
-                raise FloatingPointError(
-                    f"the loss is not finite at step {step} of {plan.num_steps} ({means}); "
-                    "lower optim.lr, raise optim.warmup_share, or set optim.clip_norm"
-                )
+            require_finite(means, step, plan.num_steps)
             metrics.update(means)
             images_per_s = rate * plan.batch_size
             report(images_per_s)
         every = train.validate_every_epochs * plan.steps_per_epoch
         if session.rank == 0 and (last or (every and step % every == 0)):
+            began = time.perf_counter()
             metrics.update(validate_with(model, average, validate))
+            require_finite(metrics, step, plan.num_steps)
             report(images_per_s)
-            meter.since = time.perf_counter()
-        if last or step % train.checkpoint_every_steps == 0:
+            meter.since += time.perf_counter() - began  # no part of the steps that are still to be reported
+        # By the clock too, so that a short or slow run can be resumed; only where no other rank has another clock.
+        overdue = session.world_size == 1 and time.perf_counter() - saved > CHECKPOINT_EVERY_S
+        if last or step % train.checkpoint_every_steps == 0 or overdue:
             state = snapshot(model, optimizers, average, step, time_s(), metrics)
             session.save(state, step)
+            saved = time.perf_counter()
 
     assert state is not None and state["step"] == plan.num_steps
     return state
+
+
+def require_finite(values: dict[str, float], step: int, num_steps: int) -> None:
+    """Raise FloatingPointError if training has diverged."""
+    if not all(math.isfinite(value) for value in values.values()):
+        raise FloatingPointError(
+            f"the loss is not finite at step {step} of {num_steps} ({values}); lower optim.lr, raise "
+            "optim.warmup_share, or set or lower optim.clip_norm"
+        )
 
 
 def snapshot(

@@ -16,6 +16,7 @@ from data.parameters import Parameters
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic iteration that drives singular values towards one
 NEWTON_SCHULZ_STEPS = 3
+MUON_SGD_MOMENTUM = 0.85  # of what Muon leaves to SGD, as in https://github.com/KellerJordan/cifar10-airbench
 
 
 class OptimConfig(Parameters):
@@ -32,8 +33,8 @@ class OptimConfig(Parameters):
     bias_lr: float = Field(gt=0, description="highest learning rate of biases and norms")
     weight_decay: float = Field(
         ge=0,
-        description="times the learning rate, subtracted at each step; filters "
-        "under muon are kept at a fixed norm instead",
+        description="times the learning rate, subtracted at each step; not from biases and norms, nor from filters "
+        "under muon, which are kept at a fixed norm",
     )
     schedule: Literal["linear", "cosine"] = Field(description="how the learning rates fall after warm-up")
     warmup_share: float = Field(ge=0, lt=1, description="share of the steps in which the rates rise")
@@ -115,14 +116,14 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
         if "filters" in kinds:
             optimizers.append(Muon(kinds.pop("filters"), config.lr, config.momentum))
     groups: list[dict[str, Any]] = [
-        # SGD's own decay is added to the gradient, hence scaled by the rate; the rest has none under adamw
+        # torch adds SGD's decay to the gradient, hence scaled by the rate; biases and norms have none
         {"params": params, "lr": rates[kind], "weight_decay": 0.0 if kind == "rest" else config.weight_decay}
         for kind, params in kinds.items()
     ]
     if groups and config.name == "adamw":
         optimizers.append(torch.optim.AdamW(groups, betas=(config.momentum, 0.999)))
     elif groups:
-        momentum = 0.85 if config.name == "muon" else config.momentum
+        momentum = MUON_SGD_MOMENTUM if config.name == "muon" else config.momentum
         optimizers.append(torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0))
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -139,6 +139,12 @@ def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     connect().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
+def get_tags(run_id: str, names: Sequence[str]) -> dict[str, str]:
+    """Those of the named tags that a run has."""
+    tags = connect().get_run(run_id).data.tags
+    return {name: tags[name] for name in names if name in tags}
+
+
 def log_progress(run_id: str, step: int, metrics: Mapping[str, float]) -> None:
     """Log metrics of a step while training runs.
 
@@ -212,6 +218,14 @@ def finish_run(run_id: str, status: Status) -> str:
         client.set_terminated(run_id, status)
         return status
     return standing
+
+
+def end_run(run_id: str, status: Status) -> None:
+    """End a run that failed or was stopped: what ended it must be heard, so MLflow's own trouble is only a warning."""
+    try:
+        finish_run(run_id, status)
+    except (MlflowException, OSError) as error:
+        _logger.warning("MLflow was not told that run %s is %s: %s", run_id, status, first_line(error))
 
 
 def run_url(run_id: str) -> str:

@@ -14,7 +14,10 @@ class TrainConfig(Parameters):
     """How long, on what, and how exactly."""
 
     epochs: float = Field(gt=0, description="passes over the training pictures; may be fractional")
-    batch_size: int = Field(ge=1, description="pictures a step, over all workers together")
+    batch_size: int = Field(
+        ge=1,
+        description="pictures a step, over all workers together; at most the training pictures there are",
+    )
     seed: int = Field(ge=0, description="decides the initial weights, the order and the augmentation")
     precision: Precision = Field(
         description="auto: bf16 where the processor or GPU computes in it, else fp32"

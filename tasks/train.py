@@ -12,17 +12,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 import ray.train
 import torch
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.backend import BackendConfig
+from ray.train.torch import TorchConfig
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from torch import Tensor
 
 from data.dataset import Dataset, DatasetInfo, Split
 from tasks.cluster import (
     augmented_batches,
+    cluster_info,
     connect,
     decode_split,
     join_arrays,
@@ -34,12 +41,14 @@ from tasks.cluster import (
 from tasks.families import FAMILIES, Family
 from tasks.loop import BatchPlan, Progress, fit, resident_batches, result_weights
 from tasks.modelfile import save_model
+from tasks.settings import TrainConfig
 
 SAMPLE_IMAGES = 5000  # training pictures that data-dependent initial weights may look at
 POLL_S = 0.25  # the follower's look at the mailbox
 NUM_KEPT_CHECKPOINTS = 2
 MAX_WORKER_FAILURES = 3
 Executor = Literal["ray", "in_process"]
+CHECKPOINTS: dict[Executor, str] = {"ray": "ray", "in_process": "checkpoints"}  # where in a run's folder
 
 
 @dataclass(frozen=True)
@@ -65,18 +74,25 @@ def train(
     digest: str,
     executor: Executor = "ray",
     on_progress: Callable[[Progress], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Train a model of `family_name` on the dataset's train split, and write it to `folder`/model.
 
-    `key` names the run, `digest` the dataset's version. Raises ValueError for parameters that do not fit the
-    dataset or the cluster, FloatingPointError for a loss that is not finite.
+    `key` names the run, `digest` the dataset's version; `on_start` hears how many steps an earlier attempt has done.
+    Raises ValueError for parameters that do not fit the dataset or the cluster, FloatingPointError for a loss that is
+    not finite.
     """
     if (folder / "result.json").is_file():
         return read_result(folder)
     dataset.require("train")
     BatchPlan.of(config.train, dataset.info.num_images("train"), 0, config.train.num_workers)  # raises early
     folder.mkdir(parents=True, exist_ok=True)
-    listener = Listener(folder, on_progress)
+    other: Executor = "in_process" if executor == "ray" else "ray"
+    if any((folder / CHECKPOINTS[other]).glob("*")):
+        raise ValueError(
+            f"run {folder.name} was begun with executor {other}; go on with it: --executor {other}"
+        )
+    listener = Listener(folder, on_progress, on_start)
     fit_somewhere = fit_on_ray if executor == "ray" else fit_in_process
     threads = torch.get_num_threads()
     try:
@@ -107,8 +123,16 @@ def train(
 class Listener:
     """Hears a run's progress on the driver: keeps `history.jsonl`, and passes each message on."""
 
-    def __init__(self, folder: Path, on_progress: Callable[[Progress], None] | None) -> None:
-        self.file, self.on_progress = folder / "history.jsonl", on_progress
+    def __init__(
+        self,
+        folder: Path,
+        on_progress: Callable[[Progress], None] | None,
+        on_start: Callable[[int], None] | None,
+    ) -> None:
+        self.file, self.on_progress, self.on_start = folder / "history.jsonl", on_progress, on_start
+        if self.file.is_file():  # a full disk may have cut its last line
+            whole, end, _cut = self.file.read_bytes().rpartition(b"\n")
+            self.file.write_bytes(whole + end)
         self.started = time.perf_counter()
         self.first_step_s = 0.0
         self.resumed_from_step = 0
@@ -117,6 +141,8 @@ class Listener:
     def start(self, step: int) -> None:
         """The loop is about to take its first step, number `step`."""
         self.first_step_s, self.resumed_from_step = time.perf_counter() - self.started, step
+        if self.on_start is not None:
+            self.on_start(step)
 
     def hear(self, progress: Progress) -> None:
         values = asdict(progress)
@@ -150,6 +176,11 @@ def read_result(folder: Path) -> TrainResult:
     return TrainResult(**{**values, "model_folder": folder / values["model_folder"]})
 
 
+def sample_images(records: Any) -> Tensor:
+    """Pictures from all over a split, at most SAMPLE_IMAGES: its rows are in order of id, hence often of class."""
+    return records.images[:: -(-len(records) // SAMPLE_IMAGES)]
+
+
 def validator(
     family: Family, records: Any, config: Any, info: DatasetInfo
 ) -> Callable[[Any], dict[str, float]]:
@@ -174,7 +205,12 @@ def fit_in_process(
 ) -> dict[str, Any]:
     family, info = FAMILIES[family_name], dataset.info
     torch.set_num_threads(config.train.cpus_per_worker or torch.get_num_threads())
-    device = torch.device("cuda" if config.train.gpus_per_worker and torch.cuda.is_available() else "cpu")
+    if config.train.gpus_per_worker and not torch.cuda.is_available():
+        raise ValueError(
+            f"train.gpus_per_worker (={config.train.gpus_per_worker:g}) needs a GPU, and torch finds none here; "
+            "set it to 0"
+        )
+    device = torch.device("cuda" if config.train.gpus_per_worker else "cpu")
     records = decode_here(family, dataset, "train", config).to(device)
     validate = validator(family, decode_here(family, dataset, "val", config).to(device), config, info)
 
@@ -182,8 +218,8 @@ def fit_in_process(
         listener.start(first_step)
         return resident_batches(family, records, info, config, plan, first_step)
 
-    session = LocalSession(folder / "checkpoints", device, listener)
-    sample = records.images[:SAMPLE_IMAGES]
+    session = LocalSession(folder / CHECKPOINTS["in_process"], device, listener)
+    sample = sample_images(records)
     return fit(family, config, info, sample, batches, len(records), validate, session)
 
 
@@ -235,17 +271,17 @@ def fit_on_ray(
         "threads": cpus,
     }
     resources = {"CPU": float(cpus)} | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {})
-    trainer = TorchTrainer(
-        train_on_worker,
-        train_loop_config=payload,
-        torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
+    trainer = Trainer(
+        # Not as `train_loop_config`: the controller would unpickle it, and import torch for that before all else.
+        partial(train_on_worker, payload),
+        backend_config=process_group(settings),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.num_workers,
             use_gpu=bool(settings.gpus_per_worker),
             resources_per_worker=resources,
         ),
         run_config=ray.train.RunConfig(
-            name="ray",
+            name=CHECKPOINTS["ray"],
             storage_path=str(folder.resolve()),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_KEPT_CHECKPOINTS),
             failure_config=ray.train.FailureConfig(
@@ -258,7 +294,7 @@ def fit_on_ray(
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         follower.stop()
-        raise RuntimeError(f"training failed: {last_line(error)}") from error
+        raise follower.error or RuntimeError(f"training failed: {last_line(error)}") from error
     finally:
         follower.stop()
         ray.kill(mailbox)
@@ -267,6 +303,26 @@ def fit_on_ray(
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as path:
         return torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=True)
+
+
+def process_group(settings: TrainConfig) -> BackendConfig:
+    """How the workers find each other; a lone one needs nobody, and is spared seconds of its start."""
+    if settings.num_workers == 1:
+        return BackendConfig()
+    return TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo")
+
+
+class Trainer(DataParallelTrainer):
+    """Ray Train's trainer, two processes lighter: each would take a core for more than a second before the first step.
+
+    The one hands out Ray Data's datasets, of which there are none here. The other frees a placement group whose
+    controller was killed, which matters only where the cluster outlives the driver.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        embedded = cluster_info().address == "embedded"
+        unneeded = (DatasetsCallback, PlacementGroupCleanerCallback) if embedded else (DatasetsCallback,)
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, unneeded)]
 
 
 class Follower(threading.Thread):
@@ -290,7 +346,7 @@ class Follower(threading.Thread):
                 if kind == "start":
                     self.listener.start(value)
                 elif kind == "progress":
-                    self.listener.hear(value)
+                    self.listener.hear(Progress(**value))
                 else:
                     self.error = self.error or value
         except Exception as error:  # a thread's exception would be lost: it is raised after the training
@@ -332,22 +388,26 @@ class RaySession:
             ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def report(self, progress: Progress) -> None:
-        self.mailbox.put.remote(("progress", progress))
+        # As plain values: the mailbox would import this module, and torch with it, while training runs.
+        self.mailbox.put.remote(("progress", asdict(progress)))
 
 
 def train_on_worker(payload: dict[str, Any]) -> None:
     """What each Ray Train worker runs.
 
     An exception of ours (a parameter that does not fit, a loss that is not finite) would only come again: the first
-    worker to meet one leaves it in the mailbox, and after Ray's restart all workers return at once.
+    worker to meet one leaves it in the mailbox, and after Ray's restart all workers return at once. A lone worker does
+    so with every exception; among several, a RuntimeError may tell of another one's death, which a restart mends.
     """
     mailbox = payload["mailbox"]
     if ray.get(mailbox.failed.remote()):
         return
+    lone = payload["config"].train.num_workers == 1
     try:
         run_rank(payload)
-    except (ValueError, FloatingPointError) as error:
-        ray.get(mailbox.put.remote(("error", error)))
+    except Exception as error:
+        if lone or isinstance(error, (ValueError, FloatingPointError)):
+            ray.get(mailbox.put.remote(("error", error)))
         raise
 
 
@@ -359,7 +419,7 @@ def run_rank(payload: dict[str, Any]) -> None:
     arrays, val_arrays = payload["train"][0], payload["val"][0]
     records = family.records(readonly_tensors(ray.get(arrays)))
     val_records = family.records(readonly_tensors(ray.get(val_arrays))).to(session.device)
-    sample = records.images[:SAMPLE_IMAGES]
+    sample = sample_images(records)
     if session.device.type == "cuda":
         records = records.to(session.device)
 

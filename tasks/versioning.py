@@ -85,6 +85,13 @@ def is_tracked(path: Path) -> bool:
     return bool(digest(path))
 
 
+def advice(path: Path) -> str:
+    """The command that records `path` as it is now: a stage's output is committed, anything else added."""
+    path = path.resolve()
+    verb = "add" if path.with_name(path.name + ".dvc").is_file() or not digest(path) else "commit"
+    return f"record it: .venv/bin/dvc {verb} {path}"
+
+
 def measure(path: Path) -> str:
     """The digest that DVC would record for the bytes that lie at `path` now; reads all of them.
 

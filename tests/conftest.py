@@ -3,8 +3,9 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -31,6 +32,7 @@ from pipelines import environment  # noqa: E402
 environment.prepare()
 
 
+Run = Callable[..., tuple[int, str, str]]  # a command's words → its exit code, stdout and stderr
 DATASETS = Path(
     os.environ.get("CONVOY_DATASETS", Path(__file__).parent.parent.parent / "shared" / "datasets")
 )
@@ -77,3 +79,20 @@ def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONVOY_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Runs a command in this process: its exit code, stdout and stderr."""
+    from pipelines.commands import main
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    yield call
+    signal.signal(signal.SIGTERM, before)

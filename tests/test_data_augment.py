@@ -1,6 +1,7 @@
 """Augmentation: each operation against a naive version, and independence of who makes the batch."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,24 +9,42 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data import colour
 from data.augment import (
     AugmentConfig,
+    Draws,
     augment,
     centre_crop,
-    colour_shift,
+    colour_maps,
     crop,
     cutout,
     mirror,
     mirror_flags,
     reflect_pad,
+    shift_and_mirror,
     shrink,
+    warp,
 )
 from data.classification import InputConfig, Records, make_batch
 from data.random import SampleGenerator
 from tests.handmade import write_dataset
+from tests.tiny import PLAIN
 
-ALL_ON = AugmentConfig(mirror=True, random_crop=True, cutout_px=3, colour_shift=0.1)
-ALL_OFF = AugmentConfig(mirror=False, random_crop=False, cutout_px=0, colour_shift=0.0)
+
+def changed(**changes: Any) -> AugmentConfig:
+    return AugmentConfig.parse({**PLAIN, **changes}, "plain")
+
+
+ALL_OFF = AugmentConfig.parse(PLAIN, "plain")
+COPIES = changed(mirror=True, random_crop=True, cutout_px=3, colour_shift=0.1)
+ALL_ON = changed(
+    mirror=True, crop_area=(0.3, 0.9), crop_aspect=1.5, rotation_deg=30, shear_deg=10, elastic_px=1.0, brightness=0.3,
+    contrast=0.4, saturation=0.5, colour_shift=0.1, cutout_px=3,
+)  # fmt: skip
+ONE_EACH = {
+    "mirror": True, "random_crop": True, "crop_area": (0.3, 0.9), "rotation_deg": 30.0, "shear_deg": 10.0,
+    "elastic_px": 1.0, "brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "colour_shift": 0.1, "cutout_px": 3,
+}  # fmt: skip
 
 
 def pictures(num: int, side: int = 8, channels: int = 3, seed: int = 0) -> torch.Tensor:
@@ -59,10 +78,39 @@ def test_cutout_blanks_exactly_the_square_that_lies_inside() -> None:
     assert (got[1, 2, 4:, 4:] == 3).all() and (got[1, 2] == 3).sum() == 4
 
 
-def test_colour_shift_saturates() -> None:
-    images = torch.tensor([[[[10]], [[250]], [[100]]]], dtype=torch.uint8)
-    shift = torch.tensor([[-20, 20, 5]], dtype=torch.int16)
-    assert colour_shift(images, shift).flatten().tolist() == [0, 255, 105]
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_each_switch_does_something_and_nothing_to_the_shape(name: str) -> None:
+    images, indices = pictures(8), np.arange(8)
+    got = augment(images, indices, 8, 2, (9, 9, 9), changed(**{name: ONE_EACH[name]}), SampleGenerator(1, 0))
+    assert got.shape == (8, 3, 8, 8) and got.dtype == torch.uint8 and got.is_contiguous()
+    assert not torch.equal(got, images)
+
+
+def test_resampling_by_whole_pixels_is_copying_them() -> None:
+    """The two roads of geometry agree where they meet: same draws, same pictures."""
+    images = pictures(16)
+    config, draws = COPIES, Draws(np.arange(16), SampleGenerator(5, 1), torch.device("cpu"))
+    assert torch.equal(warp(images, 8, 2, config, draws), shift_and_mirror(images, 8, 2, config, draws))
+
+
+def test_contrast_after_brightness_keeps_the_brightened_mean() -> None:
+    images = pictures(4) // 4 + 60  # far from saturation
+    config, draws = (
+        changed(brightness=0.3, contrast=0.5),
+        Draws(np.arange(4), SampleGenerator(2, 0), torch.device("cpu")),
+    )
+    brightened = colour.apply(images, colour_maps(images, changed(brightness=0.3), draws)).float()
+    both = colour.apply(images, colour_maps(images, config, draws)).float()
+    luma = colour.luma_weights(3).view(1, 3, 1, 1)
+    torch.testing.assert_close(
+        (both * luma).sum(1).mean((1, 2)), (brightened * luma).sum(1).mean((1, 2)), atol=0.5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("area", [[0.0, 1.0], [0.5, 0.4], [0.5, 1.5]])
+def test_an_area_that_is_no_range_is_refused(area: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"crop_area .* must be \[least, greatest\]"):
+        changed(crop_area=area)
 
 
 def test_every_picture_is_mirrored_in_every_second_epoch() -> None:
@@ -75,9 +123,10 @@ def test_every_picture_is_mirrored_in_every_second_epoch() -> None:
 @given(st.permutations(range(12)), st.integers(1, 11), st.integers(0, 2**31), st.integers(0, 100))
 def test_a_sample_looks_the_same_in_any_batch(order: list[int], cut: int, seed: int, epoch: int) -> None:
     images, generator = pictures(12), SampleGenerator(seed, epoch)
-    whole = augment(images, np.arange(12), 8, 2, (9, 9, 9), ALL_ON, generator)
-    for part in (np.array(order[:cut]), np.array(order[cut:])):
-        assert torch.equal(augment(images[part], part, 8, 2, (9, 9, 9), ALL_ON, generator), whole[part])
+    for config in (COPIES, ALL_ON):
+        whole = augment(images, np.arange(12), 8, 2, (9, 9, 9), config, generator)
+        for part in (np.array(order[:cut]), np.array(order[cut:])):
+            assert torch.equal(augment(images[part], part, 8, 2, (9, 9, 9), config, generator), whole[part])
 
 
 def test_everything_off_is_the_centre_crop() -> None:
@@ -118,6 +167,7 @@ def test_evaluation_reaches_into_the_border_when_the_crop_is_larger_than_the_pic
 @pytest.mark.gpu
 def test_gpu_and_cpu_augment_alike() -> None:
     images, indices = pictures(16), np.arange(16)
-    cpu = augment(images, indices, 8, 2, (9, 9, 9), ALL_ON, SampleGenerator(3, 1))
-    gpu = augment(images.cuda(), indices, 8, 2, (9, 9, 9), ALL_ON, SampleGenerator(3, 1))
-    assert torch.equal(cpu, gpu.cpu())
+    for config, levels in ((COPIES, 0), (ALL_ON, 2)):
+        cpu = augment(images, indices, 8, 2, (9, 9, 9), config, SampleGenerator(3, 1))
+        gpu = augment(images.cuda(), indices, 8, 2, (9, 9, 9), config, SampleGenerator(3, 1))
+        assert (cpu.int() - gpu.cpu().int()).abs().max() <= levels

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.dataset import SCHEMA, SCHEMA_VERSION, Dataset, DatasetInfo, iterate_rows, list_names, write_info
+from data.dataset import SCHEMA, SCHEMA_VERSION, Dataset, DatasetInfo, list_names, write_info
 from data.ingest import IngestConfig, ingest
+from tests.handmade import write_dataset
 from tests.pictures import class_tree, write_tree
 
 CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.2, near_duplicate_distance=0, max_source_gb=1)
@@ -43,10 +45,12 @@ def test_columns_can_be_chosen_and_an_empty_split_keeps_them(store: Path) -> Non
     assert empty.table("val").num_rows == 0
 
 
-def test_iterate_rows_gives_every_row_as_a_dictionary(store: Path) -> None:
-    table = Dataset.open(store / "letters").table("train")
-    rows = list(iterate_rows(table))
-    assert rows == table.to_pylist()
+def test_rows_are_those_of_the_table_in_the_order_asked_for(tmp_path: Path) -> None:
+    pictures = [np.full((4, 4, 3), level, np.uint8) for level in range(9)]
+    dataset = write_dataset(tmp_path / "x", pictures, [0, 1, 0] * 3, ["a", "b"], num_shards=3)
+    table = dataset.table("test", ["id", "label"])
+    order = [5, 0, 8, 5]
+    assert dataset.rows("test", order, ["id", "label"]).to_pylist() == [table.to_pylist()[i] for i in order]
 
 
 def test_a_dataset_that_is_not_there_names_those_that_are(store: Path) -> None:

@@ -55,6 +55,38 @@ def test_lists_beside_the_images_are_ignored_and_counted() -> None:
     assert found.ignored == {"not in a class folder": 2}
 
 
+def test_lists_called_like_splits_are_the_splits() -> None:
+    files = dict.fromkeys(
+        ["images/cat/1.jpg", "images/cat/2 3.jpg", "images/dog/4.jpg", "images/dog/5.jpg"], b""
+    )
+    files |= {
+        "lists/pets_train.txt": b"1.jpg 1\ncat/2 3.jpg\ngone.jpg 2\n",
+        "test.txt": b"images/dog/4.jpg,dog\r\n",
+    }
+    found = list_source(memory_tree("source", files | {"val.txt": b"other things\n"}), "classification")
+    assert summary(found) == {
+        "cat/1.jpg": ("cat", "train"),
+        "cat/2 3.jpg": ("cat", "train"),
+        "dog/4.jpg": ("dog", "test"),
+        "dog/5.jpg": ("dog", None),
+    }
+    assert found.ignored == {"not in a class folder": 1}
+    assert found.issues == {"names in lists of splits without an image": ["lists/pets_train.txt: gone.jpg 2"]}
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"train.txt": b"a/1.jpg\n", "val.txt": b"a/1.jpg\n"}, r"image 'a/1\.jpg' is listed for train too"),
+        ({"train.txt": b"1.jpg\n"}, r"'1\.jpg' may be one of several images; give its class folder too"),
+    ],
+)
+def test_lists_that_are_not_clear_are_an_error(lists: dict[str, bytes], message: str) -> None:
+    files = dict.fromkeys(["a/1.jpg", "b/1.jpg"], b"")
+    with pytest.raises(ValueError, match=message):
+        list_source(memory_tree("source", files | lists), "classification")
+
+
 def test_folders_of_lists_and_code_are_no_classes() -> None:
     found = listing(
         "images/cat/1.jpg", "images/dog/1.JPG", "images/dog/raw", "splits/train.txt", "code/a/b.py"

@@ -24,6 +24,7 @@ from data import ingest as ingest_module
 from data.checks import check, measure
 from data.dataset import SPLITS, Dataset, Split
 from data.decode import decode_image
+from data.duplicates import join_groups
 from data.ingest import IngestConfig, assign_splits, channel_statistics, ingest
 from data.report import IngestReport
 from data.storage import plan_shards
@@ -194,12 +195,12 @@ def test_splits_do_not_depend_on_order_and_the_sources_own_stand(pairs: Any, ran
         assert again is None
         return
     assert [splits[i] for i in mixed] == again
-    has_val = any(split == "val" for split, _ in pairs)
+    has = {split for split, _ in pairs}
     for (given_split, _), split in zip(pairs, splits, strict=True):
         if given_split in ("val", "test"):
             assert split == given_split
         if given_split == "train":
-            assert split == "train" or (split == "val" and not has_val)
+            assert split == "train" or split not in has
 
 
 @given(st.lists(st.text(max_size=5), min_size=1, max_size=60), st.lists(st.text(max_size=5), max_size=30))
@@ -219,6 +220,14 @@ def test_split_shares_are_about_what_was_asked_for() -> None:
         assert abs(splits.count(split) / 20_000 - share) < 0.012  # type: ignore[arg-type]
 
 
+def test_a_source_without_a_test_split_gets_one_from_train_and_keeps_its_val() -> None:
+    given_splits: list[Split | None] = ["train"] * 10_000 + ["val"] * 1_000
+    splits = assign_splits(given_splits, [str(i) for i in range(11_000)], CONFIG)
+    assert splits[10_000:] == ["val"] * 1_000
+    assert abs(splits[:10_000].count("test") / 10_000 - CONFIG.test_fraction) < 0.012
+    assert "val" not in splits[:10_000]
+
+
 def test_an_image_without_a_split_follows_its_group() -> None:
     given_splits: list[Split | None] = ["test", None, "train", None, "val"]
     assert assign_splits(given_splits, ["ann", "ann", "bob", "bob", "eve"], CONFIG) == [
@@ -236,6 +245,21 @@ def test_validation_is_carved_out_of_train_and_test_stays(tmp_path: Path) -> Non
     assert 2 <= dataset.info.num_images("val") <= 20
     assert report.source_splits == ("train", "test")
     assert check(dataset).problems == ()
+
+
+def test_groups_and_duplicates_that_touch_are_one_group() -> None:
+    given = ["bob", None, "ann", None, "eve", None]
+    clusters = ["1", "1", "1", "2", "3", "4"]
+    assert join_groups(given, clusters) == ["ann", "ann", "ann", "2", "eve", "4"]
+
+
+@given(st.lists(st.tuples(st.none() | st.sampled_from("abc"), st.sampled_from("12345")), max_size=20))
+def test_joined_groups_part_no_group_and_no_cluster(pairs: list[tuple[str | None, str]]) -> None:
+    joined = join_groups([group for group, _ in pairs], [cluster for _, cluster in pairs])
+    for i, (group, cluster) in enumerate(pairs):
+        for j, (other_group, other_cluster) in enumerate(pairs):
+            if cluster == other_cluster or (group and group == other_group):
+                assert joined[i] == joined[j]
 
 
 def test_given_groups_are_kept_together(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """The command line: what commands print, and what they say of bad input."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,30 +14,15 @@ from PIL import Image
 
 from data.dataset import Dataset
 from models.classification import ARCHITECTURES
-from pipelines.commands import Stopped, first_line, main, raise_stopped
+from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.options import quiet_stdout
 from tasks import registry
 from tasks.paths import ROOT, store
 from tasks.train import train
+from tests.conftest import Run
 from tests.tiny import tiny_config, tiny_dataset
 
-Run = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.usefixtures("module_home")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Runs a command in this process: its exit code, stdout and stderr."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(list(arguments))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
@@ -323,3 +309,77 @@ def test_what_libraries_print_does_not_reach_the_json_document(capsys: pytest.Ca
     with quiet_stdout(True):
         sys.stdout.write("a chatty library")
     assert capsys.readouterr() == ("", "a chatty library")
+
+
+def test_a_parameter_given_like_an_option_is_told_where_it_belongs(run: Run) -> None:
+    command = ("train", "classification", "--dataset", "digits")
+    code, _out, err = run(*command, "--set", "train.epochs", "3")
+    assert code == 2 and "--set KEY.PATH=VALUE, in one word" in err
+    code, _out, err = run(*command, "--epochs", "3")
+    assert code == 2 and "parameters of a recipe are changed by --set KEY.PATH=VALUE" in err
+    code, _out, err = run(*command, "--set", "epochs=3")
+    assert code == 2 and err.endswith("did you mean train.epochs?\n")
+    code, _out, err = run(*command, "--set", "optim.wieght_decay=3")
+    assert code == 2 and err.endswith("did you mean optim.weight_decay?\n")
+
+
+def test_pictures_that_do_not_fit_the_network_are_refused_before_anything_starts(
+    run: Run, digits: Dataset
+) -> None:
+    command = ("train", "classification", "--dataset", digits.info.name, "--recipe", "digits")
+    code, _out, err = run(*command, "--set", "input.crop_px=30")
+    assert code == 2 and "lenet5 needs crop_px to be a multiple of 4" in err
+
+
+def test_a_pattern_that_matches_nothing_is_called_one(run: Run, model: Path) -> None:
+    code, _out, err = run("predict", str(model), "new/*.jpg")
+    assert code == 2 and "nothing matches the pattern" in err
+
+
+def test_a_report_goes_into_a_folder_of_its_own(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    code, _out, err = run("evaluate", str(model), "--out", str(tmp_path))
+    assert code == 2 and "holds other files than a report" in err
+    code, _out, err = run("evaluate", str(model), "--out", str(tmp_path / "thesis.txt"))
+    assert code == 2 and "is a file; give a folder" in err
+    report = str(tmp_path / "report")
+    assert run("evaluate", str(model), "--recipe", "digits", "--views", "single", "--out", report)[0] == 0
+    assert run("evaluate", str(model), "--recipe", "digits", "--views", "single", "--out", report)[0] == 0
+
+
+def test_a_model_of_another_version_of_the_data_is_tested_with_a_warning(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    code, out, err = run("evaluate", str(model), "--recipe", "digits", "--views", "single", "--json")
+    notes = json.loads(out)["notes"]
+    assert code == 0 and len(notes) == 1
+    assert notes[0].startswith("lenet5 was trained on another version of digits (d, now ") and notes[0] in err
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    card = json.loads((other / "model.json").read_text())
+    (other / "model.json").write_text(json.dumps({**card, "dataset_digest": ""}))
+    code, out, _err = run("evaluate", str(other), "--recipe", "digits", "--views", "single", "--json")
+    assert code == 0 and json.loads(out)["notes"] == []
+
+
+def test_an_ingest_says_what_it_replaces(run: Run, tmp_path: Path) -> None:
+    first, second = photographs(tmp_path / "first"), photographs(tmp_path / "second", num=14)
+    code, out, _err = run("data", "add", str(first), "--name", "again", "--json")
+    assert code == 0 and json.loads(out)["replaces"] == ""
+    digest = json.loads(out)["dvc_digest"]
+    code, out, _err = run("data", "add", str(first), "--name", "again")
+    assert code == 0 and "replaces" not in out
+    code, out, _err = run("data", "add", str(second), "--name", "again")
+    assert code == 0 and f"replaces again ({digest}): 24 images of 2 classes, from first" in " ".join(
+        out.split()
+    )
+
+
+def test_a_home_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    environment = {**os.environ, "CONVOY_HOME": str(tmp_path / "file"), "PYTHONPATH": str(ROOT)}
+    environment.pop("PREFECT_HOME", None)
+    command = [sys.executable, "-m", "pipelines", "doctor"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "must be a folder that can be written to" in done.stderr

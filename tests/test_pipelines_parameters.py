@@ -7,11 +7,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect.utilities.callables import parameter_schema
 from pydantic import TypeAdapter
 
 from pipelines import parameters
+from pipelines.classification import train_classifier
 from pipelines.configuration import ChangesForm, RecipeForm, configuration
 from pipelines.parameters import (
+    AUTO,
     choose_recipe,
     flatten,
     merge,
@@ -43,8 +46,8 @@ def test_every_recipe_is_complete_and_valid(family: str, name: str) -> None:
 
 def test_a_recipe_is_the_one_asked_for_else_the_datasets_else_default() -> None:
     assert choose_recipe("classification", "digits", "cifar10") == "cifar10"
-    assert choose_recipe("classification", "digits", None) == "digits"
-    assert choose_recipe("classification", "products", None) == "default"
+    assert choose_recipe("classification", "digits", AUTO) == "digits"
+    assert choose_recipe("classification", "products", AUTO) == "default"
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
@@ -53,9 +56,9 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
 
 
 def test_changes_reach_the_configuration_and_leave_the_rest() -> None:
-    before: Any = configuration("classification", "digits", None, {})
+    before: Any = configuration("classification", "digits", AUTO, {})
     changed: Any = configuration(
-        "classification", "digits", None, parse_changes(["optim.lr=1e-3", "evaluate.views=[single, mirror]"])
+        "classification", "digits", AUTO, parse_changes(["optim.lr=1e-3", "evaluate.views=[single, mirror]"])
     )
     assert changed.optim.lr == 0.001
     assert changed.evaluate.views == ("single", "mirror")
@@ -64,12 +67,12 @@ def test_changes_reach_the_configuration_and_leave_the_rest() -> None:
 
 def test_an_unknown_key_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"^optim\.lrr is not a parameter; known here: .*\blr\b"):
-        configuration("classification", "digits", None, {"optim": {"lrr": 1}})
+        configuration("classification", "digits", AUTO, {"optim": {"lrr": 1}})
 
 
 def test_a_value_out_of_range_says_what_is_allowed() -> None:
     with pytest.raises(ValueError, match=r"^optim\.lr \(=-1\): .*greater than 0"):
-        configuration("classification", "digits", None, {"optim": {"lr": -1}})
+        configuration("classification", "digits", AUTO, {"optim": {"lr": -1}})
 
 
 @pytest.mark.parametrize("text", ["optim.lr", "=3", "optim..lr=3", ".lr=3", "optim.lr=", "optim.lr=[1"])
@@ -113,7 +116,7 @@ def test_a_change_to_nothing_is_no_change() -> None:
 
 def test_the_form_has_each_parameter_with_its_help_and_none_required() -> None:
     form = TypeAdapter(Annotated[dict[str, Any], ChangesForm("classification")]).json_schema()
-    config: Any = configuration("classification", "any", None, {})
+    config: Any = configuration("classification", "any", AUTO, {})
     fields = {
         f"{section}.{name}": field
         for section, part in form["properties"].items()
@@ -136,9 +139,30 @@ def test_the_form_takes_what_the_configuration_takes(family: str, name: str) -> 
         jsonschema.validate({"optim": {"no_such": 1}}, form)
 
 
+def types_of(schema: Any) -> set[str]:
+    """Every `type` in a JSON schema."""
+    if isinstance(schema, list):
+        return set().union(*map(types_of, schema))
+    if not isinstance(schema, dict):
+        return set()
+    own = {schema["type"]} if isinstance(schema.get("type"), str) else set()
+    return own.union(*map(types_of, schema.values()))
+
+
+def test_a_form_that_nobody_touched_changes_nothing() -> None:
+    """Prefect's UI sends false for a switch that was left alone, and null for a text without a default."""
+    form = parameter_schema(train_classifier).model_dump()["properties"]
+    assert "boolean" not in types_of(form["changes"])
+    untouched = {name: field["default"] for name, field in form.items() if "default" in field}
+    assert untouched["recipe"] == AUTO
+    for name, value in untouched.items():
+        if name != "changes":  # for which the UI sends {}
+            jsonschema.validate(value, form[name])
+
+
 def test_the_recipe_is_a_drop_down() -> None:
-    schema = TypeAdapter(Annotated[str | None, RecipeForm("classification")]).json_schema()
-    assert schema["enum"] == list(recipes("classification"))
+    schema = TypeAdapter(Annotated[str, RecipeForm("classification")]).json_schema()
+    assert schema["enum"] == [AUTO, *recipes("classification")]
 
 
 @pytest.mark.parametrize(

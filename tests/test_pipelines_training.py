@@ -199,10 +199,12 @@ def test_a_dataset_that_was_changed_is_refused_before_training(digits: Dataset) 
     before = file.read_bytes()
     try:
         file.write_bytes(before + b"x")
-        with pytest.raises(ValueError, match=r"is not what ingest wrote; restore it: dvc checkout"):
+        with pytest.raises(
+            ValueError, match=r"its bytes have changed .*; restore it \(dvc checkout, dvc pull\)"
+        ):
             train_classifier("digits", changes=QUICK, executor="in_process")
         file.unlink()
-        with pytest.raises(FileNotFoundError, match=r"is missing; fetch it with: dvc pull"):
+        with pytest.raises(ValueError, match=r"is missing; restore it \(dvc checkout, dvc pull\)"):
             train_classifier("digits", changes=QUICK, executor="in_process")
     finally:
         file.write_bytes(before)

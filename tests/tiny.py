@@ -9,12 +9,18 @@ from tasks.families import FAMILIES
 
 INGEST = {"val_fraction": 0.1, "test_fraction": 0.2, "near_duplicate_distance": 0, "max_source_gb": 1}
 
+PLAIN: dict[str, Any] = {  # augmentation that leaves the centre crop
+    "mirror": False, "random_crop": False, "crop_area": [1, 1], "crop_aspect": 1, "rotation_deg": 0, "shear_deg": 0,
+    "elastic_px": 0, "brightness": 0, "contrast": 0, "saturation": 0, "colour_shift": 0, "cutout_px": 0,
+    "mixup_alpha": 0, "cutmix_alpha": 0,
+}  # fmt: skip
+
 TINY: dict[str, dict[str, Any]] = {
     "classification": {
         "dataset": "digits",
         "model": {"name": "lenet5"},
         "input": {"stored_px": 16, "crop_px": 16, "pad_px": 1, "resize": "crop"},
-        "augment": {"mirror": False, "random_crop": True, "cutout_px": 2, "colour_shift": 0.05},
+        "augment": {**PLAIN, "random_crop": True, "cutout_px": 2, "colour_shift": 0.05},
         "optim": {
             "name": "sgd", "lr": 0.05, "momentum": 0.9, "head_lr": 0.05, "bias_lr": 0.05, "weight_decay": 1e-4,
             "schedule": "linear", "warmup_share": 0.1, "final_share": 0.0, "label_smoothing": 0.0,

@@ -1,0 +1,211 @@
+"""COCO's JSON of boxes: https://cocodataset.org/#format-data (object detection).
+
+One JSON file for each split, told by its name (`instances_train2017.json`) or its folder; `bbox` is x, y, width,
+height in pixels, edges from 0. Beside `iscrowd` a box may have our own keys `difficult` and `truncated`. An image
+that is listed without boxes is background; one that no JSON lists is left out, since nobody looked at it.
+"""
+
+import json
+import math
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from data.archive import FileTree, safe_name
+from data.dataset import Split
+from data.formats.listing import (
+    CROWD,
+    DIFFICULT,
+    NO_BOXES,
+    NO_IMAGE,
+    TRUNCATED,
+    Boxes,
+    ImageIndex,
+    Listing,
+    RawItem,
+    common_folder,
+    count_ignored,
+    is_image_name,
+    read_text,
+    split_of_folders,
+    split_of_name,
+    wanted_files,
+)
+
+UNKNOWN_IMAGE = "boxes of an image that is not listed"
+FLAG_KEYS = {"iscrowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
+NO_BBOX = "annotations without a box, left out"
+
+
+def is_coco(tree: FileTree) -> bool:
+    """Whether a JSON file speaks of images and categories."""
+    return bool(_files(tree))
+
+
+def _files(tree: FileTree) -> list[str]:
+    found = []
+    for name in wanted_files(tree):
+        if name.lower().endswith(".json"):
+            try:
+                data = tree.read(name)
+            except (OSError, ValueError):
+                continue
+            if b'"images"' in data and b'"categories"' in data:
+                found.append(name)
+    # beside the boxes, COCO's own archives have the same images with captions and body points
+    instances = [name for name in found if name.rpartition("/")[2].startswith("instances")]
+    return instances or found
+
+
+def list_coco(tree: FileTree) -> Listing:
+    """List the images of all JSON files of a source; raises a ValueError of one line for a file that is none."""
+    files = _files(tree)
+    documents = {name: read_coco(name, read_text(tree, name)) for name in files}
+    classes = merge_categories(documents)
+    number = {label: index for index, label in enumerate(classes)}
+    pictures = [name for name in wanted_files(tree) if is_image_name(name)]
+    index, top = ImageIndex(pictures), common_folder(pictures)
+    items: dict[str, RawItem] = {}
+    listed_in: dict[str, str] = {}
+    issues: dict[str, list[str]] = defaultdict(list)
+    for name, document in documents.items():
+        split = split_of_name(name.rpartition("/")[2]) or split_of_folders(name)
+        boxes = _boxes_by_image(name, document, number, issues)
+        for image in document["images"]:
+            path = index.find(image["file_name"], name, split)
+            if path is None:
+                issues[NO_IMAGE].append(f"{name}: {image['file_name']}")
+                continue
+            if path in listed_in:
+                raise ValueError(
+                    f"{name}: image {path!r} is listed in {listed_in[path]} too; list it once, in one file"
+                )
+            listed_in[path] = name
+            found = boxes[image["id"]]
+            if not found:
+                issues[NO_BOXES].append(path)
+            items[path] = _item(path, top, split, image, found)
+    ignored = count_ignored(tree, set(items) | set(files), "not listed in the COCO JSON")
+    return Listing(tuple(items.values()), ignored, classes=classes, issues=dict(issues))
+
+
+def _item(path: str, top: str, split: Split | None, image: dict[str, Any], rows: list[Any]) -> RawItem:
+    corners = np.array([row[0] for row in rows], np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore", invalid="ignore"):  # such boxes are left out later
+        corners[:, 2:] += corners[:, :2]
+    boxes = Boxes(
+        boxes_xyxy=corners,
+        labels=np.array([row[1] for row in rows], np.int64),
+        flags=np.array([row[2] for row in rows], np.uint8),
+        size=image["size"],
+    )
+    return RawItem(path.removeprefix(top), path, {"boxes": boxes}, split)
+
+
+def _boxes_by_image(
+    name: str, document: dict[str, Any], number: dict[str, int], issues: dict[str, list[str]]
+) -> dict[Any, list[Any]]:
+    """(x, y, w, h), label and flags of each box, by the image's id."""
+    labels = {key: number[label] for key, label in document["categories"].items()}
+    known = {image["id"] for image in document["images"]}
+    boxes: dict[Any, list[Any]] = defaultdict(list)
+    for annotation in document["annotations"]:
+        where = f"{name}: annotation {annotation['id']}"
+        if annotation["image_id"] not in known:
+            issues[UNKNOWN_IMAGE].append(where)
+        elif annotation["bbox"] is None:
+            issues[NO_BBOX].append(where)
+        else:
+            label = labels.get(annotation["category_id"], -1)
+            row = (annotation["bbox"], label, annotation["flags"])
+            boxes[annotation["image_id"]].append(row)
+    return boxes
+
+
+def read_coco(name: str, text: str) -> dict[str, Any]:
+    """Parse and check one file: `images`, `annotations` (lists) and `categories` (id: name).
+
+    Raises a ValueError of one line that names the entry, for anything that is not as COCO has it.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: not readable as JSON ({str(error)[:200]})") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{name}: a COCO file must be an object with images, annotations and categories")
+    images = [_read_image(name, i, entry) for i, entry in _entries(name, document, "images")]
+    if len({image["id"] for image in images}) != len(images):
+        raise ValueError(f"{name}: two images have the same id; ids must be unique")
+    categories: dict[Any, str] = {}
+    for i, entry in _entries(name, document, "categories"):
+        key = _identity(f"{name}: categories[{i}]", entry, "id")
+        label = " ".join(str(entry.get("name", "")).split())
+        if not label or not label.isprintable():
+            raise ValueError(f"{name}: categories[{i}] must have a name of printable characters")
+        if categories.setdefault(key, label) != label:
+            raise ValueError(f"{name}: category id {key!r} is given to {categories[key]!r} and to {label!r}")
+    annotations = []
+    if "annotations" in document:  # test sets have none
+        annotations = [_read_box(name, i, entry) for i, entry in _entries(name, document, "annotations")]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _entries(name: str, document: dict[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:
+    values = document.get(key)
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ValueError(f"{name}: {key} must be a list of objects, as in COCO's instances_*.json")
+    return list(enumerate(values))
+
+
+def _identity(where: str, entry: dict[str, Any], key: str) -> int | str:
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{where}: {key} (={str(value)[:50]!a}) must be a number or a text")
+    return value
+
+
+def _read_image(name: str, i: int, entry: dict[str, Any]) -> dict[str, Any]:
+    where = f"{name}: images[{i}]"
+    file = entry.get("file_name")
+    if not isinstance(file, str) or not file.strip():
+        raise ValueError(f"{where}: file_name is missing; it must be the image's name or path")
+    file = safe_name(file.replace("\\", "/"), where)
+    size = (entry.get("width"), entry.get("height"))
+    known = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size)
+    return {"id": _identity(where, entry, "id"), "file_name": file, "size": size if known else None}
+
+
+def _read_box(name: str, i: int, entry: dict[str, Any]) -> dict[str, Any]:
+    where = f"{name}: annotations[{i}]"
+    box = entry.get("bbox")
+    if box is not None and box != []:
+        if not isinstance(box, list) or len(box) != 4:
+            raise ValueError(f"{where}: bbox must be four numbers: x, y, width, height in pixels")
+        box = [_number(where, value) for value in box]
+    return {
+        "id": entry.get("id", i),
+        "image_id": _identity(where, entry, "image_id"),
+        "category_id": _identity(where, entry, "category_id"),
+        "bbox": box or None,
+        "flags": sum(bit for key, bit in FLAG_KEYS.items() if entry.get(key) in (1, True)),
+    }
+
+
+def _number(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{where}: bbox holds {str(value)[:50]!a}; it must be four numbers")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf  # left out later, with all boxes that are not finite
+
+
+def merge_categories(documents: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """The classes of all files, by name; in order of their ids."""
+    first: dict[str, tuple[bool, Any, int]] = {}
+    for document in documents.values():
+        for key, label in document["categories"].items():
+            place = (isinstance(key, str), key, len(first))
+            first[label] = min(first.get(label, place), place)
+    return tuple(sorted(first, key=lambda label: first[label]))

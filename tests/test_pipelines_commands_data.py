@@ -1,0 +1,80 @@
+"""`./convoy data` on every family: added, listed, shown, checked, exported; training refuses what it does not know."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.annotated import coco_json, pts
+from tests.conftest import Run
+from tests.pictures import class_tree, png, write_tree
+
+pytestmark = pytest.mark.usefixtures("module_home")
+
+
+def source_of(family: str) -> dict[str, bytes]:
+    pictures = {f"{i}.png": png(i) for i in range(12)}
+    if family == "detection":
+        boxes = [{"image_id": i, "category_id": 1, "bbox": [1, 1, 60, 9]} for i in range(11)]
+        return pictures | {"a.json": coco_json([{"file_name": name} for name in pictures], boxes)}
+    if family == "landmarks":
+        return pictures | {f"{i}.pts": pts((1, 1), (2, 2)) for i in range(11)}
+    if family == "style":
+        return pictures
+    people = class_tree("abcdef", 4)
+    return people | {"pairs.csv": b"path_a,path_b,same\na/1.png,a/2.png,1\na/1.png,b/1.png,0\n"}
+
+
+SHOWN = {  # format out, and what a person sees of adding and showing it
+    "detection": ("coco", ("boxes over the edge, cut there", "images without boxes"), ("Boxes", "cat")),
+    "landmarks": ("folders", ("images without landmarks",), ("pictures", "points")),
+    "faces": ("folders", ("2 pairs from pairs.csv",), ("Identities", "pairs.parquet")),
+    "style": ("folders", (), ("pictures",)),
+}
+
+
+@pytest.mark.parametrize("family", SHOWN)
+def test_a_dataset_of_any_family_is_added_listed_shown_checked_and_exported(
+    run: Run, tmp_path: Path, family: str
+) -> None:
+    form, added, shown = SHOWN[family]
+    source = write_tree(tmp_path / "source", source_of(family))
+    code, out, _ = run("data", "add", str(source), "--name", f"x-{family}", "--family", family)
+    assert code == 0
+    assert all(text in out for text in added)
+    assert "next: ./convoy train" not in out
+    rows = json.loads(run("data", "list", "--json")[1])["datasets"]
+    (row,) = (row for row in rows if row["name"] == f"x-{family}")
+    assert row["family"] == family
+    assert row["train"] + row["val"] + row["test"] == len(
+        [name for name in source_of(family) if name.endswith(".png")]
+    ) - (family == "landmarks")
+    code, out, err = run("data", "show", f"x-{family}")
+    assert (code, err) == (0, "")
+    assert all(text in out for text in shown)
+    assert json.loads(run("data", "check", f"x-{family}", "--json")[1])["problems"] == []
+    code, out, err = run(
+        "data", "export", f"x-{family}", "--format", form, "--out", str(tmp_path / "out"), "--json"
+    )
+    assert code == 0
+    assert sum(json.loads(out)["images"].values()) == row["train"] + row["val"] + row["test"]
+    code, _, err = run("data", "export", f"x-{family}", "--format", form, "--out", str(tmp_path / "out"))
+    assert code != 0
+    assert "is there and not empty" in err
+
+
+def test_training_refuses_a_dataset_of_another_family(run: Run, tmp_path: Path) -> None:
+    source = write_tree(tmp_path / "source", source_of("detection"))
+    run("data", "add", str(source), "--name", "blood", "--family", "detection")
+    code, _, err = run("train", "classification", "--dataset", "blood")
+    assert code != 0
+    assert "dataset 'blood' is for detection, not for classification" in err
+    code, _, err = run("train", "detection", "--dataset", "blood")
+    assert code != 0
+    assert "classification" in err
+
+
+def test_an_unknown_family_lists_the_known_ones(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("data", "add", str(tmp_path), "--name", "x", "--family", "birds")
+    assert code != 0
+    assert "detection" in err

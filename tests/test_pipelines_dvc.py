@@ -1,0 +1,143 @@
+"""The stages of dvc.yaml, in a copy of the checkout: what runs, what it leaves, and what runs again."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.paths import ROOT
+
+pytestmark = pytest.mark.slow
+CODE = ("data", "models", "tasks", "pipelines")
+FILES = (
+    "convoy",
+    "dvc.yaml",
+    "params.yaml",
+    "requirements.lock",
+    "pyproject.toml",
+    ".dvcignore",
+    ".gitignore",
+)
+
+
+class Checkout:
+    """A copy of the code, with a DVC and a git repository of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in CODE:
+            ignore = shutil.ignore_patterns("__pycache__", "store")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        for name in FILES:
+            shutil.copy2(ROOT / name, folder / name)
+        (folder / ".venv").symlink_to(ROOT / ".venv")
+        self.call("git", "init", "--quiet")
+        self.dvc("init", "--quiet")
+        (folder / "data" / "store").mkdir()
+        self.change("train", "epochs", 2)
+
+    def call(self, *command: str) -> str:
+        drop = ("CONVOY_", "PREFECT_", "DVC_", "PYTHON", "GIT_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def dvc(self, *arguments: str) -> str:
+        return self.call(str(self.folder / ".venv" / "bin" / "dvc"), *arguments)
+
+    def commit(self) -> None:
+        self.call("git", "add", "--all")
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        self.call("git", *identity, "commit", "--quiet", "--message", "state")
+
+    def change(self, section: str, key: str, value: Any) -> None:
+        """Set a parameter of the recipe `digits`."""
+        file = self.folder / "params.yaml"
+        values = yaml.safe_load(file.read_text())
+        values["classification"]["digits"][section][key] = value
+        file.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def changed(self) -> set[str]:
+        """The stages that `dvc repro` would run because of what they read."""
+        return set(json.loads(self.dvc("status", "--json")))
+
+    def metrics(self) -> dict[str, float]:
+        return json.loads((self.folder / "out" / "digits" / "test" / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which all stages have run once."""
+    checkout = Checkout(tmp_path_factory.mktemp("checkout"))
+    checkout.dvc("repro")
+    checkout.commit()
+    return checkout
+
+
+def test_all_stages_leave_what_they_declare(reproduced: Checkout) -> None:
+    stages = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())["stages"]
+    assert set(stages) == {"ingest", "train", "evaluate"}
+    assert reproduced.metrics()["accuracy"] > 0.5
+    for name in ("model/model.json", "history.csv", "test/confusion.csv", "test/reliability.csv"):
+        assert (reproduced.folder / "out" / "digits" / name).stat().st_size > 0
+
+
+def test_the_model_names_the_version_of_its_data(reproduced: Checkout) -> None:
+    card = json.loads((reproduced.folder / "out" / "digits" / "model" / "model.json").read_text())
+    stages = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())["stages"]
+    assert card["dataset_digest"] == stages["ingest"]["outs"][0]["md5"]
+
+
+def test_a_second_repro_does_nothing(reproduced: Checkout) -> None:
+    before = (reproduced.folder / "dvc.lock").read_bytes()
+    said = reproduced.dvc("repro")
+    assert "Running stage" not in said
+    assert (reproduced.folder / "dvc.lock").read_bytes() == before
+    assert reproduced.changed() == set()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "stages"),
+    [
+        ("evaluate", "num_worst", 3, {"evaluate"}),
+        ("optim", "lr", 0.004, {"train"}),
+        ("train", "seed", 7, {"train"}),
+    ],
+)
+def test_a_changed_parameter_concerns_only_what_reads_it(
+    section: str, key: str, value: Any, stages: set[str], reproduced: Checkout
+) -> None:
+    reproduced.change(section, key, value)
+    try:
+        assert reproduced.changed() == stages
+    finally:
+        reproduced.call("git", "checkout", "--quiet", "params.yaml")
+    assert reproduced.changed() == set()
+
+
+def test_metrics_and_plots_are_shown_and_compared(reproduced: Checkout) -> None:
+    shown = json.loads(reproduced.dvc("metrics", "show", "--json"))
+    assert "accuracy" in json.dumps(shown)
+    reproduced.dvc("plots", "show", "--out", "plots")
+    page = (reproduced.folder / "plots" / "index.html").read_text()
+    assert all(title in page for title in ("Confusion", "Reliability", "Training loss"))
+    shutil.rmtree(reproduced.folder / "plots")
+
+    before = reproduced.metrics()
+    reproduced.change("evaluate", "views", ["single"])
+    said = reproduced.dvc("repro")
+    assert "Running stage 'evaluate'" in said
+    assert "Running stage 'train'" not in said
+    assert "ten_crop.accuracy" in before
+    assert "ten_crop.accuracy" not in reproduced.metrics()
+    assert reproduced.metrics()["accuracy"] == before["accuracy"]
+    difference = json.loads(reproduced.dvc("metrics", "diff", "--json"))
+    assert "single.images_per_s" in json.dumps(difference)

@@ -1,0 +1,153 @@
+"""The engines that commands start: Prefect's server for one command, and Ray in a thread."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines import server
+from pipelines.engines import same_handler
+from pipelines.steps import interruptible, undisturbed
+from tasks.paths import ROOT
+
+PARENT = """
+import os, time
+from pipelines import environment, server
+environment.prepare()
+server.start()
+server.wait()
+print(server._server.pid, os.environ["PREFECT_API_URL"], flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_server_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"CONVOY_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid, url = parent.stdout.readline().split()
+        with urllib.request.urlopen(f"{url}/health", timeout=30) as answer:
+            assert answer.status == 200
+        child = psutil.Process(int(pid))
+        assert os.getpgid(child.pid) != os.getpgid(parent.pid)  # Ctrl-C does not reach it
+        parent.kill()
+        child.wait(timeout=30)
+
+
+@pytest.mark.parametrize("configured", ["variable", "profile"])
+def test_no_server_is_started_where_one_is_configured(
+    configured: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setattr(server, "_server", None)
+    if configured == "variable":
+        monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    else:
+        (tmp_path / "profiles.toml").write_text('active = "mine"')
+    monkeypatch.setattr(subprocess, "Popen", lambda *_a, **_k: pytest.fail("a server was started"))
+    server.start()
+    server.wait()
+
+
+def test_a_server_that_ends_at_once_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setattr(server, "_server", None)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    server.start()
+    with pytest.raises(
+        RuntimeError, match=r"Prefect's server ended while it started \(code 1\); .*server\.log"
+    ):
+        server.wait()
+    server.stop()
+    assert "PREFECT_API_URL" not in os.environ
+
+
+def native_handler(number: int) -> str:
+    """The kernel's view: whether this process catches the signal."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("SigCgt"):
+            return "caught" if int(line.split()[1], 16) >> (number - 1) & 1 else "default"
+    raise AssertionError("no SigCgt")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
+def test_a_handler_that_a_library_sets_from_a_thread_is_put_back() -> None:
+    import ctypes
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        assert native_handler(signal.SIGUSR1) == "caught"
+
+        def meddle() -> None:
+            with same_handler(signal.SIGUSR1):
+                ctypes.CDLL(None).signal(int(signal.SIGUSR1), 0)  # SIG_DFL, behind Python's back
+                assert native_handler(signal.SIGUSR1) == "default"
+
+        thread = threading.Thread(target=meddle)
+        thread.start()
+        thread.join()
+        assert native_handler(signal.SIGUSR1) == "caught"
+        signal.raise_signal(signal.SIGUSR1)  # would end the process
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_sigterm_interrupts_training_and_reaches_its_handler() -> None:
+    class Terminated(BaseException):
+        pass
+
+    def terminated(_number: int, _frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        seen: list[type[BaseException]] = []
+
+        def train() -> None:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except BaseException as error:
+                seen.append(type(error))
+                raise
+
+        with pytest.raises(Terminated), interruptible("in_process"):
+            train()
+        assert seen == [KeyboardInterrupt]
+        assert signal.getsignal(signal.SIGTERM) is terminated
+        assert signal.getsignal(signal.SIGINT) is ctrl_c
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_an_exit_in_training_is_an_interruption_and_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def train() -> None:
+        signal.signal(signal.SIGINT, lambda *_: None)  # as Ray Train does
+        sys.exit(0)
+
+    with pytest.raises(KeyboardInterrupt), interruptible("in_process"):
+        train()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_signals_wait_while_a_stopped_run_is_put_in_order() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with undisturbed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+    assert signal.getsignal(signal.SIGTERM) is before
