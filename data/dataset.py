@@ -2,12 +2,13 @@
 
     data/store/cifar10/
         dataset.json                what the dataset is: `DatasetInfo`
-        train-00000.parquet ...     encoded images and their targets, sorted by id, `schema_of(family)`
+        train-00000.parquet ...     encoded images and their targets: `schema_of(family)`
         pairs.parquet               faces, where the source has pairs to compare: `PAIR_SCHEMA`
 
 Few large files, since DVC and object stores are slow on many small ones. A row is one image, exactly as it came
-(encoded bytes), with the target columns of the dataset's family, `TARGET_FIELDS`. Rows are in a fixed order, so that
-the place of a row in its split is the sample's index everywhere: in shuffling, augmentation, predictions.
+(encoded bytes), with the target columns of the dataset's family, `TARGET_FIELDS`. Rows are in a fixed order, by a
+hash of the id, so that any run of them is a random sample; the place of a row in its split is the sample's index
+everywhere: in shuffling, augmentation, predictions.
 
 Coordinates are pixels of the upright image (turned by EXIF), x to the right and y down. Boxes are edges: the image
 reaches from 0 to its width, so a box around the first pixel is 0, 0, 1, 1. Points are counted from the centre of the

@@ -1,7 +1,7 @@
 """From a source of images to a stored dataset: every image checked, duplicates found, split, written as shards.
 
-The same source gives the same bytes, file by file: rows are in order of id, and nothing in the folder tells the
-time or the place. Beside `dataset.json` and the shards (see data.dataset) it holds `report.json`, the
+The same source gives the same bytes, file by file: the order of rows follows from their ids, and nothing in the
+folder tells the time or the place. Beside `dataset.json` and the shards (see data.dataset) it holds `report.json`, the
 `IngestReport` without what differs from run to run.
 """
 
@@ -43,7 +43,14 @@ from data.formats import Listing, RawItem, list_source, table_tree
 from data.parameters import Parameters
 from data.report import VOLATILE, Duplicates, Found, IngestReport, SetAside, make_report
 from data.samples import SAMPLES, sample_tree
-from data.storage import check_name, move_into_place, partial_folder, write_pairs, write_shards
+from data.storage import (
+    check_name,
+    move_into_place,
+    partial_folder,
+    stored_order,
+    write_pairs,
+    write_shards,
+)
 from data.targets import check_pairs, check_targets
 
 MAX_IMAGE_BYTES = 256 << 20
@@ -294,7 +301,8 @@ def store_rows(
     measured = found.measured
     shards: list[Shard] = []
     for split in SPLITS:
-        places = [i for i, side in enumerate(splits) if side == split]
+        inside = [i for i, side in enumerate(splits) if side == split]
+        places = [inside[i] for i in stored_order([found.items[i].id for i in inside])]
         rows = [
             {
                 "id": found.items[i].id,

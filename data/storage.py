@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -25,21 +26,36 @@ SHARD_ROWS = 16384
 MIN_SHARDS = 4  # of a split with more than MIN_SHARDS_FROM images, for workers to share
 MIN_SHARDS_FROM = 8192
 ROW_GROUP_ROWS = 1024
+ROW_GROUP_BYTES = 4 << 20  # what is read at once, where a split does not fit into memory
+
+
+def stored_order(ids: Sequence[str]) -> list[int]:
+    """The order in which a split's rows are stored: by a hash of the id, so that any run of rows is a random sample.
+
+    Sources stand in order of class, place or time. Who reads a large split from its start to its end could otherwise
+    mix only what stands nearby.
+    """
+    return sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
 
 
 def plan_shards(sizes: Sequence[int]) -> list[tuple[int, int]]:
     """Cut rows with images of these bytes into shards: (start, stop) of each, in order, all covered."""
     max_rows = SHARD_ROWS if len(sizes) <= MIN_SHARDS_FROM else min(SHARD_ROWS, ceil(len(sizes) / MIN_SHARDS))
-    shards = []
+    return cut_rows(sizes, max_rows, SHARD_BYTES)
+
+
+def cut_rows(sizes: Sequence[int], max_rows: int, max_bytes: int) -> list[tuple[int, int]]:
+    """Cut rows into runs of at most so many rows and bytes, one row at least: (start, stop) of each."""
+    pieces = []
     start = num_bytes = 0
     for row, size in enumerate(sizes):
-        if row > start and (row - start == max_rows or num_bytes + size > SHARD_BYTES):
-            shards.append((start, row))
+        if row > start and (row - start == max_rows or num_bytes + size > max_bytes):
+            pieces.append((start, row))
             start, num_bytes = row, 0
         num_bytes += size
     if sizes:
-        shards.append((start, len(sizes)))
-    return shards
+        pieces.append((start, len(sizes)))
+    return pieces
 
 
 def write_shards(
@@ -58,14 +74,13 @@ def write_shards(
         values: dict[str, Any] = {name: [row[name] for row in piece] for name in columns}
         values["image"] = [read(row) for row in range(start, stop)]
         file = folder / f"{split}-{number:05d}.parquet"
-        pq.write_table(
-            pa.table(values, schema),
-            file,
-            compression={name: "none" if name == "image" else "zstd" for name in schema.names},
-            use_dictionary=["format"],
-            write_statistics=single,
-            row_group_size=ROW_GROUP_ROWS,
-        )
+        compression = {name: "none" if name == "image" else "zstd" for name in schema.names}
+        with pq.ParquetWriter(
+            file, schema, compression=compression, use_dictionary=["format"], write_statistics=single
+        ) as writer:
+            table = pa.table(values, schema)
+            for first, end in cut_rows(sizes[start:stop], ROW_GROUP_ROWS, ROW_GROUP_BYTES):
+                writer.write_table(table.slice(first, end - first))
         _sync(file)
         yield Shard(file=file.name, split=split, rows=stop - start, sha256=file_sha256(file))
 

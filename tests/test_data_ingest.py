@@ -170,6 +170,16 @@ def test_shards_cover_all_rows_within_their_limits(sizes: list[int], small: int)
             assert len(shards) >= storage.MIN_SHARDS
 
 
+def test_shards_are_read_in_runs_of_few_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "ROW_GROUP_BYTES", 300)
+    _, dataset = ingest_files(tmp_path, class_tree("ab", 20))
+    file = pq.ParquetFile(dataset.shards("train")[0])
+    groups = [file.read_row_group(i, ["image"])["image"].to_pylist() for i in range(file.num_row_groups)]
+    assert [image for group in groups for image in group] == dataset.table("train")["image"].to_pylist()
+    assert len(groups) > 1
+    assert all(sum(map(len, group)) <= 300 or len(group) == 1 for group in groups)
+
+
 # -------------------------------------------------------------------------------------------- splits
 
 sources = st.sampled_from([None, "train", "val", "test"])
@@ -462,7 +472,7 @@ def test_a_failed_ingest_leaves_the_older_dataset(tmp_path: Path, monkeypatch: p
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage.pq, "write_table", full)
+    monkeypatch.setattr(storage.pq, "ParquetWriter", full)
     write_tree(tmp_path / "source", {"a/new.png": png(70)})
     with pytest.raises(OSError, match=r"no space left in .*; nothing was changed there"):
         run(tmp_path / "source", tmp_path / "store")
