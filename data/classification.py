@@ -1,12 +1,10 @@
 """Classification's input: decoded pictures that stay in memory, and batches made from them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -17,6 +15,8 @@ from data.decode import decode_many
 from data.mixing import mix
 from data.parameters import Parameters
 from data.random import SampleGenerator
+
+COLUMNS = ("image", "label")  # of a dataset's rows: what samples are made of
 
 
 class InputConfig(Parameters):
@@ -89,12 +89,10 @@ class Batch:
         )
 
 
-def decode_shard(shard: Path | bytes, channels: Literal[1, 3], config: InputConfig) -> dict[str, np.ndarray]:
-    """Decode one Parquet shard, a file or its bytes: `images` (N, C, S, S) uint8 and `labels` (N,) int64."""
-    source = pa.BufferReader(shard) if isinstance(shard, bytes) else shard
-    table = pq.read_table(source, columns=["image", "label"])
-    images = decode_many(table["image"].to_pylist(), config.stored_px, channels, config.resize)
-    return {"images": images, "labels": table["label"].to_numpy().astype(np.int64)}
+def decode_rows(rows: pa.Table, channels: Literal[1, 3], config: InputConfig) -> dict[str, np.ndarray]:
+    """Decode rows of COLUMNS: `images` (N, C, S, S) uint8 and `labels` (N,) int64."""
+    images = decode_many(rows["image"].to_pylist(), config.stored_px, channels, config.resize)
+    return {"images": images, "labels": rows["label"].to_numpy().astype(np.int64)}
 
 
 def empty_split(channels: Literal[1, 3], config: InputConfig) -> dict[str, np.ndarray]:

@@ -120,6 +120,12 @@ class DatasetInfo(Parameters):
         return sum(self.counts.get(split, {}).values())
 
 
+def read_rows(shard: Path | bytes, columns: Sequence[str]) -> pa.Table:
+    """These columns of a Parquet shard, a file or its bytes."""
+    source = pa.BufferReader(shard) if isinstance(shard, bytes) else shard
+    return pq.read_table(source, columns=list(columns))
+
+
 @dataclass(frozen=True)
 class Dataset:
     """An ingested dataset on disk."""
@@ -157,13 +163,13 @@ class Dataset:
             return fields.empty_table()
         return pa.concat_tables(tables)
 
-    def rows(self, split: Split, indices: Sequence[int], columns: list[str]) -> pa.Table:
+    def rows(self, split: Split, indices: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """The rows at `indices` of a split, in that order; only the shards that hold one are read."""
         shards = [shard for shard in self.info.shards if shard.split == split]
         ends = np.cumsum([shard.rows for shard in shards])
         owners = np.searchsorted(ends, indices, side="right")
         tables = {
-            owner: pq.read_table(self.path / shards[owner].file, columns=columns)
+            owner: read_rows(self.path / shards[owner].file, columns)
             for owner in sorted(set(owners.tolist()))
         }
         pieces = [

@@ -1,15 +1,15 @@
 """The classification family: its parameters, and how it turns pictures into batches, losses and predictions."""
 
-from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data.augment import AugmentConfig
-from data.classification import Batch, InputConfig, Records, decode_shard, empty_split, make_batch
+from data.classification import Batch, InputConfig, Records, decode_rows, empty_split, make_batch
 from data.dataset import DatasetInfo
 from data.parameters import Parameters
 from data.random import SampleGenerator
@@ -56,9 +56,9 @@ class ClassificationConfig(Parameters):
         return self
 
 
-def decode(shard: Path | bytes, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
-    """Decode one shard to arrays; see data.classification.decode_shard."""
-    return decode_shard(shard, info.channels, config.input)
+def decode(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
+    """Decode rows of a dataset to arrays; see data.classification.decode_rows."""
+    return decode_rows(rows, info.channels, config.input)
 
 
 def empty(info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:

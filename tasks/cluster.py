@@ -19,7 +19,7 @@ import numpy as np
 import ray
 import torch
 
-from data.dataset import Dataset, DatasetInfo, Split
+from data.dataset import Dataset, DatasetInfo, Split, read_rows
 from tasks.families import FAMILIES
 from tasks.loop import BatchPlan
 from tasks.paths import ROOT
@@ -151,7 +151,8 @@ def job_id() -> str:
 @ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")
 def _decode(family: str, shards: list[bytes], info: DatasetInfo, config: Any) -> dict[str, np.ndarray]:
     entry = FAMILIES[family]
-    return join_arrays([entry.decode(shard, info, config) for shard in shards], entry.empty(info, config))
+    pieces = [entry.decode(read_rows(shard, entry.columns), info, config) for shard in shards]
+    return join_arrays(pieces, entry.empty(info, config))
 
 
 @ray.remote(num_cpus=0, max_retries=3)

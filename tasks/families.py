@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from data.classification import COLUMNS
 from data.parameters import Parameters
 from tasks import classification
 from tasks.card import ModelCard
@@ -16,7 +17,8 @@ class Family:
     """What the loop, evaluation and prediction need to know of a family: no base class, just callables."""
 
     config: type[Parameters]  # its parameters
-    decode: Callable[..., Any]  # (shard, info, config) -> arrays of a piece of a split
+    columns: tuple[str, ...]  # of a dataset's rows: what samples are made of
+    decode: Callable[..., Any]  # (table of these columns, info, config) -> arrays, one entry a row
     empty: Callable[..., Any]  # (info, config) -> arrays of a split without samples
     records: Callable[..., Any]  # (tensors of a split) -> records: len(), .to(device)
     batch: Callable[..., Any]  # (records, indices, info, config, generator, shrink_px, rows) -> batch
@@ -30,6 +32,7 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "classification": Family(
         config=classification.ClassificationConfig,
+        columns=COLUMNS,
         decode=classification.decode,
         empty=classification.empty,
         records=classification.records,

@@ -1,10 +1,8 @@
 """What training will see: a contact sheet of some pictures, as they are and as they come in the first epochs."""
 
-import io
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from data.dataset import Dataset
@@ -22,10 +20,8 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     dataset.require("train")
     family, num_images = FAMILIES[family_name], dataset.info.num_images("train")
     indices = np.unique(np.linspace(0, num_images - 1, min(num_pictures, num_images)).astype(np.int64))
-    # As a shard of their own, for the family's decoder: the split may be far larger than memory.
-    shard = io.BytesIO()
-    pq.write_table(dataset.rows("train", indices.tolist(), ["image", "label"]), shard)
-    arrays = family.decode(shard.getvalue(), dataset.info, config)
+    # these alone: the split may be far larger than memory
+    arrays = family.decode(dataset.rows("train", indices.tolist(), family.columns), dataset.info, config)
     records = family.records({name: torch.from_numpy(array) for name, array in arrays.items()})
     rows = np.arange(len(indices))
     batches = [family.batch(records, indices, dataset.info, config, None, 0, rows)]

@@ -26,7 +26,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from torch import Tensor
 
-from data.dataset import Dataset, DatasetInfo, Split
+from data.dataset import Dataset, DatasetInfo, Split, read_rows
 from tasks.cluster import (
     augmented_batches,
     cluster_info,
@@ -195,7 +195,8 @@ def validator(
 
 def decode_here(family: Family, dataset: Dataset, split: Split, config: Any) -> Any:
     """The records of a split, decoded by this process."""
-    pieces = [family.decode(shard, dataset.info, config) for shard in dataset.shards(split)]
+    shards = dataset.shards(split)
+    pieces = [family.decode(read_rows(shard, family.columns), dataset.info, config) for shard in shards]
     arrays = join_arrays(pieces, family.empty(dataset.info, config))
     return family.records({name: torch.from_numpy(array) for name, array in arrays.items()})
 
