@@ -106,6 +106,22 @@ def memory_tree(name: str, files: dict[str, bytes]) -> FileTree:
     return FileTree(name, ordered, parents_of(ordered), files.__getitem__)
 
 
+def narrow_tree(tree: FileTree, folder: str) -> FileTree:
+    """What lies below one folder of a tree, or one of its files; raises a ValueError naming the folders."""
+    top = safe_name(folder, tree.name)
+    sizes = {name: size for name, size in tree.sizes.items() if name == top or name.startswith(f"{top}/")}
+    if not sizes:
+        known = ", ".join(sorted(name for name in tree.folders if "/" not in name)[:20]) or "none"
+        raise ValueError(f"{tree.name}: no folder or file {folder!r} in it; folders at its top: {known}")
+    prefix = f"{top.rpartition('/')[0]}/" if top in sizes else f"{top}/"
+    prefix = prefix.removeprefix("/")
+    names = {name.removeprefix(prefix): size for name, size in sizes.items()}
+    folders = frozenset(
+        name.removeprefix(prefix) for name in tree.folders if name.startswith(prefix) and prefix
+    )
+    return FileTree(f"{tree.name}/{top}", names, folders, lambda name: tree.read(prefix + name))
+
+
 def safe_name(name: str, where: str) -> str:
     """Return `name` without '.' parts and doubled slashes; a ValueError if it is unsafe or cannot be stored."""
     parts = [part for part in name.split("/") if part not in ("", ".")]

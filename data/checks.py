@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from data import arrays
 from data.dataset import (
+    NUM_AXES,
     PAIR_SCHEMA,
     PAIRS_FILE,
     SPLITS,
@@ -58,6 +61,7 @@ class Measured:
     squares: np.ndarray  # (N, 3) int64: and of their squares
     phash: np.ndarray  # (N,) uint64, see data.duplicates
     pictures: Pictures  # of N thumbnails
+    facts: list[arrays.Facts | None]  # of signals and volumes; None of pictures, and of what cannot be used
 
     def __len__(self) -> int:
         return len(self.reason)
@@ -107,7 +111,44 @@ def measure(blobs: Sequence[bytes]) -> Measured:
         squares=counts @ levels**2,
         phash=perceptual_hashes(thumbs),
         pictures=describe(thumbs),
+        facts=[None] * num,
     )
+
+
+def measure_arrays(blobs: Sequence[bytes], num_axes: int) -> Measured:
+    """Decode each signal (`num_axes` 1) or volume (3) and measure it; what pictures alone have is 0."""
+    num = len(blobs)
+    reason, formats = [""] * num, [""] * num
+    oddities, sizes = np.zeros(num, np.uint8), np.zeros((num, 2), np.int64)
+    facts: list[arrays.Facts | None] = [None] * num
+    for i, blob in enumerate(blobs):
+        try:
+            item = arrays.decode_item(blob, num_axes)
+        except DecodeError as error:
+            reason[i] = str(error)
+            continue
+        facts[i], oddities[i], formats[i] = arrays.measure_item(item), arrays.oddities_of(item), item.format
+        sizes[i] = (1, *item.values.shape[1:])[:-3:-1]
+    return Measured(
+        reason=reason,
+        sha256=[hashlib.sha256(blob).hexdigest() for blob in blobs],
+        format=formats,
+        grey=np.ones(num, bool),
+        oddities=oddities,
+        width_px=sizes[:, 0],
+        height_px=sizes[:, 1],
+        orientation=np.ones(num, np.uint8),
+        sums=np.zeros((num, 3), np.int64),
+        squares=np.zeros((num, 3), np.int64),
+        phash=np.zeros(num, np.uint64),
+        pictures=describe(np.zeros((num, THUMB_PX, THUMB_PX), np.uint8)),
+        facts=facts,
+    )
+
+
+def measure_of(family: str) -> Callable[[Sequence[bytes]], Measured]:
+    """What measures the items of a family."""
+    return partial(measure_arrays, num_axes=NUM_AXES[family]) if family in NUM_AXES else measure
 
 
 def _oddities(found: Inspected) -> int:
@@ -138,7 +179,11 @@ def join_measured(parts: Sequence[Measured]) -> Measured:
 
 
 def measure_all(
-    blobs: Iterable[bytes], num_images: int, workers: int | None, on_done: Callable[[int], None]
+    blobs: Iterable[bytes],
+    num_images: int,
+    workers: int | None,
+    on_done: Callable[[int], None],
+    family: str = "classification",
 ) -> Measured:
     """Measure `num_images` images in their order; at least one. `on_done` hears how many are done.
 
@@ -151,9 +196,9 @@ def measure_all(
         raise ValueError(f"workers (={workers}) must be at least 1")
     chunks = _chunks(blobs)
     if workers == 1 or num_images < IN_PROCESS_IMAGES:
-        results: Iterator[Measured] = map(measure, chunks)
+        results: Iterator[Measured] = map(measure_of(family), chunks)
     else:
-        results = _measure_in_processes(chunks, workers)
+        results = _measure_in_processes(chunks, workers, family)
     parts = []
     done = 0
     for part in results:
@@ -177,13 +222,13 @@ def _chunks(blobs: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield chunk
 
 
-def _measure_in_processes(chunks: Iterator[list[bytes]], workers: int) -> Iterator[Measured]:
+def _measure_in_processes(chunks: Iterator[list[bytes]], workers: int, family: str) -> Iterator[Measured]:
     # spawn: the caller may hold threads and locks (Ray, Prefect), which a fork would copy in any state
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     waiting: list[Future[Measured]] = []
     try:
         for chunk in chunks:
-            waiting.append(pool.submit(measure, chunk))
+            waiting.append(pool.submit(measure_of(family), chunk))
             if len(waiting) > 2 * workers:  # bounds what is in memory
                 yield waiting.pop(0).result()
         while waiting:
@@ -239,7 +284,8 @@ def check(
     if rows:
         report = progress or (lambda done, total: None)
         images = (image for shard in shards for image in _images_of(dataset.path / shard.file))
-        measured = measure_all(images, len(rows), workers, lambda done: report(done, len(rows)))
+        family = dataset.info.family
+        measured = measure_all(images, len(rows), workers, lambda done: report(done, len(rows)), family)
         problems += _check_images(rows, measured)
     problems += _check_ids(rows) + _check_targets(rows, dataset.info) + _check_groups(rows, dataset.path)
     problems += _check_files(rows, dataset)

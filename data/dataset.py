@@ -6,9 +6,10 @@
         pairs.parquet               faces, where the source has pairs to compare: `PAIR_SCHEMA`
 
 Few large files, since DVC and object stores are slow on many small ones. A row is one image, exactly as it came
-(encoded bytes), with the target columns of the dataset's family, `TARGET_FIELDS`. Rows are in a fixed order, by a
-hash of the id, so that any run of them is a random sample; the place of a row in its split is the sample's index
-everywhere: in shuffling, augmentation, predictions.
+(encoded bytes), with the target columns of the dataset's family, `TARGET_FIELDS`. In the families signals and volumes
+`image` is one of these, as its file has it; out of a file that holds many, as the bytes of an `.npy`. Rows are in a
+fixed order, by a hash of the id, so that any run of them is a random sample; the place of a row in its split is the
+sample's index everywhere: in shuffling, augmentation, predictions.
 
 Coordinates are pixels of the upright image (turned by EXIF), x to the right and y down. Boxes are edges: the image
 reaches from 0 to its width, so a box around the first pixel is 0, 0, 1, 1. Points are counted from the centre of the
@@ -33,18 +34,22 @@ SCHEMA_VERSION = 1
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-FamilyName = Literal["classification", "detection", "landmarks", "faces", "style"]
+FamilyName = Literal["classification", "detection", "landmarks", "faces", "style", "signals", "volumes"]
 FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
+NUM_AXES: dict[str, int] = {"signals": 1, "volumes": 3}  # of the families whose items are no pictures
 
 COMMON_FIELDS = pa.schema(
     [
         ("id", pa.string()),  # path inside the source, '/'-separated: unique in the dataset
         ("image", pa.binary()),  # the encoded file, byte for byte
         ("format", pa.string()),  # what the bytes are, by their content: JPEG, PNG, ...
-        ("width", pa.int32()),  # pixels, after the EXIF orientation is applied
-        ("height", pa.int32()),
+        (
+            "width",
+            pa.int32(),
+        ),  # pixels, after the EXIF orientation is applied; the last axis of signals, volumes
+        ("height", pa.int32()),  # 1 of signals; the axis before the last of volumes
         ("sha256", pa.string()),  # of `image`, hex
-        ("phash", pa.uint64()),  # perceptual hash, see data.duplicates
+        ("phash", pa.uint64()),  # perceptual hash, see data.duplicates; 0 of signals and volumes
         ("group", pa.string()),  # what must not stand on two sides of a split
     ]
 )
@@ -66,6 +71,20 @@ TARGET_FIELDS: dict[str, pa.Schema] = {
     ),
     "faces": pa.schema(_LABEL),  # the classes are the identities
     "style": pa.schema(_LABEL),  # the classes are the top folders: content and style, or pictures
+    "signals": pa.schema(
+        [
+            *_LABEL,
+            ("shape", pa.list_(pa.int32())),  # channels, samples
+            ("rate_hz", pa.float64()),  # samples a second, 0 where the file does not say
+        ]
+    ),
+    "volumes": pa.schema(
+        [
+            *_LABEL,
+            ("shape", pa.list_(pa.int32())),  # channels, then the three sides
+            ("spacing_mm", pa.list_(pa.float64())),  # sides of a voxel, empty where the file does not say
+        ]
+    ),
 }
 PAIRS_FILE = "pairs.parquet"
 PAIR_SCHEMA = pa.schema(
@@ -91,7 +110,8 @@ class Shard(Parameters):
 
 
 class DatasetInfo(Parameters):
-    """`dataset.json`. Channel statistics are over train pixels in [0, 1], RGB or grey.
+    """`dataset.json`. Channel statistics are over train pixels in [0, 1], RGB or grey; of signals and volumes over
+    their values as they are.
 
     `counts` are images by split and class; of detection those with boxes and without, of landmarks all as
     "pictures". Fields with a default are left out of the file where they have it.
@@ -101,7 +121,7 @@ class DatasetInfo(Parameters):
     name: str
     family: str
     classes: tuple[str, ...]
-    channels: Literal[1, 3]
+    channels: int = Field(ge=1)  # of pictures 1 or 3
     counts: dict[Split, dict[str, int]]
     width_px: tuple[int, int, int]  # least, median, greatest
     height_px: tuple[int, int, int]
@@ -115,6 +135,17 @@ class DatasetInfo(Parameters):
     num_boxes: dict[Split, dict[str, int]] = Field(default={})  # detection: by split and class
     points: tuple[str, ...] = ()  # landmarks: their names, in order
     files_sha256: dict[str, str] = Field(default={})  # of what lies beside the shards, by file name
+    axes: tuple[
+        tuple[int, int, int], ...
+    ] = ()  # signals, volumes: least, median, greatest length of each axis
+    rate_hz: float = 0.0  # signals: the most common rate, 0 where no file says
+    spacing_mm: tuple[float, ...] = ()  # volumes: the median sides of a voxel, () where no file says
+
+    @property
+    def picture_channels(self) -> Literal[1, 3]:
+        """1 for grey, 3 for RGB; of a dataset of pictures."""
+        assert self.channels in (1, 3) and self.family not in NUM_AXES
+        return 1 if self.channels == 1 else 3
 
     def num_images(self, split: Split) -> int:
         return sum(self.counts.get(split, {}).values())

@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import sqrt
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from data.archive import FileTree, open_tree
+from data import arrays
+from data.archive import FileTree, narrow_tree, open_tree
 from data.checks import Measured, measure_all
 from data.dataset import (
+    NUM_AXES,
     SCHEMA_VERSION,
     SPLITS,
     DatasetInfo,
@@ -54,6 +56,7 @@ from data.storage import (
 from data.targets import check_pairs, check_targets
 
 MAX_IMAGE_BYTES = 256 << 20
+LONE_FILES = (".csv", ".npz", ".ts")  # that hold, or name, a whole dataset
 
 
 class IngestConfig(Parameters):
@@ -90,11 +93,13 @@ def ingest(
     licence: str = "not stated",
     progress: Callable[[int, int | None], None] | None = None,
     workers: int | None = None,
+    subset: str = "",
 ) -> IngestReport:
     """Bring `source` into `store`/`name` and report; an older dataset of that name and family is replaced.
 
     `source` is a folder, a tar or zip archive, a CSV table, or the name of a built-in dataset, see data.formats.
-    `progress` hears (images done, all images). Raises FileNotFoundError, or a ValueError of one line.
+    Of a source that holds several datasets, `subset` names the folder that counts. `progress` hears (images done, all
+    images). Raises FileNotFoundError, or a ValueError of one line.
     """
     laps = [("", time.perf_counter())]
     check_name(name, family, store)
@@ -102,7 +107,9 @@ def ingest(
         licence = SAMPLES[str(source)].licence
     with partial_folder(store, name) as partial:
         with open_source(source, partial, config) as tree:
+            tree = narrow_tree(tree, subset) if subset else tree
             listing = list_source(tree, family)
+            tree = listing.tree or tree
             classes = check_classes(tree.name, family, listing)
             laps.append(("list", time.perf_counter()))
             found = measure_items(tree, listing, family, classes, progress, workers)
@@ -133,9 +140,10 @@ def open_source(source: str | Path, spool: Path, config: IngestConfig) -> Abstra
         return nullcontext(sample_tree(str(source)))
     if not path.exists():
         raise FileNotFoundError(
-            f"no such source: {source}; give a folder, a tar or zip archive, a .csv table, or {', '.join(SAMPLES)}"
+            f"no such source: {source}; give a folder, a tar or zip archive, a .csv table, an .npz or .ts file, "
+            f"or {', '.join(SAMPLES)}"
         )
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() in LONE_FILES and path.is_file():
         return nullcontext(table_tree(path))
     return open_tree(path, spool=spool, max_total_bytes=int(config.max_source_gb * 1e9))
 
@@ -188,7 +196,9 @@ def measure_items(
     report = progress or (lambda done, total: None)
     report(0, len(items))
     blobs = _read_all(tree, items, unreadable, sizes)
-    measured = measure_all(blobs, len(items), workers, lambda done: report(done, len(items)))
+    measured = measure_all(blobs, len(items), workers, lambda done: report(done, len(items)), family)
+    for i, reason in arrays.other_channels(measured.facts).items():
+        measured.reason[i] = reason
     reasons = [unreadable.get(i) or reason or items[i].fault for i, reason in enumerate(measured.reason)]
     keep = np.array([i for i, reason in enumerate(reasons) if not reason], np.int64)
     set_aside = tuple(
@@ -232,8 +242,10 @@ def _read_all(
 
 
 def find_duplicates(found: Found, distance: int) -> Duplicates:
-    """Cluster the images that show the same picture."""
+    """Cluster the images that show the same picture; signals and volumes by their bytes alone."""
     sha256 = found.measured.sha256
+    if found.measured.facts[0] is not None:
+        return Duplicates(list(sha256), distance, distance)
     first: dict[str, int] = {}
     for i, key in enumerate(sha256):
         first.setdefault(key, i)
@@ -345,9 +357,18 @@ def describe_dataset(
     digest = hashlib.sha256()
     for item, key in zip(found.items, measured.sha256, strict=True):
         digest.update(f"{item.id}\0{key}\n".encode())
-    channels: Literal[1, 3] = 1 if measured.grey.all() else 3
-    mean, std = channel_statistics(measured.take(np.flatnonzero(np.array(splits) == "train")), channels)
+    channels: int = 1 if measured.grey.all() else 3
+    facts = [fact for fact in measured.facts if fact is not None]
+    about: dict[str, Any] = {}
+    if family in NUM_AXES:
+        trained = [fact for fact, split in zip(facts, splits, strict=True) if split == "train"]
+        channels, (mean, std) = len(facts[0].sums), arrays.channel_statistics(trained)
+        about = {"axes": arrays.spreads(facts), "rate_hz": arrays.usual_rate(facts)}
+        about["spacing_mm"] = arrays.usual_spacing(facts)
+    else:
+        mean, std = channel_statistics(measured.take(np.flatnonzero(np.array(splits) == "train")), channels)
     return DatasetInfo(
+        **about,
         schema_version=SCHEMA_VERSION,
         name=name,
         family=family,
@@ -367,9 +388,7 @@ def describe_dataset(
     )
 
 
-def channel_statistics(
-    measured: Measured, channels: Literal[1, 3]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(measured: Measured, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of all pixels in [0, 1], each image at its own size; exact sums.
 
     A deviation below 1/255 (a channel that is the same everywhere) is given as 1/255, since one divides by it.

@@ -3,14 +3,14 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from posixpath import splitext
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
+from data import arrays
 from data.checks import ODDITIES, Measured
-from data.dataset import SPLITS, DatasetInfo, Split
+from data.dataset import NUM_AXES, SPLITS, DatasetInfo, Split
 from data.decode import EXTENSIONS
 from data.formats import Listing, RawItem
 from data.parameters import Parameters
@@ -99,6 +99,7 @@ class IngestReport(Parameters):
     images_per_s: float
     num_boxes: dict[Split, dict[str, int]] = Field(default={})  # detection: by split and class
     issues: tuple[Issue, ...] = ()  # what is wrong with targets
+    axes: tuple[tuple[int, int, int], ...] = ()  # signals, volumes: see DatasetInfo
 
 
 VOLATILE = {"path", "time_s", "phase_s", "images_per_s"}  # what report.json leaves out
@@ -131,7 +132,7 @@ def make_report(
         width_px=info.width_px,
         height_px=info.height_px,
         formats=dict(sorted(Counter(measured.format).items())),
-        oddities=_count_oddities(found),
+        oddities=_count_oddities(found, info.family),
         ignored=listing.ignored,
         set_aside=found.set_aside,
         exact_duplicates=len(found.items) - len(set(measured.sha256)),
@@ -143,8 +144,9 @@ def make_report(
         label_conflicts=len(conflicts),
         label_conflict_examples=tuple(conflicts[:MAX_EXAMPLES]),
         source_splits=tuple(split for split in SPLITS if any(item.split == split for item in listing.items)),
-        notes=_notes(info, duplicates) + listing.notes,
+        notes=_notes(info, duplicates, found) + listing.notes,
         num_boxes=info.num_boxes,
+        axes=info.axes,
         issues=_issues(listing.issues | found.targets.issues),
         time_s=round(time_s, 3),
         phase_s={name: round(end - laps[i][1], 3) for i, (name, end) in enumerate(laps[1:])},
@@ -159,13 +161,13 @@ def _issues(found: dict[str, list[str]]) -> tuple[Issue, ...]:
     )
 
 
-def _count_oddities(found: Found) -> dict[str, int]:
+def _count_oddities(found: Found, family: str) -> dict[str, int]:
     flags = found.measured.oddities
-    counts = {name: int(np.count_nonzero(flags >> bit & 1)) for bit, name in enumerate(ODDITIES)}
-    extensions = [splitext(item.path)[1].lower() for item in found.items]
-    pairs = zip(extensions, found.measured.format, strict=True)
+    names, extensions = (arrays.ODDITIES, arrays.EXTENSIONS) if family in NUM_AXES else (ODDITIES, EXTENSIONS)
+    counts = {name: int(np.count_nonzero(flags >> bit & 1)) for bit, name in enumerate(names)}
     counts["with another extension than their content"] = sum(
-        extension not in EXTENSIONS[name] for extension, name in pairs
+        not item.path.lower().endswith(extensions[name])
+        for item, name in zip(found.items, found.measured.format, strict=True)
     )
     return counts
 
@@ -198,9 +200,10 @@ def _overlaps(found: Found, duplicates: Duplicates, splits: Sequence[Split]) -> 
     return tuple(overlaps)
 
 
-def _notes(info: DatasetInfo, duplicates: Duplicates) -> tuple[str, ...]:
+def _notes(info: DatasetInfo, duplicates: Duplicates, found: Found) -> tuple[str, ...]:
     notes = [f"no {split} images" for split in SPLITS if not info.num_images(split)]
-    counts = {"classification": info.counts, "detection": info.num_boxes}.get(info.family, {})
+    by_class = dict.fromkeys(("classification", *NUM_AXES), info.counts)
+    counts = (by_class | {"detection": info.num_boxes}).get(info.family, {})
     for split in ("train", "test") if counts else ():
         without = [name for name, number in counts[split].items() if not number]
         if without and info.num_images(split):
@@ -211,4 +214,11 @@ def _notes(info: DatasetInfo, duplicates: Duplicates) -> tuple[str, ...]:
             f"this dataset unrelated "
             "pictures are too much alike"
         )
+    if info.family in NUM_AXES:
+        notes.append(f"{info.family} are compared byte for byte: near-duplicates are not sought")
+        other = sum(fact is not None and fact.rate_hz != info.rate_hz for fact in found.measured.facts)
+        if other:
+            notes.append(
+                f"{other:,} of other rates than {info.rate_hz:g} Hz: resampled when they are decoded"
+            )
     return tuple(notes)

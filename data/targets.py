@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from data.checks import Measured
-from data.dataset import Split
+from data.dataset import NUM_AXES, Split
 from data.formats.listing import MAX_COORDINATE, Boxes, Pair, Points, RawItem
 from data.orientation import stored_size, turn_boxes, turn_xy
 
@@ -55,7 +55,13 @@ def check_targets(
         return _check_points(items, measured)
     number = {label: index for index, label in enumerate(classes)}
     labels = np.array([number[item.targets["label"]] for item in items], np.int64)
-    return Targets(labels, {"label": labels.tolist()}, {})
+    columns: dict[str, list[Any]] = {"label": labels.tolist()}
+    if family in NUM_AXES:
+        facts = [fact for fact in measured.facts if fact is not None]
+        columns["shape"] = [fact.shape for fact in facts]
+        column = "rate_hz" if family == "signals" else "spacing_mm"
+        columns[column] = [getattr(fact, column) for fact in facts]
+    return Targets(labels, columns, {})
 
 
 def _check_boxes(items: Sequence[RawItem], measured: Measured) -> Targets:

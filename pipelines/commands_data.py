@@ -20,6 +20,8 @@ from tasks.paths import store
 
 MAX_LISTED = 10  # of the images that were set aside
 
+Span = tuple[int, int, int]  # least, median, greatest
+
 app = App(name="data", help="Ingest, list, show and check datasets.")
 
 
@@ -31,6 +33,7 @@ def add(
     name: str,
     family: FamilyName = "classification",
     licence: str = "not stated",
+    subset: str = "",
     workers: Annotated[int | None, Parameter(name="--workers")] = None,
     changes: Changes = None,
     as_json: Json = False,
@@ -46,13 +49,17 @@ def add(
         A folder, a tar or zip archive of one, a CSV, or sklearn:digits. Classification: one folder for each class
         (with train/ and test/ above them, or not), or a CSV with the columns path and label. Detection: COCO JSON,
         Pascal VOC XML or YOLO text. Landmarks: .pts files or a CSV with path,x0,y0,... Faces: one folder for
-        each person, and lists of pairs. Style: pictures. See docs/datasets.md.
+        each person, and lists of pairs. Style: pictures. Signals: .ts, .npz, .csv, or one folder for each class of WAV,
+        .npy, .npz, .csv. Volumes: .npz, or one folder for each class of .npy, .npz, .nii, .nii.gz. See
+        docs/datasets.md.
     name
         What the dataset is called from now on: lower-case letters, digits, - and _.
     family
         What the dataset is for.
     licence
         Under which terms the images may be used; kept with the dataset.
+    subset
+        Of a source that holds several datasets, the folder that counts.
     workers
         Processes that decode; otherwise one for each core.
     """
@@ -68,7 +75,7 @@ def add(
         try:
             report = ingest(
                 source, name=name, family=family, store=store(), config=config, licence=licence,
-                progress=hear, workers=workers,
+                progress=hear, workers=workers, subset=subset,
             )  # fmt: skip
             digest = versioning.add(store() / name)
         finally:
@@ -92,13 +99,11 @@ def replaced(name: str) -> str:
 
 def report_views(report: IngestReport, digest: str) -> list[Table | str]:
     """What ingest found, for a person."""
-    low, middle, high = report.width_px
     values: dict[str, Any] = {
         "stored in": report.path,
         "DVC digest": digest,
         "images": f"{report.num_images:,}, {report.total_bytes / 1e6:,.1f} MB",
-        "width": f"{low} to {high} px, median {middle}",
-        "height": f"{report.height_px[0]} to {report.height_px[2]} px, median {report.height_px[1]}",
+        **sizes(report.axes, report.width_px, report.height_px),
         "set aside": f"{len(report.set_aside):,} images that cannot be used",
         "ignored": listing(report.ignored) or "no file",
         "remarks": listing(report.oddities) or "none",
@@ -125,6 +130,16 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
     if report.family in PIPELINES:
         views.append(f"next: ./convoy train {report.family} --dataset {report.name}")
     return views
+
+
+def sizes(axes: tuple[Span, ...], width: Span, height: Span) -> dict[str, str]:
+    """How large items are: pictures by width and height, signals by length, volumes by their three sides."""
+    names = {0: ("width, px", "height, px"), 1: ("samples",), 3: ("side 0", "side 1", "side 2")}[len(axes)]
+    spans = axes or (width, height)
+    return {
+        name: f"{low:,} to {high:,}, median {middle:,}"
+        for name, (low, middle, high) in zip(names, spans, strict=True)
+    }
 
 
 def listing(counts: dict[str, int]) -> str:
@@ -198,8 +213,9 @@ def show(name: str, /, *, as_json: Json = False) -> None:
         "source": info.source,
         "licence": info.licence,
         "channels": info.channels,
-        "width, least median greatest": info.width_px,
-        "height, least median greatest": info.height_px,
+        **sizes(info.axes, info.width_px, info.height_px),
+        **({"rate": f"{info.rate_hz:g} Hz"} if info.rate_hz else {}),
+        **({"voxels": f"{cell(info.spacing_mm)} mm"} if info.spacing_mm else {}),
         "channel mean": [f"{value:.4f}" for value in info.channel_mean],
         "channel deviation": [f"{value:.4f}" for value in info.channel_std],
         "set aside": info.set_aside,

@@ -8,9 +8,10 @@ import torch
 from cyclopts import App, Parameter
 from rich.table import Table
 
-from data.dataset import Dataset, Split
+from data import arrays
+from data.dataset import NUM_AXES, Dataset, Split
 from data.decode import EXTENSIONS
-from models.classification import ARCHITECTURES
+from models import classification, signals, volumes
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO, choose_recipe, recipes
 from pipelines.render import ConsoleReporter, emit, pairs, table
@@ -25,6 +26,11 @@ from tasks.predict import Predictor, load_predictor
 from tasks.settings import EvaluateConfig, ViewName
 
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in EXTENSIONS.values() for suffix in suffixes)
+CATALOGUES = {  # family → its networks, and the channels at which their sizes are told
+    "classification": (classification.ARCHITECTURES, 3),
+    "signals": (signals.ARCHITECTURES, 1),
+    "volumes": (volumes.ARCHITECTURES, 1),
+}
 PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
 NUM_LIKELY = 3  # classes shown beside the most likely one
 
@@ -155,7 +161,7 @@ def predict(
     view: ViewName | None = None,
     as_json: Json = False,
 ) -> int:
-    """Classify images: files, or folders of images.
+    """Classify images, signals or volumes: files, or folders of them.
 
     Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
     An image that cannot be read is reported and the others are classified; the exit code is then 1.
@@ -169,8 +175,11 @@ def predict(
     view
         How to look at each image; otherwise the way that the model was registered with.
     """
-    files = find_images(images)
-    predictor = load_predictor(registry.resolve_model(model))
+    if not images:
+        raise ValueError("predict needs images: give files or folders after the model")
+    folder = registry.resolve_model(model)
+    files = find_images(images, suffixes_of(load_card(folder).family))
+    predictor = load_predictor(folder)
     rows = [
         row
         for start in range(0, len(files), PIECE_IMAGES)
@@ -205,18 +214,24 @@ def predict_files(predictor: Predictor, files: list[Path], view: ViewName | None
     return [{**row, "error": reasons.get(i, row["error"])} for i, row in enumerate(rows)]
 
 
-def find_images(paths: tuple[Path, ...]) -> list[Path]:
+def suffixes_of(family: str) -> frozenset[str]:
+    """How files are called that a model of this family takes; the last part alone of `.nii.gz`."""
+    if family not in NUM_AXES:
+        return IMAGE_SUFFIXES
+    endings = (end for form in arrays.FORMATS[NUM_AXES[family]] for end in arrays.EXTENSIONS[form])
+    return frozenset(Path(f"x{end}").suffix for end in endings)
+
+
+def find_images(paths: tuple[Path, ...], suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Files as given, folders searched for images; raises ValueError or FileNotFoundError if there is nothing."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
             found = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+                file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file()
             )
             if not found:
-                raise ValueError(
-                    f"no images in the folder {path}; looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
-                )
+                raise ValueError(f"no images in the folder {path}; looked for {' '.join(sorted(suffixes))}")
             files += found
         elif path.is_file():
             files.append(path)
@@ -244,11 +259,15 @@ def list_models(*, catalogue: Annotated[bool, Parameter(negative=())] = False, a
         The networks of models/, with their sizes.
     """
     if catalogue:
-        rows = [(name, count_parameters(name)) for name in ARCHITECTURES]
-        document = {"catalogue": [{"name": name, "num_parameters": number} for name, number in rows]}
-        emit(
-            document, [table("Networks, at 10 classes and 3 channels", ("name", "parameters"), rows)], as_json
-        )
+        rows = [
+            (family, name, count_parameters(family, name))
+            for family, (networks, _channels) in CATALOGUES.items()
+            for name in networks
+        ]
+        keys = ("family", "name", "num_parameters")
+        document = {"catalogue": [dict(zip(keys, row, strict=True)) for row in rows]}
+        title = "Networks, at 10 classes and 3 channels (signals and volumes: 1)"
+        emit(document, [table(title, ("family", "name", "parameters"), rows)], as_json)
         return
     models = registry.list_models()
     columns = ("name", "version", "aliases", "accuracy", "dataset", "created", "run_id")
@@ -257,10 +276,11 @@ def list_models(*, catalogue: Annotated[bool, Parameter(negative=())] = False, a
     emit({"models": models}, [view if models else empty], as_json)
 
 
-def count_parameters(name: str) -> int:
-    """Parameters of a network of the catalogue at 10 classes and 3 channels; no memory is taken for them."""
+def count_parameters(family: str, name: str) -> int:
+    """Parameters of a network of a catalogue at 10 classes; no memory is taken for them."""
+    networks, channels = CATALOGUES[family]
     with torch.device("meta"):
-        network = ARCHITECTURES[name](num_classes=10, channels=3)
+        network = networks[name](num_classes=10, channels=channels)
     return sum(parameter.numel() for parameter in network.parameters())
 
 

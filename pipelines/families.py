@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-FamilyName = Literal["classification"]
+FamilyName = Literal["classification", "signals", "volumes"]
 StopAfter = Literal["train", "evaluate", "promote"]
 Executor = Literal["ray", "in_process"]
 
@@ -21,6 +21,8 @@ PIPELINES: dict[str, Pipeline] = {
     "classification": Pipeline(
         flow="pipelines.classification:train_classifier", model="classifier", dataset="cifar10"
     ),
+    "signals": Pipeline(flow="pipelines.signals:train_signals", model="signals", dataset="spoken"),
+    "volumes": Pipeline(flow="pipelines.volumes:train_volumes", model="volumes", dataset="modelnet"),
 }
 
 

@@ -2,13 +2,14 @@
 
 from typing import Any, Literal
 
+from data.fitting import ArrayPreprocessing
 from data.parameters import Parameters
 
 CARD_VERSION = 1
 
 
 class Preprocessing(Parameters):
-    """From an encoded image to the network's uint8 input, as evaluation did it."""
+    """From an encoded picture to the network's uint8 input, as evaluation did it."""
 
     stored_px: int  # the decoded image is a square of this side
     crop_px: int  # the network sees crops of this side
@@ -20,7 +21,7 @@ class Preprocessing(Parameters):
 class Member(Parameters):
     """One network."""
 
-    architecture: str  # a name of models.classification.ARCHITECTURES
+    architecture: str  # a name of the family's ARCHITECTURES, in models/
     arguments: dict[str, Any]  # what its builder takes beside num_classes and channels
     weights: str  # file name beside model.json
     run: str  # the run that trained it
@@ -32,7 +33,7 @@ class ModelCard(Parameters):
     card_version: int
     family: str
     classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | ArrayPreprocessing  # of pictures; of signals and volumes
     views: str  # how evaluation looked at each image: a name of tasks.views.VIEWS
     thresholds: dict[str, float]
     members: tuple[Member, ...]

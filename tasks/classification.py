@@ -1,6 +1,7 @@
 """The classification family: its parameters, and how it turns pictures into batches, losses and predictions."""
 
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -58,12 +59,12 @@ class ClassificationConfig(Parameters):
 
 def decode(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
     """Decode rows of a dataset to arrays; see data.classification.decode_rows."""
-    return decode_rows(rows, info.channels, config.input)
+    return decode_rows(rows, info.picture_channels, config.input)
 
 
 def empty(info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
     """The arrays of a split without images."""
-    return empty_split(info.channels, config.input)
+    return empty_split(info.picture_channels, config.input)
 
 
 def records(arrays: dict[str, Tensor]) -> Records:
@@ -95,7 +96,7 @@ def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Tensor)
     return model
 
 
-def loss(model: nn.Module, batch: Batch, config: ClassificationConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def loss(model: nn.Module, batch: Batch, config: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """One forward pass: the mean loss to descend, and what to log of it."""
     logits = model(batch.images)
     value = cross_entropy(
@@ -106,13 +107,20 @@ def loss(model: nn.Module, batch: Batch, config: ClassificationConfig) -> tuple[
 
 
 def validate(
-    model: nn.Module, samples: Records, info: DatasetInfo, config: ClassificationConfig
+    model: nn.Module,
+    samples: Records,
+    info: DatasetInfo,
+    config: Any,
+    make: Callable[..., Batch] = batch,
 ) -> dict[str, float]:
-    """Accuracy and cross-entropy (nats) of single views; called without gradients, in evaluation mode."""
+    """Accuracy and cross-entropy (nats) of single views; called without gradients, in evaluation mode.
+
+    `make` is the family's own `batch`: signals and volumes are tested alike.
+    """
     correct, nats = 0, 0.0
     for start in range(0, len(samples), config.evaluate.batch_size):
         indices = np.arange(start, min(start + config.evaluate.batch_size, len(samples)))
-        piece = batch(samples, indices, info, config, None)
+        piece = make(samples, indices, info, config, None)
         logits = model(piece.images).float()
         correct += int((logits.argmax(1) == piece.labels).sum())
         nats += float(cross_entropy(logits, piece.labels, 0.0)) * len(indices)
@@ -131,7 +139,7 @@ def card(config: ClassificationConfig, info: DatasetInfo, digest: str, run: str)
         card_version=CARD_VERSION,
         family="classification",
         classes=info.classes,
-        preprocessing=Preprocessing(**config.input.model_dump(), channels=info.channels),
+        preprocessing=Preprocessing(**config.input.model_dump(), channels=info.picture_channels),
         views=config.evaluate.registered_view,
         thresholds={},
         members=(member,),

@@ -18,14 +18,16 @@ from torch import Tensor
 from data.augment import shrink
 from data.dataset import Dataset, Split
 from data.decode import decode_many
+from data.fitting import ArrayPreprocessing, decode_all
 from tasks.card import Preprocessing
 from tasks.ensemble import SAME_QUESTION, require_agreement, shown
+from tasks.inputs import as_pictures, decoded_bytes
 from tasks.memory import PeakMemory
 from tasks.metrics import summarise
 from tasks.predict import Predictor, default_device, load_predictor
 from tasks.report import Report
 from tasks.settings import EvaluateConfig, Precision, ViewName
-from tasks.views import NUM_CROPS
+from tasks.views import NUM_CROPS, require_view
 
 PIECE_IMAGES, PIECE_MB = 1024, 64  # of decoded images held at a time: the lesser of both
 THUMBNAIL_PX = 160
@@ -81,6 +83,8 @@ def evaluate(
     require_same_classes(folders, predictors, dataset)
     dataset.require(split)
     views = tuple(dict.fromkeys((*config.views, config.registered_view)))
+    for view in views:
+        require_view(view, predictors[0].card.preprocessing)
     num_images = dataset.info.num_images(split)
     outcome = Outcome(num_images, len(dataset.info.classes), views)
     num_seen, num_crops = 0, num_images * sum(NUM_CROPS[view] for view in views)
@@ -117,7 +121,7 @@ def require_same_classes(folders: Sequence[Path], predictors: Sequence[Predictor
 def piece_size(predictors: Sequence[Predictor]) -> int:
     """Images to decode at a time."""
     layouts = {layout_of(predictor): predictor.card.preprocessing for predictor in predictors}
-    image_bytes = sum(layout.channels * layout.stored_px**2 for layout in layouts.values())
+    image_bytes = sum(decoded_bytes(layout) for layout in layouts.values())
     size = max(1, min(PIECE_IMAGES, PIECE_MB * 2**20 // image_bytes))
     batch_size = predictors[0].batch_size
     return size - size % batch_size if size > batch_size else size  # full passes but for the last
@@ -134,22 +138,28 @@ def pieces_of(dataset: Dataset, split: Split, size: int) -> Iterator[Piece]:
                 start += len(labels)
 
 
-Layout = tuple[int, int, str]
+Layout = tuple[int, int, str] | ArrayPreprocessing
 
 
 def layout_of(predictor: Predictor) -> Layout:
     """What decoding depends on: models that share it share the decoded images."""
-    preprocessing: Preprocessing = predictor.card.preprocessing
+    preprocessing = predictor.card.preprocessing
+    if isinstance(preprocessing, ArrayPreprocessing):
+        return preprocessing.model_copy(update={"crop": ()})
     return preprocessing.stored_px, preprocessing.channels, preprocessing.resize
 
 
 def decode_piece(piece: Piece, predictors: Sequence[Predictor]) -> dict[Layout, Tensor]:
-    """The images as each model wants them: (B, C, T, T) uint8 by layout."""
+    """The images as each model wants them, by layout: (B, C, T, T) uint8, or arrays of float32."""
     layouts = {layout_of(predictor): predictor.card.preprocessing for predictor in predictors}
-    return {
-        layout: torch.from_numpy(decode_many(piece.blobs, want.stored_px, want.channels, want.resize))
-        for layout, want in layouts.items()
-    }
+    return {layout: torch.from_numpy(decode_blobs(piece.blobs, want)) for layout, want in layouts.items()}
+
+
+def decode_blobs(blobs: list[bytes], want: Preprocessing | ArrayPreprocessing) -> np.ndarray:
+    """Decode items of a dataset, all of which can be read."""
+    if isinstance(want, ArrayPreprocessing):
+        return decode_all(blobs, want)
+    return decode_many(blobs, want.stored_px, want.channels, want.resize)
 
 
 def look(
@@ -238,7 +248,7 @@ def worst_mistakes(probabilities: np.ndarray, labels: np.ndarray, num_worst: int
 
 
 def pictures_at(dataset: Dataset, split: Split, places: np.ndarray, predictor: Predictor) -> np.ndarray:
-    """What the network is given of the images at `places` (M,), reduced to thumbnails: (M, C, S, S) uint8."""
+    """What the network is given of the images at `places` (M,), as thumbnails: (M, C, S, S) uint8."""
     blobs: dict[int, bytes] = {}
     start = 0
     for shard in dataset.shards(split):
@@ -248,8 +258,9 @@ def pictures_at(dataset: Dataset, split: Split, places: np.ndarray, predictor: P
             images = pq.read_table(shard, columns=["image"])["image"]
             blobs |= {int(place): images[int(place - start)].as_py() for place in inside}
         start += num_rows
-    pictures, errors = predictor.decode([blobs[int(place)] for place in places])
+    decoded, errors = predictor.decode([blobs[int(place)] for place in places])
     assert not any(errors)
+    pictures = as_pictures(decoded)
     if not len(places) or pictures.shape[2] <= THUMBNAIL_PX:
         return pictures
     return shrink(torch.from_numpy(pictures), THUMBNAIL_PX).numpy()

@@ -8,7 +8,7 @@ from torch import nn
 
 from data.classification import COLUMNS
 from data.parameters import Parameters
-from tasks import classification
+from tasks import arrays, classification, signals, volumes
 from tasks.card import ModelCard
 
 
@@ -42,5 +42,31 @@ FAMILIES: dict[str, Family] = {
         validate=classification.validate,
         card=classification.card,
         rebuild=classification.rebuild,
+    ),
+    "signals": Family(
+        config=signals.SignalConfig,
+        columns=arrays.COLUMNS,
+        decode=signals.decode,
+        empty=signals.empty,
+        records=arrays.records,
+        batch=signals.batch,
+        model=signals.build_model,
+        loss=classification.loss,
+        validate=signals.validate,
+        card=signals.card,
+        rebuild=signals.rebuild,
+    ),
+    "volumes": Family(
+        config=volumes.VolumeConfig,
+        columns=arrays.COLUMNS,
+        decode=volumes.decode,
+        empty=volumes.empty,
+        records=arrays.records,
+        batch=volumes.batch,
+        model=volumes.build_model,
+        loss=classification.loss,
+        validate=volumes.validate,
+        card=volumes.card,
+        rebuild=volumes.rebuild,
     ),
 }

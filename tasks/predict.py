@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.backends import cudnn
 
-from data.decode import DecodeError, decode_image, to_square
+from tasks.inputs import decode_readable, decoded_bytes, decoded_shape, decoded_type, type_name
 from tasks.modelfile import SavedModel, load_model
 from tasks.precision import autocast, resolve_precision
 from tasks.settings import Precision, ViewName
-from tasks.views import NUM_CROPS, VIEWS, view_named
+from tasks.views import NUM_CROPS, crops_of, require_view, view_named
 
 BATCH_SIZE = 256  # crops a forward pass
 DECODED_MB = 64  # of pictures that wait, decoded, for their forward passes
@@ -60,12 +60,14 @@ class Predictor:
         Returns (B, K) float32 on the CPU. No forward pass sees more than `batch_size` crops, unless one picture
         has more.
         """
-        side, channels = self.card.preprocessing.stored_px, self.card.preprocessing.channels
-        if images.shape[1:] != (channels, side, side) or images.dtype != torch.uint8:
+        shape, dtype = decoded_shape(self.card.preprocessing), decoded_type(self.card.preprocessing)
+        if images.shape[1:] != shape or images.dtype != dtype:
+            wanted = ", ".join(map(str, ("B", *shape)))
             raise ValueError(
-                f"images must be (B, {channels}, {side}, {side}) uint8, got {tuple(images.shape)} {images.dtype}"
+                f"images must be ({wanted}) {type_name(dtype)}, got {tuple(images.shape)} {images.dtype}"
             )
         name = view or self.view
+        require_view(name, self.card.preprocessing)
         chunks = images.split(self.images_per_pass(name)) if len(images) else ()
         pieces = [self._forward(chunk, name) for chunk in chunks]
         return torch.cat([*pieces, torch.empty(0, len(self.card.classes))])
@@ -77,7 +79,7 @@ class Predictor:
     def _forward(self, images: Tensor, view: ViewName) -> Tensor:
         """One chunk: (B, C, T, T) uint8 → (B, K) float32 on the CPU."""
         B = len(images)
-        crops, weights = VIEWS[view](images.to(self.device), self.card.preprocessing)
+        crops, weights = crops_of(images.to(self.device), view, self.card.preprocessing)
         inputs = crops.flatten(0, 1)  # (V * B, C, c, c)
         total = torch.zeros(B, len(self.card.classes), device=self.device)
         for member in self.members:
@@ -93,8 +95,7 @@ class Predictor:
 
         An image that cannot be read gives a row with the reason in `error` and nulls beside it.
         """
-        decoded_bytes = self.card.preprocessing.channels * self.card.preprocessing.stored_px**2
-        step = max(1, DECODED_MB * 2**20 // decoded_bytes)
+        step = max(1, DECODED_MB * 2**20 // decoded_bytes(self.card.preprocessing))
         tables = [
             self._predict_piece(blobs[start : start + step], view) for start in range(0, len(blobs), step)
         ]
@@ -116,21 +117,8 @@ class Predictor:
         return pa.table([labels, confidences, outputs, errors], schema=PREDICTION_SCHEMA)
 
     def decode(self, blobs: Sequence[bytes]) -> tuple[np.ndarray, list[str | None]]:
-        """Decode as the training data was: pictures (M, C, T, T) uint8 of the M readable images, and for each of
-        the N images None, or why it is not among them."""
-        preprocessing = self.card.preprocessing
-        side, channels = preprocessing.stored_px, preprocessing.channels
-        pictures: list[np.ndarray] = []
-        errors: list[str | None] = []
-        for blob in blobs:
-            try:
-                image = decode_image(blob, channels=channels, draft_px=side)
-            except DecodeError as error:
-                errors.append(str(error))
-            else:
-                pictures.append(to_square(image, side, preprocessing.resize))
-                errors.append(None)
-        return np.array(pictures, np.uint8).reshape(-1, channels, side, side), errors
+        """Decode as the training data was; see tasks.inputs.decode_readable."""
+        return decode_readable(blobs, self.card.preprocessing)
 
 
 def load_predictor(

@@ -9,6 +9,7 @@ from data.dataset import Dataset
 from data.random import SampleGenerator
 from tasks.families import FAMILIES
 from tasks.figures import Figure, preview_figure
+from tasks.inputs import as_pictures
 
 
 def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: int, num_epochs: int) -> Figure:
@@ -28,10 +29,8 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     for epoch in range(num_epochs):
         generator = SampleGenerator(config.train.seed, epoch)
         batches.append(family.batch(records, indices, dataset.info, config, generator, 0, rows))
-    pictures = np.stack(
-        [batch.images.permute(0, 2, 3, 1).numpy() for batch in batches], 1
-    )  # (N, 1 + E, H, W, C)
+    columns = [as_pictures(batch.images.numpy()).transpose(0, 2, 3, 1) for batch in batches]
+    pictures = np.stack(columns, 1)  # (N, 1 + E, H, W, C)
     names = [dataset.info.classes[label] for label in batches[0].labels.tolist()]
-    return preview_figure(
-        pictures, names, f"{dataset.info.name}, {config.input.crop_px} px, seed {config.train.seed}"
-    )
+    size = f", {config.input.crop_px} px" if batches[0].images.dtype == torch.uint8 else ""
+    return preview_figure(pictures, names, f"{dataset.info.name}{size}, seed {config.train.seed}")

@@ -2,7 +2,7 @@
 
 What is averaged afterwards is the softmax output of each crop. Crops stay uint8, as training's do.
 
-- single: the centre.
+- single: the centre. Signals and volumes are looked at by this one alone.
 - mirror: the centre and its mirror image.
 - mirror_shift: airbench's six (https://github.com/KellerJordan/cifar10-airbench): the centre and two diagonal
   shifts by one pixel, each with its mirror image; the centres weigh 1/2 together, the shifts 1/4 each. Airbench
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from data.augment import reflect_pad
+from data.fitting import ArrayPreprocessing, crop_middle
 from tasks.card import Preprocessing
 from tasks.settings import ViewName
 
@@ -68,6 +69,22 @@ def view_named(name: str) -> ViewName:
         if name == known:
             return known
     raise ValueError(f"view {name!r} is not known; known: {', '.join(VIEWS)}")
+
+
+def require_view(name: ViewName, preprocessing: Preprocessing | ArrayPreprocessing) -> None:
+    """Raise a ValueError for a view of pictures that a signal or volume is to be looked at by."""
+    if name != "single" and isinstance(preprocessing, ArrayPreprocessing):
+        raise ValueError(f"view {name!r} is of pictures; signals and volumes are looked at by: single")
+
+
+def crops_of(
+    items: Tensor, view: ViewName, preprocessing: Preprocessing | ArrayPreprocessing
+) -> tuple[Tensor, Tensor]:
+    """Items (B, C, …) by a view: crops (V, B, C, …) and weights (V,). Of signals and volumes, the middle."""
+    if isinstance(preprocessing, ArrayPreprocessing):
+        require_view(view, preprocessing)
+        return crop_middle(items, preprocessing.crop)[None], torch.ones(1)
+    return VIEWS[view](items, preprocessing)
 
 
 def centre(images: Tensor, preprocessing: Preprocessing) -> Place:

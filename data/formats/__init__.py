@@ -6,14 +6,20 @@ tried from the top. A new one is a function `FileTree -> Listing` in a module he
 an image besides the split goes into `RawItem.targets`, which data.targets checks once the image's size is known.
 """
 
+from functools import partial
+
 from data.archive import FileTree
+from data.arrays import SIGNAL, VOLUME
 from data.formats.coco import is_coco, list_coco
+from data.formats.containers import is_npz, is_value_table, list_npz, list_value_tables
 from data.formats.folders import list_folders
 from data.formats.identities import list_identities
 from data.formats.landmarks import has_landmark_table, has_pts, list_landmark_tables, list_pts
 from data.formats.listing import SPLIT_NAMES, Boxes, Format, Listing, Pair, Points, RawItem
+from data.formats.recordings import is_recordings, list_recordings
 from data.formats.style import list_pictures
 from data.formats.table import list_table, table_tree
+from data.formats.timeseries import is_ts, list_ts
 from data.formats.voc import is_voc, list_voc
 from data.formats.yolo import is_yolo, list_yolo
 
@@ -28,9 +34,19 @@ def is_table(tree: FileTree) -> bool:
     return len(tree.sizes) == 1 and next(iter(tree.sizes)).lower().endswith(".csv")
 
 
+CLASSES = ("classification", "signals", "volumes")  # families of one class an item
 FORMATS: dict[str, Format] = {
-    "table": Format(families=("classification",), matches=is_table, list_items=list_table),
-    "folders": Format(families=("classification",), matches=lambda tree: True, list_items=list_folders),
+    "ts": Format(families=("signals",), matches=is_ts, list_items=list_ts),
+    "npz of signals": Format(
+        families=("signals",), matches=is_npz, list_items=partial(list_npz, num_axes=SIGNAL)
+    ),
+    "npz of volumes": Format(
+        families=("volumes",), matches=is_npz, list_items=partial(list_npz, num_axes=VOLUME)
+    ),
+    "values": Format(families=("signals",), matches=is_value_table, list_items=list_value_tables),
+    "recordings": Format(families=("signals",), matches=is_recordings, list_items=list_recordings),
+    "table": Format(families=CLASSES, matches=is_table, list_items=list_table),
+    "folders": Format(families=CLASSES, matches=lambda tree: True, list_items=list_folders),
     "coco": Format(families=("detection",), matches=is_coco, list_items=list_coco),
     "voc": Format(families=("detection",), matches=is_voc, list_items=list_voc),
     "yolo": Format(families=("detection",), matches=is_yolo, list_items=list_yolo),
@@ -49,6 +65,9 @@ LAYOUTS: dict[str, str] = {  # what a person should do, by family
     "landmarks": "give a .pts file beside each image, or a .csv with the columns path,x0,y0,x1,y1,...",
     "faces": "put the images of each person in one folder called like the person",
     "style": "put pictures in one folder, or in the folders content and style",
+    "signals": "put WAV, .npy, .npz or .csv files in one folder per class, or give an .npz with x and y, a .csv with "
+    "label and values in each row, or NAME_TRAIN.ts and NAME_TEST.ts",
+    "volumes": "put .npy, .npz, .nii or .nii.gz files in one folder per class, or give an .npz with x and y",
 }
 
 

@@ -85,6 +85,7 @@ class Listing:
     pairs: tuple[Pair, ...] = ()
     issues: dict[str, list[str]] = field(default_factory=dict)  # what is wrong with targets: where
     notes: tuple[str, ...] = ()
+    tree: FileTree | None = None  # the items as files, where those of the source hold many each
 
 
 @dataclass(frozen=True, kw_only=True)

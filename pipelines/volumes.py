@@ -1,0 +1,46 @@
+"""The training flow of volumes.
+
+    ./convoy train volumes --dataset modelnet
+
+and the same from Prefect's UI, where the parameters below are a form: `recipe` is a drop-down of the recipes in
+params.yaml, `changes` has a field for each parameter of a recipe, and what is left empty stays as the recipe says.
+"""
+
+from typing import Annotated, Any
+
+from prefect import flow
+
+from pipelines.configuration import ChangesForm, RecipeForm
+from pipelines.families import Executor, StopAfter
+from pipelines.parameters import AUTO
+from pipelines.training import run_job
+
+
+@flow(name="train-volumes", flow_run_name="train-volumes-{dataset}", persist_result=False)
+def train_volumes(
+    dataset: str,
+    recipe: Annotated[str, RecipeForm("volumes")] = AUTO,
+    changes: Annotated[dict[str, Any] | None, ChangesForm("volumes")] = None,
+    stop_after: StopAfter = "promote",
+    resume: str | None = None,
+    executor: Executor = "ray",
+) -> dict[str, Any]:
+    """Train a classifier of volumes on an ingested dataset, test it, register it, and promote it if it is the first.
+
+    Args:
+        dataset: name of an ingested dataset (./convoy data list)
+        recipe: parameters by name; auto: the recipe called like the dataset, else `default`
+        changes: parameters that differ from the recipe; an empty field stays as the recipe says
+        stop_after: the last step: train, evaluate (no registration), or promote (everything)
+        resume: key of a run that was cut off, to go on with it; its own parameters count then
+        executor: ray, or in_process to train inside the flow's process
+    """
+    return run_job(
+        "volumes",
+        dataset,
+        recipe,
+        changes or {},
+        stop_after=stop_after,
+        resume=resume,
+        executor=executor,
+    )

@@ -1,0 +1,104 @@
+"""What the families signals and volumes share: records of fitted arrays, cards, and pictures to look at."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from data.classification import Records
+from data.dataset import DatasetInfo
+from data.fitting import ArrayPreprocessing, decode_all
+from tasks.card import CARD_VERSION, Member, ModelCard
+from tasks.settings import EvaluateConfig, TrainConfig
+
+COLUMNS = ("image", "label")  # of a dataset's rows: what samples are made of
+PICTURE_PX = 96
+
+
+def require_plain(train: TrainConfig, evaluate: EvaluateConfig) -> None:
+    """Raise a ValueError for what only pictures have."""
+    if train.growth:
+        raise ValueError(f"train.growth (={list(train.growth)}) must be []: only pictures are shrunk")
+    views = {*evaluate.views, evaluate.registered_view} - {"single"}
+    if views:
+        raise ValueError(
+            f"evaluate.views (={sorted(views)[0]!r}) must be [single]: other views are of pictures"
+        )
+
+
+def decode(rows: pa.Table, want: ArrayPreprocessing) -> dict[str, np.ndarray]:
+    """Decode rows of COLUMNS: `images` (N, C, *stored) float32 and `labels` (N,) int64."""
+    labels = rows["label"].to_numpy().astype(np.int64)
+    return {"images": decode_all(rows["image"].to_pylist(), want), "labels": labels}
+
+
+def empty(want: ArrayPreprocessing) -> dict[str, np.ndarray]:
+    """The arrays of a split without items."""
+    return {"images": np.empty((0, *want.shape), np.float32), "labels": np.empty(0, np.int64)}
+
+
+def records(arrays: dict[str, Tensor]) -> Records:
+    """The split as samples."""
+    return Records(arrays["images"], arrays["labels"])
+
+
+def make_card(
+    config: Any, info: DatasetInfo, digest: str, run: str, want: ArrayPreprocessing, arguments: dict[str, Any]
+) -> ModelCard:
+    """What a single trained network says of itself."""
+    member = Member(
+        architecture=config.model.name, arguments=arguments, weights="member-0.safetensors", run=run
+    )
+    return ModelCard(
+        card_version=CARD_VERSION,
+        family=info.family,
+        classes=info.classes,
+        preprocessing=want,
+        views="single",
+        thresholds={},
+        members=(member,),
+        dataset=info.name,
+        dataset_digest=digest,
+    )
+
+
+def draw_all(arrays: np.ndarray) -> np.ndarray:
+    """Pictures of signals (N, C, L), as curves, or volumes (N, C, D, H, W), as slices: (N, 1, S, S) uint8."""
+    draw = draw_signal if arrays.ndim == 3 else draw_volume
+    pictures = [draw(values) for values in arrays.astype(np.float32)]
+    return np.array(pictures, np.uint8).reshape(-1, 1, PICTURE_PX, PICTURE_PX)
+
+
+def draw_signal(values: np.ndarray) -> np.ndarray:
+    """(C, L) → (S, S) uint8: a curve for each channel, one below the other, dark on white.
+
+    A column spans what its samples reach, so that no peak is lost where there are more samples than columns.
+    """
+    S, (C, L) = PICTURE_PX, values.shape
+    shown = min(C, 12)
+    picture = np.full((S, S), 255, np.uint8)
+    starts = np.arange(S) * L // S
+    # to the next column's first sample, so that the curve hangs together
+    ends = np.maximum((np.arange(S) + 1) * L // S, starts + 1) + 1
+    for channel in range(shown):
+        top, bottom = S * channel // shown, S * (channel + 1) // shown - 1
+        low, high = float(values[channel].min()), float(values[channel].max())
+        level = (values[channel] - low) / max(high - low, 1e-12)
+        rows = np.rint(bottom - level * (bottom - top)).astype(np.int64)
+        for column in range(S):
+            span = rows[starts[column] : ends[column]]
+            picture[span.min() : span.max() + 1, column] = 0
+    return picture
+
+
+def draw_volume(values: np.ndarray) -> np.ndarray:
+    """(C, D, H, W) → (S, S) uint8: of channel 0 the middle slices across the axes, and the mean along the first."""
+    S = PICTURE_PX // 2
+    volume = values[0]
+    low, high = float(volume.min()), float(volume.max())
+    grey = (volume - low) / max(high - low, 1e-12) * 255
+    D, H, W = grey.shape
+    slices = [grey[D // 2], grey[:, H // 2], grey[:, :, W // 2], grey.mean(0)]
+    tiles = [tile[np.arange(S) * tile.shape[0] // S][:, np.arange(S) * tile.shape[1] // S] for tile in slices]
+    return np.block([tiles[:2], tiles[2:]]).round().astype(np.uint8)
