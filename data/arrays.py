@@ -132,7 +132,7 @@ def read_columns(data: bytes) -> np.ndarray:
     if rows and not all(_is_number(cell) for cell in rows[0]):
         rows = rows[1:]
     if not rows:
-        raise DecodeError("no numbers in it")
+        raise DecodeError("no numbers in it: neither WAV, NPY nor NPZ, nor a CSV of numbers")
     if any(len(row) != len(rows[0]) for row in rows):
         raise DecodeError("CSV has rows of different length")
     try:

@@ -1,11 +1,14 @@
 """The smallest run of each family that is still a real one: parameters, and a dataset made on the spot."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from tasks.families import FAMILIES
+from tests.waves import write_blobs, write_tones
 
 INGEST = {"val_fraction": 0.1, "test_fraction": 0.2, "near_duplicate_distance": 0, "max_source_gb": 1}
 
@@ -13,6 +16,20 @@ PLAIN: dict[str, Any] = {  # augmentation that leaves the centre crop
     "mirror": False, "random_crop": False, "crop_area": [1, 1], "crop_aspect": 1, "rotation_deg": 0, "shear_deg": 0,
     "elastic_px": 0, "brightness": 0, "contrast": 0, "saturation": 0, "colour_shift": 0, "cutout_px": 0,
     "mixup_alpha": 0, "cutmix_alpha": 0,
+}  # fmt: skip
+
+SMALL: dict[str, Any] = {  # sections that signals and volumes share
+    "optim": {
+        "name": "sgd", "lr": 0.02, "momentum": 0.9, "head_lr": 0.02, "bias_lr": 0.02, "weight_decay": 1e-4,
+        "schedule": "linear", "warmup_share": 0.1, "final_share": 0.0, "label_smoothing": 0.0,
+        "averaging_decay": 0.0, "clip_norm": 1.0,
+    },
+    "train": {
+        "epochs": 1.0, "batch_size": 16, "seed": 0, "precision": "fp32", "growth": [],
+        "num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0,
+        "checkpoint_every_steps": 5, "validate_every_epochs": 0,
+    },
+    "evaluate": {"views": ["single"], "registered_view": "single", "batch_size": 64, "num_worst": 4},
 }  # fmt: skip
 
 TINY: dict[str, dict[str, Any]] = {
@@ -34,9 +51,31 @@ TINY: dict[str, dict[str, Any]] = {
         },
         "evaluate": {"views": ["single"], "registered_view": "single", "batch_size": 256, "num_worst": 4},
     },
+    "signals": {
+        "dataset": "tones",
+        "model": {"name": "resnet_ts"},
+        "input": {"stored_length": 64, "length": 48, "sample_rate_hz": 0, "normalise": "dataset"},
+        "augment": {"random_crop": True, "shift_share": 0.1, "scale": 0.2, "noise": 0.1, "mask_share": 0.1},
+        **SMALL,
+    },
+    "volumes": {
+        "dataset": "blobs",
+        "model": {"name": "resnet8_3d"},
+        "input": {"stored_voxels": 10, "crop_voxels": 10, "spacing_mm": 0, "normalise": "dataset"},
+        "augment": {
+            "random_crop": True, "shift_voxels": 1, "mirror_axes": [0, 1, 2], "turn_axis": -1, "scale": 0.1,
+            "noise": 0.1,
+        },
+        **SMALL,
+    },
 }  # fmt: skip
 
-SOURCES = {"classification": "sklearn:digits"}
+# A built-in dataset, or what writes one to a new folder.
+SOURCES: dict[str, str | Callable[[Path], Path]] = {
+    "classification": "sklearn:digits",
+    "signals": write_tones,
+    "volumes": write_blobs,
+}
 
 
 def tiny_config(family: str, **changes: Any) -> Any:
@@ -51,8 +90,10 @@ def tiny_config(family: str, **changes: Any) -> Any:
 
 def tiny_dataset(family: str, store: Path) -> Dataset:
     """The family's tiny dataset, below `store`."""
-    name = TINY[family]["dataset"]
-    ingest(SOURCES[family], name=name, family=family, store=store, config=ingest_config())
+    name, source = TINY[family]["dataset"], SOURCES[family]
+    with tempfile.TemporaryDirectory(prefix="convoy-source-") as folder:
+        made = source if isinstance(source, str) else source(Path(folder) / name)
+        ingest(made, name=name, family=family, store=store, config=ingest_config())
     return Dataset.open(store / name)
 
 
