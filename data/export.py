@@ -2,7 +2,8 @@
 
     coco      detection: annotations/instances_SPLIT.json and SPLIT/
     yolo      detection: images/SPLIT/, labels/SPLIT/ and data.yaml; without crowds, which it cannot tell
-    folders   SPLIT/CLASS/ of classification, faces (and pairs.csv) and style; SPLIT/ and landmarks.csv of landmarks
+    folders   SPLIT/CLASS/ of classification, faces (and pairs.csv), style, signals and volumes; SPLIT/ and
+              landmarks.csv of landmarks
 
 Coordinates are of the pixels as stored in COCO and landmarks.csv, and of the upright image in YOLO: docs/datasets.md.
 """
@@ -22,14 +23,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
-from data.dataset import PAIRS_FILE, SPLITS, Dataset, Split
+from data import arrays
+from data.dataset import NUM_AXES, PAIRS_FILE, SPLITS, Dataset, Split
 from data.decode import EXTENSIONS, read_orientation
 from data.formats.coco import FLAG_KEYS
-from data.formats.listing import CROWD, is_image_name
+from data.formats.listing import CROWD
 from data.orientation import INVERSE, stored_size, turn_boxes, turn_xy
 from data.parameters import Parameters
 
 READ_ROWS = 256
+ENDINGS = EXTENSIONS | arrays.EXTENSIONS
 
 
 class ExportReport(Parameters):
@@ -106,7 +109,8 @@ def _write_images(dataset: Dataset, form: Export, root: Path) -> Iterator[Pictur
                     path = root / file
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
-                    yield Picture(row, split, file, read_orientation(data))
+                    turned = 1 if dataset.info.family in NUM_AXES else read_orientation(data)
+                    yield Picture(row, split, file, turned)
 
 
 def _free_name(row: dict[str, Any], folder: str, taken: set[tuple[str, str]]) -> str:
@@ -114,18 +118,22 @@ def _free_name(row: dict[str, Any], folder: str, taken: set[tuple[str, str]]) ->
     name = row["id"].rpartition("/")[2]
     whole = row["id"].replace("/", "__")
     candidates = [name, whole]
-    if not is_image_name(name):
-        candidates = [candidate + EXTENSIONS[row["format"]][0] for candidate in candidates]
+    if not _has_ending(name):
+        candidates = [candidate + ENDINGS[row["format"]][0] for candidate in candidates]
     number = 1
     while (folder, splitext(candidates[0])[0].lower()) in taken:
         if len(candidates) > 1:
             candidates.pop(0)
         else:
             number += 1
-            stem, ending = splitext(whole if is_image_name(whole) else candidates[0])
+            stem, ending = splitext(whole if _has_ending(whole) else candidates[0])
             candidates = [f"{stem}-{number}{ending}"]
     taken.add((folder, splitext(candidates[0])[0].lower()))
     return candidates[0]
+
+
+def _has_ending(name: str) -> bool:
+    return name.lower().endswith(tuple(ending for endings in ENDINGS.values() for ending in endings))
 
 
 # --------------------------------------------------------------------------------------------- boxes
@@ -250,7 +258,7 @@ EXPORTS: dict[str, Export] = {
         families=("detection",), folder=lambda d, split, row: f"images/{split}", annotate=_annotate_yolo
     ),
     "folders": Export(
-        families=("classification", "faces", "style", "landmarks"),
+        families=("classification", "faces", "style", "landmarks", "signals", "volumes"),
         folder=_class_folder,
         annotate=_annotate_folders,
     ),

@@ -20,7 +20,7 @@ PLAIN: dict[str, Any] = {  # augmentation that leaves the centre crop
 
 SMALL: dict[str, Any] = {  # sections that signals and volumes share
     "optim": {
-        "name": "sgd", "lr": 0.02, "momentum": 0.9, "head_lr": 0.02, "bias_lr": 0.02, "weight_decay": 1e-4,
+        "name": "sgd", "lr": 0.002, "momentum": 0.9, "head_lr": 0.002, "bias_lr": 0.002, "weight_decay": 1e-4,
         "schedule": "linear", "warmup_share": 0.1, "final_share": 0.0, "label_smoothing": 0.0,
         "averaging_decay": 0.0, "clip_norm": 1.0,
     },
