@@ -72,19 +72,18 @@ def test_signals_of_any_length_fit(name: str, lengths: tuple[int, ...]) -> None:
         assert signals.ARCHITECTURES[name](3, 2).eval()(torch.randn(2, 2, length)).shape == (2, 3)
 
 
-def too_short(length: int) -> str:
-    """What m5 has against signals of this length, "" if nothing."""
-    try:
-        require_fit("m5", length)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def test_a_signal_too_short_to_pool_is_refused_at_exactly_that_length() -> None:
-    fits = [not too_short(length) for length in range(1000, 2000, 20)]
-    assert fits == sorted(fits) and True in fits and False in fits
-    assert too_short(1000) == "input.length (=1000) is too short for m5: nothing is left to pool"
+@pytest.mark.parametrize("name", signals.ARCHITECTURES)
+def test_the_least_length_is_the_least_that_the_network_takes(name: str) -> None:
+    net, least = signals.ARCHITECTURES[name](3, 2).eval(), signals.least_length(name)
+    assert net(torch.randn(1, 2, least)).shape == (1, 3)
+    require_fit(name, least)
+    with pytest.raises(
+        ValueError, match=rf"input.length \(={least - 1}\) is too short for {name}: .* {least}"
+    ):
+        require_fit(name, least - 1)
+    if least > 1:
+        with pytest.raises(RuntimeError, match="too small|Kernel size"):
+            net(torch.randn(1, 2, least - 1))
 
 
 def test_cubes_of_any_side_fit_the_residual_network_and_voxnet_refuses_small_ones() -> None:

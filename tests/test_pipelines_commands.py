@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from data.dataset import Dataset
-from models.classification import ARCHITECTURES
 from pipelines.commands import Stopped, first_line, raise_stopped
+from pipelines.commands_models import CATALOGUES
 from pipelines.options import quiet_stdout
 from tasks import registry
 from tasks.paths import ROOT, store
@@ -281,7 +281,9 @@ def test_registered_models_are_listed_and_shown(registered: str, run: Run) -> No
 def test_the_catalogue_lists_every_network_with_its_size(run: Run) -> None:
     rows = json.loads(run("models", "list", "--catalogue", "--json")[1])["catalogue"]
     sizes = {row["name"]: row["num_parameters"] for row in rows}
-    assert set(sizes) == set(ARCHITECTURES)
+    assert set(sizes) == {name for networks, _channels in CATALOGUES.values() for name in networks}
+    assert len(sizes) == len(rows)
+    assert sizes["voxnet"] == 917_866
     assert sizes["resnet20_cifar"] == 269_722
     assert sizes["airnet94"] == 1_971_640
 
