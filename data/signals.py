@@ -24,14 +24,21 @@ from data.fitting import (
 from data.parameters import Parameters
 from data.random import SampleGenerator
 
+LONGEST_KEPT = 4096  # samples, where nobody said how many
+
 
 class SignalInput(Parameters):
     """From encoded signals to the network's input."""
 
     stored_length: int = Field(
-        ge=1, le=1 << 24, description="samples kept of each signal: its middle; shorter ones are filled up"
+        ge=0,
+        le=1 << 24,
+        description="samples kept of each signal: its middle; shorter ones are filled up; 0: as many as the longest "
+        f"has, at most {LONGEST_KEPT:,}",
     )
-    length: int = Field(ge=1, le=1 << 24, description="samples that the network sees")
+    length: int = Field(
+        ge=0, le=1 << 24, description="samples of them that the network sees; 0: all that are kept"
+    )
     sample_rate_hz: float = Field(
         ge=0,
         description="signals that tell their rate are resampled to this; 0: to the dataset's most common",
@@ -42,9 +49,15 @@ class SignalInput(Parameters):
 
     @model_validator(mode="after")
     def _length_fits(self) -> Self:
-        if self.length > self.stored_length:
+        if self.stored_length and self.length > self.stored_length:
             raise ValueError(f"length (={self.length}) must not exceed stored_length (={self.stored_length})")
         return self
+
+
+def resolve(info: DatasetInfo, config: SignalInput) -> SignalInput:
+    """The same with all lengths told."""
+    stored = config.stored_length or max(config.length, min(info.axes[0][2], LONGEST_KEPT))
+    return config.model_copy(update={"stored_length": stored, "length": config.length or stored})
 
 
 class SignalAugment(Parameters):
@@ -65,6 +78,7 @@ class SignalAugment(Parameters):
 
 def preprocessing(info: DatasetInfo, config: SignalInput) -> ArrayPreprocessing:
     """What decoding needs to know."""
+    config = resolve(info, config)
     return ArrayPreprocessing(
         channels=info.channels,
         stored=(config.stored_length,),
@@ -130,6 +144,7 @@ def make_batch(
     Where `records` hold only a part of the split, `rows` (B,) are the places in them of those samples.
     """
     where = torch.from_numpy(indices if rows is None else rows).to(records.images.device)
+    config = resolve(info, config)
     signals, labels = records.images.index_select(0, where), records.labels.index_select(0, where)
     if generator is None:
         return Batch(crop_middle(signals, (config.length,)), labels, indices)

@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 from rich.table import Table
 
 from data.checks import check as check_dataset
-from data.dataset import SPLITS, Dataset, DatasetInfo, FamilyName, Split, list_names
+from data.dataset import NUM_AXES, SPLITS, Dataset, DatasetInfo, FamilyName, Split, list_names
 from data.export import export as export_dataset
 from data.ingest import IngestConfig, IngestReport, ingest
 from pipelines.families import PIPELINES
@@ -99,18 +99,19 @@ def replaced(name: str) -> str:
 
 def report_views(report: IngestReport, digest: str) -> list[Table | str]:
     """What ingest found, for a person."""
+    what = report.family if report.family in NUM_AXES else "images"
     values: dict[str, Any] = {
         "stored in": report.path,
         "DVC digest": digest,
-        "images": f"{report.num_images:,}, {report.total_bytes / 1e6:,.1f} MB",
+        what: f"{report.num_images:,}, {report.total_bytes / 1e6:,.1f} MB",
         **sizes(report.axes, report.width_px, report.height_px),
-        "set aside": f"{len(report.set_aside):,} images that cannot be used",
+        "set aside": f"{len(report.set_aside):,} {what} that cannot be used",
         "ignored": listing(report.ignored) or "no file",
         "remarks": listing(report.oddities) or "none",
         "exact duplicates": report.exact_duplicates,
         "near-duplicates": f"{report.near_duplicate_images:,} images in {report.near_duplicate_clusters:,} clusters",
-        "test images also in training": report.across_splits,
-        "pictures under two labels": report.label_conflicts,
+        f"test {what} also in training": report.across_splits,
+        f"{what} under two labels": report.label_conflicts,
         **({"boxes": _num_boxes(report.num_boxes)} if report.num_boxes else {}),
         "to know": "; ".join(report.notes) or "nothing else",
         "took": f"{report.time_s:.1f} s, {report.images_per_s:,.0f} images/s",

@@ -3,7 +3,7 @@
 It is copied into the model beside the modules that it imports (tasks.packaging), so that `mlflow models serve` and
 `mlflow models predict` answer from anywhere as `./convoy predict` does. Nothing else imports it.
 
-    input    column `image`: the bytes of an encoded image; base64 where the request is JSON
+    input    column `image`: the bytes of an encoded image, signal or volume; base64 where the request is JSON
     output   columns label, confidence, probabilities, error; one row an image, as tasks.predict gives them
 """
 

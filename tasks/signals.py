@@ -12,7 +12,7 @@ from data.dataset import DatasetInfo
 from data.fitting import ArrayPreprocessing, statistics
 from data.parameters import Parameters
 from data.random import SampleGenerator
-from data.signals import SignalAugment, SignalInput, make_batch, preprocessing
+from data.signals import SignalAugment, SignalInput, make_batch, preprocessing, resolve
 from models.signals import SignalModel, build, require_fit
 from tasks import arrays, classification
 from tasks.card import Member, ModelCard
@@ -34,7 +34,8 @@ class SignalConfig(Parameters):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         arrays.require_plain(self.train, self.evaluate)
-        require_fit(self.model.name, self.input.length)
+        if self.input.length:
+            require_fit(self.model.name, self.input.length)
         return self
 
 
@@ -64,6 +65,7 @@ def batch(
 
 def build_model(config: SignalConfig, info: DatasetInfo, sample: Any) -> nn.Module:  # noqa: ARG001
     """A fresh network for the dataset; nothing in it depends on `sample`."""
+    require_fit(config.model.name, resolve(info, config.input).length)
     mean, std = statistics(info, config.input.normalise)
     return build(config.model.name, len(info.classes), info.channels, mean, std)
 

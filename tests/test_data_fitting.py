@@ -287,6 +287,27 @@ def test_rows_say_where_samples_lie_in_records_of_a_part_of_the_split() -> None:
     assert torch.equal(want.images, got.images) and torch.equal(want.labels, got.labels)
 
 
+@pytest.mark.parametrize(
+    ("longest", "stored", "length", "expected"),
+    [(100, 0, 0, (100, 100)), (100, 0, 60, (100, 60)), (100, 0, 120, (120, 120)), (9999, 0, 0, (4096, 4096)),
+     (100, 50, 0, (50, 50)), (100, 50, 40, (50, 40))],
+)  # fmt: skip
+def test_lengths_that_nobody_told_are_the_datasets(
+    longest: int, stored: int, length: int, expected: tuple[int, int]
+) -> None:
+    info = INFO.model_copy(update={"axes": ((5, 50, longest),)})
+    found = signals.preprocessing(
+        info, SIGNALS.model_copy(update={"stored_length": stored, "length": length})
+    )
+    assert (found.stored, found.crop) == ((expected[0],), (expected[1],))
+    config = SIGNALS.model_copy(update={"stored_length": stored, "length": length})
+    records = Records(arrays(3, 2, expected[0]), torch.arange(3))
+    still = SignalAugment.parse({**STILL, "random_crop": True, "shift_share": 0.1, "mask_share": 0}, "")
+    for generator in (None, SampleGenerator(0, 0)):
+        batch = signals.make_batch(records, np.arange(3), info, config, still, generator)
+        assert batch.images.shape == (3, 2, expected[1])
+
+
 def test_items_that_are_normalised_alone_are_filled_up_with_zero() -> None:
     config = SIGNALS.model_copy(update={"normalise": "item"})
     assert signals.preprocessing(INFO, SIGNALS).fill == INFO.channel_mean

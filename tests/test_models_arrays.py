@@ -82,7 +82,7 @@ def test_the_least_length_is_the_least_that_the_network_takes(name: str) -> None
     ):
         require_fit(name, least - 1)
     if least > 1:
-        with pytest.raises(RuntimeError, match="too small|Kernel size"):
+        with pytest.raises(RuntimeError, match="output size"):
             net(torch.randn(1, 2, least - 1))
 
 
