@@ -29,7 +29,7 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {  # lower-case, of the formats
     "WAV": (".wav", ".wave"),
     "NPY": (".npy",),
     "NPZ": (".npz",),
-    "CSV": (".csv", ".txt", ".tsv"),
+    "CSV": (".csv", ".tsv"),
     "NIFTI": (".nii", ".nii.gz"),
 }
 FORMATS: dict[int, tuple[str, ...]] = {SIGNAL: ("WAV", "NPY", "NPZ", "CSV"), VOLUME: ("NPY", "NPZ", "NIFTI")}

@@ -56,9 +56,7 @@ def decode_fitted(blob: bytes, want: ArrayPreprocessing) -> np.ndarray:
     item = decode_item(blob, len(want.stored))
     values = item.values
     if len(values) != want.channels:
-        raise DecodeError(
-            f"{len(values)} channels; the {WHAT[len(want.stored)]}s of this dataset have {want.channels}"
-        )
+        raise DecodeError(f"{len(values)} channels, where {want.channels} are expected")
     if want.normalise == "item":
         flat = values.reshape(len(values), -1)
         mean, std = flat.mean(1, dtype=np.float64), flat.std(1, dtype=np.float64)

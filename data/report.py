@@ -216,9 +216,23 @@ def _notes(info: DatasetInfo, duplicates: Duplicates, found: Found) -> tuple[str
         )
     if info.family in NUM_AXES:
         notes.append(f"{info.family} are compared byte for byte: near-duplicates are not sought")
-        other = sum(fact is not None and fact.rate_hz != info.rate_hz for fact in found.measured.facts)
-        if other:
-            notes.append(
-                f"{other:,} of other rates than {info.rate_hz:g} Hz: resampled when they are decoded"
-            )
+        notes += _mixture_notes(info, [fact for fact in found.measured.facts if fact is not None])
     return tuple(notes)
+
+
+def _mixture_notes(info: DatasetInfo, facts: Sequence[arrays.Facts]) -> list[str]:
+    """Signals of several rates, and volumes whose voxels are of several sizes by more than a hundredth."""
+    notes = []
+    rates = sum(fact.rate_hz not in (0, info.rate_hz) for fact in facts)
+    if rates:
+        notes.append(f"{rates:,} of other rates than {info.rate_hz:g} Hz: resampled when they are decoded")
+    voxels = sum(
+        bool(fact.spacing_mm) and not np.allclose(fact.spacing_mm, info.spacing_mm, rtol=0.01)
+        for fact in facts
+    )
+    if voxels:
+        sides = " × ".join(f"{side:g}" for side in info.spacing_mm)
+        notes.append(
+            f"{voxels:,} with voxels of other sides than {sides} mm: input.spacing_mm makes them alike in training"
+        )
+    return notes

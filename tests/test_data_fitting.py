@@ -110,7 +110,7 @@ def test_volumes_are_resampled_to_the_spacing_asked_for() -> None:
 
 def test_another_number_of_channels_is_refused_and_a_shard_names_the_place() -> None:
     good, bad = write_npy(np.zeros((1, 6))), write_npy(np.zeros((2, 6)))
-    with pytest.raises(DecodeError, match=r"^2 channels; the signals of this dataset have 1$"):
+    with pytest.raises(DecodeError, match=r"^2 channels, where 1 are expected$"):
         decode_fitted(bad, preprocessing())
     with pytest.raises(DecodeError, match=r"^signal 1 of 2: 2 channels"):
         decode_all([good, bad], preprocessing())

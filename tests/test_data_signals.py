@@ -52,6 +52,7 @@ def test_a_folder_for_each_class_of_all_formats_becomes_a_dataset(tmp_path: Path
     report, dataset = ingest_source(tmp_path, "signals", files)
     assert report.formats == {"CSV": 1, "NPY": 1, "NPZ": 1, "WAV": 24} and report.set_aside == ()
     assert (dataset.info.channels, dataset.info.axes, dataset.info.rate_hz) == (1, ((64, 64, 64),), 8000)
+    assert not any("other rates" in note for note in report.notes)  # files that tell none are of none
     rows = rows_of(dataset)
     assert {name: row["image"] for name, row in rows.items()} == files  # byte for byte
     assert rows["on/1.wav"]["shape"] == [1, 64] and rows["on/1.wav"]["rate_hz"] == 8000
@@ -147,6 +148,17 @@ def test_other_rates_are_counted_and_the_most_common_one_is_the_datasets(tmp_pat
     report, dataset = ingest_source(tmp_path, "signals", files)
     assert dataset.info.rate_hz == 8000
     assert any(note.startswith("3 of other rates than 8000 Hz") for note in report.notes)
+
+
+def test_volumes_of_several_spacings_are_counted(tmp_path: Path) -> None:
+    files = {
+        f"{axis}/{i}.nii": nifti(blob(10 * axis + i, axis).astype(float) + i, (1, 1, 1 + (i == 3)))
+        for axis in range(2)
+        for i in range(9)
+    }
+    report, dataset = ingest_source(tmp_path, "volumes", files)
+    assert dataset.info.spacing_mm == (1, 1, 1)
+    assert any(note.startswith("2 with voxels of other sides than 1 × 1 × 1 mm") for note in report.notes)
 
 
 # -------------------------------------------------------------------------------------- containers
