@@ -175,8 +175,7 @@ def predict(
     view
         How to look at each image; otherwise the way that the model was registered with.
     """
-    if not images:
-        raise ValueError("predict needs images: give files or folders after the model")
+    require_there(images)
     folder = registry.resolve_model(model)
     files = find_images(images, suffixes_of(load_card(folder).family))
     predictor = load_predictor(folder)
@@ -222,8 +221,18 @@ def suffixes_of(family: str) -> frozenset[str]:
     return frozenset(Path(f"x{end}").suffix for end in endings)
 
 
-def find_images(paths: tuple[Path, ...], suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Files as given, folders searched for images; raises ValueError or FileNotFoundError if there is nothing."""
+def require_there(paths: tuple[Path, ...]) -> None:
+    """Raise ValueError or FileNotFoundError where a person gave nothing, or what is not there."""
+    if not paths:
+        raise ValueError("predict needs images: give files or folders after the model")
+    for path in paths:
+        if not path.exists():
+            pattern = " (nothing matches the pattern)" if set(str(path)) & set("*?[") else ""
+            raise FileNotFoundError(f"no file or folder {path}{pattern}")
+
+
+def find_images(paths: tuple[Path, ...], suffixes: frozenset[str]) -> list[Path]:
+    """Files as given, folders searched for what is called so; raises ValueError for a folder without any."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -233,13 +242,8 @@ def find_images(paths: tuple[Path, ...], suffixes: frozenset[str] = IMAGE_SUFFIX
             if not found:
                 raise ValueError(f"no images in the folder {path}; looked for {' '.join(sorted(suffixes))}")
             files += found
-        elif path.is_file():
-            files.append(path)
         else:
-            pattern = " (nothing matches the pattern)" if set(str(path)) & set("*?[") else ""
-            raise FileNotFoundError(f"no file or folder {path}{pattern}")
-    if not files:
-        raise ValueError("predict needs images: give files or folders after the model")
+            files.append(path)
     return files
 
 
