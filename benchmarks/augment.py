@@ -29,7 +29,8 @@ from data.random import SampleGenerator
 WARM_UP, ROUNDS = 3, 15
 PAD_PX = 4
 OFF: dict[str, Any] = {
-    "mirror": False, "random_crop": False, "crop_area": [1, 1], "crop_aspect": 1, "rotation_deg": 0, "shear_deg": 0,
+    "mirror": False, "random_crop": False, "crop_area": [1, 1], "crop_aspect": 1, "crop_from": "square",
+    "rotation_deg": 0, "shear_deg": 0,
     "elastic_px": 0, "brightness": 0, "contrast": 0, "saturation": 0, "colour_shift": 0, "cutout_px": 0,
     "mixup_alpha": 0, "cutmix_alpha": 0,
 }  # fmt: skip

@@ -7,7 +7,7 @@ normalises them: float32 pictures cost four times the memory traffic between pro
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ class AugmentConfig(Parameters):
         description="random resized crop: least and greatest share of the picture that is shown; [1, 1]: none"
     )
     crop_aspect: float = Field(ge=1, le=4, description="random resized crop: greatest ratio of its sides")
+    crop_from: Literal["square", "picture"] = Field(
+        description="what random crops are cut from: the stored square, decoded once; or the whole picture, decoded "
+        "anew for each crop, at the scale that the crop needs (large photos)"
+    )
     rotation_deg: float = Field(ge=0, le=180, description="greatest turn to either side, in degrees")
     shear_deg: float = Field(ge=0, le=45, description="greatest slant of rows and of columns, in degrees")
     elastic_px: float = Field(ge=0, le=64, description="greatest local warp, in pixels of the crop")
@@ -58,6 +62,10 @@ class AugmentConfig(Parameters):
             raise ValueError(
                 f"crop_area (={[low, high]}) must be [least, greatest] with 0 < least <= greatest <= 1"
             )
+        if self.crop_from == "picture" and high == low == 1:
+            raise ValueError(
+                "crop_from (=picture) cuts random resized crops: set crop_area too, for instance to [0.35, 1]"
+            )
         return self
 
     @property
@@ -65,6 +73,10 @@ class AugmentConfig(Parameters):
         """Whether pictures are resampled: if not, crops and mirror images copy whole pixels."""
         moved = self.rotation_deg or self.shear_deg or self.elastic_px
         return bool(moved or self.crop_area != (1.0, 1.0))
+
+    def without_crop(self) -> "AugmentConfig":
+        """What is left to do to pictures that are random resized crops already."""
+        return self.model_copy(update={"random_crop": False, "crop_area": (1.0, 1.0), "crop_from": "square"})
 
     @property
     def recolours(self) -> bool:
@@ -214,11 +226,8 @@ def crop_maps(
 ) -> Tensor:
     """The part of each picture that is shown, (B, 2, 3): a resized crop, or `crop_px` at random or in the centre."""
     if config.crop_area != (1.0, 1.0):
-        log_aspect = math.log(config.crop_aspect)
-        boxes = geometry.random_resized_boxes(
-            draws.uniform("crop", 4), width, height, config.crop_area, log_aspect
-        )
-        return geometry.crop_resize(boxes, crop_px, crop_px)
+        sides = torch.tensor([width, height], device=draws.device).expand(len(draws.indices), 2)
+        return geometry.crop_resize(crop_boxes(sides, config, draws), crop_px, crop_px)
     spans = torch.tensor([width, height], device=draws.device) + 2 * pad_px - crop_px
     if config.random_crop:
         left, top = draws.place("crop.left", int(spans[0]) + 1), draws.place("crop.top", int(spans[1]) + 1)
@@ -226,6 +235,14 @@ def crop_maps(
     else:
         corner = (spans // 2 - pad_px).expand(len(draws.indices), 2)
     return geometry.crop_resize(torch.cat([corner, corner + crop_px], 1).float(), crop_px, crop_px)
+
+
+def crop_boxes(sides_px: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
+    """Random resized crops, (B, 4) boxes, of pictures whose width and height are `sides_px` (B, 2)."""
+    width, height = sides_px.float().unbind(1)
+    return geometry.random_resized_boxes(
+        draws.uniform("crop", 4), width, height, config.crop_area, math.log(config.crop_aspect)
+    )
 
 
 def colour_maps(images: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:

@@ -1,5 +1,6 @@
 """The classification family: its parameters, and how it turns pictures into batches, losses and predictions."""
 
+from collections.abc import Callable, Iterable
 from typing import Self
 
 import numpy as np
@@ -9,7 +10,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data.augment import AugmentConfig
-from data.classification import Batch, InputConfig, Records, decode_rows, empty_split, make_batch
+from data.classification import (
+    Batch,
+    InputConfig,
+    Pictures,
+    Records,
+    decode_rows,
+    empty_split,
+    make_batch,
+    samples_of,
+)
 from data.dataset import DatasetInfo
 from data.parameters import Parameters
 from data.random import SampleGenerator
@@ -58,21 +68,21 @@ class ClassificationConfig(Parameters):
 
 def decode(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
     """Decode rows of a dataset to arrays; see data.classification.decode_rows."""
-    return decode_rows(rows, info.channels, config.input)
+    return decode_rows(rows, info.channels, config.input, config.augment)
 
 
 def empty(info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
     """The arrays of a split without images."""
-    return empty_split(info.channels, config.input)
+    return empty_split(info.channels, config.input, config.augment)
 
 
-def records(arrays: dict[str, Tensor]) -> Records:
+def records(arrays: dict[str, Tensor]) -> Records | Pictures:
     """The split as samples."""
-    return Records(arrays["images"], arrays["labels"])
+    return samples_of(arrays)
 
 
 def batch(
-    samples: Records,
+    samples: Records | Pictures,
     indices: np.ndarray,
     info: DatasetInfo,
     config: ClassificationConfig,
@@ -84,14 +94,14 @@ def batch(
     return make_batch(samples, indices, info, config.input, config.augment, generator, shrink_px, rows)
 
 
-def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Tensor) -> nn.Module:
-    """A fresh classifier for the dataset; `sample` (N, C, S, S) uint8 training pictures fit what is data-dependent."""
+def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Callable[[], Tensor]) -> nn.Module:
+    """A fresh classifier; `sample()` gives training pictures (N, C, S, S) uint8, which fit what is data-dependent."""
     arguments = arguments_of(config.model.name, config.input.crop_px)
     model = build(
         config.model.name, len(info.classes), info.channels, arguments, info.channel_mean, info.channel_std
     )
     if isinstance(model.net, AirNet):
-        model.net.fit_whitening(model.normalise(sample))
+        model.net.fit_whitening(model.normalise(sample()))
     return model
 
 
@@ -105,18 +115,15 @@ def loss(model: nn.Module, batch: Batch, config: ClassificationConfig) -> tuple[
     return value, {"loss": value.detach(), "accuracy": accuracy.detach()}
 
 
-def validate(
-    model: nn.Module, samples: Records, info: DatasetInfo, config: ClassificationConfig
-) -> dict[str, float]:
+def validate(model: nn.Module, batches: Iterable[Batch], config: ClassificationConfig) -> dict[str, float]:  # noqa: ARG001
     """Accuracy and cross-entropy (nats) of single views; called without gradients, in evaluation mode."""
-    correct, nats = 0, 0.0
-    for start in range(0, len(samples), config.evaluate.batch_size):
-        indices = np.arange(start, min(start + config.evaluate.batch_size, len(samples)))
-        piece = batch(samples, indices, info, config, None)
-        logits = model(piece.images).float()
-        correct += int((logits.argmax(1) == piece.labels).sum())
-        nats += float(cross_entropy(logits, piece.labels, 0.0)) * len(indices)
-    return {"accuracy": correct / len(samples), "loss": nats / len(samples)}
+    num, correct, nats = 0, 0, 0.0
+    for batch in batches:
+        logits = model(batch.images).float()
+        num += len(batch.labels)
+        correct += int((logits.argmax(1) == batch.labels).sum())
+        nats += float(cross_entropy(logits, batch.labels, 0.0)) * len(batch.labels)
+    return {"accuracy": correct / num, "loss": nats / num}
 
 
 def card(config: ClassificationConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:

@@ -142,7 +142,9 @@ def test_masks_keep_their_numbers() -> None:
 
 @given(st.lists(st.floats(0, 0.999), min_size=4, max_size=4), st.integers(1, 300), st.integers(1, 300))
 def test_random_crops_stay_inside(draws: list[float], width: int, height: int) -> None:
-    boxes = geometry.random_resized_boxes(torch.tensor([draws]), width, height, (0.08, 1.0), math.log(4 / 3))
+    boxes = geometry.random_resized_boxes(
+        torch.tensor([draws]), one(width), one(height), (0.08, 1.0), math.log(4 / 3)
+    )
     x0, y0, x1, y1 = boxes[0].tolist()
     assert -1e-3 <= x0 < x1 <= width + 1e-3
     assert -1e-3 <= y0 < y1 <= height + 1e-3
@@ -150,7 +152,7 @@ def test_random_crops_stay_inside(draws: list[float], width: int, height: int) -
 
 def test_random_crops_have_the_area_and_aspect_that_were_asked_for() -> None:
     draws = torch.rand(4000, 4, generator=torch.Generator().manual_seed(0))
-    boxes = geometry.random_resized_boxes(draws, 400, 400, (0.1, 0.5), math.log(4 / 3))
+    boxes = geometry.random_resized_boxes(draws, one(400), one(400), (0.1, 0.5), math.log(4 / 3))
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     share, aspect = width * height / 400**2, width / height
     assert share.min() >= 0.0999 and share.max() <= 0.5001 and abs(share.mean() - 0.3) < 0.01
