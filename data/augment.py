@@ -74,9 +74,10 @@ class AugmentConfig(Parameters):
         moved = self.rotation_deg or self.shear_deg or self.elastic_px
         return bool(moved or self.crop_area != (1.0, 1.0))
 
-    def without_crop(self) -> "AugmentConfig":
-        """What is left to do to pictures that are random resized crops already."""
-        return self.model_copy(update={"random_crop": False, "crop_area": (1.0, 1.0), "crop_from": "square"})
+    def after_cutting(self) -> "AugmentConfig":
+        """What is left to do to pictures that are random resized crops, and mirrored, already."""
+        cut = {"mirror": False, "random_crop": False, "crop_area": (1.0, 1.0), "crop_from": "square"}
+        return self.model_copy(update=cut)
 
     @property
     def recolours(self) -> bool:
@@ -100,9 +101,8 @@ def crop(images: Tensor, top: Tensor, left: Tensor, crop_px: int) -> Tensor:
 
 def mirror(images: Tensor, flip: Tensor) -> Tensor:
     """Mirror the pictures where `flip` (B,) bool is set."""
-    mirrored = images.clone()
-    mirrored[flip] = images[flip].flip(3)
-    return mirrored
+    chosen = flip.nonzero()[:, 0]
+    return images.index_copy(0, chosen, images.index_select(0, chosen).flip(3))
 
 
 def cutout(images: Tensor, top: Tensor, left: Tensor, side_px: int, fill: Tensor) -> Tensor:

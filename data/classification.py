@@ -199,7 +199,7 @@ def make_batch(
             images, indices, config.crop_px, config.pad_px, fill_colour(info), augmentation, generator
         )
     else:
-        rest = augmentation.without_crop()
+        rest = augmentation.after_cutting()
         images = augment(images, indices, config.crop_px, 0, fill_colour(info), rest, generator)
     if shrink_px:
         images = shrink(images, shrink_px)
@@ -218,7 +218,9 @@ def cut_crops(
     augmentation: AugmentConfig,
     generator: SampleGenerator,
 ) -> Tensor:
-    """A random resized crop of each picture, decoded for it: (B, C, crop_px, crop_px) uint8."""
+    """A random resized crop of each picture, decoded for it, or its mirror image: (B, C, crop_px, crop_px) uint8."""
     sides = samples.sides_px.index_select(0, torch.from_numpy(rows))
-    boxes = crop_boxes(sides, augmentation, Draws(indices, generator, sides.device))
-    return decode_crops(samples.blobs(rows), boxes.numpy(), crop_px, channels)
+    draws = Draws(indices, generator, sides.device)
+    boxes = crop_boxes(sides, augmentation, draws).numpy()
+    mirror = draws.flips().numpy() if augmentation.mirror else np.zeros(len(rows), bool)
+    return decode_crops(samples.blobs(rows), boxes, mirror, crop_px, channels)

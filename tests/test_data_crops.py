@@ -48,7 +48,7 @@ def test_a_jpeg_is_decoded_at_the_least_scale_that_its_part_needs(side_px: int, 
 @pytest.mark.parametrize("blob", [JPEG, PNG])
 def test_a_crop_is_what_resampling_the_whole_picture_gives(blob: bytes, side_px: int) -> None:
     box = (40, 20, 280, 200)
-    got = decode_crops([blob], boxes(box), side_px, 3)[0].float()
+    got = decode_crops([blob], boxes(box), np.array([False]), side_px, 3)[0].float()
     part = torch.from_numpy(np.array(decode_image(blob, channels=3))[20:200, 40:280]).permute(2, 0, 1)
     expected = F.interpolate(part[None].float(), (side_px, side_px), mode="bilinear", antialias=True)[0]
     tolerance = 0.5 if blob is PNG else 4  # grey levels; the JPEG was scaled before, in its DCT domain
@@ -63,15 +63,16 @@ def test_boxes_are_of_the_upright_picture(orientation: int) -> None:
     blob = with_orientation(upright, orientation, "JPEG")
     whole = decode_image(blob, channels=3)
     width, height = whole.size
-    crops = decode_crops(
-        [blob, blob], boxes((0, 0, width // 2, height // 2), (width // 2, 0, width, height)), 8, 3
-    )
-    for crop, part in zip(
-        crops,
-        (whole.crop((0, 0, width // 2, height // 2)), whole.crop((width // 2, 0, width, height))),
-        strict=True,
-    ):
-        assert abs(crop.float().mean() - np.asarray(part).mean()) < 4
+    halves = [(0, 0, width // 2, height // 2), (width // 2, 0, width, height)]
+    crops = decode_crops([blob, blob], boxes(*halves), np.zeros(2, bool), 8, 3)
+    for crop, half in zip(crops, halves, strict=True):
+        assert abs(crop.float().mean() - np.asarray(whole.crop(half)).mean()) < 4
+
+
+def test_a_mirrored_crop_is_the_mirror_image_of_the_crop() -> None:
+    box = boxes(*[(10, 20, 200, 150)] * 2)
+    plain, mirrored = decode_crops([JPEG, JPEG], box, np.array([False, True]), 50, 3)
+    assert torch.equal(mirrored, plain.flip(2)) and not torch.equal(mirrored, plain)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -85,4 +86,4 @@ def test_grey_and_cmyk_files_give_the_channels_that_were_asked_for(mode: str, ch
 
 def test_a_damaged_file_is_named() -> None:
     with pytest.raises(DecodeError, match="image 1 of 2: damaged JPEG"):
-        decode_crops([JPEG, JPEG[: len(JPEG) // 2]], boxes(*[(0, 0, 320, 240)] * 2), 64, 3)
+        decode_crops([JPEG, JPEG[: len(JPEG) // 2]], boxes(*[(0, 0, 320, 240)] * 2), np.zeros(2, bool), 64, 3)
