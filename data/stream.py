@@ -77,10 +77,15 @@ class RowReader:
         _allow_many_files(len(dataset.shards(split)))
         self.columns, self.cache_bytes = list(columns), cache_bytes
         _require_unchanged(dataset)
-        self.files = [pq.ParquetFile(shard) for shard in dataset.shards(split)]
+        self.files = [pa.OSFile(str(shard)) for shard in dataset.shards(split)]
+        self.footers = [pq.read_metadata(file) for file in self.files]
         _require_unchanged(dataset)  # again: it may have happened while they were opened
-        self.blocks = [(file, number) for file in self.files for number in range(file.num_row_groups)]
-        self.ends = np.cumsum([file.metadata.row_group(number).num_rows for file, number in self.blocks])
+        self.blocks = [
+            (file, number)
+            for file, footer in enumerate(self.footers)
+            for number in range(footer.num_row_groups)
+        ]
+        self.ends = np.cumsum([self.footers[file].row_group(number).num_rows for file, number in self.blocks])
         self.cache: OrderedDict[int, pa.Table] = OrderedDict()
         self.cached_bytes = 0
         self.num_reads = 0  # of blocks
@@ -100,12 +105,15 @@ class RowReader:
         table = self.cache.pop(number, None)
         if table is None:
             file, group = self.blocks[number]
-            table = file.read_row_group(group, columns=self.columns, use_threads=False)
+            # a reader for each block: one that stays open keeps the block that it read last
+            with pq.ParquetFile(self.files[file], metadata=self.footers[file]) as shard:
+                table = shard.read_row_group(group, columns=self.columns, use_threads=False)
             self.cached_bytes += table.nbytes
             self.num_reads += 1
         self.cache[number] = table  # as the one used last
         while self.cached_bytes > self.cache_bytes and len(self.cache) > 1:
             self.cached_bytes -= self.cache.popitem(last=False)[1].nbytes
+            pa.default_memory_pool().release_unused()  # else it keeps as much again for itself
         return table
 
 
