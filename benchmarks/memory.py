@@ -5,8 +5,8 @@
 Photos of 500 x 375 are drawn, and stored as a dataset whose files are `times` the budget (`train.data_gb`). One epoch
 is streamed through Ray, a reader and two processes that decode, to a loop that takes its time, so that everything
 that may lie in memory does. What is measured, ten times a second, is the proportional set size of all processes of the
-run, Ray's object store included, beyond that of the same processes after a set of one batch. Exits with 1 if the
-budget was exceeded.
+run, Ray's object store included, beyond that of the same processes fed a set of one batch a hundred times. Exits with
+1 if the budget was exceeded.
 """
 
 import argparse
@@ -159,7 +159,7 @@ def main() -> None:
         small = write_photos(Path(folder) / "small", blobs, 0)
         large = write_photos(Path(folder) / "large", blobs, options.budget_gb * 1e9 * options.times)
         cluster.connect()
-        base, _num, _depth = stream(small, options.budget_gb, 12)
+        base, _num, _depth = stream(small, options.budget_gb, 100)
         greatest, num, depth = stream(large, options.budget_gb, 1)
         cluster.disconnect()
     layout_gb = options.budget_gb * options.times
