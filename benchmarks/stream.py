@@ -85,7 +85,7 @@ def our_config(num_images: int, dataset: Dataset) -> Any:
         "augment": {"crop_from": "picture", "crop_area": list(AREA), "crop_aspect": 4 / 3, "mirror": True},
     }  # fmt: skip
     changes["augment"] |= dict.fromkeys(
-        ("brightness", "contrast", "saturation", "colour_shift", "cutout_px"), 0
+        ("brightness", "contrast", "saturation", "colour_shift", "pca_colour", "cutout_px"), 0
     )
     return configuration("classification", dataset="photos", recipe="default", changes=changes)
 

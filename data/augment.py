@@ -47,6 +47,9 @@ class AugmentConfig(Parameters):
         ge=0, le=1, description="distances from each pixel's own grey, by up to 1 ± this"
     )
     colour_shift: float = Field(ge=0, le=0.5, description="largest shift of each channel, as a share of 255")
+    pca_colour: float = Field(
+        ge=0, le=1, description="shift along the main axes of the dataset's colours: deviation; AlexNet: 0.1"
+    )
     cutout_px: int = Field(ge=0, description="side of the square that is blanked out; 0: none")
     mixup_alpha: float = Field(
         ge=0,
@@ -81,7 +84,9 @@ class AugmentConfig(Parameters):
 
     @property
     def recolours(self) -> bool:
-        return bool(self.brightness or self.contrast or self.saturation or self.colour_shift)
+        return bool(
+            self.brightness or self.contrast or self.saturation or self.colour_shift or self.pca_colour
+        )
 
 
 def reflect_pad(images: Tensor, pad_px: int) -> Tensor:
@@ -141,6 +146,11 @@ class Draws:
         """(B, num) float32 in ±`reach`."""
         return (self.uniform(name, num) * 2 - 1) * reach
 
+    def normal(self, name: str, num: int) -> Tensor:
+        """(B, num) float32 of mean 0 and deviation 1, by Box and Muller."""
+        radius, angle = self.uniform(name, 2 * num).split(num, 1)
+        return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)
+
     def place(self, name: str, high: int) -> Tensor:
         """(B,) int64 in [0, high)."""
         return torch.from_numpy(self.generator.integers(self.indices, name, high)).to(self.device)
@@ -155,7 +165,7 @@ def augment(
     indices: np.ndarray,
     crop_px: int,
     pad_px: int,
-    fill: tuple[int, ...],
+    colours: colour.Colours,
     config: AugmentConfig,
     generator: SampleGenerator,
 ) -> Tensor:
@@ -166,12 +176,13 @@ def augment(
     draws = Draws(indices, generator, images.device)
     move = warp if config.warps else shift_and_mirror
     images = move(images, crop_px, pad_px, config, draws)
-    if config.recolours:
-        images = colour.apply(images, colour_maps(images, config, draws))
+    if config.recolours:  # what was warped is still in floats, and is rounded once
+        images = colour.apply(images, colour_maps(images, colours, config, draws))
+    images = colour.to_levels(images)
     if config.cutout_px:
         half = config.cutout_px // 2
         top, left = draws.place("cutout.top", crop_px) - half, draws.place("cutout.left", crop_px) - half
-        blank = torch.tensor(fill, dtype=torch.uint8, device=images.device)
+        blank = torch.tensor(colours.mean, dtype=torch.uint8, device=images.device)
         images = cutout(images, top, left, config.cutout_px, blank)
     return images.contiguous()
 
@@ -191,7 +202,7 @@ def shift_and_mirror(
 
 
 def warp(images: Tensor, crop_px: int, pad_px: int, config: AugmentConfig, draws: Draws) -> Tensor:
-    """Geometry that resamples, once whatever it is made of."""
+    """Geometry that resamples, once whatever it is made of: (B, C, crop_px, crop_px) float32 in grey levels."""
     maps, field = geometric_maps(images.shape[2], images.shape[3], crop_px, pad_px, config, draws)
     return geometry.warp_images(images, maps, (crop_px, crop_px), field)
 
@@ -245,16 +256,15 @@ def crop_boxes(sides_px: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
     )
 
 
-def colour_maps(images: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
-    """One colour map a sample (B, C, C + 1): brightness, then contrast, then saturation, then the shift."""
+def colour_maps(images: Tensor, colours: colour.Colours, config: AugmentConfig, draws: Draws) -> Tensor:
+    """One colour map a sample (B, C, C + 1): brightness, then contrast, then saturation, then the shifts."""
     B, C, H, W = images.shape
     maps = colour.identity(B, C, images.device)
     if config.brightness:
         maps = colour.brightness(1 + draws.around("brightness", config.brightness)[:, 0], C)
     if config.contrast:
         # the mean is affine too, so that of the brightened picture follows from that of the picture
-        means = images.flatten(2).sum(2, dtype=torch.int64).float() / (H * W)
-        brightened = (maps[:, :, :C] * means[:, None]).sum(2) + maps[:, :, C]
+        brightened = (maps[:, :, :C] * colour.mean_levels(images)[:, None]).sum(2) + maps[:, :, C]
         grey = (brightened * colour.luma_weights(C, images.device)).sum(1)
         factor = 1 + draws.around("contrast", config.contrast)[:, 0]
         maps = colour.compose(colour.contrast(factor, grey, C), maps)
@@ -265,6 +275,9 @@ def colour_maps(images: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
         levels = (draws.generator.uniform(draws.indices, "colour", C) * 2 - 1) * config.colour_shift * 255
         shift = torch.from_numpy(levels.round()).float().to(images.device)
         maps = colour.compose(colour.shift(shift), maps)
+    if config.pca_colour and colours.components:
+        components = torch.tensor(colours.components, device=images.device)
+        maps = colour.compose(colour.pca_shift(draws.normal("pca", C) * config.pca_colour, components), maps)
     return maps
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from data.augment import AugmentConfig, Draws, augment, centre_crop, crop_boxes, reflect_pad, shrink
+from data.colour import Colours, principal_components
 from data.crops import decode_crops
 from data.dataset import DatasetInfo
 from data.decode import decode_many
@@ -159,9 +160,11 @@ def samples_of(arrays: dict[str, Tensor]) -> Records | Pictures:
     return Records(**arrays) if "images" in arrays else Pictures(**arrays)
 
 
-def fill_colour(info: DatasetInfo) -> tuple[int, ...]:
-    """The dataset's mean colour in grey levels: what cutout blanks with, zero after normalisation."""
-    return tuple(round(mean * 255) for mean in info.channel_mean)
+def colours_of(info: DatasetInfo) -> Colours:
+    """What augmentation needs of a dataset's colours, in grey levels."""
+    return Colours(
+        tuple(round(mean * 255) for mean in info.channel_mean), principal_components(info.colour_covariance)
+    )
 
 
 def make_batch(
@@ -196,11 +199,11 @@ def make_batch(
         images = centre_crop(images, config.crop_px)
     elif isinstance(samples, Records):
         images = augment(
-            images, indices, config.crop_px, config.pad_px, fill_colour(info), augmentation, generator
+            images, indices, config.crop_px, config.pad_px, colours_of(info), augmentation, generator
         )
     else:
         rest = augmentation.after_cutting()
-        images = augment(images, indices, config.crop_px, 0, fill_colour(info), rest, generator)
+        images = augment(images, indices, config.crop_px, 0, colours_of(info), rest, generator)
     if shrink_px:
         images = shrink(images, shrink_px)
     if generator is not None and (augmentation.mixup_alpha or augmentation.cutmix_alpha):

@@ -124,19 +124,17 @@ def warp_images(
     field: Tensor | None = None,
     fill: Tensor | None = None,
 ) -> Tensor:
-    """Sample new pictures by `maps`: (B, C, H, W) uint8 → (B, C, *new_hw) uint8, bilinear.
+    """Sample new pictures by `maps`: (B, C, H, W) uint8 → (B, C, *new_hw) float32 in grey levels, bilinear.
 
     Outside the old picture lies its reflection, or `fill` (C,) in grey levels where that is given.
     """
     grid = sampling_grid(maps, field, new_hw, (images.shape[2], images.shape[3]))
     floats = images.float()
     if fill is None:
-        warped = F.grid_sample(floats, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
-    else:
-        # grid_sample pads with zeros: with the fill subtracted, zero is the fill
-        offset = fill.to(floats).view(1, -1, 1, 1)
-        warped = F.grid_sample(floats.sub_(offset), grid, align_corners=True).add_(offset)
-    return warped.round_().clamp_(0, 255).to(torch.uint8)
+        return F.grid_sample(floats, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
+    # grid_sample pads with zeros: with the fill subtracted, zero is the fill
+    offset = fill.to(floats).view(1, -1, 1, 1)
+    return F.grid_sample(floats.sub_(offset), grid, align_corners=True).add_(offset)
 
 
 def warp_masks(

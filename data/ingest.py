@@ -346,7 +346,8 @@ def describe_dataset(
     for item, key in zip(found.items, measured.sha256, strict=True):
         digest.update(f"{item.id}\0{key}\n".encode())
     channels: Literal[1, 3] = 1 if measured.grey.all() else 3
-    mean, std = channel_statistics(measured.take(np.flatnonzero(np.array(splits) == "train")), channels)
+    trained = measured.take(np.flatnonzero(np.array(splits) == "train"))
+    mean, std = channel_statistics(trained, channels)
     return DatasetInfo(
         schema_version=SCHEMA_VERSION,
         name=name,
@@ -358,6 +359,7 @@ def describe_dataset(
         height_px=_spread(measured.height_px),
         channel_mean=mean,
         channel_std=std,
+        colour_covariance=colour_covariance(trained) if channels == 3 else (),
         source=source,
         source_sha256=digest.hexdigest(),
         licence=licence,
@@ -382,6 +384,19 @@ def channel_statistics(
         means.append(round(total / num / 255, 8))
         deviations.append(round(max(sqrt(squares * num - total**2) / num, 1.0) / 255, 8))
     return tuple(means), tuple(deviations)
+
+
+def colour_covariance(measured: Measured) -> tuple[tuple[float, ...], ...]:
+    """Covariance of red, green and blue over the pixels that were looked at, in grey levels squared: (3, 3)."""
+    num, *rest = measured.colour.sum(0).tolist()
+    if not num:
+        return ()
+    means = np.array(rest[:3]) / num
+    products = np.zeros((3, 3))
+    products[np.triu_indices(3)] = np.array(rest[3:]) / num
+    covariance = np.triu(products - np.outer(means, means))
+    whole = covariance + np.triu(covariance, 1).T
+    return tuple(tuple(round(value, 4) for value in row) for row in whole.tolist())
 
 
 def _spread(values: np.ndarray) -> tuple[int, int, int]:

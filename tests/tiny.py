@@ -12,7 +12,8 @@ INGEST = {"val_fraction": 0.1, "test_fraction": 0.2, "near_duplicate_distance": 
 PLAIN: dict[str, Any] = {  # augmentation that leaves the centre crop
     "mirror": False, "random_crop": False, "crop_area": [1, 1], "crop_aspect": 1, "crop_from": "square",
     "rotation_deg": 0, "shear_deg": 0,
-    "elastic_px": 0, "brightness": 0, "contrast": 0, "saturation": 0, "colour_shift": 0, "cutout_px": 0,
+    "elastic_px": 0, "brightness": 0, "contrast": 0, "saturation": 0, "colour_shift": 0, "pca_colour": 0,
+    "cutout_px": 0,
     "mixup_alpha": 0, "cutmix_alpha": 0,
 }  # fmt: skip
 
