@@ -25,6 +25,7 @@ if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # g
 import torch
 
 from data.dataset import Dataset
+from data.stream import layout_of
 from pipelines.configuration import configuration
 from tasks import cluster
 from tasks.families import FAMILIES
@@ -32,7 +33,7 @@ from tasks.loop import BatchPlan
 from tasks.optim import build_optimizers, schedule_factor, set_rates
 from tasks.paths import store
 from tasks.precision import autocast, resolve_precision
-from tasks.train import decode_here, sample_images, train
+from tasks.train import decode_here, train
 
 WARM_UP_STEPS = 4
 
@@ -42,9 +43,9 @@ def bare(config: Any, dataset: Dataset) -> float:
     family, device = FAMILIES["classification"], torch.device("cpu")
     records = decode_here(family, dataset, "train", config)
     torch.manual_seed(config.train.seed)
-    model = family.model(config, dataset.info, sample_images(records)).train()
+    model = family.model(config, dataset.info, lambda: records.images[:5000]).train()
     optimizers = build_optimizers(model, config.optim)
-    plan = BatchPlan.of(config.train, len(records), 0, 1)
+    plan = BatchPlan.of(config.train, layout_of(dataset, "train"), 0, 1)
     order, generator = plan.order(0), plan.generator(0)
     dtype = resolve_precision(config.train.precision, device)
     began = 0.0

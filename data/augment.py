@@ -7,7 +7,7 @@ normalises them: float32 pictures cost four times the memory traffic between pro
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ class AugmentConfig(Parameters):
         description="random resized crop: least and greatest share of the picture that is shown; [1, 1]: none"
     )
     crop_aspect: float = Field(ge=1, le=4, description="random resized crop: greatest ratio of its sides")
+    crop_from: Literal["square", "picture"] = Field(
+        description="what random crops are cut from: the stored square, decoded once; or the whole picture, decoded "
+        "anew for each crop, at the scale that the crop needs (large photos)"
+    )
     rotation_deg: float = Field(ge=0, le=180, description="greatest turn to either side, in degrees")
     shear_deg: float = Field(ge=0, le=45, description="greatest slant of rows and of columns, in degrees")
     elastic_px: float = Field(ge=0, le=64, description="greatest local warp, in pixels of the crop")
@@ -43,6 +47,9 @@ class AugmentConfig(Parameters):
         ge=0, le=1, description="distances from each pixel's own grey, by up to 1 ± this"
     )
     colour_shift: float = Field(ge=0, le=0.5, description="largest shift of each channel, as a share of 255")
+    pca_colour: float = Field(
+        ge=0, le=1, description="shift along the main axes of the dataset's colours: deviation; AlexNet: 0.1"
+    )
     cutout_px: int = Field(ge=0, description="side of the square that is blanked out; 0: none")
     mixup_alpha: float = Field(
         ge=0,
@@ -58,6 +65,10 @@ class AugmentConfig(Parameters):
             raise ValueError(
                 f"crop_area (={[low, high]}) must be [least, greatest] with 0 < least <= greatest <= 1"
             )
+        if self.crop_from == "picture" and high == low == 1:
+            raise ValueError(
+                "crop_from (=picture) cuts random resized crops: set crop_area too, for instance to [0.35, 1]"
+            )
         return self
 
     @property
@@ -66,9 +77,16 @@ class AugmentConfig(Parameters):
         moved = self.rotation_deg or self.shear_deg or self.elastic_px
         return bool(moved or self.crop_area != (1.0, 1.0))
 
+    def after_cutting(self) -> "AugmentConfig":
+        """What is left to do to pictures that are random resized crops, and mirrored, already."""
+        cut = {"mirror": False, "random_crop": False, "crop_area": (1.0, 1.0), "crop_from": "square"}
+        return self.model_copy(update=cut)
+
     @property
     def recolours(self) -> bool:
-        return bool(self.brightness or self.contrast or self.saturation or self.colour_shift)
+        return bool(
+            self.brightness or self.contrast or self.saturation or self.colour_shift or self.pca_colour
+        )
 
 
 def reflect_pad(images: Tensor, pad_px: int) -> Tensor:
@@ -88,9 +106,8 @@ def crop(images: Tensor, top: Tensor, left: Tensor, crop_px: int) -> Tensor:
 
 def mirror(images: Tensor, flip: Tensor) -> Tensor:
     """Mirror the pictures where `flip` (B,) bool is set."""
-    mirrored = images.clone()
-    mirrored[flip] = images[flip].flip(3)
-    return mirrored
+    chosen = flip.nonzero()[:, 0]
+    return images.index_copy(0, chosen, images.index_select(0, chosen).flip(3))
 
 
 def cutout(images: Tensor, top: Tensor, left: Tensor, side_px: int, fill: Tensor) -> Tensor:
@@ -129,6 +146,11 @@ class Draws:
         """(B, num) float32 in ±`reach`."""
         return (self.uniform(name, num) * 2 - 1) * reach
 
+    def normal(self, name: str, num: int) -> Tensor:
+        """(B, num) float32 of mean 0 and deviation 1, by Box and Muller."""
+        radius, angle = self.uniform(name, 2 * num).split(num, 1)
+        return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)
+
     def place(self, name: str, high: int) -> Tensor:
         """(B,) int64 in [0, high)."""
         return torch.from_numpy(self.generator.integers(self.indices, name, high)).to(self.device)
@@ -143,7 +165,7 @@ def augment(
     indices: np.ndarray,
     crop_px: int,
     pad_px: int,
-    fill: tuple[int, ...],
+    colours: colour.Colours,
     config: AugmentConfig,
     generator: SampleGenerator,
 ) -> Tensor:
@@ -154,12 +176,13 @@ def augment(
     draws = Draws(indices, generator, images.device)
     move = warp if config.warps else shift_and_mirror
     images = move(images, crop_px, pad_px, config, draws)
-    if config.recolours:
-        images = colour.apply(images, colour_maps(images, config, draws))
+    if config.recolours:  # what was warped is still in floats, and is rounded once
+        images = colour.apply(images, colour_maps(images, colours, config, draws))
+    images = colour.to_levels(images)
     if config.cutout_px:
         half = config.cutout_px // 2
         top, left = draws.place("cutout.top", crop_px) - half, draws.place("cutout.left", crop_px) - half
-        blank = torch.tensor(fill, dtype=torch.uint8, device=images.device)
+        blank = torch.tensor(colours.mean, dtype=torch.uint8, device=images.device)
         images = cutout(images, top, left, config.cutout_px, blank)
     return images.contiguous()
 
@@ -179,7 +202,7 @@ def shift_and_mirror(
 
 
 def warp(images: Tensor, crop_px: int, pad_px: int, config: AugmentConfig, draws: Draws) -> Tensor:
-    """Geometry that resamples, once whatever it is made of."""
+    """Geometry that resamples, once whatever it is made of: (B, C, crop_px, crop_px) float32 in grey levels."""
     maps, field = geometric_maps(images.shape[2], images.shape[3], crop_px, pad_px, config, draws)
     return geometry.warp_images(images, maps, (crop_px, crop_px), field)
 
@@ -214,11 +237,8 @@ def crop_maps(
 ) -> Tensor:
     """The part of each picture that is shown, (B, 2, 3): a resized crop, or `crop_px` at random or in the centre."""
     if config.crop_area != (1.0, 1.0):
-        log_aspect = math.log(config.crop_aspect)
-        boxes = geometry.random_resized_boxes(
-            draws.uniform("crop", 4), width, height, config.crop_area, log_aspect
-        )
-        return geometry.crop_resize(boxes, crop_px, crop_px)
+        sides = torch.tensor([width, height], device=draws.device).expand(len(draws.indices), 2)
+        return geometry.crop_resize(crop_boxes(sides, config, draws), crop_px, crop_px)
     spans = torch.tensor([width, height], device=draws.device) + 2 * pad_px - crop_px
     if config.random_crop:
         left, top = draws.place("crop.left", int(spans[0]) + 1), draws.place("crop.top", int(spans[1]) + 1)
@@ -228,16 +248,23 @@ def crop_maps(
     return geometry.crop_resize(torch.cat([corner, corner + crop_px], 1).float(), crop_px, crop_px)
 
 
-def colour_maps(images: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
-    """One colour map a sample (B, C, C + 1): brightness, then contrast, then saturation, then the shift."""
+def crop_boxes(sides_px: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
+    """Random resized crops, (B, 4) boxes, of pictures whose width and height are `sides_px` (B, 2)."""
+    width, height = sides_px.float().unbind(1)
+    return geometry.random_resized_boxes(
+        draws.uniform("crop", 4), width, height, config.crop_area, math.log(config.crop_aspect)
+    )
+
+
+def colour_maps(images: Tensor, colours: colour.Colours, config: AugmentConfig, draws: Draws) -> Tensor:
+    """One colour map a sample (B, C, C + 1): brightness, then contrast, then saturation, then the shifts."""
     B, C, H, W = images.shape
     maps = colour.identity(B, C, images.device)
     if config.brightness:
         maps = colour.brightness(1 + draws.around("brightness", config.brightness)[:, 0], C)
     if config.contrast:
         # the mean is affine too, so that of the brightened picture follows from that of the picture
-        means = images.flatten(2).sum(2, dtype=torch.int64).float() / (H * W)
-        brightened = (maps[:, :, :C] * means[:, None]).sum(2) + maps[:, :, C]
+        brightened = (maps[:, :, :C] * colour.mean_levels(images)[:, None]).sum(2) + maps[:, :, C]
         grey = (brightened * colour.luma_weights(C, images.device)).sum(1)
         factor = 1 + draws.around("contrast", config.contrast)[:, 0]
         maps = colour.compose(colour.contrast(factor, grey, C), maps)
@@ -248,6 +275,9 @@ def colour_maps(images: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
         levels = (draws.generator.uniform(draws.indices, "colour", C) * 2 - 1) * config.colour_shift * 255
         shift = torch.from_numpy(levels.round()).float().to(images.device)
         maps = colour.compose(colour.shift(shift), maps)
+    if config.pca_colour and colours.components:
+        components = torch.tensor(colours.components, device=images.device)
+        maps = colour.compose(colour.pca_shift(draws.normal("pca", C) * config.pca_colour, components), maps)
     return maps
 
 

@@ -40,6 +40,8 @@ from data.parameters import Parameters
 ODDITIES = ("rotated by EXIF", "animated, first frame used", "with alpha, laid on white", "CMYK", "16-bit")
 
 CHUNK_IMAGES = 256
+COLOUR_SIDE_PX = 64  # of the grid on which colours are looked at
+COLOUR_PIXELS = COLOUR_SIDE_PX**2
 CHUNK_BYTES = 16 << 20
 IN_PROCESS_IMAGES = 2000  # below this, starting processes costs more than they save
 MAX_PROBLEMS = 50
@@ -59,6 +61,9 @@ class Measured:
     orientation: np.ndarray  # (N,) uint8: of EXIF, 1 to 8; 1 is upright as stored
     sums: np.ndarray  # (N, 3) int64: sum of the pixels of each channel, 0 to 255; a grey one three times
     squares: np.ndarray  # (N, 3) int64: and of their squares
+    colour: (
+        np.ndarray
+    )  # (N, 10) int64: number, sums and products (rr, rg, rb, gg, gb, bb) of pixels here and there
     phash: np.ndarray  # (N,) uint64, see data.duplicates
     pictures: Pictures  # of N thumbnails
     facts: list[arrays.Facts | None]  # of signals and volumes; None of pictures, and of what cannot be used
@@ -86,6 +91,7 @@ def measure(blobs: Sequence[bytes]) -> Measured:
     counts = np.zeros((num, 3, 256), np.int64)
     sizes = np.zeros((num, 2), np.int64)
     orientation = np.ones(num, np.uint8)
+    colour = np.zeros((num, 10), np.int64)
     with quiet_pillow():  # once for all
         for i, blob in enumerate(blobs):
             try:
@@ -95,7 +101,7 @@ def measure(blobs: Sequence[bytes]) -> Measured:
                 continue
             counts[i] = np.reshape(found.image.histogram(), (-1, 256))
             sizes[i], orientation[i] = found.image.size, found.orientation
-            thumbs[i] = _thumb(found)
+            thumbs[i], colour[i] = _thumb(found), _colour_moments(found)
             formats[i], grey[i], oddities[i] = found.format, found.grey, _oddities(found)
     levels = np.arange(256, dtype=np.int64)
     return Measured(
@@ -109,6 +115,7 @@ def measure(blobs: Sequence[bytes]) -> Measured:
         orientation=orientation,
         sums=counts @ levels,
         squares=counts @ levels**2,
+        colour=colour,
         phash=perceptual_hashes(thumbs),
         pictures=describe(thumbs),
         facts=[None] * num,
@@ -140,6 +147,7 @@ def measure_arrays(blobs: Sequence[bytes], num_axes: int) -> Measured:
         orientation=np.ones(num, np.uint8),
         sums=np.zeros((num, 3), np.int64),
         squares=np.zeros((num, 3), np.int64),
+        colour=np.zeros((num, 10), np.int64),
         phash=np.zeros(num, np.uint64),
         pictures=describe(np.zeros((num, THUMB_PX, THUMB_PX), np.uint8)),
         facts=facts,
@@ -162,6 +170,21 @@ def _thumb(found: Inspected) -> np.ndarray:
     if thumb.size != (THUMB_PX, THUMB_PX):
         thumb = thumb.resize((THUMB_PX, THUMB_PX), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(thumb if found.grey else thumb.convert("L"))
+
+
+def _colour_moments(found: Inspected) -> np.ndarray:
+    """Number, sums and products of up to COLOUR_PIXELS of a colour image's pixels, on a grid: (10,); of grey ones 0."""
+    if found.grey:
+        return np.zeros(10, np.int64)
+    sparse = found.image
+    if sparse.width * sparse.height > COLOUR_PIXELS:
+        sides = (min(sparse.width, COLOUR_SIDE_PX), min(sparse.height, COLOUR_SIDE_PX))
+        sparse = sparse.resize(sides, Image.Resampling.NEAREST)
+    pixels = (
+        np.asarray(sparse).reshape(-1, 3).astype(np.float64)
+    )  # whole numbers, so sums are exact in any order
+    products = (pixels.T @ pixels)[np.triu_indices(3)]
+    return np.concatenate([[len(pixels)], pixels.sum(0), products]).astype(np.int64)
 
 
 def join_measured(parts: Sequence[Measured]) -> Measured:

@@ -5,11 +5,35 @@ into one map (B, C, C + 1) on grey levels 0 to 255: `new = map[:, :, :C] @ old +
 the end, where a chain of separate steps would clip after each.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor
 
 # ITU-R BT.601, as Pillow and torchvision weigh grey
 LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Colours:
+    """What augmentation knows of a dataset's colours, in grey levels."""
+
+    mean: tuple[int, ...]  # what is blanked out gets this colour: zero after normalisation
+    components: tuple[tuple[float, ...], ...]  # see `principal_components`
+
+
+def principal_components(covariance: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
+    """The main axes of a colour covariance (C, C), each as long as its deviation, in columns.
+
+    Of the two directions of an axis, the one whose largest part is positive: so it does not depend on who computes it.
+    """
+    if not len(covariance):
+        return ()
+    values, vectors = np.linalg.eigh(np.array(covariance, np.float64))
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(len(values))])
+    return tuple(map(tuple, (vectors * np.sqrt(values.clip(0))).tolist()))
 
 
 def identity(num: int, channels: int, device: torch.device | None = None) -> Tensor:
@@ -69,9 +93,21 @@ def pca_shift(draws: Tensor, components: Tensor) -> Tensor:
     return shift(draws @ components.T)
 
 
+def mean_levels(images: Tensor) -> Tensor:
+    """Mean of each channel of (B, C, H, W), uint8 or float32: (B, C) float32."""
+    flat = images.flatten(2)
+    total = flat.sum(2) if images.is_floating_point() else flat.sum(2, dtype=torch.int64)
+    return total.float() / flat.shape[2]
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """Round to whole grey levels, in place where they are floats, and saturate at 0 and 255: uint8."""
+    return images.round_().clamp_(0, 255).to(torch.uint8) if images.is_floating_point() else images
+
+
 def apply(images: Tensor, maps: Tensor) -> Tensor:
-    """Map the colours of (B, C, H, W) uint8; rounds, saturates at 0 and 255, returns uint8."""
+    """Map the colours of (B, C, H, W) uint8, or float32 in grey levels: uint8, saturated at 0 and 255."""
     B, C, H, W = images.shape
     flat = images.flatten(2).float()  # (B, C, HW)
     mapped = torch.baddbmm(maps[:, :, C:], maps[:, :, :C], flat)
-    return mapped.round_().clamp_(0, 255).to(torch.uint8).view(B, C, H, W)
+    return to_levels(mapped).view(B, C, H, W)

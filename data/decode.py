@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import simplejpeg
 from PIL import (
     BmpImagePlugin,
     ExifTags,
@@ -185,6 +186,54 @@ def decode_many(
                 raise DecodeError(f"image {i} of {len(blobs)}: {error}") from None
             squares[i] = pixels if channels == 1 else pixels.transpose(2, 0, 1)
     return squares
+
+
+def decode_part(data: bytes, box_xyxy: Sequence[float], side_px: int, channels: Literal[1, 3]) -> np.ndarray:
+    """Decode what a box shows, pixels of the upright image: (h, w, channels) uint8; raises DecodeError.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides of the box still have `side_px` pixels there.
+    """
+    part_px = min(box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1])
+    factor = next(k for k in (8, 4, 2, 1) if part_px >= k * side_px or k == 1)
+    with _failures_as_decode_errors(data):
+        pixels, width, height = _plain_jpeg(data, factor, channels) or _scaled_pixels(data, factor, channels)
+    scale_y, scale_x = pixels.shape[0] / height, pixels.shape[1] / width
+    left, right = _pixels_within(box_xyxy[0] * scale_x, box_xyxy[2] * scale_x, pixels.shape[1])
+    top, bottom = _pixels_within(box_xyxy[1] * scale_y, box_xyxy[3] * scale_y, pixels.shape[0])
+    return pixels[top:bottom, left:right]
+
+
+def _plain_jpeg(data: bytes, factor: int, channels: Literal[1, 3]) -> tuple[np.ndarray, int, int] | None:
+    """A JPEG as most are, at 1 / factor of its size, and its full width and height; None for any other file.
+
+    The same pixels as Pillow's, without its objects and copies: they cost a third of the time.
+    """
+    if sniff_format(data) != "JPEG" or b"Exif\0\0" in data:
+        return None
+    height, width, space, _sampling = simplejpeg.decode_jpeg_header(data)
+    if (space, channels) not in (("YCbCr", 3), ("Gray", 1)):
+        return None
+    _check_pixels(width, height)
+    least_px = {"min_width": -(-width // factor), "min_height": -(-height // factor)}
+    return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", **least_px), width, height
+
+
+def _scaled_pixels(data: bytes, factor: int, channels: Literal[1, 3]) -> tuple[np.ndarray, int, int]:
+    """Any image, upright, a JPEG at 1 / factor of its size; and its full width and height."""
+    image = _open(data)
+    orientation = _orientation(image)
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        image.draft(None, (image.width // factor, image.height // factor))
+    image.load()
+    pixels = np.array(_turn_upright(_flatten(image, channels), image, orientation))
+    return (pixels if channels == 3 else pixels[..., None]), width, height
+
+
+def _pixels_within(start: float, stop: float, size: int) -> tuple[int, int]:
+    """The whole pixels nearest to an interval; at least one, and inside the picture."""
+    first = min(max(round(start), 0), size - 1)
+    return first, min(max(round(stop), first + 1), size)
 
 
 def _decode(data: bytes, channels: Literal[1, 3], draft_px: int | None) -> Image.Image:

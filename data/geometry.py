@@ -72,17 +72,17 @@ def mirroring(flip: Tensor, width_px: int) -> Tensor:
 
 
 def random_resized_boxes(
-    draws: Tensor, width_px: int, height_px: int, area: tuple[float, float], log_aspect: float
+    draws: Tensor, width_px: Tensor, height_px: Tensor, area: tuple[float, float], log_aspect: float
 ) -> Tensor:
-    """Inception's random crop (https://arxiv.org/abs/1409.4842): (B, 4) boxes inside the picture.
+    """Inception's random crop (https://arxiv.org/abs/1409.4842): (B, 4) boxes inside pictures of these sides, (B,).
 
     `draws` (B, 4) in [0, 1): the share of the area in `area`, the log of width / height in ±`log_aspect`, the place.
     A box that would not fit is narrowed to the picture, where others try again: so a sample needs four draws, always.
     """
     share = area[0] + draws[:, 0] * (area[1] - area[0])
     aspect = torch.exp((draws[:, 1] * 2 - 1) * log_aspect)
-    width = (share * width_px * height_px * aspect).sqrt().clamp(1, width_px)
-    height = (share * width_px * height_px / aspect).sqrt().clamp(1, height_px)
+    width = torch.minimum((share * width_px * height_px * aspect).sqrt().clamp(min=1), width_px)
+    height = torch.minimum((share * width_px * height_px / aspect).sqrt().clamp(min=1), height_px)
     left, top = draws[:, 2] * (width_px - width), draws[:, 3] * (height_px - height)
     return torch.stack([left, top, left + width, top + height], 1)
 
@@ -124,19 +124,17 @@ def warp_images(
     field: Tensor | None = None,
     fill: Tensor | None = None,
 ) -> Tensor:
-    """Sample new pictures by `maps`: (B, C, H, W) uint8 → (B, C, *new_hw) uint8, bilinear.
+    """Sample new pictures by `maps`: (B, C, H, W) uint8 → (B, C, *new_hw) float32 in grey levels, bilinear.
 
     Outside the old picture lies its reflection, or `fill` (C,) in grey levels where that is given.
     """
     grid = sampling_grid(maps, field, new_hw, (images.shape[2], images.shape[3]))
     floats = images.float()
     if fill is None:
-        warped = F.grid_sample(floats, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
-    else:
-        # grid_sample pads with zeros: with the fill subtracted, zero is the fill
-        offset = fill.to(floats).view(1, -1, 1, 1)
-        warped = F.grid_sample(floats.sub_(offset), grid, align_corners=True).add_(offset)
-    return warped.round_().clamp_(0, 255).to(torch.uint8)
+        return F.grid_sample(floats, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
+    # grid_sample pads with zeros: with the fill subtracted, zero is the fill
+    offset = fill.to(floats).view(1, -1, 1, 1)
+    return F.grid_sample(floats.sub_(offset), grid, align_corners=True).add_(offset)
 
 
 def warp_masks(

@@ -358,15 +358,16 @@ def describe_dataset(
     for item, key in zip(found.items, measured.sha256, strict=True):
         digest.update(f"{item.id}\0{key}\n".encode())
     channels: int = 1 if measured.grey.all() else 3
-    facts = [fact for fact in measured.facts if fact is not None]
+    trained = measured.take(np.flatnonzero(np.array(splits) == "train"))
     about: dict[str, Any] = {}
     if family in NUM_AXES:
-        trained = [fact for fact, split in zip(facts, splits, strict=True) if split == "train"]
-        channels, (mean, std) = len(facts[0].sums), arrays.channel_statistics(trained)
+        facts = [fact for fact in measured.facts if fact is not None]
+        of_train = [fact for fact in trained.facts if fact is not None]
+        channels, (mean, std) = len(facts[0].sums), arrays.channel_statistics(of_train)
         about = {"axes": arrays.spreads(facts), "rate_hz": arrays.usual_rate(facts)}
         about["spacing_mm"] = arrays.usual_spacing(facts)
     else:
-        mean, std = channel_statistics(measured.take(np.flatnonzero(np.array(splits) == "train")), channels)
+        mean, std = channel_statistics(trained, channels)
     return DatasetInfo(
         **about,
         schema_version=SCHEMA_VERSION,
@@ -379,6 +380,7 @@ def describe_dataset(
         height_px=_spread(measured.height_px),
         channel_mean=mean,
         channel_std=std,
+        colour_covariance=colour_covariance(trained) if channels == 3 and family not in NUM_AXES else (),
         source=source,
         source_sha256=digest.hexdigest(),
         licence=licence,
@@ -401,6 +403,19 @@ def channel_statistics(measured: Measured, channels: int) -> tuple[tuple[float, 
         means.append(round(total / num / 255, 8))
         deviations.append(round(max(sqrt(squares * num - total**2) / num, 1.0) / 255, 8))
     return tuple(means), tuple(deviations)
+
+
+def colour_covariance(measured: Measured) -> tuple[tuple[float, ...], ...]:
+    """Covariance of red, green and blue over the pixels that were looked at, in grey levels squared: (3, 3)."""
+    num, *rest = measured.colour.sum(0).tolist()
+    if not num:
+        return ()
+    means = np.array(rest[:3]) / num
+    products = np.zeros((3, 3))
+    products[np.triu_indices(3)] = np.array(rest[3:]) / num
+    covariance = np.triu(products - np.outer(means, means))
+    whole = covariance + np.triu(covariance, 1).T
+    return tuple(tuple(round(value, 4) for value in row) for row in whole.tolist())
 
 
 def _spread(values: np.ndarray) -> tuple[int, int, int]:

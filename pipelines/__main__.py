@@ -4,6 +4,7 @@ import sys
 
 from pipelines import environment
 from pipelines.commands import complain, main
+from pipelines.leaving import leave
 from tasks.paths import home
 
 if __name__ == "__main__":
@@ -13,4 +14,4 @@ if __name__ == "__main__":
         sys.exit(
             complain(f"{error}; CONVOY_HOME (={home()}) must be a folder that can be written to", 2, False)
         )
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -113,7 +113,7 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         "model": model or summary["folder"] + "/model",
         "first step after": f"{summary['to_first_step_s']:.1f} s",
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
-        f"{summary['images_per_s']:,.0f} images/s",
+        f"{summary['images_per_s']:,.0f} images/s, {summary['input_wait']:.1%} of it waiting for input",
         "phases": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["phases_s"].items()),
         "look at it": summary["mlflow_url"],
     }

@@ -125,7 +125,12 @@ def train_model(
         reporter.show(
             Status("train", progress.step, progress.num_steps, progress.images_per_s, ", ".join(texts))
         )
-        values = {**progress.metrics, "lr": progress.lr, "images_per_s": progress.images_per_s}
+        values = {
+            **progress.metrics,
+            "lr": progress.lr,
+            "images_per_s": progress.images_per_s,
+            "input_wait": progress.input_wait,
+        }
         registry.log_progress(run_id, progress.step, {**values, "epoch": progress.epoch})
         bar.show(progress.step / progress.num_steps)
 
@@ -152,6 +157,7 @@ def train_model(
             "train_time_s": result.train_time_s,
             "first_step_s": result.first_step_s,
             "train_images_per_s": result.images_per_s,
+            "train_input_wait": result.input_wait,
         },
     )
     registry.log_folder(run_id, folder / "history.csv", "history")

@@ -187,6 +187,7 @@ def summary_of(job: Job, folder: Path, result: TrainResult) -> dict[str, Any]:
         "resumed_from_step": result.resumed_from_step,
         "train_time_s": result.train_time_s,
         "images_per_s": result.images_per_s,
+        "input_wait": result.input_wait,
     }
 
 

@@ -1,6 +1,6 @@
 """The classification family: its parameters, and how it turns pictures into batches, losses and predictions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +10,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data.augment import AugmentConfig
-from data.classification import Batch, InputConfig, Records, decode_rows, empty_split, make_batch
+from data.classification import (
+    Batch,
+    InputConfig,
+    Pictures,
+    Records,
+    decode_rows,
+    empty_split,
+    make_batch,
+    samples_of,
+)
 from data.dataset import DatasetInfo
 from data.parameters import Parameters
 from data.random import SampleGenerator
@@ -59,21 +68,21 @@ class ClassificationConfig(Parameters):
 
 def decode(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
     """Decode rows of a dataset to arrays; see data.classification.decode_rows."""
-    return decode_rows(rows, info.picture_channels, config.input)
+    return decode_rows(rows, info.picture_channels, config.input, config.augment)
 
 
 def empty(info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
     """The arrays of a split without images."""
-    return empty_split(info.picture_channels, config.input)
+    return empty_split(info.picture_channels, config.input, config.augment)
 
 
-def records(arrays: dict[str, Tensor]) -> Records:
+def records(arrays: dict[str, Tensor]) -> Records | Pictures:
     """The split as samples."""
-    return Records(arrays["images"], arrays["labels"])
+    return samples_of(arrays)
 
 
 def batch(
-    samples: Records,
+    samples: Records | Pictures,
     indices: np.ndarray,
     info: DatasetInfo,
     config: ClassificationConfig,
@@ -85,14 +94,14 @@ def batch(
     return make_batch(samples, indices, info, config.input, config.augment, generator, shrink_px, rows)
 
 
-def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Tensor) -> nn.Module:
-    """A fresh classifier for the dataset; `sample` (N, C, S, S) uint8 training pictures fit what is data-dependent."""
+def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Callable[[], Tensor]) -> nn.Module:
+    """A fresh classifier; `sample()` gives training pictures (N, C, S, S) uint8, which fit what is data-dependent."""
     arguments = arguments_of(config.model.name, config.input.crop_px)
     model = build(
         config.model.name, len(info.classes), info.channels, arguments, info.channel_mean, info.channel_std
     )
     if isinstance(model.net, AirNet):
-        model.net.fit_whitening(model.normalise(sample))
+        model.net.fit_whitening(model.normalise(sample()))
     return model
 
 
@@ -106,25 +115,15 @@ def loss(model: nn.Module, batch: Batch, config: Any) -> tuple[Tensor, dict[str,
     return value, {"loss": value.detach(), "accuracy": accuracy.detach()}
 
 
-def validate(
-    model: nn.Module,
-    samples: Records,
-    info: DatasetInfo,
-    config: Any,
-    make: Callable[..., Batch] = batch,
-) -> dict[str, float]:
-    """Accuracy and cross-entropy (nats) of single views; called without gradients, in evaluation mode.
-
-    `make` is the family's own `batch`: signals and volumes are tested alike.
-    """
-    correct, nats = 0, 0.0
-    for start in range(0, len(samples), config.evaluate.batch_size):
-        indices = np.arange(start, min(start + config.evaluate.batch_size, len(samples)))
-        piece = make(samples, indices, info, config, None)
-        logits = model(piece.images).float()
-        correct += int((logits.argmax(1) == piece.labels).sum())
-        nats += float(cross_entropy(logits, piece.labels, 0.0)) * len(indices)
-    return {"accuracy": correct / len(samples), "loss": nats / len(samples)}
+def validate(model: nn.Module, batches: Iterable[Batch], config: Any) -> dict[str, float]:  # noqa: ARG001
+    """Accuracy and cross-entropy (nats) of single views; called without gradients, in evaluation mode."""
+    num, correct, nats = 0, 0, 0.0
+    for batch in batches:
+        logits = model(batch.images).float()
+        num += len(batch.labels)
+        correct += int((logits.argmax(1) == batch.labels).sum())
+        nats += float(cross_entropy(logits, batch.labels, 0.0)) * len(batch.labels)
+    return {"accuracy": correct / num, "loss": nats / num}
 
 
 def card(config: ClassificationConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:

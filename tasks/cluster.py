@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from pyarrow import Table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
+from data.stream import RowReader
 from tasks.families import FAMILIES
-from tasks.loop import BatchPlan
+from tasks.loop import Job, batch_of, batch_of_rows
 from tasks.paths import ROOT
 
 # glibc gives memory back and asks for it again at every step otherwise; worth 15-30% of a training step. And Ray Train
@@ -44,7 +47,6 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 ANSWER_TIMEOUT_S = 5.0
-PREFETCH_BATCHES = 3  # per augmentation worker
 
 _connecting = threading.Lock()
 
@@ -187,52 +189,89 @@ def readonly_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-# --- augmentation beside training ------------------------------------------------------------------------------
+# --- batches made beside training ------------------------------------------------------------------------------
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Reader:
+    """Hands out rows of a split, still encoded, on the node where the dataset lies. It may die: it reads again."""
+
+    def __init__(self, dataset: Dataset, split: Split, columns: tuple[str, ...], cache_bytes: int) -> None:
+        self.rows = RowReader(dataset, split, columns, cache_bytes)
+
+    def take(self, indices: np.ndarray) -> Table:
+        return self.rows.take(indices)
+
+
+def open_reader(family: str, dataset: Dataset, split: Split, cache_bytes: int) -> Any:
+    """A reader of a split, beside the driver, where the dataset lies."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    start: Any = Reader  # mypy does not see what the decorator adds
+    return start.options(scheduling_strategy=here).remote(
+        dataset, split, FAMILIES[family].columns, cache_bytes
+    )
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Augmenter:
-    """Makes batches of one split ahead of the training process that reads them. Keeps nothing: it may die."""
+    """Makes batches ahead of the training process. Keeps nothing but the resident samples: it may die."""
 
-    def __init__(self, family: str, arrays: dict[str, np.ndarray], info: DatasetInfo, config: Any) -> None:
+    def __init__(
+        self, family: str, info: DatasetInfo, config: Any, arrays: dict[str, np.ndarray] | None = None
+    ) -> None:
         torch.set_num_threads(1)
         self.family, self.info, self.config = FAMILIES[family], info, config
-        self.records = self.family.records(readonly_tensors(arrays))
-        self.epoch, self.order = -1, np.empty(0, np.int64)
+        self.samples = self.family.records(readonly_tensors(arrays)) if arrays is not None else None
 
-    def make(self, plan: BatchPlan, step: int) -> Any:
-        epoch = step // plan.steps_per_epoch
-        if epoch != self.epoch:
-            self.epoch, self.order = epoch, plan.order(epoch)
-        indices = plan.indices(step, self.order)
-        return self.family.batch(
-            self.records, indices, self.info, self.config, plan.generator(epoch), plan.shrink_px(step)
-        )
+    def make(self, job: Job) -> Any:
+        return batch_of(self.family, self.samples, job, self.info, self.config)
+
+    def make_of_rows(self, rows: Table, job: Job) -> Any:
+        return batch_of_rows(self.family, rows, job, self.info, self.config)
 
 
-def augmented_batches(
-    family: str,
-    arrays: ray.ObjectRef,
-    info: DatasetInfo,
-    config: Any,
-    plan: BatchPlan,
-    first_step: int,
-    num_workers: int,
-) -> Iterator[Any]:
-    """Batches from `num_workers` Ray processes, in order; at most PREFETCH_BATCHES a worker wait to be read."""
-    start: Any = Augmenter  # mypy does not see what the decorator adds
-    workers = [start.remote(family, arrays, info, config) for _ in range(num_workers)]
-    pending: deque[ray.ObjectRef] = deque()
-    ahead = first_step
-    try:
-        for _ in range(first_step, plan.num_steps):
-            while ahead < plan.num_steps and len(pending) < PREFETCH_BATCHES * num_workers:
-                pending.append(workers[ahead % num_workers].make.remote(plan, ahead))
-                ahead += 1
-            yield ray.get(pending.popleft())
-    finally:
-        for worker in workers:
-            ray.kill(worker)
+class Crew:
+    """The Ray processes that make a rank's batches, and end with this; without any, the rank makes them itself.
+
+    `arrays` refers to the split where it is resident. At most `depth` batches are under way or wait to be read.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        info: DatasetInfo,
+        config: Any,
+        *,
+        num_workers: int,
+        depth: int,
+        arrays: ray.ObjectRef | None = None,
+    ) -> None:
+        self.family, self.info, self.config, self.depth = family, info, config, depth
+        start: Any = Augmenter
+        self.workers = [start.remote(family, info, config, arrays) for _ in range(num_workers)]
+
+    def batches(self, jobs: Iterator[Job], reader: Any = None) -> Iterator[Any]:
+        """The batches of the jobs, in their order; of rows that `reader` hands out where the split is streamed."""
+        pending: deque[tuple[Job, ray.ObjectRef]] = deque()
+        for number, job in enumerate(jobs):
+            pending.append((job, self._order(number, job, reader)))
+            if len(pending) == self.depth:
+                yield self._receive(*pending.popleft())
+        while pending:
+            yield self._receive(*pending.popleft())
+
+    def _order(self, number: int, job: Job, reader: Any) -> ray.ObjectRef:
+        rows = None if reader is None else reader.take.remote(job.indices)
+        if not self.workers:
+            return rows
+        worker = self.workers[number % len(self.workers)]
+        return worker.make.remote(job) if rows is None else worker.make_of_rows.remote(rows, job)
+
+    def _receive(self, job: Job, reference: ray.ObjectRef) -> Any:
+        answer = ray.get(reference)
+        if self.workers:
+            return answer
+        return batch_of_rows(FAMILIES[self.family], answer, job, self.info, self.config)
 
 
 # --- progress: from the first rank to the driver ---------------------------------------------------------------

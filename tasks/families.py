@@ -22,9 +22,9 @@ class Family:
     empty: Callable[..., Any]  # (info, config) -> arrays of a split without samples
     records: Callable[..., Any]  # (tensors of a split) -> records: len(), .to(device)
     batch: Callable[..., Any]  # (records, indices, info, config, generator, shrink_px, rows) -> batch
-    model: Callable[..., nn.Module]  # (config, info, sample images) -> a fresh model
+    model: Callable[..., nn.Module]  # (config, info, sample) -> a fresh model; sample() gives some pictures
     loss: Callable[..., Any]  # (model, batch, config) -> (scalar, {name: tensor}); it owns the forward pass
-    validate: Callable[..., dict[str, float]]  # (model, records, info, config) -> metrics
+    validate: Callable[..., dict[str, float]]  # (model, batches of a split, config) -> metrics
     card: Callable[..., ModelCard]  # (config, info, digest, run) -> card of one trained model
     rebuild: Callable[..., nn.Module]  # (card, member) -> a model of that shape, weights still to be loaded
 
@@ -52,7 +52,7 @@ FAMILIES: dict[str, Family] = {
         batch=signals.batch,
         model=signals.build_model,
         loss=classification.loss,
-        validate=signals.validate,
+        validate=classification.validate,
         card=signals.card,
         rebuild=signals.rebuild,
     ),
@@ -65,7 +65,7 @@ FAMILIES: dict[str, Family] = {
         batch=volumes.batch,
         model=volumes.build_model,
         loss=classification.loss,
-        validate=volumes.validate,
+        validate=classification.validate,
         card=volumes.card,
         rebuild=volumes.rebuild,
     ),

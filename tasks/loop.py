@@ -14,16 +14,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from pyarrow import Table
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data.dataset import DatasetInfo
 from data.random import SampleGenerator
+from data.stream import Layout, windowed_order
 from tasks.families import Family
 from tasks.optim import build_optimizers, schedule_factor, set_rates, update_average
 from tasks.precision import autocast, resolve_precision
 from tasks.settings import TrainConfig
 
+WINDOW_SHARE = 0.5  # of the memory for pictures: what waits, encoded, in a streamed epoch
 PROGRESS_EVERY_S = 0.5
 CHECKPOINT_EVERY_S = 15.0  # at the latest, for a lone worker
 
@@ -37,6 +40,9 @@ class Progress:
     epoch: float
     time_s: float  # of training so far, over all attempts
     images_per_s: float  # since the last message
+    input_wait: (
+        float  # share of the training time, over all attempts, in which the loop waited for its next batch
+    )
     lr: float
     metrics: dict[str, float]
 
@@ -69,10 +75,13 @@ class BatchPlan:
     rank: int
     world_size: int
     growth: tuple[tuple[int, float], ...]
+    layout: Layout
+    window: int  # samples that are mixed with each other
 
     @classmethod
-    def of(cls, config: TrainConfig, num_samples: int, rank: int, world_size: int) -> "BatchPlan":
+    def of(cls, config: TrainConfig, layout: Layout, rank: int, world_size: int) -> "BatchPlan":
         """Raises ValueError where the batch does not divide over the workers."""
+        num_samples = layout.num_rows
         if config.batch_size % world_size:
             raise ValueError(
                 f"batch_size (={config.batch_size}) must be divisible by num_workers (={world_size})"
@@ -81,7 +90,10 @@ class BatchPlan:
         if batch_size == 0:
             raise ValueError(f"{num_samples} training images are too few for num_workers (={world_size})")
         num_steps = max(1, round(config.epochs * (num_samples // batch_size)))
-        return cls(num_samples, batch_size, num_steps, config.seed, rank, world_size, config.growth)
+        window = layout.rows_within(config.data_gb * 1e9 * WINDOW_SHARE)
+        return cls(
+            num_samples, batch_size, num_steps, config.seed, rank, world_size, config.growth, layout, window
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -95,7 +107,7 @@ class BatchPlan:
         return order[place * self.batch_size + self.rank : (place + 1) * self.batch_size : self.world_size]
 
     def order(self, epoch: int) -> np.ndarray:
-        return self.generator(epoch).permutation(self.num_samples)
+        return windowed_order(self.generator(epoch), self.layout, self.window)
 
     def generator(self, epoch: int) -> SampleGenerator:
         return SampleGenerator(self.seed, epoch)
@@ -105,17 +117,42 @@ class BatchPlan:
         return next((px for px, share in self.growth if step < share * self.num_steps), 0)
 
 
-def resident_batches(
-    family: Family, records: Any, info: DatasetInfo, config: Any, plan: BatchPlan, first_step: int
-) -> Iterator[Any]:
-    """Batches made by the training process itself, from `first_step` to the end."""
+@dataclass(frozen=True)
+class Job:
+    """One batch to be made: which samples, and how; without a generator, as evaluation sees them."""
+
+    indices: np.ndarray  # (B,) int64, into the split
+    generator: SampleGenerator | None = None
+    shrink_px: int = 0
+
+
+def training_jobs(plan: BatchPlan, first_step: int) -> Iterator[Job]:
+    """A rank's batches from `first_step` to the end."""
     epoch, order = -1, np.empty(0, np.int64)
     for step in range(first_step, plan.num_steps):
         if step // plan.steps_per_epoch != epoch:
             epoch = step // plan.steps_per_epoch
             order = plan.order(epoch)
-        indices = plan.indices(step, order)
-        yield family.batch(records, indices, info, config, plan.generator(epoch), plan.shrink_px(step))
+        yield Job(plan.indices(step, order), plan.generator(epoch), plan.shrink_px(step))
+
+
+def plain_jobs(indices: np.ndarray, batch_size: int) -> Iterator[Job]:
+    """These samples one batch after the other, as evaluation sees them."""
+    for start in range(0, len(indices), batch_size):
+        yield Job(indices[start : start + batch_size])
+
+
+def batch_of(family: Family, samples: Any, job: Job, info: DatasetInfo, config: Any) -> Any:
+    """A batch of a split whose samples are all there."""
+    return family.batch(samples, job.indices, info, config, job.generator, job.shrink_px)
+
+
+def batch_of_rows(family: Family, rows: Table, job: Job, info: DatasetInfo, config: Any) -> Any:
+    """The same batch from nothing but the job's rows, still encoded."""
+    arrays = family.decode(rows, info, config)
+    samples = family.records({name: torch.from_numpy(array) for name, array in arrays.items()})
+    places = np.arange(len(job.indices))
+    return family.batch(samples, job.indices, info, config, job.generator, job.shrink_px, places)
 
 
 @dataclass
@@ -143,19 +180,20 @@ def fit(
     family: Family,
     config: Any,
     info: DatasetInfo,
-    sample: Tensor,
+    sample: Callable[[], Tensor],
     make_batches: Callable[[BatchPlan, int], Iterator[Any]],
-    num_samples: int,
+    layout: Layout,
     validate: Callable[[nn.Module], dict[str, float]],
     session: Session,
 ) -> dict[str, Any]:
     """Train to the end and return the last checkpoint's state.
 
-    `sample` (N, C, S, S) uint8 pictures fit data-dependent initial weights; `make_batches(plan, first_step)` yields
-    this rank's batches; `validate(model)` is called on rank 0. Raises FloatingPointError for a loss that is not finite.
+    `sample()` gives pictures (N, C, S, S) uint8 for data-dependent initial weights; `layout` is that of the train
+    split; `make_batches(plan, first_step)` yields this rank's batches; `validate(model)` is called on rank 0. Raises
+    FloatingPointError for a loss that is not finite.
     """
     train: TrainConfig = config.train
-    plan = BatchPlan.of(train, num_samples, session.rank, session.world_size)
+    plan = BatchPlan.of(train, layout, session.rank, session.world_size)
     device = session.device
     dtype = resolve_precision(train.precision, device)
     torch.manual_seed(train.seed)
@@ -164,10 +202,10 @@ def fit(
     average = {k: v.clone() for k, v in model.state_dict().items()} if config.optim.averaging_decay else None
     torch.manual_seed(train.seed + 1 + session.rank)  # dropout differs between ranks, weights do not
 
-    step, time_before_s = 0, 0.0
+    step, time_before_s, waited_before_s = 0, 0.0, 0.0
     state = session.load()
     if state is not None:
-        step, time_before_s = state["step"], state["time_s"]
+        step, time_before_s, waited_before_s = state["step"], state["time_s"], state["waited_s"]
         model.load_state_dict(state["model"])
         for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
@@ -181,6 +219,7 @@ def fit(
     if session.world_size > 1:
         network = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     network.train()
+    batches = Waiting(make_batches(plan, step))
     started = time.perf_counter()
     meter = Meter()
     saved, images_per_s = started, 0.0
@@ -192,9 +231,12 @@ def fit(
         if session.rank == 0:
             lr = config.optim.lr * schedule_factor(config.optim, step - 1, plan.num_steps)
             epoch = step / plan.steps_per_epoch
-            session.report(Progress(step, plan.num_steps, epoch, time_s(), images_per_s, lr, dict(metrics)))
+            input_wait = (waited_before_s + batches.time_s) / time_s()
+            session.report(
+                Progress(step, plan.num_steps, epoch, time_s(), images_per_s, input_wait, lr, dict(metrics))
+            )
 
-    for batch in make_batches(plan, step):
+    for batch in batches:
         set_rates(optimizers, schedule_factor(config.optim, step, plan.num_steps))
         with autocast(device, dtype):
             loss, values = family.loss(network, batch.to(device), config)
@@ -226,12 +268,31 @@ def fit(
         # By the clock too, so that a short or slow run can be resumed; only where no other rank has another clock.
         overdue = session.world_size == 1 and time.perf_counter() - saved > CHECKPOINT_EVERY_S
         if last or step % train.checkpoint_every_steps == 0 or overdue:
-            state = snapshot(model, optimizers, average, step, time_s(), metrics)
+            waited_s = waited_before_s + batches.time_s
+            state = snapshot(model, optimizers, average, step, time_s(), waited_s, metrics)
             session.save(state, step)
             saved = time.perf_counter()
 
     assert state is not None and state["step"] == plan.num_steps
     return state
+
+
+class Waiting:
+    """Iterates batches, and adds up how long it waited for all but the first."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self.batches, self.time_s, self.started = batches, 0.0, False
+
+    def __iter__(self) -> "Waiting":
+        return self
+
+    def __next__(self) -> Any:
+        began = time.perf_counter()
+        batch = next(self.batches)
+        if self.started:
+            self.time_s += time.perf_counter() - began
+        self.started = True
+        return batch
 
 
 def require_finite(values: dict[str, float], step: int, num_steps: int) -> None:
@@ -249,6 +310,7 @@ def snapshot(
     average: dict[str, Tensor] | None,
     step: int,
     time_s: float,
+    waited_s: float,
     metrics: dict[str, float],
 ) -> dict[str, Any]:
     """Everything that the next step depends on, as tensors and plain values: readable with `weights_only=True`."""
@@ -260,6 +322,7 @@ def snapshot(
         "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
         "step": step,
         "time_s": time_s,
+        "waited_s": waited_s,
         "metrics": metrics,
     }
 

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from data.parameters import Parameters
 
 Precision = Literal["auto", "bf16", "fp32"]
+DataMode = Literal["auto", "resident", "streaming"]
 ViewName = Literal["single", "mirror", "mirror_shift", "ten_crop"]
 
 
@@ -35,6 +36,14 @@ class TrainConfig(Parameters):
         ge=0,
         description="Ray processes that make batches ahead of training; "
         "0: the training process makes its own",
+    )
+    data_mode: DataMode = Field(
+        description="resident: decoded once, all in memory; streaming: read, decoded and augmented ahead of training; "
+        "auto: resident where data_gb suffices. Both give the same batches"
+    )
+    data_gb: float = Field(
+        gt=0,
+        description="memory for pictures, in 10^9 bytes. What does not fit as files is mixed in windows of half of it",
     )
     checkpoint_every_steps: int = Field(ge=1, description="steps between two checkpoints")
     validate_every_epochs: int = Field(

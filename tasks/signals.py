@@ -14,7 +14,7 @@ from data.parameters import Parameters
 from data.random import SampleGenerator
 from data.signals import SignalAugment, SignalInput, make_batch, preprocessing, resolve
 from models.signals import SignalModel, build, require_fit
-from tasks import arrays, classification
+from tasks import arrays
 from tasks.card import Member, ModelCard
 from tasks.optim import OptimConfig
 from tasks.settings import EvaluateConfig, TrainConfig
@@ -68,11 +68,6 @@ def build_model(config: SignalConfig, info: DatasetInfo, sample: Any) -> nn.Modu
     require_fit(config.model.name, resolve(info, config.input).length)
     mean, std = statistics(info, config.input.normalise)
     return build(config.model.name, len(info.classes), info.channels, mean, std)
-
-
-def validate(model: nn.Module, samples: Records, info: DatasetInfo, config: SignalConfig) -> dict[str, float]:
-    """Accuracy and cross-entropy (nats) of the middles; called without gradients, in evaluation mode."""
-    return classification.validate(model, samples, info, config, batch)
 
 
 def card(config: SignalConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:

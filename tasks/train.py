@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import ray
 import ray.train
 import torch
@@ -27,23 +28,35 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from torch import Tensor
 
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
+from data.stream import Layout, layout_of
 from tasks.cluster import (
-    augmented_batches,
+    Crew,
     cluster_info,
     connect,
     decode_split,
     join_arrays,
     open_mailbox,
+    open_reader,
     read_mailbox,
     readonly_tensors,
     require_resources,
 )
 from tasks.families import FAMILIES, Family
-from tasks.loop import BatchPlan, Progress, fit, resident_batches, result_weights
+from tasks.feed import (
+    PREFETCH_BATCHES,
+    SAMPLE_IMAGES,
+    Feed,
+    cache_bytes,
+    choose_mode,
+    resident,
+    spread_indices,
+    stream_depth,
+    streamed_here,
+)
+from tasks.loop import BatchPlan, Progress, Session, fit, plain_jobs, result_weights, training_jobs
 from tasks.modelfile import save_model
 from tasks.settings import TrainConfig
 
-SAMPLE_IMAGES = 5000  # training pictures that data-dependent initial weights may look at
 POLL_S = 0.25  # the follower's look at the mailbox
 NUM_KEPT_CHECKPOINTS = 2
 MAX_WORKER_FAILURES = 3
@@ -60,6 +73,7 @@ class TrainResult:
     train_time_s: float  # of the loop, validation and checkpoints included, over all attempts
     first_step_s: float  # from the call to the first message of the loop, in this attempt
     images_per_s: float  # over the whole of the loop
+    input_wait: float  # share of the training time in which the loop waited for its next batch
     resumed_from_step: int
     metrics: dict[str, float]
 
@@ -85,7 +99,7 @@ def train(
     if (folder / "result.json").is_file():
         return read_result(folder)
     dataset.require("train")
-    BatchPlan.of(config.train, dataset.info.num_images("train"), 0, config.train.num_workers)  # raises early
+    BatchPlan.of(config.train, layout_of(dataset, "train"), 0, config.train.num_workers)  # raises early
     folder.mkdir(parents=True, exist_ok=True)
     other: Executor = "in_process" if executor == "ray" else "ray"
     if any((folder / CHECKPOINTS[other]).glob("*")):
@@ -113,6 +127,7 @@ def train(
         train_time_s=state["time_s"],
         first_step_s=listener.first_step_s,
         images_per_s=images / max(state["time_s"], 1e-9),
+        input_wait=state["waited_s"] / max(state["time_s"], 1e-9),
         resumed_from_step=listener.resumed_from_step,
         metrics=state["metrics"],
     )
@@ -176,18 +191,42 @@ def read_result(folder: Path) -> TrainResult:
     return TrainResult(**{**values, "model_folder": folder / values["model_folder"]})
 
 
-def sample_images(records: Any) -> Tensor:
-    """Pictures from all over a split, at most SAMPLE_IMAGES: its rows are in order of id, hence often of class."""
-    return records.images[:: -(-len(records) // SAMPLE_IMAGES)]
+@dataclass(frozen=True)
+class Feeds:
+    """Where a rank's batches come from."""
+
+    train: Feed
+    val: Feed
+    num_val: int
 
 
-def validator(
-    family: Family, records: Any, config: Any, info: DatasetInfo
-) -> Callable[[Any], dict[str, float]]:
-    """What the loop calls to look at the validation pictures; says nothing where there are none."""
-    if len(records) == 0:
-        return lambda model: {}
-    return lambda model: family.validate(model, records, info, config)
+def fit_from(
+    feeds: Feeds,
+    family: Family,
+    config: Any,
+    info: DatasetInfo,
+    layout: Layout,
+    session: Session,
+    on_start: Callable[[int], None],
+) -> dict[str, Any]:
+    """Run the loop on what `feeds` give; `on_start` hears the number of its first step."""
+
+    def sample() -> Tensor:
+        places = spread_indices(layout.num_rows, SAMPLE_IMAGES)
+        jobs = plain_jobs(places, config.evaluate.batch_size)
+        return torch.cat([batch.images.cpu() for batch in feeds.train(jobs)])
+
+    def batches(plan: BatchPlan, first_step: int) -> Iterator[Any]:
+        on_start(first_step)
+        return feeds.train(training_jobs(plan, first_step))
+
+    def validate(model: Any) -> dict[str, float]:
+        if not feeds.num_val:
+            return {}
+        jobs = plain_jobs(np.arange(feeds.num_val), config.evaluate.batch_size)
+        return family.validate(model, (batch.to(session.device) for batch in feeds.val(jobs)), config)
+
+    return fit(family, config, info, sample, batches, layout, validate, session)
 
 
 # --- in this process -------------------------------------------------------------------------------------------
@@ -212,16 +251,16 @@ def fit_in_process(
             "set it to 0"
         )
     device = torch.device("cuda" if config.train.gpus_per_worker else "cpu")
-    records = decode_here(family, dataset, "train", config).to(device)
-    validate = validator(family, decode_here(family, dataset, "val", config).to(device), config, info)
 
-    def batches(plan: BatchPlan, first_step: int) -> Iterator[Any]:
-        listener.start(first_step)
-        return resident_batches(family, records, info, config, plan, first_step)
+    def feed(split: Split) -> Feed:
+        if mode == "streaming":
+            return streamed_here(family, dataset, split, config)
+        return resident(family, decode_here(family, dataset, split, config).to(device), info, config)
 
+    mode = choose_mode(family, dataset, config)
+    feeds = Feeds(feed("train"), feed("val"), info.num_images("val"))
     session = LocalSession(folder / CHECKPOINTS["in_process"], device, listener)
-    sample = sample_images(records)
-    return fit(family, config, info, sample, batches, len(records), validate, session)
+    return fit_from(feeds, family, config, info, layout_of(dataset, "train"), session, listener.start)
 
 
 class LocalSession:
@@ -265,9 +304,8 @@ def fit_on_ray(
         "family": family_name,
         "config": config,
         "info": dataset.info,
-        # in lists: Ray would fetch bare references before the worker starts
-        "train": [decode_split(family_name, dataset, "train", config)],
-        "val": [decode_split(family_name, dataset, "val", config)],
+        "layout": layout_of(dataset, "train"),
+        **source_of(family_name, config, dataset),
         "mailbox": mailbox,
         "threads": cpus,
     }
@@ -304,6 +342,20 @@ def fit_on_ray(
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as path:
         return torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=True)
+
+
+def source_of(family_name: str, config: Any, dataset: Dataset) -> dict[str, Any]:
+    """What workers get their pictures from: references to decoded splits, or actors that hand out rows."""
+    family, settings = FAMILIES[family_name], config.train
+    if choose_mode(family, dataset, config) == "resident":
+        splits = {split: decode_split(family_name, dataset, split, config) for split in ("train", "val")}
+        # in lists: Ray would fetch bare references before the worker starts
+        return {"resident": {split: [reference] for split, reference in splits.items()}}
+    readers = {
+        split: open_reader(family_name, dataset, split, cache_bytes(config)) for split in ("train", "val")
+    }
+    depth = stream_depth(family, dataset, config, settings.batch_size // settings.num_workers)
+    return {"readers": readers, "depth": depth}
 
 
 def process_group(settings: TrainConfig) -> BackendConfig:
@@ -413,25 +465,40 @@ def train_on_worker(payload: dict[str, Any]) -> None:
 
 
 def run_rank(payload: dict[str, Any]) -> None:
-    family_name, config, info = payload["family"], payload["config"], payload["info"]
-    family = FAMILIES[family_name]
     session = RaySession(payload["mailbox"])
     torch.set_num_threads(payload["threads"])
-    arrays, val_arrays = payload["train"][0], payload["val"][0]
-    records = family.records(readonly_tensors(ray.get(arrays)))
-    val_records = family.records(readonly_tensors(ray.get(val_arrays))).to(session.device)
-    sample = sample_images(records)
-    if session.device.type == "cuda":
-        records = records.to(session.device)
 
-    def batches(plan: BatchPlan, first_step: int) -> Iterator[Any]:
+    def on_start(first_step: int) -> None:
         if session.rank == 0:
             session.mailbox.put.remote(("start", first_step))
-        if config.train.augment_workers:
-            return augmented_batches(
-                family_name, arrays, info, config, plan, first_step, config.train.augment_workers
-            )
-        return resident_batches(family, records, info, config, plan, first_step)
 
-    validate = validator(family, val_records, config, info)
-    fit(family, config, info, sample, batches, len(records), validate, session)
+    config, info, layout = payload["config"], payload["info"], payload["layout"]
+    feeds = streamed_feeds(payload) if "readers" in payload else resident_feeds(payload, session.device)
+    fit_from(feeds, FAMILIES[payload["family"]], config, info, layout, session, on_start)
+
+
+def resident_feeds(payload: dict[str, Any], device: torch.device) -> Feeds:
+    """Batches of splits that lie decoded in the object store, or on this rank's GPU."""
+    name, config, info = payload["family"], payload["config"], payload["info"]
+    family, num_workers = FAMILIES[name], config.train.augment_workers
+    references = {split: reference for split, [reference] in payload["resident"].items()}
+    samples = {split: family.records(readonly_tensors(ray.get(references[split]))) for split in references}
+    val = resident(family, samples["val"].to(device), info, config)
+    if num_workers:
+        depth = PREFETCH_BATCHES * num_workers
+        crew = Crew(name, info, config, num_workers=num_workers, depth=depth, arrays=references["train"])
+        return Feeds(crew.batches, val, len(samples["val"]))
+    train = resident(family, samples["train"].to(device), info, config)
+    return Feeds(train, val, len(samples["val"]))
+
+
+def streamed_feeds(payload: dict[str, Any]) -> Feeds:
+    """Batches of rows that the readers hand out, made by helpers ahead of training."""
+    config, depth, readers = payload["config"], payload["depth"], payload["readers"]
+    num_workers = min(config.train.augment_workers, depth)
+    crew = Crew(payload["family"], payload["info"], config, num_workers=num_workers, depth=depth)
+    return Feeds(
+        lambda jobs: crew.batches(jobs, readers["train"]),
+        lambda jobs: crew.batches(jobs, readers["val"]),
+        payload["info"].num_images("val"),
+    )

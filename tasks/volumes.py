@@ -15,7 +15,7 @@ from data.parameters import Parameters
 from data.random import SampleGenerator
 from data.volumes import VolumeAugment, VolumeInput, make_batch, preprocessing
 from models.volumes import ARCHITECTURES, VolumeModel, arguments_of, build
-from tasks import arrays, classification
+from tasks import arrays
 from tasks.card import Member, ModelCard
 from tasks.optim import OptimConfig
 from tasks.settings import EvaluateConfig, TrainConfig
@@ -71,11 +71,6 @@ def build_model(config: VolumeConfig, info: DatasetInfo, sample: Any) -> nn.Modu
     mean, std = statistics(info, config.input.normalise)
     arguments = arguments_of(config.model.name, config.input.crop_voxels)
     return build(config.model.name, len(info.classes), info.channels, arguments, mean, std)
-
-
-def validate(model: nn.Module, samples: Records, info: DatasetInfo, config: VolumeConfig) -> dict[str, float]:
-    """Accuracy and cross-entropy (nats) of the middles; called without gradients, in evaluation mode."""
-    return classification.validate(model, samples, info, config, batch)
 
 
 def card(config: VolumeConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:

@@ -28,14 +28,28 @@ os.environ["CONVOY_HOME"] = _HOME
 os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"  # its last lines would be sent when the server is gone
 
 from pipelines import environment  # noqa: E402
+from pipelines.leaving import leave  # noqa: E402
 
 environment.prepare()
 
 
+EXIT_STATUS = pytest.StashKey[int]()
 Run = Callable[..., tuple[int, str, str]]  # a command's words → its exit code, stdout and stderr
 DATASETS = Path(
     os.environ.get("CONVOY_DATASETS", Path(__file__).parent.parent.parent / "shared" / "datasets")
 )
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[EXIT_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """What was told is the verdict: the interpreter's teardown has crashed under threads of the engines."""
+    status = config.stash.get(EXIT_STATUS, None)
+    if status is not None:
+        leave(status)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,7 @@ from data.augment import (
     warp,
 )
 from data.classification import InputConfig, Records, make_batch
+from data.colour import Colours
 from data.random import SampleGenerator
 from tests.handmade import write_dataset
 from tests.tiny import PLAIN
@@ -40,11 +41,17 @@ COPIES = changed(mirror=True, random_crop=True, cutout_px=3, colour_shift=0.1)
 ALL_ON = changed(
     mirror=True, crop_area=(0.3, 0.9), crop_aspect=1.5, rotation_deg=30, shear_deg=10, elastic_px=1.0, brightness=0.3,
     contrast=0.4, saturation=0.5, colour_shift=0.1, cutout_px=3,
+    pca_colour=0.2,
 )  # fmt: skip
 ONE_EACH = {
     "mirror": True, "random_crop": True, "crop_area": (0.3, 0.9), "rotation_deg": 30.0, "shear_deg": 10.0,
     "elastic_px": 1.0, "brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "colour_shift": 0.1, "cutout_px": 3,
+    "pca_colour": 0.3,
 }  # fmt: skip
+
+
+AXES = ((5.0, 0.0, 40.0), (-5.0, 1.0, 40.0), (0.0, -1.0, 40.0))
+NINES = Colours((9, 9, 9), AXES)
 
 
 def pictures(num: int, side: int = 8, channels: int = 3, seed: int = 0) -> torch.Tensor:
@@ -81,7 +88,7 @@ def test_cutout_blanks_exactly_the_square_that_lies_inside() -> None:
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_each_switch_does_something_and_nothing_to_the_shape(name: str) -> None:
     images, indices = pictures(8), np.arange(8)
-    got = augment(images, indices, 8, 2, (9, 9, 9), changed(**{name: ONE_EACH[name]}), SampleGenerator(1, 0))
+    got = augment(images, indices, 8, 2, NINES, changed(**{name: ONE_EACH[name]}), SampleGenerator(1, 0))
     assert got.shape == (8, 3, 8, 8) and got.dtype == torch.uint8 and got.is_contiguous()
     assert not torch.equal(got, images)
 
@@ -90,7 +97,19 @@ def test_resampling_by_whole_pixels_is_copying_them() -> None:
     """The two roads of geometry agree where they meet: same draws, same pictures."""
     images = pictures(16)
     config, draws = COPIES, Draws(np.arange(16), SampleGenerator(5, 1), torch.device("cpu"))
-    assert torch.equal(warp(images, 8, 2, config, draws), shift_and_mirror(images, 8, 2, config, draws))
+    warped = colour.to_levels(warp(images, 8, 2, config, draws))
+    assert torch.equal(warped, shift_and_mirror(images, 8, 2, config, draws))
+
+
+def test_pca_colour_shifts_all_pixels_of_a_picture_alike_and_along_the_axes() -> None:
+    images = torch.full((4000, 3, 2, 2), 128, dtype=torch.uint8)
+    config = changed(pca_colour=0.5)
+    got = augment(images, np.arange(4000), 2, 0, NINES, config, SampleGenerator(0, 0)).float() - 128
+    assert (got == got[:, :, :1, :1]).all()
+    axes = torch.tensor(AXES) * 0.5
+    found, expected = torch.cov(got[:, :, 0, 0].T), axes @ axes.T
+    assert (found - expected).abs().max() < 0.07 * expected.max()
+    assert got[:, :, 0, 0].mean(0).abs().max() < 1
 
 
 def test_contrast_after_brightness_keeps_the_brightened_mean() -> None:
@@ -99,8 +118,8 @@ def test_contrast_after_brightness_keeps_the_brightened_mean() -> None:
         changed(brightness=0.3, contrast=0.5),
         Draws(np.arange(4), SampleGenerator(2, 0), torch.device("cpu")),
     )
-    brightened = colour.apply(images, colour_maps(images, changed(brightness=0.3), draws)).float()
-    both = colour.apply(images, colour_maps(images, config, draws)).float()
+    brightened = colour.apply(images, colour_maps(images, NINES, changed(brightness=0.3), draws)).float()
+    both = colour.apply(images, colour_maps(images, NINES, config, draws)).float()
     luma = colour.luma_weights(3).view(1, 3, 1, 1)
     torch.testing.assert_close(
         (both * luma).sum(1).mean((1, 2)), (brightened * luma).sum(1).mean((1, 2)), atol=0.5, rtol=0
@@ -124,14 +143,14 @@ def test_every_picture_is_mirrored_in_every_second_epoch() -> None:
 def test_a_sample_looks_the_same_in_any_batch(order: list[int], cut: int, seed: int, epoch: int) -> None:
     images, generator = pictures(12), SampleGenerator(seed, epoch)
     for config in (COPIES, ALL_ON):
-        whole = augment(images, np.arange(12), 8, 2, (9, 9, 9), config, generator)
+        whole = augment(images, np.arange(12), 8, 2, NINES, config, generator)
         for part in (np.array(order[:cut]), np.array(order[cut:])):
-            assert torch.equal(augment(images[part], part, 8, 2, (9, 9, 9), config, generator), whole[part])
+            assert torch.equal(augment(images[part], part, 8, 2, NINES, config, generator), whole[part])
 
 
 def test_everything_off_is_the_centre_crop() -> None:
     images = pictures(3, side=9)
-    got = augment(images, np.arange(3), 6, 0, (0, 0, 0), ALL_OFF, SampleGenerator(0, 0))
+    got = augment(images, np.arange(3), 6, 0, NINES, ALL_OFF, SampleGenerator(0, 0))
     assert torch.equal(got, centre_crop(images, 6))
 
 
@@ -139,7 +158,7 @@ def test_random_crops_reach_every_place_and_only_those() -> None:
     # each pixel's value is its column: the left edge of the crop tells where it was cut
     images = torch.arange(8, dtype=torch.uint8).view(1, 1, 1, 8).expand(500, 1, 8, 8)
     config = ALL_OFF.model_copy(update={"random_crop": True})
-    got = augment(images, np.arange(500), 6, 0, (0,), config, SampleGenerator(0, 0))
+    got = augment(images, np.arange(500), 6, 0, Colours((0,), ()), config, SampleGenerator(0, 0))
     assert set(got[:, 0, 0, 0].tolist()) == {0, 1, 2}
 
 
@@ -168,6 +187,6 @@ def test_evaluation_reaches_into_the_border_when_the_crop_is_larger_than_the_pic
 def test_gpu_and_cpu_augment_alike() -> None:
     images, indices = pictures(16), np.arange(16)
     for config, levels in ((COPIES, 0), (ALL_ON, 2)):
-        cpu = augment(images, indices, 8, 2, (9, 9, 9), config, SampleGenerator(3, 1))
-        gpu = augment(images.cuda(), indices, 8, 2, (9, 9, 9), config, SampleGenerator(3, 1))
+        cpu = augment(images, indices, 8, 2, NINES, config, SampleGenerator(3, 1))
+        gpu = augment(images.cuda(), indices, 8, 2, NINES, config, SampleGenerator(3, 1))
         assert (cpu.int() - gpu.cpu().int()).abs().max() <= levels

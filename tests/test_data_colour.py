@@ -80,3 +80,11 @@ def test_grey_pictures_have_one_channel_of_luma() -> None:
     assert colour.luma_weights(1).tolist() == [1.0]
     same = colour.apply(images, colour.saturation(torch.tensor([0.3]), 1))
     assert torch.equal(same, images)
+
+
+def test_principal_components_rebuild_the_covariance() -> None:
+    covariance = [[4900.0, 4500.0, 4100.0], [4500.0, 4700.0, 4500.0], [4100.0, 4500.0, 5000.0]]
+    components = np.array(colour.principal_components(covariance))
+    assert np.allclose(components @ components.T, covariance)
+    assert all(components[np.abs(components).argmax(0), np.arange(3)] > 0)
+    assert colour.principal_components(()) == ()

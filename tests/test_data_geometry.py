@@ -1,6 +1,7 @@
 """Where pixels, points, boxes and masks go: they go together, and where arithmetic says."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import geometry
+from data import colour, geometry
 
 ANGLES = st.floats(-3.0, 3.0)
 
@@ -17,6 +18,10 @@ def picture(height: int = 6, width: int = 8, channels: int = 3) -> torch.Tensor:
     """(1, C, H, W) uint8, every pixel different from its neighbours."""
     levels = np.random.default_rng(0).permutation(height * width * channels) % 256
     return torch.from_numpy(levels.astype(np.uint8)).view(1, channels, height, width)
+
+
+def warped_levels(*arguments: Any, **options: Any) -> torch.Tensor:
+    return colour.to_levels(geometry.warp_images(*arguments, **options))
 
 
 def one(value: float) -> torch.Tensor:
@@ -29,19 +34,19 @@ def centre(height: int, width: int) -> torch.Tensor:
 
 def test_the_identity_changes_no_pixel() -> None:
     images = picture()
-    assert torch.equal(geometry.warp_images(images, geometry.identity(1), (6, 8)), images)
+    assert torch.equal(warped_levels(images, geometry.identity(1), (6, 8)), images)
 
 
 def test_a_quarter_turn_is_exactly_rot90_clockwise() -> None:
     images = picture(6, 6)
     maps = geometry.rotation(one(math.pi / 2), centre(6, 6))
-    assert torch.equal(geometry.warp_images(images, maps, (6, 6)), images.rot90(-1, (2, 3)))
+    assert torch.equal(warped_levels(images, maps, (6, 6)), images.rot90(-1, (2, 3)))
 
 
 def test_mirroring_is_exactly_flip_and_only_where_asked() -> None:
     images = torch.cat([picture(), picture() // 2])
     maps = geometry.mirroring(torch.tensor([True, False]), 8)
-    warped = geometry.warp_images(images, maps, (6, 8))
+    warped = warped_levels(images, maps, (6, 8))
     assert torch.equal(warped[0], images[0].flip(2))
     assert torch.equal(warped[1], images[1])
 
@@ -49,15 +54,15 @@ def test_mirroring_is_exactly_flip_and_only_where_asked() -> None:
 def test_a_crop_of_whole_pixels_is_a_slice() -> None:
     images = picture()
     maps = geometry.crop_resize(torch.tensor([[2.0, 1.0, 6.0, 4.0]]), 4, 3)
-    assert torch.equal(geometry.warp_images(images, maps, (3, 4)), images[:, :, 1:4, 2:6])
+    assert torch.equal(warped_levels(images, maps, (3, 4)), images[:, :, 1:4, 2:6])
 
 
 def test_beyond_the_edge_lies_the_reflection_or_the_fill() -> None:
     images = picture()
     maps = geometry.crop_resize(torch.tensor([[-2.0, 0.0, 6.0, 6.0]]), 8, 6)  # two columns to the left
-    reflected = geometry.warp_images(images, maps, (6, 8))
+    reflected = warped_levels(images, maps, (6, 8))
     assert torch.equal(reflected[:, :, :, :2], images[:, :, :, 1:3].flip(3))
-    filled = geometry.warp_images(images, maps, (6, 8), fill=torch.tensor([7, 8, 9]))
+    filled = warped_levels(images, maps, (6, 8), fill=torch.tensor([7, 8, 9]))
     assert filled[0, :, 0, 0].tolist() == [7, 8, 9]
     assert torch.equal(filled[:, :, :, 2:], images[:, :, :, :6])
 
@@ -87,7 +92,7 @@ def test_a_bright_pixel_and_its_point_arrive_together(angle: float, x: int, y: i
     images[0, 0, y, x] = 255
     maps = geometry.rotation(one(angle), centre(32, 32))
     moved = geometry.warp_points(torch.tensor([[[x + 0.5, y + 0.5]]]), maps)[0, 0]
-    warped = geometry.warp_images(images, maps, (32, 32), fill=torch.tensor([0]))[0, 0].double()
+    warped = warped_levels(images, maps, (32, 32), fill=torch.tensor([0]))[0, 0].double()
     rows, cols = torch.meshgrid(torch.arange(32) + 0.5, torch.arange(32) + 0.5, indexing="ij")
     mass = warped.sum()
     assert mass > 0
@@ -142,7 +147,9 @@ def test_masks_keep_their_numbers() -> None:
 
 @given(st.lists(st.floats(0, 0.999), min_size=4, max_size=4), st.integers(1, 300), st.integers(1, 300))
 def test_random_crops_stay_inside(draws: list[float], width: int, height: int) -> None:
-    boxes = geometry.random_resized_boxes(torch.tensor([draws]), width, height, (0.08, 1.0), math.log(4 / 3))
+    boxes = geometry.random_resized_boxes(
+        torch.tensor([draws]), one(width), one(height), (0.08, 1.0), math.log(4 / 3)
+    )
     x0, y0, x1, y1 = boxes[0].tolist()
     assert -1e-3 <= x0 < x1 <= width + 1e-3
     assert -1e-3 <= y0 < y1 <= height + 1e-3
@@ -150,7 +157,7 @@ def test_random_crops_stay_inside(draws: list[float], width: int, height: int) -
 
 def test_random_crops_have_the_area_and_aspect_that_were_asked_for() -> None:
     draws = torch.rand(4000, 4, generator=torch.Generator().manual_seed(0))
-    boxes = geometry.random_resized_boxes(draws, 400, 400, (0.1, 0.5), math.log(4 / 3))
+    boxes = geometry.random_resized_boxes(draws, one(400), one(400), (0.1, 0.5), math.log(4 / 3))
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     share, aspect = width * height / 400**2, width / height
     assert share.min() >= 0.0999 and share.max() <= 0.5001 and abs(share.mean() - 0.3) < 0.01

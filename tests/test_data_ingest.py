@@ -25,7 +25,7 @@ from data.checks import check, measure
 from data.dataset import SPLITS, Dataset, Split
 from data.decode import decode_image
 from data.duplicates import join_groups
-from data.ingest import IngestConfig, assign_splits, channel_statistics, ingest
+from data.ingest import IngestConfig, assign_splits, channel_statistics, colour_covariance, ingest
 from data.report import IngestReport
 from data.storage import plan_shards
 from tests.pictures import class_tree, encode, picture, png, png_bomb, write_tree
@@ -148,6 +148,17 @@ def test_a_dataset_of_grey_images_has_one_channel_and_one_coloured_image_makes_i
     _, mixed = ingest_files(tmp_path / "mixed", files | {"a/colour.png": png(5)})
     assert grey.info.channels == len(grey.info.channel_mean) == 1
     assert mixed.info.channels == len(mixed.info.channel_mean) == 3
+
+
+def test_the_colour_covariance_is_that_of_the_pixels() -> None:
+    images = [picture(i, 40 + i, 50) for i in range(3)]
+    pixels = np.concatenate([np.asarray(image).reshape(-1, 3) for image in images]).astype(np.float64)
+    found = colour_covariance(measure([encode(image) for image in images]))
+    assert np.allclose(found, np.cov(pixels.T, bias=True), atol=1e-3)
+    large = picture(9, 900, 700)
+    sparse, exact = colour_covariance(measure([encode(large)])), np.cov(np.asarray(large).reshape(-1, 3).T)
+    assert np.allclose(sparse, exact, rtol=0.1, atol=0.02 * exact.max())
+    assert colour_covariance(measure([encode(picture(1, mode="L"))])) == ()
 
 
 def test_a_constant_channel_has_a_deviation_to_divide_by() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from data.dataset import Dataset
 from data.random import SampleGenerator
+from data.stream import Layout
 from tasks.families import FAMILIES
 from tasks.loop import BatchPlan
 from tasks.modelfile import load_model
@@ -52,9 +53,8 @@ def first_batch(
     entry = FAMILIES[family]
     records = decode_here(entry, dataset, "train", config)
     torch.manual_seed(0)
-    model = entry.model(config, dataset.info, records.images[:100])
-    # from all over the split: its rows are in order of class, and one class is learnt without a look at the picture
-    indices = np.linspace(0, len(records) - 1, num).astype(np.int64)
+    model = entry.model(config, dataset.info, lambda: records.images[:100])
+    indices = np.arange(num)
     batch = entry.batch(records, indices, dataset.info, config, None)
     return entry, model, batch
 
@@ -97,7 +97,7 @@ def test_golden_losses(family: str, datasets: dict[str, Dataset]) -> None:
     config = tiny_config(family)
     entry, model, _batch = first_batch(family, datasets[family], config)
     records = decode_here(entry, datasets[family], "train", config)
-    plan = BatchPlan.of(config.train, len(records), 0, 1)
+    plan = BatchPlan.of(config.train, Layout((len(records),), 0), 0, 1)
     optimizers = build_optimizers(model.train(), config.optim)
     losses = []
     for step in range(NUM_GOLDEN_STEPS):

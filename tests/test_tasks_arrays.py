@@ -95,6 +95,17 @@ def test_ray_and_its_augmentation_workers_give_the_weights_of_this_process(
 
 
 @families
+def test_streamed_from_the_shards_it_learns_the_same_weights(
+    family: str, trained: dict[str, tuple[Dataset, TrainResult]], tmp_path: Path
+) -> None:
+    dataset, _ = trained[family]
+    for mode in ("resident", "streaming"):
+        config = tiny_config(family, train__data_mode=mode)
+        train(family, config, dataset, folder=tmp_path / mode, key="k", digest="", executor="in_process")
+    assert_equal_weights(tmp_path / "resident", tmp_path / "streaming")
+
+
+@families
 def test_a_report_shows_its_mistakes_as_pictures(
     family: str, trained: dict[str, tuple[Dataset, TrainResult]], tmp_path: Path
 ) -> None:

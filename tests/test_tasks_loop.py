@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from data.stream import Layout
 from tasks.loop import BatchPlan, Meter, validate_with
 from tests.tiny import tiny_config
 
 
 def plan(num_samples: int = 100, world_size: int = 1, rank: int = 0, **changes: object) -> BatchPlan:
     config = tiny_config("classification", **{f"train__{name}": value for name, value in changes.items()})
-    return BatchPlan.of(config.train, num_samples, rank, world_size)
+    return BatchPlan.of(config.train, Layout((num_samples,), 0), rank, world_size)
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(0, 5))
@@ -46,7 +47,7 @@ def test_pictures_grow_as_training_goes_on() -> None:
     train = tiny_config("classification").train.model_copy(
         update={"batch_size": 10, "epochs": 1.0, "growth": ((8, 0.4), (12, 0.7))}
     )
-    small = BatchPlan.of(train, 100, 0, 1)
+    small = BatchPlan.of(train, Layout((100,), 0), 0, 1)
     assert [small.shrink_px(step) for step in range(10)] == [8] * 4 + [12] * 3 + [0] * 3
 
 

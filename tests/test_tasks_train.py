@@ -60,6 +60,19 @@ def test_augmentation_workers_change_no_bit(digits: Dataset, reference: Path, tm
     assert_equal_weights(tmp_path / "run", reference)
 
 
+STREAMED = {
+    "train__data_mode": "streaming",
+    "train__data_gb": 1.5e-4,
+}  # a window of less than half of the split
+
+
+@pytest.mark.parametrize("num_helpers", [0, 2])
+def test_streaming_changes_no_bit(digits: Dataset, tmp_path: Path, num_helpers: int) -> None:
+    run(digits, tmp_path / "run", **STREAMED, train__augment_workers=num_helpers, train__batch_size=16)
+    run(digits, tmp_path / "held", "in_process", train__data_gb=1.5e-4, train__batch_size=16)
+    assert_equal_weights(tmp_path / "run", tmp_path / "held")
+
+
 def test_two_workers_come_close_to_one(digits: Dataset, tmp_path: Path) -> None:
     run(digits, tmp_path / "run", train__num_workers=2, optim__clip_norm=0.0)
     run(digits, tmp_path / "one", "in_process", optim__clip_norm=0.0)
@@ -97,6 +110,33 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(digits: Dataset, tmp_pa
     run(digits, tmp_path / "straight", "in_process", **changes)
     assert killer.killed_at
     assert_equal_weights(tmp_path / "killed", tmp_path / "straight")
+
+
+class KillHelpers:
+    """Sends SIGKILL to all that read rows and make batches, once, while they are at it."""
+
+    def __init__(self) -> None:
+        self.killed: list[str] = []
+
+    def __call__(self, progress: Progress) -> None:
+        if not self.killed and progress.step >= 10:
+            for process in psutil.Process().children(recursive=True):
+                kind = process.name() + " ".join(process.cmdline())
+                if "ray::Reader" in kind or "ray::Augmenter" in kind:
+                    process.kill()
+                    self.killed.append(kind)
+
+
+@pytest.mark.chaos
+def test_killed_readers_and_augmenters_are_replaced_and_nothing_changes(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    changes = {"train__epochs": 8.0, "train__batch_size": 16}
+    killer = KillHelpers()
+    run(digits, tmp_path / "run", on_progress=killer, **changes, **STREAMED, train__augment_workers=2)
+    run(digits, tmp_path / "held", "in_process", **changes, train__data_gb=1.5e-4)
+    assert any("Reader" in kind for kind in killer.killed) and any("Augm" in kind for kind in killer.killed)
+    assert_equal_weights(tmp_path / "run", tmp_path / "held")
 
 
 def test_an_error_of_ours_is_raised_as_itself(digits: Dataset, tmp_path: Path) -> None:

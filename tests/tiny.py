@@ -13,8 +13,10 @@ from tests.waves import write_blobs, write_tones
 INGEST = {"val_fraction": 0.1, "test_fraction": 0.2, "near_duplicate_distance": 0, "max_source_gb": 1}
 
 PLAIN: dict[str, Any] = {  # augmentation that leaves the centre crop
-    "mirror": False, "random_crop": False, "crop_area": [1, 1], "crop_aspect": 1, "rotation_deg": 0, "shear_deg": 0,
-    "elastic_px": 0, "brightness": 0, "contrast": 0, "saturation": 0, "colour_shift": 0, "cutout_px": 0,
+    "mirror": False, "random_crop": False, "crop_area": [1, 1], "crop_aspect": 1, "crop_from": "square",
+    "rotation_deg": 0, "shear_deg": 0,
+    "elastic_px": 0, "brightness": 0, "contrast": 0, "saturation": 0, "colour_shift": 0, "pca_colour": 0,
+    "cutout_px": 0,
     "mixup_alpha": 0, "cutmix_alpha": 0,
 }  # fmt: skip
 
@@ -27,7 +29,7 @@ SMALL: dict[str, Any] = {  # sections that signals and volumes share
     "train": {
         "epochs": 1.0, "batch_size": 16, "seed": 0, "precision": "fp32", "growth": [],
         "num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0,
-        "checkpoint_every_steps": 5, "validate_every_epochs": 0,
+        "data_mode": "auto", "data_gb": 1.0, "checkpoint_every_steps": 5, "validate_every_epochs": 0,
     },
     "evaluate": {"views": ["single"], "registered_view": "single", "batch_size": 64, "num_worst": 4},
 }  # fmt: skip
@@ -46,7 +48,7 @@ TINY: dict[str, dict[str, Any]] = {
         "train": {
             "epochs": 1.0, "batch_size": 64, "seed": 0, "precision": "fp32", "growth": [],
             "num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0,
-            "checkpoint_every_steps": 5,
+            "data_mode": "auto", "data_gb": 1.0, "checkpoint_every_steps": 5,
             "validate_every_epochs": 0,
         },
         "evaluate": {"views": ["single"], "registered_view": "single", "batch_size": 256, "num_worst": 4},
