@@ -34,6 +34,7 @@ DISTRIBUTIONS = {
     "pyarrow": "pyarrow",
     "pydantic": "pydantic",
     "safetensors": "safetensors",
+    "simplejpeg": "simplejpeg",
     "torch": "torch",
 }
 
