@@ -6,6 +6,7 @@ Nothing is decoded and no picture is read, so that 60,000 pictures take a quarte
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -103,7 +104,7 @@ def codes_of(column: pa.ChunkedArray) -> np.ndarray:
 def gather(dataset: Dataset) -> Evidence:
     """Read the columns and the report of a stored dataset; raises FileNotFoundError or ValueError."""
     names = [name for name in schema_of(dataset.info.family).names if name != "image"]
-    tables = [dataset.table(split, names) for split in SPLITS]
+    tables = [_read(dataset, split, names) for split in SPLITS]
     return Evidence(
         info=dataset.info,
         report=read_report(dataset.path),
@@ -112,19 +113,37 @@ def gather(dataset: Dataset) -> Evidence:
     )
 
 
+def _read(dataset: Dataset, split: Split, names: list[str]) -> pa.Table:
+    try:
+        return dataset.table(split, names)
+    except (OSError, pa.ArrowException) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(
+            f"the {split} shards in {dataset.path} cannot be read ({why}); restore them (dvc checkout, dvc pull), or "
+            "ingest the source again"
+        ) from None
+
+
 def read_pictures(dataset: Dataset, evidence: Evidence, ids: Iterable[str]) -> dict[str, bytes]:
-    """The encoded pictures of those ids that the dataset has; only the row groups that hold one are read."""
-    places = np.array(sorted({evidence.place_of[id] for id in ids if id in evidence.place_of}), np.int64)
-    found: dict[str, bytes] = {}
+    """The encoded pictures of those ids that the dataset has."""
+    places = {evidence.place_of[id] for id in ids if id in evidence.place_of}
+    found = pictures_at([shard for split in SPLITS for shard in dataset.shards(split)], places)
+    return {evidence.ids[place]: blob for place, blob in found.items()}
+
+
+def pictures_at(shards: Sequence[Path], places: Iterable[int]) -> dict[int, bytes]:
+    """The encoded pictures at `places`, counted over the shards; only the row groups that hold one are read."""
+    wanted = np.array(sorted(places), np.int64)
+    found: dict[int, bytes] = {}
     start = 0
-    for shard in (shard for split in SPLITS for shard in dataset.shards(split)):
+    for shard in shards:
         with pq.ParquetFile(shard) as file:
             for number in range(file.num_row_groups):
                 end = start + file.metadata.row_group(number).num_rows
-                inside = places[(places >= start) & (places < end)]
-                if len(inside):
+                inside = wanted[(wanted >= start) & (wanted < end)].tolist()
+                if inside:
                     images = file.read_row_group(number, ["image"])["image"]
-                    found |= {evidence.ids[place]: images[place - start].as_py() for place in inside.tolist()}
+                    found |= {place: images[place - start].as_py() for place in inside}
                 start = end
     return found
 

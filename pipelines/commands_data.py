@@ -24,6 +24,10 @@ app.command(
     "pipelines.commands_checks:check", name="check",
     help="Say whether a dataset is what ingest wrote, and what is wrong with it.",
 )  # fmt: skip
+app.command(
+    "pipelines.commands_labels:label_errors", name="label-errors",
+    help="Find labels that are probably wrong, by what a model makes of the images.",
+)  # fmt: skip
 
 
 @app.command
