@@ -71,6 +71,37 @@ _MEND = "repair or remove the files, and add the source again"
 _BOXES = "look at the annotations named here, mend them, and add the source again"
 _SPLITS = "remove them from one side in the source, or let ingest split it (no split folders): it keeps groups together"
 
+ISSUES: dict[str, tuple[str, ...]] = {  # what readers and data.targets say, by the check that shows it
+    "label-unknown": (targets.UNKNOWN_CLASS,),
+    "box-outside": (targets.OUTSIDE,),
+    "box-clipped": (targets.CLIPPED,),
+    "box-empty": (targets.EMPTY,),
+    "box-inverted": (targets.INVERTED,),
+    "box-not-finite": (targets.NOT_FINITE,),
+    "box-duplicated": (targets.DUPLICATE,),
+    "annotation-size-differs": (targets.OTHER_SIZE,),
+    "annotations-unmatched": (
+        listing.NO_IMAGE,
+        listing.LISTED_ONLY,
+        yolo.NO_LABELLED_IMAGE,
+        coco.UNKNOWN_IMAGE,
+        coco.NO_BBOX,
+        identities.UNKNOWN_PERSON,
+    ),
+    "pictures-unannotated": (
+        listing.NO_ANNOTATION,
+        landmarks.NO_LANDMARKS,
+    ),
+    "point-outside": (targets.POINT_OUTSIDE,),
+    "point-missing": (targets.POINT_MISSING,),
+    "pair-unusable": (
+        targets.PAIR_UNUSABLE,
+        identities.UNKNOWN_IMAGE,
+    ),
+    "pair-trained": (targets.PAIR_TRAINED,),
+}
+ELSEWHERE = (listing.NO_BOXES, identities.SINGLE)  # is counted from what is stored
+
 CHECKS: tuple[Check, ...] = (
     # files that could not be used
     Check(
@@ -223,10 +254,6 @@ CHECKS: tuple[Check, ...] = (
     ),
     # splits
     Check(
-        name="no-training-split", severity="error", find=faults.no_split("train"),
-        meaning="There is no picture to train on.", remedy="add pictures, or lower ingest.test_fraction",
-    ),
-    Check(
         name="no-test-split", severity="error", find=faults.no_split("test"),
         meaning="There is no picture to test on: nothing would be known of the model.",
         remedy="add pictures, or raise ingest.test_fraction",
@@ -245,38 +272,38 @@ CHECKS: tuple[Check, ...] = (
     # boxes, points, pairs
     Check(
         name="label-unknown", severity="warning", stops_above=MAX_BAD_BOXES, of_family=has_boxes,
-        find=reported(targets.UNKNOWN_CLASS, unit="boxes", of=num_boxes),
+        find=reported(ISSUES["label-unknown"], unit="boxes", of=num_boxes),
         meaning="Boxes of a class that the list of classes does not have; they are left out.", remedy=_BOXES,
     ),
     Check(
         name="box-outside", severity="warning", stops_above=MAX_BAD_BOXES, of_family=has_boxes,
-        find=reported(targets.OUTSIDE, unit="boxes", of=num_boxes),
+        find=reported(ISSUES["box-outside"], unit="boxes", of=num_boxes),
         meaning="Boxes that lie outside the picture; they are left out.", remedy=_BOXES,
     ),
     Check(
         name="box-clipped", severity="info", of_family=has_boxes,
-        find=reported(targets.CLIPPED, unit="boxes", of=num_boxes),
+        find=reported(ISSUES["box-clipped"], unit="boxes", of=num_boxes),
         meaning="Boxes that reach over the edge; they are cut there.",
         remedy="nothing where it is a pixel; where it is many, look whether coordinates are of another size",
     ),
     Check(
         name="box-empty", severity="warning", stops_above=MAX_BAD_BOXES, of_family=has_boxes,
-        find=reported(targets.EMPTY, unit="boxes", of=num_boxes),
+        find=reported(ISSUES["box-empty"], unit="boxes", of=num_boxes),
         meaning="Boxes without area; they are left out.", remedy=_BOXES,
     ),
     Check(
         name="box-inverted", severity="warning", stops_above=MAX_BAD_BOXES, of_family=has_boxes,
-        find=reported(targets.INVERTED, unit="boxes", of=num_boxes),
+        find=reported(ISSUES["box-inverted"], unit="boxes", of=num_boxes),
         meaning="Boxes with corners swapped; they are left out.", remedy=_BOXES,
     ),
     Check(
         name="box-not-finite", severity="warning", stops_above=MAX_BAD_BOXES, of_family=has_boxes,
-        find=reported(targets.NOT_FINITE, unit="boxes", of=num_boxes),
+        find=reported(ISSUES["box-not-finite"], unit="boxes", of=num_boxes),
         meaning="Boxes whose coordinates are not numbers; they are left out.", remedy=_BOXES,
     ),
     Check(
         name="box-duplicated", severity="warning", stops_above=MAX_BAD_BOXES, of_family=has_boxes,
-        find=reported(targets.DUPLICATE, unit="boxes", of=num_boxes),
+        find=reported(ISSUES["box-duplicated"], unit="boxes", of=num_boxes),
         meaning="The same box of the same class twice; one of them is left out.", remedy=_BOXES,
     ),
     Check(
@@ -291,49 +318,50 @@ CHECKS: tuple[Check, ...] = (
         remedy="make sure that somebody looked: what is not annotated is learnt as background",
     ),
     Check(
-        name="annotation-size-differs", severity="warning", find=reported(targets.OTHER_SIZE, unit="annotations"),
-        of_family=has_boxes,
+        name="annotation-size-differs", severity="warning", of_family=has_boxes,
+        find=reported(ISSUES["annotation-size-differs"], unit="annotations"),
         meaning="Annotations that give another size than their picture has; boxes are used as they are.",
         remedy="look at the boxes drawn on them: the pictures may have been scaled after they were annotated",
     ),
     Check(
         name="annotations-unmatched", severity="warning",
-        find=reported(
-            listing.NO_IMAGE, listing.LISTED_ONLY, yolo.NO_LABELLED_IMAGE, coco.UNKNOWN_IMAGE, coco.NO_BBOX,
-            identities.UNKNOWN_PERSON, unit="entries",
-        ),
+        find=reported(ISSUES["annotations-unmatched"], unit="entries"),
         meaning="Entries of annotations and lists that fit no picture; they are left out.",
         remedy="look whether pictures are missing, or names are written otherwise",
     ),
     Check(
         name="pictures-unannotated", severity="info", of_family=lambda info: has_boxes(info) or has_points(info),
-        find=reported(listing.NO_ANNOTATION, landmarks.NO_LANDMARKS, unit="pictures"),
+        find=reported(ISSUES["pictures-unannotated"], unit="pictures"),
         meaning="Pictures without any annotation: background of a detector, left out of landmarks.",
         remedy="make sure that they are not simply unfinished work",
     ),
     Check(
-        name="point-outside", severity="warning", find=reported(targets.POINT_OUTSIDE, unit="pictures", of=len),
+        name="point-outside", severity="warning", find=reported(ISSUES["point-outside"], unit="pictures", of=len),
         of_family=has_points,
         meaning="Pictures with points outside; they are kept as they are.",
         remedy="look at them: a crop may have been made after the points were set",
     ),
     Check(
-        name="point-missing", severity="info", find=reported(targets.POINT_MISSING, unit="pictures", of=len),
+        name="point-missing", severity="info", find=reported(ISSUES["point-missing"], unit="pictures", of=len),
         of_family=has_points,
         meaning="Pictures with points that are not given; these count as hidden.", remedy="nothing",
     ),
     Check(
         name="pair-unusable", severity="warning", of_family=has_people,
-        find=reported(targets.PAIR_UNUSABLE, identities.UNKNOWN_IMAGE, unit="pairs"),
+        find=reported(ISSUES["pair-unusable"], unit="pairs"),
         meaning="Pairs to compare that name a picture which is not there; they are left out.",
         remedy="look whether pictures are missing: a result on fewer pairs is not the published one",
     ),
     Check(
-        name="pair-trained", severity="warning", find=reported(targets.PAIR_TRAINED, unit="pairs"),
+        name="pair-trained", severity="warning", find=reported(ISSUES["pair-trained"], unit="pairs"),
         of_family=has_people,
         meaning="Pairs to compare with a picture that is trained on: comparing them flatters.",
         remedy="keep the people of the pairs out of the training list",
     ),
+    Check(
+        name="annotations-other", severity="warning",
+        find=faults.unnamed({what for whats in ISSUES.values() for what in whats} | set(ELSEWHERE)),
+        meaning="What else the reader of the source has to say.", remedy="look at the entries named here",
+    ),
 )  # fmt: skip
 NAMES: tuple[str, ...] = tuple(check.name for check in CHECKS)
-COVERED_ELSEWHERE = (listing.NO_BOXES, identities.SINGLE)  # issues that are counted from what is stored

@@ -3,8 +3,8 @@
 `data.findings` names them, says how grave each is, and runs them.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def odd(what: str) -> Find:
     return find
 
 
-def reported(*whats: str, unit: str, of: Callable[[Evidence], int] | None = None) -> Find:
+def reported(whats: Sequence[str], unit: str, of: Callable[[Evidence], int] | None = None) -> Find:
     """Issues of targets, by the names that readers and `data.targets` give them."""
 
     def find(evidence: Evidence) -> Found:
@@ -76,6 +76,17 @@ def reported(*whats: str, unit: str, of: Callable[[Evidence], int] | None = None
         detail = "; ".join(f"{issue.count:,} {issue.what}" for issue in issues) if len(issues) > 1 else ""
         count = sum(issue.count for issue in issues)
         return Found(count, of(evidence) if of else 0, unit, examples[:MAX_EXAMPLES], detail)
+
+    return find
+
+
+def unnamed(known: Collection[str]) -> Find:
+    """Issues of targets that no check has a name for."""
+
+    def find(evidence: Evidence) -> Found:
+        others = [issue.what for issue in evidence.report.issues if issue.what not in known]
+        found = reported(others, unit="entries")(evidence)
+        return replace(found, detail=found.detail or "; ".join(others))
 
     return find
 

@@ -86,7 +86,7 @@ def find(dataset: Dataset) -> Findings:
 def make_finding(check: Check, fault: faults.Found) -> Finding:
     """A fault with its check's words, and how grave it is."""
     limit = check.stops_above
-    stops = limit is not None and fault.count >= FEWEST_TO_STOP and fault.count > limit * fault.of
+    stops = limit is not None and fault.count >= FEWEST_TO_STOP and fault.count / fault.of > limit
     return Finding(
         name=check.name,
         severity="error" if stops else check.severity,
