@@ -129,6 +129,9 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
         views.append(table("Set aside", ("image", "reason"), rows))
     if len(report.set_aside) > MAX_LISTED:
         views.append(f"and {len(report.set_aside) - MAX_LISTED} more: {report.path}/report.json")
+    views.append(
+        f"what is wrong with it, with pictures: ./convoy data check {report.name} --html checks.html"
+    )
     if report.family in PIPELINES:
         views.append(f"next: ./convoy train {report.family} --dataset {report.name}")
     return views
