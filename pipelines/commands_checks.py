@@ -76,7 +76,7 @@ def damage(dataset: Dataset, quick: bool) -> tuple[tuple[str, ...], int, float]:
         reporter.show(Status("check", done, total, clock.rate(done)))
 
     try:
-        report = check_bytes(dataset, progress=hear)
+        report = check_bytes(dataset, progress=hear if reporter.console.is_terminal else None)
     finally:
         reporter.close()
     return report.problems, report.num_images, report.time_s

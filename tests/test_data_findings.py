@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import faults
+from data import duplicates, faults
 from data.checklist import CHECKS, ISSUES, NAMES, Check
 from data.dataset import Dataset
 from data.evidence import codes_of, gather, groups_of, pictures_at
@@ -25,7 +25,9 @@ CONFIG = {"val_fraction": 0.1, "test_fraction": 0.1, "near_duplicate_distance": 
 def dataset_of(tmp_path: Path, family: str, files: Files, **changes: float) -> Dataset:
     source = write_tree(tmp_path / "source", files)
     config = IngestConfig.parse({**CONFIG, **changes}, "ingest")
-    ingest(source, name="set", family=family, store=tmp_path / "store", config=config, workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "_SAMPLE_LOOKS", 400)  # of half the time that these small ingests take
+        ingest(source, name="set", family=family, store=tmp_path / "store", config=config, workers=1)
     return Dataset.open(tmp_path / "store" / "set")
 
 
