@@ -16,7 +16,7 @@ from data.dataset import SPLITS, DatasetInfo, Split
 from data.decode import EXTENSIONS
 from data.formats import Listing, RawItem
 from data.parameters import Parameters
-from data.targets import Targets
+from data.targets import LeftOut, Targets
 
 MAX_EXAMPLES = 10
 WRONG_EXTENSION = "with another extension than their content"
@@ -114,6 +114,7 @@ class IngestReport(Parameters):
     num_boxes: dict[Split, dict[str, int]] = Field(default={})  # detection: by split and class
     issues: tuple[Issue, ...] = ()  # what is wrong with targets
     oddity_examples: dict[str, tuple[str, ...]] = Field(default={})  # ids, by the names of `oddities`
+    left_out: dict[str, tuple[LeftOut, ...]] = Field(default={})  # boxes, by id: some of each fault
     near_duplicates: tuple[
         tuple[str, ...], ...
     ] = ()  # all clusters of at least two different files: their ids
@@ -180,6 +181,7 @@ def make_report(
         num_boxes=info.num_boxes,
         issues=_issues(listing.issues | found.targets.issues),
         oddity_examples={name: tuple(ids[:MAX_EXAMPLES]) for name, ids in oddities.items() if ids},
+        left_out={id: tuple(boxes) for id, boxes in found.targets.left_out.items()},
         near_duplicates=tuple(sorted(tuple(ids) for ids in near.values())),
         time_s=round(time_s, 3),
         phase_s={name: round(end - laps[i][1], 3) for i, (name, end) in enumerate(laps[1:])},

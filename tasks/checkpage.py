@@ -18,6 +18,8 @@ from tasks.page import COLOURS, Mark, chip, escape
 MAX_TILES = 24  # of a finding
 MAX_BARS = 24  # classes in a chart: beyond it the most and the least frequent
 MAX_FILES = 100  # set aside, in the table
+MAX_LEFT_OUT = 3  # boxes that were left out, named below a picture
+LEFT_OUT_COLOUR = "#E00000"
 IDENTITY_SIZES = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 9), (10, 19), (20, 49), (50, 10**9))
 
 
@@ -187,7 +189,9 @@ def example(id: str, evidence: Evidence, blobs: dict[str, bytes]) -> str:
     if place is None:
         return page.picture(None, [id], id)
     size = int(evidence.ints("width")[place]), int(evidence.ints("height")[place])
+    left_out = evidence.report.left_out.get(id, ())
     lines = [f"{SPLITS[evidence.split[place]]}{label_of(evidence, place)}", id.rpartition("/")[2]]
+    lines += [f"{why}: {', '.join(f'{side:g}' for side in box)}" for why, *box in left_out[:MAX_LEFT_OUT]]
     hint = f"{id}, {size[0]} × {size[1]}"
     return page.picture(blobs.get(id), lines, hint, marks_of(evidence, place), size)
 
@@ -202,7 +206,11 @@ def marks_of(evidence: Evidence, place: int) -> list[Mark]:
     if evidence.info.family == "detection":
         boxes = evidence.boxes
         mine = boxes.image == place
-        return [
+        left_out = [
+            Mark(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1), why, LEFT_OUT_COLOUR, dashed=True)
+            for why, x0, y0, x1, y1 in evidence.report.left_out.get(evidence.ids[place], ())
+        ]
+        return left_out + [
             Mark(x0, y0, x1, y1, evidence.info.classes[label], COLOURS[label % len(COLOURS)])
             for (x0, y0, x1, y1), label in zip(
                 boxes.boxes_xyxy[mine].tolist(), boxes.labels[mine].tolist(), strict=True

@@ -63,6 +63,7 @@ class Mark:
     y1: float
     name: str
     colour: str
+    dashed: bool = False
 
 
 def escape(text: object) -> str:
@@ -160,7 +161,12 @@ def _overlay(marks: Sequence[Mark], size: tuple[int, int]) -> str:
             )
             shapes.append(f"{shape}{name}</circle>")
             continue
-        place = f'x="{mark.x0:.1f}" y="{mark.y0:.1f}" width="{mark.x1 - mark.x0:.1f}" height="{mark.y1 - mark.y0:.1f}"'
+        width, height = (
+            max(mark.x1 - mark.x0, 0.1),
+            max(mark.y1 - mark.y0, 0.1),
+        )  # SVG draws nothing of width 0
+        place = f'x="{mark.x0:.1f}" y="{mark.y0:.1f}" width="{width:.1f}" height="{height:.1f}"'
         style = f'fill="none" stroke="{mark.colour}" stroke-width="{line:.2f}" pointer-events="all"'
+        style += f' stroke-dasharray="{2 * line:.2f}"' if mark.dashed else ""
         shapes.append(f"<rect {place} {style}>{name}</rect>")
     return f'<svg viewBox="0 0 {size[0]} {size[1]}" preserveAspectRatio="none">{"".join(shapes)}</svg>'

@@ -15,9 +15,10 @@ from PIL import Image
 
 from data.dataset import Dataset
 from data.findings import find, judge
+from data.report import read_report
 from tasks import charts, page
 from tasks.checkpage import check_page, write_check_page
-from tests.faulty import PLANTED, SOUND, classification, jpeg, stock
+from tests.faulty import PLANTED, SOUND, box, classification, detection, jpeg, stock
 from tests.pictures import png
 from tests.test_data_findings import dataset_of
 
@@ -132,6 +133,26 @@ def test_boxes_are_drawn_where_they_are_with_their_names(tmp_path: Path) -> None
         ("5.0", "5.0", "0.4", "9.0", "cat"),
     ]
     assert 'viewBox="0 0 48 40"' in card
+
+
+def test_a_box_that_was_left_out_is_shown_where_it_was(tmp_path: Path) -> None:
+    dataset = dataset_of(
+        tmp_path, "detection", detection(box(9, 9, -5, 7), box(5, 6, 0, 8), box(70, 60, 5, 5))
+    )
+    assert read_report(dataset.path).left_out == {
+        "train/0.png": (
+            ("boxes with corners swapped, left out", 4, 9, 9, 16),
+            ("boxes without area, left out", 5, 6, 5, 14),
+            ("boxes outside the image, left out", 70, 60, 75, 65),
+        )
+    }
+    text = page_of(dataset)
+    card = text[text.index('id="box-inverted"') :]
+    dashed = r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"[^>]*dasharray'
+    assert re.findall(dashed, card)[:3] == [
+        ("4.0", "9.0", "5.0", "7.0"), ("5.0", "6.0", "0.1", "8.0"), ("70.0", "60.0", "5.0", "5.0"),
+    ]  # fmt: skip
+    assert "boxes outside the image, left out: 70, 60, 75, 65" in card
 
 
 def test_accepted_errors_are_marked_and_files_set_aside_are_listed(tmp_path: Path) -> None:
