@@ -43,7 +43,7 @@ from data.duplicates import (
 )
 from data.formats import Listing, RawItem, list_source, table_tree
 from data.parameters import Parameters
-from data.report import VOLATILE, Duplicates, Found, IngestReport, SetAside, make_report
+from data.report import VOLATILE, Duplicates, Fault, Found, IngestReport, SetAside, fault_of, make_report
 from data.samples import SAMPLES, sample_tree
 from data.storage import (
     check_name,
@@ -202,7 +202,12 @@ def measure_items(
     reasons = [unreadable.get(i) or reason or items[i].fault for i, reason in enumerate(measured.reason)]
     keep = np.array([i for i, reason in enumerate(reasons) if not reason], np.int64)
     set_aside = tuple(
-        SetAside(id=items[i].id, reason=reason, sha256="" if i in unreadable else measured.sha256[i])
+        SetAside(
+            id=items[i].id,
+            reason=reason,
+            sha256="" if i in unreadable else measured.sha256[i],
+            fault=_kind_of_fault(i in unreadable, measured.reason[i]),
+        )
         for i, reason in enumerate(reasons)
         if reason
     )
@@ -221,6 +226,13 @@ def measure_items(
             )
     targets = check_targets(family, kept, usable, classes)
     return Found(kept, usable, targets, classes, [sizes[i] for i in keep], set_aside)
+
+
+def _kind_of_fault(unread: bool, undecodable: str) -> Fault:
+    """Which kind of reason an image is set aside for: not read, not decoded, or else its annotation."""
+    if unread:
+        return "unreadable"
+    return fault_of(undecodable) if undecodable else "annotation-unreadable"
 
 
 def _read_all(

@@ -1,9 +1,11 @@
 """What ingest found in a source: the report that a person reads, and `report.json` beside the dataset."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,9 +16,11 @@ from data.dataset import NUM_AXES, SPLITS, DatasetInfo, Split
 from data.decode import EXTENSIONS
 from data.formats import Listing, RawItem
 from data.parameters import Parameters
-from data.targets import Targets
+from data.targets import LeftOut, Targets
 
 MAX_EXAMPLES = 10
+WRONG_EXTENSION = "with another extension than their content"
+Fault = Literal["unreadable", "truncated", "not-an-image", "decompression-bomb", "annotation-unreadable"]
 
 
 class SetAside(Parameters):
@@ -25,6 +29,16 @@ class SetAside(Parameters):
     id: str
     reason: str
     sha256: str  # of its bytes, "" if they could not be read
+    fault: Fault = "unreadable"  # which kind of reason it is
+
+
+def fault_of(reason: str) -> Fault:
+    """The kind of reason why the bytes of an image could not be decoded."""
+    if reason.startswith("decompression bomb"):
+        return "decompression-bomb"
+    if reason.startswith(("empty file", "not an image", "unsupported format")):
+        return "not-an-image"
+    return "truncated" if "truncat" in reason.lower() else "unreadable"  # Pillow's word for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +114,25 @@ class IngestReport(Parameters):
     num_boxes: dict[Split, dict[str, int]] = Field(default={})  # detection: by split and class
     issues: tuple[Issue, ...] = ()  # what is wrong with targets
     axes: tuple[tuple[int, int, int], ...] = ()  # signals, volumes: see DatasetInfo
+    oddity_examples: dict[str, tuple[str, ...]] = Field(default={})  # ids, by the names of `oddities`
+    left_out: dict[str, tuple[LeftOut, ...]] = Field(default={})  # boxes, by id: some of each fault
+    near_duplicates: tuple[
+        tuple[str, ...], ...
+    ] = ()  # all clusters of at least two different files: their ids
 
 
 VOLATILE = {"path", "time_s", "phase_s", "images_per_s"}  # what report.json leaves out
+
+
+def read_report(folder: Path) -> IngestReport:
+    """`report.json` of a stored dataset; what it leaves out is empty. Raises FileNotFoundError or ValueError."""
+    file = folder / "report.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing; restore it (dvc checkout, dvc pull), or ingest the source again"
+        )
+    left_out = {"path": str(folder), "time_s": 0.0, "phase_s": {}, "images_per_s": 0.0}
+    return IngestReport.parse({**json.loads(file.read_text()), **left_out}, str(file))
 
 
 def make_report(
@@ -118,7 +148,11 @@ def make_report(
     measured = found.measured
     members = Counter(duplicates.cluster_ids)
     files = Counter(dict(zip(measured.sha256, duplicates.cluster_ids, strict=True)).values())
-    near = [cluster for cluster, number in files.items() if number > 1]
+    near = {cluster: list[str]() for cluster, number in files.items() if number > 1}
+    for item, cluster in zip(found.items, duplicates.cluster_ids, strict=True):
+        if cluster in near:
+            near[cluster].append(item.id)
+    oddities = _oddities(found, info.family)
     conflicts = _label_conflicts(found)
     overlaps = _overlaps(found, duplicates, splits)
     time_s = laps[-1][1] - laps[0][1]
@@ -132,7 +166,7 @@ def make_report(
         width_px=info.width_px,
         height_px=info.height_px,
         formats=dict(sorted(Counter(measured.format).items())),
-        oddities=_count_oddities(found, info.family),
+        oddities={name: len(ids) for name, ids in oddities.items()},
         ignored=listing.ignored,
         set_aside=found.set_aside,
         exact_duplicates=len(found.items) - len(set(measured.sha256)),
@@ -148,6 +182,9 @@ def make_report(
         num_boxes=info.num_boxes,
         axes=info.axes,
         issues=_issues(listing.issues | found.targets.issues),
+        oddity_examples={name: tuple(ids[:MAX_EXAMPLES]) for name, ids in oddities.items() if ids},
+        left_out={id: tuple(boxes) for id, boxes in found.targets.left_out.items()},
+        near_duplicates=tuple(sorted(tuple(ids) for ids in near.values())),
         time_s=round(time_s, 3),
         phase_s={name: round(end - laps[i][1], 3) for i, (name, end) in enumerate(laps[1:])},
         images_per_s=round((len(found.items) + len(found.set_aside)) / time_s, 1),
@@ -161,15 +198,17 @@ def _issues(found: dict[str, list[str]]) -> tuple[Issue, ...]:
     )
 
 
-def _count_oddities(found: Found, family: str) -> dict[str, int]:
-    flags = found.measured.oddities
+def _oddities(found: Found, family: str) -> dict[str, list[str]]:
+    """Ids of the items of each oddity."""
+    items, flags = found.items, found.measured.oddities
     names, extensions = (arrays.ODDITIES, arrays.EXTENSIONS) if family in NUM_AXES else (ODDITIES, EXTENSIONS)
-    counts = {name: int(np.count_nonzero(flags >> bit & 1)) for bit, name in enumerate(names)}
-    counts["with another extension than their content"] = sum(
-        not item.path.lower().endswith(extensions[name])
-        for item, name in zip(found.items, found.measured.format, strict=True)
-    )
-    return counts
+    odd = {name: [items[i].id for i in np.flatnonzero(flags >> bit & 1)] for bit, name in enumerate(names)}
+    odd[WRONG_EXTENSION] = [
+        item.id
+        for item, name in zip(items, found.measured.format, strict=True)
+        if not item.path.lower().endswith(extensions[name])
+    ]
+    return odd
 
 
 def _label_conflicts(found: Found) -> list[tuple[str, ...]]:

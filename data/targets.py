@@ -10,7 +10,7 @@ has them. Where an annotation gives the image's size and only one of the two fit
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,11 @@ POINT_MISSING = "images with points that are not given"
 PAIR_UNUSABLE = "pairs with an image that was set aside, left out"
 PAIR_TRAINED = "pairs with an image of the train split"
 EDGE_TOLERANCE_PX = 0.01  # what six decimals of a share make of the edge
+MAX_SHOWN = 24  # boxes of each fault that reports can show
 _ROUNDING = 10  # decimals of a pixel: undoes the division and multiplication by the image's sides
+
+
+LeftOut = tuple[str, float, float, float, float]  # why, and the corners, in pixels of the upright image
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Targets:
     labels: np.ndarray  # (N,) int64: the class of each image; 0 where a family has none
     columns: dict[str, list[Any]]  # by the dataset's column names, N values each
     issues: dict[str, list[str]]  # what is wrong: ids of images, once for each fault
+    left_out: dict[str, list["LeftOut"]] = field(default_factory=dict)  # by id: some of each kind, to show
 
 
 def check_targets(
@@ -70,11 +75,14 @@ def _check_boxes(items: Sequence[RawItem], measured: Measured) -> Targets:
     corners = np.concatenate([np.empty((0, 4)), *(boxes.boxes_xyxy for boxes in found)])  # (M, 4)
     labels = np.concatenate([np.empty(0, np.int64), *(boxes.labels for boxes in found)])
     flags = np.concatenate([np.empty(0, np.uint8), *(boxes.flags for boxes in found)])
+    given = np.nan_to_num(np.clip(corners, -MAX_COORDINATE, MAX_COORDINATE))
     issues: dict[str, list[str]] = defaultdict(list)
     keep = np.ones(len(image), bool)
+    shown: dict[int, str] = {}  # boxes to show among those left out, and why
 
     def leave_out(bad: np.ndarray, why: str) -> None:
         issues[why] += [items[i].id for i in image[keep & bad]]
+        shown.update((box, why) for box in np.flatnonzero(keep & bad)[:MAX_SHOWN].tolist())
         keep[bad] = False
 
     leave_out(~(np.abs(corners) <= MAX_COORDINATE).all(1), NOT_FINITE)  # NaN compares as false
@@ -94,6 +102,12 @@ def _check_boxes(items: Sequence[RawItem], measured: Measured) -> Targets:
     boxes = cut.astype(np.float32)
     leave_out((boxes[:, 2:] <= boxes[:, :2]).any(1), EMPTY)  # thinner than float32 can tell
     leave_out(_repeated(image, boxes, labels, keep), DUPLICATE)
+    left_out: dict[str, list[LeftOut]] = defaultdict(list)
+    if shown:
+        upright = _to_upright(given, image, items, measured, defaultdict(list))
+        for box, why in sorted(shown.items()):
+            x0, y0, x1, y1 = upright[box].round(2).tolist()
+            left_out[items[image[box]].id].append((why, x0, y0, x1, y1))
     ends = np.cumsum(np.bincount(image[keep], minlength=len(found)))[:-1]
     return Targets(
         np.zeros(len(found), np.int64),
@@ -103,6 +117,7 @@ def _check_boxes(items: Sequence[RawItem], measured: Measured) -> Targets:
             "box_flags": [part.tolist() for part in np.split(flags[keep], ends)],
         },
         {why: where for why, where in issues.items() if where},
+        dict(left_out),
     )
 
 

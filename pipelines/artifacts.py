@@ -3,6 +3,7 @@
 Prefect's own functions for this open a connection at each call and never close it; these keep one, and close it.
 """
 
+import json
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
+
+from data.findings import Findings, Verdict
 
 UPDATE_EVERY_S = 5.0  # each update is a request to the server
 
@@ -75,3 +78,22 @@ def publish_result(summary: dict[str, Any]) -> None:
     key = f"{summary['family']}-{summary['dataset']}".replace("_", "-")
     with get_client(sync_client=True) as client:
         client.create_artifact(artifact("markdown", markdown, description, key))
+
+
+def publish_findings(findings: Findings, verdict: Verdict) -> None:
+    """Leave what the checks of the dataset found on the run's page, as a table."""
+    accepted = {finding.name for finding in verdict.accepted}
+    rows = [
+        {
+            "severity": "accepted" if finding.name in accepted else finding.severity,
+            "check": finding.name,
+            "found": ": ".join(part for part in (finding.amount, finding.detail) if part),
+            "meaning": finding.meaning,
+            "to do": finding.remedy,
+        }
+        for finding in findings.findings
+    ]
+    description = f"{findings.name}: {len(verdict.stopped_by)} errors stop training, {len(rows)} findings"
+    key = f"checks-{findings.name}".replace("_", "-")
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact("table", json.dumps(rows), description, key))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from prefect import flow
 
-from pipelines.configuration import ChangesForm, RecipeForm
+from pipelines.configuration import AcceptForm, ChangesForm, RecipeForm
 from pipelines.families import Executor, StopAfter
 from pipelines.parameters import AUTO
 from pipelines.training import run_job
@@ -24,6 +24,7 @@ def train_classifier(
     stop_after: StopAfter = "promote",
     resume: str | None = None,
     executor: Executor = "ray",
+    accept: Annotated[tuple[str, ...], AcceptForm()] = (),
 ) -> dict[str, Any]:
     """Train a classifier on an ingested dataset, test it, register it, and promote it if it is the first.
 
@@ -34,6 +35,7 @@ def train_classifier(
         stop_after: the last step: train, evaluate (no registration), or promote (everything)
         resume: key of a run that was cut off, to go on with it; its own parameters count then
         executor: ray, or in_process to train inside the flow's process
+        accept: checks of the dataset whose errors are waived (./convoy data check NAME)
     """
     return run_job(
         "classification",
@@ -43,4 +45,5 @@ def train_classifier(
         stop_after=stop_after,
         resume=resume,
         executor=executor,
+        accept=accept,
     )

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.table import Table
 
-from data.checks import check as check_dataset
 from data.dataset import NUM_AXES, SPLITS, Dataset, DatasetInfo, FamilyName, Split, list_names
 from data.export import export as export_dataset
 from data.ingest import IngestConfig, IngestReport, ingest
@@ -23,6 +22,14 @@ MAX_LISTED = 10  # of the images that were set aside
 Span = tuple[int, int, int]  # least, median, greatest
 
 app = App(name="data", help="Ingest, list, show and check datasets.")
+app.command(
+    "pipelines.commands_checks:check", name="check",
+    help="Say whether a dataset is what ingest wrote, and what is wrong with it.",
+)  # fmt: skip
+app.command(
+    "pipelines.commands_labels:label_errors", name="label-errors",
+    help="Find labels that are probably wrong, by what a model makes of the images.",
+)  # fmt: skip
 
 
 @app.command
@@ -128,6 +135,9 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
         views.append(table("Set aside", ("image", "reason"), rows))
     if len(report.set_aside) > MAX_LISTED:
         views.append(f"and {len(report.set_aside) - MAX_LISTED} more: {report.path}/report.json")
+    views.append(
+        f"what is wrong with it, with pictures: ./convoy data check {report.name} --html checks.html"
+    )
     if report.family in PIPELINES:
         views.append(f"next: ./convoy train {report.family} --dataset {report.name}")
     return views
@@ -273,23 +283,6 @@ def preview(
     file = out or Path(f"preview-{name}.png")
     save_figure(draw(dataset.info.family, config, dataset, num_pictures=pictures, num_epochs=epochs), file)
     emit({"dataset": name, "recipe": recipe, "file": file}, [f"wrote {file}"], as_json)
-
-
-@app.command
-def check(name: str, /, *, as_json: Json = False) -> int:
-    """Read every byte of a dataset and say whether it still is what ingest wrote; exit code 1 if not.
-
-    Parameters
-    ----------
-    name
-        Name of an ingested dataset; ./convoy data list shows them.
-    """
-    report = check_dataset(Dataset.open(store() / name))
-    problems = [[problem] for problem in report.problems]
-    fine = f"{name}: {report.num_images:,} images, all as ingest wrote them ({report.time_s:.1f} s)"
-    view = table(f"{name}: {len(problems)} problems", ("problem",), problems)
-    emit(report.model_dump(mode="json"), [view if problems else fine], as_json)
-    return int(bool(problems))
 
 
 @app.command

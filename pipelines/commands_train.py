@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
+from data.findings import find, judge, parse_accepted, refusal
 from pipelines import server
 from pipelines.families import Executor, FamilyName, StopAfter
-from pipelines.options import Changes, Json, quiet_stdout
+from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, choose_recipe, flatten, parse_changes, recipes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import run_flow
@@ -26,6 +27,7 @@ def train(
     resume: str | None = None,
     stop_after: StopAfter = "promote",
     executor: Executor = "ray",
+    accept: Accept = None,
     out: Path | None = None,
     as_json: Json = False,
 ) -> None:
@@ -51,12 +53,13 @@ def train(
         Folder to copy the model, the course of training and the test's results to.
     """
     nested = parse_changes(changes or [])
+    accepted = parse_accepted(accept or [])
     if out is not None:
         require_replaceable(out / "model")  # before hours of training, and again after
     if resume is not None:
-        if family or dataset or recipe != AUTO or nested:
+        if family or dataset or recipe != AUTO or nested or accepted:
             raise ValueError(
-                "--resume goes on with the parameters of that run: give no family, dataset, recipe, --set"
+                "--resume goes on with the parameters of that run: give no family, dataset, recipe, --set, --accept"
             )
     elif family is None or dataset is None:
         raise ValueError(
@@ -68,14 +71,25 @@ def train(
         from pipelines.configuration import configuration
 
         configuration(family, dataset, recipe, nested)
-        Dataset.open(store() / dataset)
+        require_sound(Dataset.open(store() / dataset), family, accepted)
     with quiet_stdout(as_json):
         summary = run_flow(
-            family, dataset, recipe, nested, resume=resume, stop_after=stop_after, executor=executor
-        )
+            family, dataset, recipe, nested, resume=resume, stop_after=stop_after, executor=executor,
+            accept=accepted,
+        )  # fmt: skip
         if out is not None:
             collect(Path(summary["folder"]), out)
     emit(summary, [*summary_views(summary)], as_json)
+
+
+def require_sound(dataset: Dataset, family: str, accepted: tuple[str, ...]) -> None:
+    """Raise ValueError for errors in the dataset that are not accepted: training would too, but engines start first."""
+    if dataset.info.family != family:
+        return  # training says so
+    findings = find(dataset)
+    verdict = judge(findings, accepted)
+    if verdict.stopped_by:
+        raise ValueError(refusal(findings, verdict))
 
 
 def collect(run: Path, out: Path) -> None:

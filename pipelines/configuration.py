@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
+from data.checklist import NAMES
 from data.parameters import Parameters
 from pipelines.parameters import AUTO, PARAMS, choose_recipe, merge, recipes
 from tasks.families import FAMILIES
@@ -39,6 +40,16 @@ class RecipeForm:
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "enum": [AUTO, *recipes(self.family)]}
+
+
+class AcceptForm:
+    """Makes a list parameter of a flow a choice among the names of checks in Prefect's form."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(source)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "array", "uniqueItems": True, "items": {"type": "string", "enum": sorted(NAMES)}}
 
 
 class ChangesForm:

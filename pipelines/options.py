@@ -16,6 +16,15 @@ Changes = Annotated[
         help="A parameter to change, as KEY.PATH=VALUE; may be given often.",
     ),
 ]
+Accept = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--accept",
+        consume_multiple=False,
+        negative=(),
+        help="Names of checks whose errors are waived, with commas between them; may be given often.",
+    ),
+]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as one JSON document.")]
 
 

@@ -34,8 +34,12 @@ class Clock:
 
     def rate(self, done: int) -> float | None:
         """Items a second so far; None before anything can be said."""
-        time_s = time.monotonic() - self.started_s
+        time_s = self.seconds()
         return done / time_s if done and time_s > 0 else None
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.started_s
 
 
 class Reporter(Protocol):

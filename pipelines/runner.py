@@ -20,10 +20,11 @@ def run_flow(
     resume: str | None = None,
     stop_after: StopAfter = "promote",
     executor: Executor = "ray",
+    accept: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Run the family's training flow: its summary, with the seconds from the command to the first step.
 
-    `resume`, the key of a run, takes the place of family, dataset, recipe and changes.
+    `resume`, the key of a run, takes the place of family, dataset, recipe, changes and accept.
     """
     start_engines(executor)
     # Only now, for these imports take seconds that the engines can use.
@@ -41,8 +42,9 @@ def run_flow(
     set_reporter(reporter)
     try:
         summary = flow(
-            dataset, recipe, changes or None, stop_after=stop_after, resume=resume, executor=executor
-        )
+            dataset, recipe, changes or None, stop_after=stop_after, resume=resume, executor=executor,
+            accept=accept,
+        )  # fmt: skip
     except BaseException:
         disconnect()
         raise

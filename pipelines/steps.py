@@ -112,10 +112,11 @@ def open_run(family: str, config: Any, dataset: Dataset, lineage: Lineage, param
 @step("train")
 def train_model(
     family: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, run_id: str,
-    executor: Executor, reporter: Reporter,
+    executor: Executor, reporter: Reporter, under_way: Callable[[Reporter], None],
 ) -> tuple[TrainResult, float]:  # fmt: skip
     """Train, telling the console or log, MLflow and Prefect's progress bar how far it is.
 
+    `under_way` is called each time that steps have been done: for what the first of them should not wait for.
     Returns the result, and the time of the first step, in seconds since the epoch.
     """
     bar = ProgressBar(f"training on {dataset.info.name}")
@@ -133,6 +134,7 @@ def train_model(
         }
         registry.log_progress(run_id, progress.step, {**values, "epoch": progress.epoch})
         bar.show(progress.step / progress.num_steps)
+        under_way(reporter)
 
     again = (folder / "history.jsonl").is_file()
 
@@ -198,7 +200,7 @@ def register_model(
     """Put the model into the registry: `model`, its name there, and `version`."""
     name = registered_name(family, dataset.info.name)
     images = dataset.table("test", ["image"])["image"][:NUM_EXAMPLES].to_pylist()
-    tags = lineage.tags() | registry.get_tags(run_id, ["ray.job_id"])
+    tags = lineage.tags() | registry.get_tags(run_id, ["ray.job_id", "checks.accepted"])
     version = registry.register(run_id, model, name=name, example=images, tags=tags)
     return {"model": name, "version": version}
 

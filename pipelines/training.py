@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
-from pipelines import environment, steps
+from data.findings import parse_accepted
+from pipelines import environment, gate, steps
 from pipelines.configuration import configuration
 from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
@@ -38,20 +39,24 @@ class Job:
     dataset: str
     recipe: str
     config: Any
+    accept: tuple[str, ...] = ()  # checks of the dataset whose errors are waived
 
 
-def start_job(family: str, dataset: str, recipe: str, changes: dict[str, Any], folder: Path) -> Job:
+def start_job(
+    family: str, dataset: str, recipe: str, changes: dict[str, Any], accept: Sequence[str], folder: Path
+) -> Job:
     """The job of a run's folder; at the first attempt, made from the parameters and written there."""
     file = folder / "job.json"
     if file.is_file():
         return read_job(folder)
     config = configuration(family, dataset, recipe, changes)
-    job = Job(family, dataset, choose_recipe(family, dataset, recipe), config)
+    job = Job(family, dataset, choose_recipe(family, dataset, recipe), config, parse_accepted(accept))
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         "family": family,
         "dataset": dataset,
         "recipe": job.recipe,
+        "accept": job.accept,
         "config": config.model_dump(mode="json"),
     }
     partial = folder / "job.json.partial"
@@ -68,7 +73,8 @@ def read_job(folder: Path) -> Job:
         raise ValueError(f"no run {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
     values = json.loads(file.read_text())
     config = FAMILIES[values["family"]].config.parse(values["config"], str(file))
-    return Job(values["family"], values["dataset"], values["recipe"], config)
+    accept = tuple(values.get("accept", ()))  # a run of before there were checks accepted none
+    return Job(values["family"], values["dataset"], values["recipe"], config, accept)
 
 
 def run_folder(key: str) -> Path:
@@ -121,6 +127,7 @@ def run_job(
     stop_after: StopAfter,
     resume: str | None,
     executor: Executor,
+    accept: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything from the dataset to the registry; returns the summary that commands print.
 
@@ -132,7 +139,7 @@ def run_job(
     key = resume or str(flow_run.id)
     folder = run_folder(key)
     with exclusive(folder):
-        job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, folder)
+        job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, accept, folder)
         reporter = current_reporter() or steps.LogReporter()
         reporter.note(f"run {key}: {job.dataset} by {job.recipe}; if cut off: ./convoy train --resume {key}")
         summary = run_steps(job, key, folder, reporter, stop_after, executor)
@@ -150,14 +157,19 @@ def run_steps(
     try:
         with phase("prepare"):
             data = steps.check_dataset(job.family, job.dataset)
+            findings = gate.run_checks(data, job.accept, reporter)
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id))
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
+            gate.keep_findings(findings, job.accept, folder, run_id)
+            page = gate.CheckPage(data, findings, job.accept, folder, run_id)
         with phase("train"):
             result, first_step_at = steps.train_model(
-                job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter
-            )
+                job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter,
+                page.leave,
+            )  # fmt: skip
+            page.leave(reporter)  # of a resumed run that had been trained
         metrics = dict(result.metrics)
         if stop_after != "train":
             with phase("evaluate"):

@@ -1,13 +1,17 @@
 """What the families signals and volumes share: records of fitted arrays, cards, and pictures to look at."""
 
+import io
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 from torch import Tensor
 
+from data.arrays import decode_item
 from data.classification import Records
 from data.dataset import DatasetInfo
+from data.decode import DecodeError
 from data.fitting import ArrayPreprocessing, decode_all
 from tasks.card import CARD_VERSION, Member, ModelCard
 from tasks.settings import EvaluateConfig, TrainConfig
@@ -68,6 +72,17 @@ def draw_all(arrays: np.ndarray) -> np.ndarray:
     draw = draw_signal if arrays.ndim == 3 else draw_volume
     pictures = [draw(values) for values in arrays.astype(np.float32)]
     return np.array(pictures, np.uint8).reshape(-1, 1, PICTURE_PX, PICTURE_PX)
+
+
+def as_png(blob: bytes, num_axes: int) -> bytes:
+    """An encoded signal or volume as a picture to look at; what cannot be read stays as it is."""
+    try:
+        values = decode_item(blob, num_axes).values
+    except DecodeError:
+        return blob
+    stream = io.BytesIO()
+    Image.fromarray(draw_all(values[None])[0, 0]).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def draw_signal(values: np.ndarray) -> np.ndarray:

@@ -13,8 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.figures import confusion_figure, mistakes_figure, per_class_figure, reliability_figure, save_figure
+from tasks.labelerrors import LabelErrors, find_label_errors
 from tasks.metrics import PerClass, Reliability, confusion_matrix, per_class, reliability
 from tasks.settings import ViewName
+
+SUSPECT_COLUMNS = ("id", "label", "suggested", "confidence", "own_confidence", "margin")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,27 @@ class Report:
     def reliability(self) -> Reliability:
         return reliability(self.probabilities, self.labels)
 
+    @cached_property
+    def label_errors(self) -> LabelErrors:
+        """Labels that are probably wrong, if the model was not trained on these pictures."""
+        return find_label_errors(self.probabilities, self.labels)
+
+    @property
+    def suspects(self) -> list[dict[str, Any]]:
+        """The pictures whose labels are probably wrong, the most suspect first: one row each."""
+        found = self.label_errors
+        return [
+            {
+                "id": str(self.ids[place]),
+                "label": self.classes[self.labels[place]],
+                "suggested": self.classes[suggested],
+                "confidence": float(self.probabilities[place, suggested]),
+                "own_confidence": float(self.probabilities[place, self.labels[place]]),
+                "margin": float(margin),
+            }
+            for place, suggested, margin in zip(found.suspects, found.suggested, found.margins, strict=True)
+        ]
+
     @property
     def views(self) -> list[dict[str, Any]]:
         """The table of views: one row each, `view` and its metrics."""
@@ -88,7 +112,8 @@ class Report:
         """Write tables and figures to `folder`, `metrics.json` last: a folder that has it is whole.
 
         views.csv, per_class.csv, reliability.csv; confusion.csv has one row an image (actual, predicted), as DVC's
-        confusion template takes it; predictions.parquet; a PNG for each figure; about.json says what was measured.
+        confusion template takes it; predictions.parquet; label_errors.csv, labels that are probably wrong; a PNG for
+        each figure; about.json says what was measured.
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").unlink(missing_ok=True)
@@ -101,6 +126,7 @@ class Report:
     def _write_tables(self, folder: Path) -> None:
         write_csv(folder / "views.csv", self.views)
         write_csv(folder / "per_class.csv", self.per_class)
+        write_csv(folder / "label_errors.csv", self.suspects, SUSPECT_COLUMNS)
         bins = self.reliability
         columns = ("bin_low", "bin_high", "count", "accuracy", "confidence")
         values = zip(bins.low, bins.high, bins.count, bins.accuracy, bins.confidence, strict=True)
@@ -140,9 +166,9 @@ class Report:
         )
 
 
-def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Columns in the order of their first appearance; NaN becomes an empty cell."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+def write_csv(file: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
+    """`columns`, else those of the rows in the order of their first appearance; NaN becomes an empty cell."""
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
     with file.open("w", newline="") as out:
         writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
         writer.writeheader()

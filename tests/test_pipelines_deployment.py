@@ -155,6 +155,7 @@ def test_a_worker_runs_the_deployment_to_a_registered_model(platform: Platform) 
         "stop_after": "promote",
         "resume": None,
         "executor": "ray",
+        "accept": [],
     }  # as the form sends them
     run = platform.run(dataset="digits", changes=CHANGES, **untouched)
     wait_for(lambda: platform.state(run) in ("Completed", "Failed", "Crashed"), RUN_S, "the run has ended")

@@ -103,7 +103,10 @@ def test_data_commands_show_what_a_dataset_is(
     code, out, _err = run("data", "show", name)
     assert code == 0 and ("samples" in out if family == "signals" else "side 2" in out) and "width" not in out
     assert ("8000 Hz" in out) == (family == "signals")
-    assert run("data", "check", name)[0] == 0
+    page = tmp_path / "checks.html"
+    code, out, _err = run("data", "check", name, "--html", str(page), "--json")
+    found = {finding["name"] for finding in json.loads(out)["findings"]}
+    assert code == 0 and not found & {"tiny-pictures", "extreme-aspect", "changed"} and page.is_file()
     file = tmp_path / "preview.png"
     command = (
         "data",

@@ -15,7 +15,7 @@ from tasks import cluster
 from tasks.cluster import ALLOCATOR, join_arrays, readonly_tensors
 from tasks.paths import ROOT
 from tasks.train import train
-from tests.test_families import weights
+from tests.test_families import assert_equal_weights, weights
 from tests.tiny import tiny_config, tiny_dataset
 
 TRAIN = """
@@ -27,9 +27,11 @@ from tasks.train import train
 from tests.tiny import tiny_config
 
 print(json.dumps(vars(cluster.connect())))
-config = tiny_config("classification", train__num_workers=2, optim__clip_norm=0.0)
 dataset, folder = Dataset.open(Path(sys.argv[1])), Path(sys.argv[2])
-train("classification", config, dataset, folder=folder, key="k", digest="")
+for mode in ("resident", "streaming"):
+    changes = {"train__data_mode": mode, "train__augment_workers": 1}
+    config = tiny_config("classification", train__num_workers=2, optim__clip_norm=0.0, **changes)
+    train("classification", config, dataset, folder=folder / mode, key="k", digest="")
 cluster.disconnect()
 """
 
@@ -61,8 +63,9 @@ def test_two_nodes_of_a_cluster_train_together(two_nodes: Cluster, tmp_path: Pat
         "classification", config, dataset, folder=tmp_path / "here", key="k", digest="", executor="in_process"
     )
     here = weights(tmp_path / "here")
-    for name, value in weights(tmp_path / "cluster").items():
+    for name, value in weights(tmp_path / "cluster" / "resident").items():
         torch.testing.assert_close(value, here[name], rtol=1e-3, atol=1e-4)
+    assert_equal_weights(tmp_path / "cluster" / "streaming", tmp_path / "cluster" / "resident")
 
 
 def test_a_cluster_that_does_not_answer_is_one_clear_error(tmp_path: Path) -> None:

@@ -1,0 +1,145 @@
+"""`./convoy data check` and `label-errors`: what is wrong with a dataset, before and after a model exists."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from data.checks import check as check_bytes
+from data.checks import shard_fault
+from data.dataset import Dataset
+from data.findings import Finding, Findings, Verdict, find, judge, parse_accepted
+from pipelines.options import Accept, Json, quiet_stdout
+from pipelines.render import ConsoleReporter, emit, table
+from pipelines.reporting import Clock, Status
+from tasks.paths import store
+
+STYLES = {"error": "bold red", "warning": "yellow", "info": ""}
+
+
+def check(
+    name: str,
+    /,
+    *,
+    html: Path | None = None,
+    accept: Accept = None,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    as_json: Json = False,
+) -> int:
+    """Say whether a dataset is what ingest wrote, and what is wrong with it; exit code 1 for errors.
+
+    Every byte is read and every picture decoded again, then the checks run that training runs too.
+    Example: ./convoy data check products --html checks.html
+
+    Parameters
+    ----------
+    name
+        Name of an ingested dataset; ./convoy data list shows them.
+    html
+        Write the report with pictures and charts to this file, too.
+    quick
+        Compare the files' hashes only, and decode nothing.
+    """
+    accepted = parse_accepted(accept or [])
+    dataset = Dataset.open(store() / name)
+    with quiet_stdout(as_json):
+        problems, num_images, time_s = damage(dataset, quick)
+        findings = verdict = None
+        if not problems:
+            findings = find(dataset)
+            verdict = judge(findings, accepted)
+            if html is not None:
+                from tasks.checkpage import (
+                    write_check_page,  # it brings Pillow and charts, which few calls need
+                )
+
+                write_check_page(html, dataset, findings, verdict)
+    document = {"name": name, "num_images": num_images, "problems": problems, "time_s": time_s}
+    emit(document | document_of(findings, verdict, html), views(document, findings, verdict, html), as_json)
+    return int(bool(problems) or bool(verdict and verdict.stopped_by))
+
+
+def damage(dataset: Dataset, quick: bool) -> tuple[tuple[str, ...], int, float]:
+    """What is no longer as ingest wrote it, the number of images looked at, and the seconds that took."""
+    if quick:
+        clock = Clock()
+        faults = [
+            (shard.file, shard_fault(dataset.path / shard.file, shard, dataset.info.family))
+            for shard in dataset.info.shards
+        ]
+        problems = tuple(f"{file}: {fault}" for file, fault in faults if fault)
+        return problems, sum(shard.rows for shard in dataset.info.shards), clock.seconds()
+    reporter, clock = ConsoleReporter(), Clock()
+
+    def hear(done: int, total: int | None) -> None:
+        reporter.show(Status("check", done, total, clock.rate(done)))
+
+    try:
+        report = check_bytes(dataset, progress=hear if reporter.console.is_terminal else None)
+    finally:
+        reporter.close()
+    return report.problems, report.num_images, report.time_s
+
+
+def document_of(findings: Findings | None, verdict: Verdict | None, html: Path | None) -> dict[str, Any]:
+    """The findings as plain values; null where the dataset is damaged and nothing was looked for."""
+    if findings is None or verdict is None:
+        return {"findings": None, "stopped_by": None, "accepted": None, "not_found": None, "html": None}
+    return {
+        "findings": [finding.model_dump(mode="json") for finding in findings.findings],
+        "stopped_by": [finding.name for finding in verdict.stopped_by],
+        "accepted": [finding.name for finding in verdict.accepted],
+        "not_found": verdict.unused,
+        "html": html,
+    }
+
+
+def views(
+    document: dict[str, Any], findings: Findings | None, verdict: Verdict | None, html: Path | None
+) -> list[Table | str]:
+    """The report, for a person."""
+    name, problems = document["name"], document["problems"]
+    if findings is None or verdict is None:
+        damaged = table(
+            f"{name}: {len(problems)} problems", ("problem",), [[problem] for problem in problems]
+        )
+        mend = "the checks were not run; restore the dataset (dvc checkout, dvc pull), or ingest its source again"
+        return [damaged, mend]
+    fine = f"{name}: {document['num_images']:,} images, all as ingest wrote them ({document['time_s']:.1f} s)"
+    shown: list[Table | str] = [fine]
+    if findings.findings:
+        shown.append(findings_table(findings, verdict))
+    else:
+        shown.append("no check found anything")
+    if verdict.unused:
+        shown.append(f"accepted and not found: {', '.join(verdict.unused)}")
+    if verdict.stopped_by:
+        names = ",".join(finding.name for finding in verdict.stopped_by)
+        shown.append(f"training does not start with these errors, unless they are accepted: --accept {names}")
+    shown.append(f"wrote {html}" if html else f"see them: ./convoy data check {name} --html checks.html")
+    return shown
+
+
+def findings_table(findings: Findings, verdict: Verdict) -> Table:
+    """A line a finding, coloured by how grave it is."""
+    accepted = {finding.name for finding in verdict.accepted}
+    rows = [
+        (
+            "accepted" if finding.name in accepted else finding.severity,
+            finding.name,
+            found(finding),
+            f"{finding.meaning} → {finding.remedy}",
+        )
+        for finding in findings.findings
+    ]
+    view = table("Checks", ("", "check", "found", "what it means → what to do"), rows)
+    for row, finding in zip(view.rows, findings.findings, strict=True):
+        row.style = "" if finding.name in accepted else STYLES[finding.severity]
+    return view
+
+
+def found(finding: Finding) -> str:
+    """How much, and where for instance."""
+    text = f"{finding.amount}: {finding.detail}" if finding.detail else finding.amount
+    return f"{text}; for instance {' and '.join(finding.examples[0][:2])}" if finding.examples else text

@@ -1,0 +1,240 @@
+"""The report of a dataset's checks as one HTML file: numbers, charts, and every finding with pictures.
+
+It needs no network, and the same dataset gives the same bytes.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.dataset import NUM_AXES, SPLITS, Dataset, DatasetInfo, Split
+from data.evidence import Evidence, gather, read_pictures
+from data.findings import Finding, Findings, Verdict
+from tasks import charts, page
+from tasks.arrays import as_png
+from tasks.page import COLOURS, Mark, chip, escape
+
+MAX_TILES = 24  # of a finding
+MAX_BARS = 24  # classes in a chart: beyond it the most and the least frequent
+MAX_FILES = 100  # set aside, in the table
+MAX_LEFT_OUT = 3  # boxes that were left out, named below a picture
+LEFT_OUT_COLOUR = "#E00000"
+IDENTITY_SIZES = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 9), (10, 19), (20, 49), (50, 10**9))
+
+
+def write_check_page(file: Path, dataset: Dataset, findings: Findings, verdict: Verdict) -> None:
+    """Write the report of a dataset that is whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(check_page(dataset, findings, verdict), encoding="utf-8")
+    partial.replace(file)
+
+
+def check_page(dataset: Dataset, findings: Findings, verdict: Verdict) -> str:
+    """The page, as HTML."""
+    evidence = gather(dataset)
+    wanted = [id for finding in findings.findings for group in finding.examples[:MAX_TILES] for id in group]
+    has_pictures = "width" in evidence.columns.column_names
+    blobs = read_pictures(dataset, evidence, wanted) if has_pictures else {}
+    if dataset.info.family in NUM_AXES:
+        blobs = {id: as_png(blob, NUM_AXES[dataset.info.family]) for id, blob in blobs.items()}
+    accepted = {finding.name for finding in verdict.accepted}
+    return page.document(
+        f"Checks of {dataset.info.name}",
+        headline(dataset.info, findings, verdict),
+        summary(findings, accepted),
+        f'<h2>What is in it</h2><div class="charts">{"".join(distributions(evidence))}</div>',
+        "<h2>Findings</h2>" if findings.findings else "",
+        *(card(finding, finding.name in accepted, evidence, blobs) for finding in findings.findings),
+        set_aside_table(evidence),
+    )
+
+
+def headline(info: DatasetInfo, findings: Findings, verdict: Verdict) -> str:
+    """What the dataset is, and whether training may start."""
+    num_boxes = sum(sum(classes.values()) for classes in info.num_boxes.values())
+    kinds = {"faces": "people", "style": "folders"}.get(info.family, "classes")
+    numbers = [(f"{findings.num_images:,}", "pictures")]
+    numbers += [(f"{len(info.classes):,}", kinds)] if info.classes else []
+    numbers += [(f"{info.num_images(split):,}", split) for split in SPLITS]
+    numbers += [(f"{num_boxes:,}", "boxes")] if num_boxes else []
+    numbers += [(f"{len(info.points):,}", "points")] if info.points else []
+    numbers += [(f"{info.set_aside:,}", "set aside")]
+    fields = "".join(f"<div>{number}<span>{escape(name)}</span></div>" for number, name in numbers)
+    about = f"{info.family}, from {info.source}, licence: {info.licence}"
+    if verdict.stopped_by:
+        names = ", ".join(finding.name for finding in verdict.stopped_by)
+        judgement = f'<div class="verdict stop">Training does not start: {escape(names)}</div>'
+    else:
+        waived = ", ".join(finding.name for finding in verdict.accepted)
+        text = "Training may start" + (f", with {waived} accepted" if waived else "")
+        judgement = f'<div class="verdict go">{escape(text)}</div>'
+    return (
+        f'<h1>{escape(info.name)}</h1><div class="quiet">{escape(about)}</div>{judgement}'
+        f'<div class="numbers">{fields}</div>'
+    )
+
+
+def summary(findings: Findings, accepted: set[str]) -> str:
+    """One line a finding, with the way to its card."""
+    if not findings.findings:
+        return "<p>No check found anything.</p>"
+    lines = [
+        f"<tr><td>{chips(finding, finding.name in accepted)}</td>"
+        f'<td class="whole"><a href="#{escape(finding.name)}">{escape(finding.name)}</a></td>'
+        f'<td class="whole">{escape(finding.amount)}</td>'
+        f'<td class="quiet">{escape(finding.meaning)}</td></tr>'
+        for finding in findings.findings
+    ]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def chips(finding: Finding, accepted: bool) -> str:
+    """How grave a finding is, and whether it was accepted."""
+    return chip(finding.severity, finding.severity) + (" " + chip("accepted", "accepted") if accepted else "")
+
+
+# ------------------------------------------------------------------------------- charts
+
+
+def distributions(evidence: Evidence) -> list[str]:
+    """Charts of classes, people, sizes and boxes: what the family has."""
+    info = evidence.info
+    drawn = []
+    if info.family == "faces":
+        drawn.append(identities_chart(evidence))
+    elif info.family == "detection":
+        drawn.append(balance_chart("Boxes by class", info.num_boxes, info.classes))
+    elif info.family != "landmarks":
+        drawn.append(balance_chart("Pictures by class", info.counts, info.classes))
+    if info.family not in NUM_AXES and {"width", "height"} <= set(evidence.columns.column_names):
+        width, height = evidence.ints("width"), evidence.ints("height")
+        drawn += size_charts(width, height)
+        if info.family == "detection":
+            drawn += box_charts(evidence, np.sqrt(width * height))
+    return drawn
+
+
+def balance_chart(caption: str, counts: dict[Split, dict[str, int]], classes: Sequence[str]) -> str:
+    """Numbers by class and split; of many classes those at both ends."""
+    rows = [(name, {split: counts.get(split, {}).get(name, 0) for split in SPLITS}) for name in classes]
+    rows.sort(key=lambda row: -sum(row[1].values()))
+    note = ""
+    if len(rows) > MAX_BARS:
+        half = MAX_BARS // 2
+        note = f"the {half} most and the {half} least frequent of {len(rows):,} classes"
+        rows = rows[:half] + rows[-half:]
+    return charts.figure(caption, charts.legend(SPLITS) + charts.stacked_bars(rows), note)
+
+
+def identities_chart(evidence: Evidence) -> str:
+    """How many people have how many pictures."""
+    assert evidence.labels is not None
+    per_person = np.unique(evidence.labels, return_counts=True)[1]
+    bars = [
+        (
+            f"{low}" if low == high else f"{low}–{high}" if high < 10**9 else f"{low}+",
+            int(((per_person >= low) & (per_person <= high)).sum()),
+        )
+        for low, high in IDENTITY_SIZES
+    ]
+    return charts.figure("Pictures per person", charts.columns(bars, "pictures", "people"))
+
+
+def size_charts(width: np.ndarray, height: np.ndarray) -> list[str]:
+    """How the longer side and the aspect are spread, where sizes differ."""
+    sizes = Counter(zip(width.tolist(), height.tolist(), strict=True))
+    (w, h), number = max(sizes.items(), key=lambda item: (item[1], item[0]))
+    if len(sizes) == 1:
+        return [charts.figure("Size", f"<p>all {number:,} pictures have {w} × {h} pixels</p>")]
+    size = charts.histogram(np.maximum(width, height), "longer side, pixels", "pictures", logarithmic=True)
+    aspect = charts.histogram(width / height, "width / height (1: square)", "pictures", logarithmic=True)
+    note = f"{len(sizes):,} different sizes; the most frequent, {w} × {h}: {number:,} pictures"
+    return [charts.figure("Size", size, note), charts.figure("Aspect", aspect)]
+
+
+def box_charts(evidence: Evidence, picture_side: np.ndarray) -> list[str]:
+    """How large boxes are, and how many a picture has."""
+    boxes = evidence.boxes
+    sides = boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]
+    share = np.sqrt(sides.prod(1)) / picture_side[boxes.image]
+    size = charts.histogram(share, "√(area of the box / area of the picture)", "boxes", logarithmic=True)
+    number = np.bincount(boxes.image, minlength=len(evidence))
+    bars = [(str(n), int((number == n).sum())) for n in range(int(number.max(initial=0)) + 1)]
+    return [
+        charts.figure("Size of boxes", size),
+        charts.figure("Boxes per picture", charts.columns(bars, "boxes", "pictures")),
+    ]
+
+
+# ------------------------------------------------------------------------------- findings
+
+
+def card(finding: Finding, accepted: bool, evidence: Evidence, blobs: dict[str, bytes]) -> str:
+    """One finding: what, how much, what to do, and examples."""
+    shown = [group for group in finding.examples[:MAX_TILES] if any(id in blobs for id in group)]
+    texts = [", ".join(group) for group in finding.examples[:MAX_TILES] if group not in shown]
+    tiles = [page.tile([example(id, evidence, blobs) for id in group]) for group in shown]
+    listed = f'<p class="small">{"<br>".join(escape(text) for text in texts)}</p>' if texts else ""
+    detail = f"<p>{escape(finding.detail)}</p>" if finding.detail else ""
+    return (
+        f'<div class="card" id="{escape(finding.name)}"><h3>{chips(finding, accepted)} {escape(finding.name)}'
+        f' <span class="quiet">{escape(finding.amount)}</span></h3><p>{escape(finding.meaning)}</p>{detail}'
+        f'<p class="do">{escape(finding.remedy)}</p>{listed}<div class="tiles">{"".join(tiles)}</div></div>'
+    )
+
+
+def example(id: str, evidence: Evidence, blobs: dict[str, bytes]) -> str:
+    """One picture with its split and label, and what is marked on it."""
+    place = evidence.place_of.get(id)
+    if place is None:
+        return page.picture(None, [id], id)
+    size = int(evidence.ints("width")[place]), int(evidence.ints("height")[place])
+    left_out = evidence.report.left_out.get(id, ())
+    lines = [f"{SPLITS[evidence.split[place]]}{label_of(evidence, place)}", id.rpartition("/")[2]]
+    lines += [f"{why}: {', '.join(f'{side:g}' for side in box)}" for why, *box in left_out[:MAX_LEFT_OUT]]
+    hint = f"{id}, {size[0]} × {size[1]}"
+    return page.picture(blobs.get(id), lines, hint, marks_of(evidence, place), size)
+
+
+def label_of(evidence: Evidence, place: int) -> str:
+    """`, cat` where a picture has one label."""
+    return "" if evidence.labels is None else f", {evidence.info.classes[evidence.labels[place]]}"
+
+
+def marks_of(evidence: Evidence, place: int) -> list[Mark]:
+    """Boxes or points of a picture, coloured by class."""
+    if evidence.info.family == "detection":
+        boxes = evidence.boxes
+        mine = boxes.image == place
+        left_out = [
+            Mark(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1), why, LEFT_OUT_COLOUR, dashed=True)
+            for why, x0, y0, x1, y1 in evidence.report.left_out.get(evidence.ids[place], ())
+        ]
+        return left_out + [
+            Mark(x0, y0, x1, y1, evidence.info.classes[label], COLOURS[label % len(COLOURS)])
+            for (x0, y0, x1, y1), label in zip(
+                boxes.boxes_xyxy[mine].tolist(), boxes.labels[mine].tolist(), strict=True
+            )
+        ]
+    if evidence.info.family == "landmarks":
+        xy = np.array(evidence.columns["points_xy"][place].as_py()).reshape(-1, 2) + 0.5
+        named = zip(evidence.info.points, xy.tolist(), strict=True)
+        return [Mark(x, y, x, y, name, COLOURS[0]) for name, (x, y) in named]
+    return []
+
+
+def set_aside_table(evidence: Evidence) -> str:
+    """Files that are not in the dataset, and why."""
+    files = evidence.report.set_aside
+    if not files:
+        return ""
+    table = page.table(("file", "kind", "reason"), [(f.id, f.fault, f.reason) for f in files[:MAX_FILES]])
+    more = (
+        f'<p class="quiet">and {len(files) - MAX_FILES:,} more, in report.json</p>'
+        if len(files) > MAX_FILES
+        else ""
+    )
+    return f"<h2>Set aside</h2>{table}{more}"
