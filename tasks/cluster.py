@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -223,11 +223,27 @@ class Augmenter:
         self.family, self.info, self.config = FAMILIES[family], info, config
         self.samples = self.family.records(readonly_tensors(arrays)) if arrays is not None else None
 
-    def make(self, job: Job) -> Any:
-        return batch_of(self.family, self.samples, job, self.info, self.config)
+    def make(self, job: Job) -> "Packed":
+        return pack(batch_of(self.family, self.samples, job, self.info, self.config))
 
-    def make_of_rows(self, rows: Table, job: Job) -> Any:
-        return batch_of_rows(self.family, rows, job, self.info, self.config)
+    def make_of_rows(self, rows: Table, job: Job) -> "Packed":
+        return pack(batch_of_rows(self.family, rows, job, self.info, self.config))
+
+
+Packed = tuple[type, dict[str, np.ndarray], dict[str, Any]]  # a batch's class, its tensors as arrays, and the rest
+
+
+def pack(batch: Any) -> Packed:
+    """A batch (a dataclass) for the object store: it keeps arrays as they lie, but copies tensors three times."""
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    tensors = {name: value.numpy() for name, value in values.items() if isinstance(value, torch.Tensor)}
+    return type(batch), tensors, {name: value for name, value in values.items() if name not in tensors}
+
+
+def unpack(packed: Packed) -> Any:
+    """The batch again, over the object store's memory: not to be written to."""
+    kind, tensors, rest = packed
+    return kind(**readonly_tensors(tensors), **rest)
 
 
 class Crew:
@@ -270,7 +286,7 @@ class Crew:
     def _receive(self, job: Job, reference: ray.ObjectRef) -> Any:
         answer = ray.get(reference)
         if self.workers:
-            return answer
+            return unpack(answer)
         return batch_of_rows(FAMILIES[self.family], answer, job, self.info, self.config)
 
 
