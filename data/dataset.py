@@ -73,7 +73,12 @@ PAIR_SCHEMA = pa.schema(
     [("id_a", pa.string()), ("id_b", pa.string()), ("same", pa.bool_()), ("fold", pa.int32())]
 )
 EARLIER_FILE = "earlier.parquet"
-EARLIER_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "sha256", "group", "split")])
+EARLIER_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "sha256", "group", "split")),
+        ("thumb", pa.binary()),  # of val and test images: grey, 32×32, to tell a near-duplicate; else empty
+    ]
+)
 
 
 def schema_of(family: str) -> pa.Schema:

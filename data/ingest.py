@@ -114,7 +114,7 @@ def ingest(
             duplicates = find_duplicates(found, config.near_duplicate_distance)
             laps.append(("find duplicates", time.perf_counter()))
             groups = join_groups([item.group for item in found.items], duplicates.cluster_ids)
-            known = know_again(found, earlier)
+            known = know_again(found, duplicates.distance, earlier)
             splits = assign_splits(
                 [item.split for item in found.items], groups, config, None if fresh_splits else known.sides
             )
@@ -123,7 +123,7 @@ def ingest(
         found.targets.issues.update(issues)
         files = write_pairs(partial, pairs) if listing.pairs else {}
         if earlier and not fresh_splits:
-            files |= write_earlier(partial, earlier, found.measured.sha256)
+            files |= write_earlier(partial, earlier, found.measured.sha256, known.thumbs)
         info = describe_dataset(name, family, licence, tree.name, found, splits, shards)
         info = info.model_copy(update={"points": listing.points, "files_sha256": files})
         laps.append(("write", time.perf_counter()))

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -209,7 +209,8 @@ def add(
         return Added(*bring(None), None, False)
     with exclusive(name, note):
         versions = keep(name)
-        report, digest = bring(earlier_sides(name, versions, fresh_splits))
+        with earlier_sides(name, versions, fresh_splits) as earlier:
+            report, digest = bring(earlier)
         out = versioning.recorded_out(path)
         if not out:  # a stage with a template in dvc.yaml
             return Added(report, digest, None, False)
@@ -256,27 +257,29 @@ def keep(name: str) -> list[Version]:
     return versions
 
 
-def earlier_sides(name: str, versions: Sequence[Version], fresh_splits: bool) -> Earlier | None:
+@contextmanager
+def earlier_sides(name: str, versions: Sequence[Version], fresh_splits: bool) -> Iterator[Earlier | None]:
     """The sides of all images of the latest version and before; None where there is none.
 
     An add remembers what stood where before it, so the latest that an add made tells all; what was changed by hand
     since counts too. Raises RuntimeError if its bytes are nowhere, except with `fresh_splits`.
     """
-    parts = []
-    for version in reversed(versions):
-        try:
-            with opened(version.md5) as dataset:
-                parts.append(read_earlier(dataset))
-        except (RuntimeError, ValueError, OSError) as error:
-            if fresh_splits:
-                return None
-            raise RuntimeError(
-                f"version {version.number} of {name} says which images are for testing, and cannot be read: {error}; "
-                "or start over with --fresh-splits"
-            ) from error
-        if UNRECORDED not in version.notes:
-            break
-    return join_earlier(parts) if parts else None
+    parts: list[Earlier] = []
+    with ExitStack() as stack:
+        for version in reversed(versions):
+            try:
+                parts.append(read_earlier(stack.enter_context(opened(version.md5))))
+            except (RuntimeError, ValueError, OSError) as error:
+                if fresh_splits:
+                    parts.clear()
+                    break
+                raise RuntimeError(
+                    f"version {version.number} of {name} says which images are for testing, and cannot be read: "
+                    f"{error}; or start over with --fresh-splits"
+                ) from error
+            if UNRECORDED not in version.notes:
+                break
+        yield join_earlier(parts) if parts else None
 
 
 def checkout(name: str, which: str, note: Callable[[str], None] | None = None) -> Version:
