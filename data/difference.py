@@ -76,7 +76,9 @@ class Difference(Parameters):
 
 
 @dataclass(frozen=True, slots=True)
-class _Image:
+class Seen:
+    """An image of one version, with all that is said of it."""
+
     side: Side
     targets: dict[str, Hashable]  # by class or point
 
@@ -114,7 +116,7 @@ def compare(before: Dataset, after: Dataset, names: tuple[str, str]) -> tuple[Di
     return summary, changes
 
 
-def read_images(dataset: Dataset) -> list[_Image]:
+def read_images(dataset: Dataset) -> list[Seen]:
     """All images of a version, in order of id, without their bytes."""
     columns = ["id", "sha256", "group", *TARGET_FIELDS[dataset.info.family].names]
     images = []
@@ -123,7 +125,7 @@ def read_images(dataset: Dataset) -> list[_Image]:
             targets = targets_of(row, dataset.info)
             classes = ("pictures",) if "points_xy" in row else tuple(targets) or ("without boxes",)
             side = Side(id=row["id"], sha256=row["sha256"], split=split, group=row["group"], classes=classes)
-            images.append(_Image(side, targets))
+            images.append(Seen(side, targets))
     return sorted(images, key=lambda image: image.side.id)
 
 
@@ -142,7 +144,7 @@ def targets_of(row: dict[str, Any], info: DatasetInfo) -> dict[str, Hashable]:
     return {info.classes[row["label"]]: tuple(sorted(others.items()))} if "label" in row else dict(others)
 
 
-def match(before: Sequence[_Image], after: Sequence[_Image]) -> Iterator[tuple[_Image | None, _Image | None]]:
+def match(before: Sequence[Seen], after: Sequence[Seen]) -> Iterator[tuple[Seen | None, Seen | None]]:
     """Pair the images of two versions; every one comes once, with None where the other version lacks it."""
     left, right = list(before), list(after)
     keys: tuple[Any, ...] = (
@@ -152,7 +154,7 @@ def match(before: Sequence[_Image], after: Sequence[_Image]) -> Iterator[tuple[_
         lambda side: side.id,
     )
     for key in keys:
-        waiting: dict[Hashable, list[_Image]] = defaultdict(list)
+        waiting: dict[Hashable, list[Seen]] = defaultdict(list)
         for image in reversed(right):
             waiting[key(image.side)].append(image)
         rest = []
@@ -170,7 +172,7 @@ def match(before: Sequence[_Image], after: Sequence[_Image]) -> Iterator[tuple[_
     yield from ((None, image) for image in right)
 
 
-def change_of(before: _Image | None, after: _Image | None) -> Change:
+def change_of(before: Seen | None, after: Seen | None) -> Change:
     """In which ways an image differs; in none if it does not."""
     if before is None or after is None:
         kind: Kind = "removed" if after is None else "added"
@@ -191,7 +193,7 @@ def change_of(before: _Image | None, after: _Image | None) -> Change:
     return Change(kinds=kinds, before=old, after=new, targets=differing)
 
 
-def compare_groups(matched: Iterable[tuple[_Image | None, _Image | None]]) -> list[GroupChange]:
+def compare_groups(matched: Iterable[tuple[Seen | None, Seen | None]]) -> list[GroupChange]:
     """Which groups differ. A group is known by its images, since a cluster's name is that of its least member."""
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()

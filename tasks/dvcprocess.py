@@ -7,6 +7,8 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,8 @@ from tasks.versioning import missing, one_line
 
 LOCK_WAIT_S = 600.0
 LOCK_POLL_S = 0.5
-REMOTE = "storage"  # what the remote is called in DVC's configuration
+# What the remote is called in DVC's configuration; one that git does not see must not inherit the other's options.
+REMOTE, REMOTE_LOCAL = "storage", "storage-local"
 SECRETS = {  # options of a remote that must not reach git
     "access_key_id", "secret_access_key", "session_token", "password", "passphrase", "token", "sas_token",
     "account_key", "connection_string", "client_secret", "oss_key_id", "oss_key_secret", "gdrive_client_secret",
@@ -52,6 +55,7 @@ def _record(root: Path, path: str) -> dict[str, Any]:
     from dvc.exceptions import OutputNotFoundError
     from dvc.lock import LockError
 
+    os.chdir(root)  # where DVC looks for the stage by its name
     end_s = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
@@ -88,9 +92,10 @@ def _fetch(root: Path, digests: list[str]) -> dict[str, Any]:
             for each in lacking:
                 left = missing(Path(cache.path), each)
                 if left:
-                    why = f": {reasons[0]}" if reasons else f", or it is damaged there: {left[0]}"
+                    why = reasons[0] if reasons else "or it is damaged there, or nothing answers"
                     sys.exit(
-                        f"{url} has not all of {each}{why}; push it from where it was made: ./convoy data push"
+                        f"{url} has not all of {each}: {left[0]} is missing, {why}; push it from where it was made: "
+                        "./convoy data push"
                     )
         return {"cache": cache.path}
 
@@ -113,18 +118,24 @@ def _push(root: Path, digests: list[str]) -> dict[str, Any]:
 
 def _storage(repository: Any, need: str) -> tuple[Any, str]:
     """The remote's store of objects, and its address; ends the process if there is none, or it cannot be used."""
-    from dvc.config import NoRemoteError
+    from dvc.config import ConfigError, NoRemoteError
     from dvc.fs import RemoteMissingDepsError
 
+    plug_in = "needs a plug-in of DVC: .venv/bin/pip install"
     try:
         found = repository.cloud.get_remote()
-        url = repository.config["remote"][found.name]["url"]
+        url = remote_of(repository)["url"]
     except NoRemoteError:
         sys.exit(
             f"{need}, and no remote is set; set one: ./convoy data remote URL (a folder, ssh://, s3://, gs://)"
         )
     except RemoteMissingDepsError as error:
-        sys.exit(f"{error.url} needs a plug-in of DVC: .venv/bin/pip install dvc-{error.protocol}")
+        sys.exit(f"{error.url} {plug_in} dvc-{error.protocol}")
+    except (ConfigError, ImportError) as error:
+        package = re.search(r"requires '(dvc-\w+)'", str(error))
+        sys.exit(
+            f"{remote_of(repository)['url']} {plug_in} {package[1]}" if package else one_line(str(error))
+        )
     if found.fs.protocol == "local" and not Path(found.path).parent.is_dir():
         sys.exit(f"remote {url} is not to be reached: no folder {Path(found.path).parent}; is it mounted?")
     return repository.cloud.get_remote_odb(), url
@@ -173,26 +184,38 @@ def _remote(root: Path, url: str, options: dict[str, str], local: bool) -> dict[
     """Change the remote if there is anything to change, and tell what it is."""
     with _open(root) as repository:
         config = repository.config
-        if url:
-            was = config["remote"].get(REMOTE, {}).get("url", "")
-            with config.edit("local", validate=False) as private:
-                if (
-                    urlsplit(str(was)).scheme != urlsplit(url).scheme
-                ):  # its options and secrets mean nothing here
-                    private["remote"].pop(REMOTE, None)
-            with config.edit("local" if local else "repo") as changed:
-                changed["remote"][REMOTE] = {"url": url}
-                changed["core"]["remote"] = REMOTE
-        name = config["core"].get("remote", "")
-        if options and name not in config["remote"]:
+        name = (REMOTE_LOCAL if local else REMOTE) if url else remote_of(repository).get("name", "")
+        if options and not name:
             sys.exit("no remote is set that an option could belong to; set one: ./convoy data remote URL")
-        for key, value in options.items():
-            with config.edit("local" if local or key in SECRETS else "repo") as changed:
-                changed["remote"].setdefault(name, {})[key] = value
-        shown = {
-            key: str(value) for key, value in config["remote"].get(name, {}).items() if key not in SECRETS
-        }
-        return {"remote": {"name": name, **shown} if name else {}}
+        if url:
+            was = urlsplit(str(config["remote"].get(name, {}).get("url", ""))).scheme
+            with config.edit("local", validate=False) as private:
+                if was != urlsplit(url).scheme:  # the old one's secrets mean nothing here
+                    private["remote"].pop(name, None)
+                private["core"].pop("remote", None)
+        secret = {key: value for key, value in options.items() if key in SECRETS}
+        level = "local" if local or name == REMOTE_LOCAL else "repo"
+        with config.edit(level) as changed:
+            section = {"url": url} if url else changed["remote"].get(name, {})
+            section |= {key: value for key, value in options.items() if key not in SECRETS}
+            if section:
+                changed["remote"][name] = section
+            if url:
+                changed["core"]["remote"] = name
+        if secret:
+            with config.edit("local") as private:
+                private["remote"].setdefault(name, {}).update(secret)
+        return {"remote": remote_of(repository)}
+
+
+def remote_of(repository: Any) -> dict[str, str]:
+    """Name, address and options of the default remote as they are written, less what is secret; {} if none is set."""
+    written = repository.config.load_config_to_level()
+    name = written.get("core", {}).get("remote", "")
+    options = written.get("remote", {}).get(name, {})
+    shown = {key: str(value) for key, value in sorted(options.items()) if key not in SECRETS | {"url"}}
+    url = re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", str(options.get("url", "")))
+    return {"name": name, "url": url, **shown} if name else {}
 
 
 _VERBS: dict[str, Callable[..., dict[str, Any]]] = {

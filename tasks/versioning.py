@@ -179,7 +179,7 @@ def _run(verb: str, before: str = "", **arguments: Any) -> dict[str, Any]:
         check=False,
     )
     if child.returncode:
-        raise RuntimeError(before + one_line(child.stderr))
+        raise RuntimeError(before + one_line(child.stderr.strip().rpartition("\n")[2]))
     return dict(json.loads((child.stdout.splitlines() or ["{}"])[-1]))
 
 
