@@ -271,7 +271,7 @@ def assign_splits(
     none. Elsewhere a group stays where its images stood before (`known`), and a hash of the group decides if it is new.
     """
     given = {split for split in from_source if split}
-    before = sides_of_groups(from_source, groups, known or [None] * len(groups))
+    left_open, in_train = sides_of_groups(from_source, groups, known or [None] * len(groups))
     of_group: dict[str, Split] = {}
     for side in SPLITS:  # where a group was given to several, an image without a split follows test, then val
         of_group.update(
@@ -279,7 +279,14 @@ def assign_splits(
         )
     fractions = config.val_fraction, config.test_fraction
     splits = [
-        side_of(split, of_group.get(group), before.get(group), given, group, *fractions)
+        side_of(
+            split,
+            of_group.get(group),
+            (in_train if split else left_open).get(group),
+            given,
+            group,
+            *fractions,
+        )
         for split, group in zip(from_source, groups, strict=True)
     ]
     if "train" not in splits:

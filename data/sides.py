@@ -162,10 +162,21 @@ def similar_images(
 
 def sides_of_groups(
     from_source: Sequence[Split | None], groups: Sequence[str], known: Sequence[Split | None]
-) -> dict[str, Split]:
-    """The side of each group that has one from earlier; what the source puts into val or test itself does not count."""
-    open_to_us = zip(from_source, groups, known, strict=True)
-    return strongest_by((group, before) for split, group, before in open_to_us if split in (None, "train"))
+) -> tuple[dict[str, Split], dict[str, Split]]:
+    """The side that each group has from earlier: for images that the source leaves open, and for those in its train.
+
+    What the source itself puts into val or test does not count. Out of train the latter go only to a side that the
+    source does not have: of its own sides it has said that they are not there.
+    """
+    given = set(from_source)
+    rows = [
+        (group, before)
+        for split, group, before in zip(from_source, groups, known, strict=True)
+        if before and split in (None, "train")
+    ]
+    return strongest_by(rows), strongest_by(
+        (group, "train" if side in given else side) for group, side in rows
+    )
 
 
 def side_of(
@@ -177,7 +188,7 @@ def side_of(
     val_fraction: float,
     test_fraction: float,
 ) -> Split:
-    """The side of one image: its `split` in the source, else that `of_group`; its group's side `before`; else by hash.
+    """The side of one image: its `split` in the source, else that `of_group`; that of its group `before`; else by hash.
 
     `given` are all splits that the source has: those that it lacks are taken out of train.
     """
@@ -190,7 +201,7 @@ def side_of(
     if given_side is None:
         return "test" if share < test_fraction else "val" if share < test_fraction + val_fraction else "train"
     if before:
-        return "train" if before in given else before
+        return before
     if "val" not in given and share < val_fraction:
         return "val"
     return "test" if "test" not in given and share >= 1 - test_fraction else "train"
@@ -216,8 +227,21 @@ def know_again(found: Found, distance: int, earlier: Earlier | None) -> Known:
     images = known_images(earlier, [item.id for item in found.items], sha256)
     thumbs = lost_thumbs(earlier, sha256)
     similar = similar_images(found, distance, earlier, thumbs)
-    sides = [strongest(pair) for pair in zip(images, similar, strict=True)]
-    return Known(images, known_groups(earlier, [item.group for item in found.items], sides), thumbs)
+    rows = zip(earlier.ids, earlier.sha256, earlier.splits, strict=True)
+    of_itself = strongest_by((f"{id}\0{key}", split) for id, key, split in rows)
+    itself = [of_itself.get(f"{item.id}\0{key}") for item, key in zip(found.items, sha256, strict=True)]
+    given = {item.split for item in found.items}
+    sides = [own or other for own, other in zip(images, similar, strict=True)]
+    for i, item in enumerate(found.items):
+        if (
+            item.split == "train" and sides[i] in given
+        ):  # a copy stands there, or stood: the source parts them
+            sides[i] = "train" if itself[i] in given else itself[i] or "train"
+    return Known(
+        [exact or own for exact, own in zip(itself, images, strict=True)],
+        known_groups(earlier, [item.group for item in found.items], sides),
+        thumbs,
+    )
 
 
 def compare_sides(found: Found, known: Known, splits: Sequence[Split], fresh_splits: bool) -> dict[str, Any]:

@@ -201,6 +201,23 @@ def test_the_sources_own_splits_stand_and_what_they_do_to_the_test_set_is_told(s
     assert told.images == len(moved)
 
 
+def test_a_validation_image_stays_one_beside_the_sources_own_test_split(store: Store) -> None:
+    files = {f"train/{name}": data for name, data in class_tree("ab", 20).items()}
+    files |= {f"test/a/{i}.jpg": encode(picture(i), "JPEG", quality=80) for i in range(20)} | {
+        "test/b/1.png": png(1)
+    }
+    store.add(files)
+    before = store.sides()
+    assert set(before.values()) == set(SPLITS)
+    fewer = {name: data for name, data in files.items() if name != "test/a/3.jpg"}
+    assert store.add(fewer).moved == ()
+    assert store.sides() == {id: side for id, side in before.items() if id in fewer}
+    (moved,) = store.add(
+        {**fewer, "train/a/3.png": files["test/a/3.jpg"]}
+    ).moved  # the source trains on it now
+    assert (moved.before, moved.by_source, moved.examples) == ("test", True, ("train/a/3.png",))
+
+
 def test_a_source_with_train_alone_does_not_take_known_test_images_into_training(store: Store) -> None:
     files = class_tree("ab", 20)
     store.add(files)
@@ -295,6 +312,7 @@ def test_what_was_ever_in_test_is_in_train_later_only_if_the_source_says_so(hist
             for id, side in sides.items():
                 if side == "train" and sha256[id] in tested:
                     assert given_splits[id] == "train" and "test" in given_splits.values()
+            tested -= set(sha256.values())  # from now on an image is where the source put it
             tested |= {sha256[id] for id, side in sides.items() if side == "test"}
             before = store.bytes()
             store.add(files, config, source="list.csv")
