@@ -4,6 +4,7 @@
         dataset.json                what the dataset is: `DatasetInfo`
         train-00000.parquet ...     encoded images and their targets: `schema_of(family)`
         pairs.parquet               faces, where the source has pairs to compare: `PAIR_SCHEMA`
+        earlier.parquet             images that only earlier versions had, with their sides, see data.sides
 
 Few large files, since DVC and object stores are slow on many small ones. A row is one image, exactly as it came
 (encoded bytes), with the target columns of the dataset's family, `TARGET_FIELDS`. In the families signals and volumes
@@ -90,6 +91,13 @@ PAIRS_FILE = "pairs.parquet"
 PAIR_SCHEMA = pa.schema(
     [("id_a", pa.string()), ("id_b", pa.string()), ("same", pa.bool_()), ("fold", pa.int32())]
 )
+EARLIER_FILE = "earlier.parquet"
+EARLIER_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "sha256", "group", "split")),
+        ("thumb", pa.binary()),  # of val and test images: grey, 32×32, to tell a near-duplicate; else empty
+    ]
+)
 
 
 def schema_of(family: str) -> pa.Schema:
@@ -174,7 +182,7 @@ class Dataset:
             known = ", ".join(list_names(path.parent)) or "none yet"
             raise FileNotFoundError(
                 f"no dataset named {path.name!r} in {path.parent} (there: {known}); "
-                f"make it with: ./convoy data add SOURCE --name {path.name}, or fetch it with: dvc pull"
+                f"make it with: ./convoy data add SOURCE --name {path.name}, or fetch it with: ./convoy data pull"
             )
         values = json.loads(file.read_text())
         version = values.get("schema_version")

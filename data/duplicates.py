@@ -224,6 +224,16 @@ def same_picture(pictures: Pictures, i: np.ndarray, j: np.ndarray, min_evidence:
     return same
 
 
+def same_pairs(pictures: Pictures, i: np.ndarray, j: np.ndarray, min_evidence: float) -> np.ndarray:
+    """As `same_picture`, of any number of pairs, in bounded memory."""
+    starts = range(0, len(i), _LOOK_PAIRS)
+    looks = [
+        same_picture(pictures, i[start : start + _LOOK_PAIRS], j[start : start + _LOOK_PAIRS], min_evidence)
+        for start in starts
+    ]
+    return np.concatenate(looks) if looks else np.zeros(0, bool)
+
+
 def evidence_needed(pictures: Pictures, labels: np.ndarray) -> float:
     """The evidence that no two unrelated pictures of one class are likely to have: at least `_MIN_EVIDENCE`.
 

@@ -45,6 +45,7 @@ from data.formats import Listing, RawItem, list_source, table_tree
 from data.parameters import Parameters
 from data.report import VOLATILE, Duplicates, Fault, Found, IngestReport, SetAside, fault_of, make_report
 from data.samples import SAMPLES, sample_tree
+from data.sides import Earlier, compare_sides, know_again, side_of, sides_of_groups, write_earlier
 from data.storage import (
     check_name,
     move_into_place,
@@ -94,12 +95,15 @@ def ingest(
     progress: Callable[[int, int | None], None] | None = None,
     workers: int | None = None,
     subset: str = "",
+    earlier: Earlier | None = None,
+    fresh_splits: bool = False,
 ) -> IngestReport:
     """Bring `source` into `store`/`name` and report; an older dataset of that name and family is replaced.
 
     `source` is a folder, a tar or zip archive, a CSV table, or the name of a built-in dataset, see data.formats.
-    Of a source that holds several datasets, `subset` names the folder that counts. `progress` hears (images done, all
-    images). Raises FileNotFoundError, or a ValueError of one line.
+    Of a source that holds several datasets, `subset` names the folder that counts. Groups of images in `earlier` keep
+    their sides; with `fresh_splits` they are only compared, see data.sides. `progress` hears (images done, all images).
+    Raises FileNotFoundError, or a ValueError of one line.
     """
     laps = [("", time.perf_counter())]
     check_name(name, family, store)
@@ -117,15 +121,21 @@ def ingest(
             duplicates = find_duplicates(found, config.near_duplicate_distance)
             laps.append(("find duplicates", time.perf_counter()))
             groups = join_groups([item.group for item in found.items], duplicates.cluster_ids)
-            splits = assign_splits([item.split for item in found.items], groups, config)
+            known = know_again(found, duplicates.distance, earlier)
+            splits = assign_splits(
+                [item.split for item in found.items], groups, config, None if fresh_splits else known.sides
+            )
             shards = store_rows(partial, tree, family, found, groups, splits)
         pairs, issues = check_pairs(listing.pairs, found.items, splits)
         found.targets.issues.update(issues)
         files = write_pairs(partial, pairs) if listing.pairs else {}
+        if earlier and not fresh_splits:
+            files |= write_earlier(partial, earlier, found.measured.sha256, known.thumbs)
         info = describe_dataset(name, family, licence, tree.name, found, splits, shards)
         info = info.model_copy(update={"points": listing.points, "files_sha256": files})
         laps.append(("write", time.perf_counter()))
         report = make_report(info, str(store / name), listing, found, duplicates, splits, laps)
+        report = report.model_copy(update=compare_sides(found, known, splits, fresh_splits))
         values = report.model_dump(mode="json", exclude=VOLATILE, exclude_defaults=True)
         (partial / "report.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
         write_info(partial, info)
@@ -274,43 +284,41 @@ def find_duplicates(found: Found, distance: int) -> Duplicates:
 
 
 def assign_splits(
-    from_source: Sequence[Split | None], groups: Sequence[str], config: IngestConfig
+    from_source: Sequence[Split | None],
+    groups: Sequence[str],
+    config: IngestConfig,
+    known: Sequence[Split | None] | None = None,
 ) -> list[Split]:
     """The split of each image, by its group alone: order and neighbours do not matter.
 
     Splits that the source has stay as they are, except that validation and test are taken out of train where it has
-    none. Elsewhere a hash of the group decides.
+    none. Elsewhere a group stays where its images stood before (`known`), and a hash of the group decides if it is new.
     """
     given = {split for split in from_source if split}
+    left_open, in_train = sides_of_groups(from_source, groups, known or [None] * len(groups))
     of_group: dict[str, Split] = {}
     for side in SPLITS:  # where a group was given to several, an image without a split follows test, then val
         of_group.update(
             {group: side for split, group in zip(from_source, groups, strict=True) if split == side}
         )
-    splits: list[Split] = []
-    for split, group in zip(from_source, groups, strict=True):
-        share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
-        given_side = split or of_group.get(group)
-        if given_side is None:
-            splits.append(_side_by_share(share, config))
-        elif given_side == "train" and "val" not in given and share < config.val_fraction:
-            splits.append("val")
-        elif given_side == "train" and "test" not in given and share >= 1 - config.test_fraction:
-            splits.append("test")
-        else:
-            splits.append(given_side)
+    fractions = config.val_fraction, config.test_fraction
+    splits = [
+        side_of(
+            split,
+            of_group.get(group),
+            (in_train if split else left_open).get(group),
+            given,
+            group,
+            *fractions,
+        )
+        for split, group in zip(from_source, groups, strict=True)
+    ]
     if "train" not in splits:
         raise ValueError(
             f"no image is left for training: {len(splits)} images in {len(set(groups))} groups; add images, or lower "
             f"ingest.val_fraction (={config.val_fraction:g}) and ingest.test_fraction (={config.test_fraction:g})"
         )
     return splits
-
-
-def _side_by_share(share: float, config: IngestConfig) -> Split:
-    if share < config.test_fraction:
-        return "test"
-    return "val" if share < config.test_fraction + config.val_fraction else "train"
 
 
 def store_rows(

@@ -83,6 +83,16 @@ class Issue(Parameters):
     examples: tuple[str, ...]
 
 
+class Moved(Parameters):
+    """Images that stand on another side of the split than in the version before."""
+
+    before: Split
+    after: Split
+    by_source: bool  # the source's own splits say so; else a group of theirs was joined with one of `after`
+    images: int
+    examples: tuple[str, ...]
+
+
 class IngestReport(Parameters):
     """What ingest found and wrote. Fields with a default are left out of report.json where they have it."""
 
@@ -119,9 +129,14 @@ class IngestReport(Parameters):
     near_duplicates: tuple[
         tuple[str, ...], ...
     ] = ()  # all clusters of at least two different files: their ids
+    known_images: int = 0  # that earlier versions held
+    moved: tuple[Moved, ...] = ()
+    fresh_splits: bool = False  # earlier versions were left out of account on purpose
 
 
-VOLATILE = {"path", "time_s", "phase_s", "images_per_s"}  # what report.json leaves out
+# What report.json leaves out. What an ingest moved is told of that ingest, and kept in the list of versions: the same
+# source once more moves nothing, and must give the same bytes.
+VOLATILE = {"path", "time_s", "phase_s", "images_per_s", "known_images", "moved", "fresh_splits"}
 
 
 def read_report(folder: Path) -> IngestReport:

@@ -8,13 +8,13 @@ from rich.table import Table
 
 from data.dataset import NUM_AXES, SPLITS, Dataset, DatasetInfo, FamilyName, Split, list_names
 from data.export import export as export_dataset
-from data.ingest import IngestConfig, IngestReport, ingest
+from data.ingest import IngestConfig, IngestReport
 from pipelines.families import PIPELINES
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, parse_changes, section
 from pipelines.render import ConsoleReporter, cell, emit, pairs, table
 from pipelines.reporting import Clock, Status
-from tasks import versioning
+from tasks import versioning, versions
 from tasks.paths import store
 
 MAX_LISTED = 10  # of the images that were set aside
@@ -30,6 +30,15 @@ app.command(
     "pipelines.commands_labels:label_errors", name="label-errors",
     help="Find labels that are probably wrong, by what a model makes of the images.",
 )  # fmt: skip
+for _name, _help in {
+    "versions": "List the versions of a dataset.",
+    "checkout": "Put a version of a dataset into its folder.",
+    "diff": "Compare two versions of a dataset.",
+    "remote": "Show or set where versions are pushed to.",
+    "push": "Copy versions to the remote.",
+    "pull": "Fetch datasets from the remote.",
+}.items():
+    app.command(f"pipelines.commands_versions:{_name}", name=_name, help=_help)
 
 
 @app.command
@@ -41,6 +50,7 @@ def add(
     family: FamilyName = "classification",
     licence: str = "not stated",
     subset: str = "",
+    fresh_splits: Annotated[bool, Parameter(name="--fresh-splits", negative=())] = False,
     workers: Annotated[int | None, Parameter(name="--workers")] = None,
     changes: Changes = None,
     as_json: Json = False,
@@ -48,7 +58,8 @@ def add(
     """Ingest images: check every one, find duplicates, split, store, and record the version with DVC.
 
     Example: ./convoy data add photos/ --name products
-    Ingesting the same source again gives the same bytes.
+    Under a name that is taken it makes the next version, in which groups of images keep their side of the split.
+    Ingesting the same source again gives the same bytes, and no new version.
 
     Parameters
     ----------
@@ -67,6 +78,8 @@ def add(
         Under which terms the images may be used; kept with the dataset.
     subset
         Of a source that holds several datasets, the folder that counts.
+    fresh_splits
+        Draw the splits anew, whatever stood where in earlier versions; results are then not comparable with theirs.
     workers
         Processes that decode; otherwise one for each core.
     """
@@ -80,18 +93,40 @@ def add(
 
     with quiet_stdout(as_json):
         try:
-            report = ingest(
-                source, name=name, family=family, store=store(), config=config, licence=licence,
-                progress=hear, workers=workers, subset=subset,
+            added = versions.add(
+                source, name=name, family=family, config=config, licence=licence, fresh_splits=fresh_splits,
+                subset=subset,
+                progress=hear, note=reporter.note, workers=workers,
             )  # fmt: skip
-            digest = versioning.add(store() / name)
         finally:
             reporter.close()
-    document = {**report.model_dump(mode="json"), "dvc_digest": digest, "replaces": before}
-    views = report_views(report, digest)
+    report, digest = added.report, added.digest
+    document = {
+        **report.model_dump(mode="json"), "dvc_digest": digest, "replaces": before,
+        "version": added.version and added.version.number, "new_version": added.is_new,
+    }  # fmt: skip
+    views = [*version_views(added, before), *report_views(report, digest)]
     if before and digest not in before:
         views.insert(0, f"replaces {before}")
     emit(document, views, as_json)
+
+
+def version_views(added: versions.Added, before: str) -> list[str]:
+    """Which version this is, and what it did to the sides of earlier images."""
+    name, version, report = added.report.name, added.version, added.report
+    if version is None:
+        return [
+            f"{name} is made by a stage of dvc.yaml: dvc.lock is its version, and its splits are the source's"
+        ]
+    if not added.is_new:
+        old = "" if added.digest in before else ", which is checked out now"
+        return [f"the same bytes as version {version.number}{old}: no new version"]
+    views = [f"version {version.number} of {name}"]
+    views += [f"ATTENTION: {text}" for text in versions.moves(report)]
+    if report.known_images and not report.fresh_splits:
+        stay = report.known_images - sum(moved.images for moved in report.moved)
+        views.append(f"{stay:,} images of earlier versions keep their side; --fresh-splits would draw anew")
+    return views
 
 
 def replaced(name: str) -> str:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
-from data.ingest import IngestConfig, ingest
+from data.ingest import IngestConfig
 from pipelines.engines import start_engines
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import section
 from pipelines.render import ConsoleReporter, emit, table
 from pipelines.runner import run_flow
-from tasks import versioning
+from tasks import versions
 from tasks.paths import store
 
 SOURCE, NAME, FAMILY = "sklearn:digits", "digits", "classification"
@@ -46,11 +46,11 @@ def demo(*, as_json: Json = False) -> None:
 def ingest_digits() -> float:
     """Ingest and record the digits; returns the seconds it took."""
     before = time.perf_counter()
-    report = ingest(
-        SOURCE, name=NAME, family=FAMILY, store=store(), config=section("ingest", IngestConfig, {})
+    added = versions.add(SOURCE, name=NAME, family=FAMILY, config=section("ingest", IngestConfig, {}))
+    report = added.report
+    ConsoleReporter().note(
+        f"ingested {report.num_images:,} digits into {report.path}, DVC digest {added.digest}"
     )
-    digest = versioning.add(store() / NAME)
-    ConsoleReporter().note(f"ingested {report.num_images:,} digits into {report.path}, DVC digest {digest}")
     return time.perf_counter() - before
 
 

@@ -230,7 +230,9 @@ class Augmenter:
         return pack(batch_of_rows(self.family, rows, job, self.info, self.config))
 
 
-Packed = tuple[type, dict[str, np.ndarray], dict[str, Any]]  # a batch's class, its tensors as arrays, and the rest
+Packed = tuple[
+    type, dict[str, np.ndarray], dict[str, Any]
+]  # a batch's class, its tensors as arrays, and the rest
 
 
 def pack(batch: Any) -> Packed:

@@ -16,7 +16,10 @@ from tasks import versioning
 from tasks.paths import ROOT
 
 # What DVC writes says which data was used, and `dvc.digest` says it already: it does not make the code another one.
-NOT_CODE = (":(exclude,glob)**/*.dvc", ":(exclude,glob)**/dvc.lock", ":(exclude)data/store/.gitignore")
+NOT_CODE = (
+    ":(exclude,glob)**/*.dvc", ":(exclude,glob)**/dvc.lock", ":(exclude)data/store/.gitignore",
+    ":(exclude,glob)data/store/*.versions.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,33 @@
-"""DVC: which bytes a dataset is. The one module that knows it.
+"""DVC: which bytes a dataset is. The one module that knows it, with what it runs in a process of its own.
 
-Reading a digest parses DVC's small YAML files and never imports DVC (1.5 s). Recording one runs DVC in a process of
-its own, so that neither its output nor its event loop reaches ours.
+Reading a digest parses DVC's small YAML files and never imports DVC (1.5 s), nor does reading a version whose bytes are
+in the cache. Recording and copying run DVC in a process of its own (tasks.dvcprocess), so that neither its output nor
+its event loop reaches ours.
 
-    data/store/digits.dvc     pointer, written by `add`
+    data/store/digits.dvc     pointer, written by `add` and `point`
     dvc.lock                  the same for what a stage of dvc.yaml makes; DVC forbids a path to have both
+    .dvc/cache/files/md5/     every file that was ever recorded, by its md5; nothing here removes one
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-import time
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from tasks.paths import ROOT, home
 
-LOCK_WAIT_S = 600.0
-LOCK_POLL_S = 0.5
+CLONE = 0x40049409  # FICLONE of linux/fs.h: both files share their blocks until one is written to
 
 
 def add(path: Path) -> str:
@@ -42,23 +47,140 @@ def add(path: Path) -> str:
     found = measure(path)
     if os.environ.get("DVC_STAGE") or (found == digest(path) and _is_cached(found)):
         return found
+    _run("record", f"DVC could not record {path}: ", path=str(path))
+    recorded = digest(path)
+    assert recorded, f"DVC ended well but left no digest of {path}"
+    return recorded
+
+
+def fetch(recorded: Sequence[str]) -> Path:
+    """Have the bytes of these folders in the cache, from the remote where they are not; returns the cache's root.
+
+    Raises RuntimeError saying that there is no remote, that it is not to be reached, or that it lacks something.
+    """
+    if all(map(_is_cached, recorded)):
+        return _default_cache()
+    return Path(_run("fetch", digests=list(recorded))["cache"])
+
+
+def push(recorded: Sequence[str]) -> int:
+    """Copy what the remote lacks of these folders; returns the number of files. Raises RuntimeError like `fetch`."""
+    return int(_run("push", digests=list(recorded))["files"])
+
+
+def remote() -> dict[str, str]:
+    """Name, address and options of the remote that push and pull take; {} if there is none. Secrets are left out."""
+    if not (home() / ".dvc").is_dir():
+        return {}
+    return dict(_run("remote", url="", options={}, local=True)["remote"])
+
+
+def set_remote(url: str, options: dict[str, str], *, local: bool) -> dict[str, str]:
+    """Make `url` the remote, "" for the one that is there, with these options; returns `remote()`.
+
+    It goes to `.dvc/config`, which git tracks, or with `local` to `.dvc/config.local`, where secret options go anyway.
+    """
+    if not local and urlsplit(url).password:
+        raise ValueError(
+            "the address has a password in it, and would go to git; give --local, or --option password=…"
+        )
+    return dict(_run("remote", url=url, options=options, local=local)["remote"])
+
+
+@contextlib.contextmanager
+def view(recorded: str) -> Iterator[Path]:
+    """A recorded folder to read from: links into the cache, in a folder that goes at the end."""
+    with tempfile.TemporaryDirectory(prefix="convoy-version-") as folder:
+        for name, file in _objects(fetch([recorded]), recorded).items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).symlink_to(file)
+        yield Path(folder)
+
+
+def restore(recorded: str, folder: Path) -> None:
+    """Copy a recorded folder into the empty `folder`; raises RuntimeError if the cache's bytes are damaged."""
+    for name, file in _objects(fetch([recorded]), recorded).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _clone(file, folder / name)
+    if measure(folder) != recorded:
+        raise RuntimeError(
+            f"DVC's cache is damaged: its files are not those of {recorded}; remove them and fetch them again: "
+            f"{_default_cache()}, ./convoy data pull"
+        )
+
+
+def _clone(source: Path, target: Path) -> None:
+    """Copy a file, without a copy of its blocks where the file system can do that."""
+    with source.open("rb") as read, target.open("wb") as written:
+        try:
+            fcntl.ioctl(written, CLONE, read.fileno())
+        except OSError:
+            shutil.copyfileobj(read, written, 1 << 20)
+
+
+def point(path: Path, recorded: str, size: int, num_files: int) -> None:
+    """Make the pointer of `path` name another recorded folder; what else stands in it stays."""
+    file = path.with_name(path.name + ".dvc")
+    values = _read_yaml(file)
+    (out,) = values.setdefault("outs", [{}])
+    out.update({"md5": recorded, "size": size, "nfiles": num_files, "hash": "md5", "path": path.name})
+    write_whole(file, yaml.safe_dump(values, sort_keys=False))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    with partial.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+
+
+def is_cached(recorded: str) -> bool:
+    """Whether the cache holds every file of a recorded folder; no remote is asked."""
+    return _is_cached(recorded) or bool(_run("find", digests=[recorded])["found"])
+
+
+def _default_cache() -> Path:
+    return home() / ".dvc" / "cache" / "files" / "md5"
+
+
+def _is_cached(recorded: str) -> bool:
+    """Whether DVC's cache in `home()` holds all files; a cache elsewhere counts as not, so that DVC is asked."""
+    return not missing(_default_cache(), recorded)
+
+
+def missing(cache: Path, recorded: str) -> list[str]:
+    """The md5s of what the cache lacks of a recorded folder or file."""
+    top = cache / recorded[:2] / recorded[2:]
+    if not top.is_file():
+        return [recorded]
+    if not recorded.endswith(".dir"):
+        return []
+    return [
+        f"{file.parent.name}{file.name}" for file in _objects(cache, recorded).values() if not file.is_file()
+    ]
+
+
+def _objects(cache: Path, recorded: str) -> dict[str, Path]:
+    """The files of a recorded folder by their names in it, where they lie in the cache."""
+    entries = json.loads((cache / recorded[:2] / recorded[2:]).read_text())
+    return {entry["relpath"]: cache / entry["md5"][:2] / entry["md5"][2:] for entry in entries}
+
+
+def _run(verb: str, before: str = "", **arguments: Any) -> dict[str, Any]:
+    """Run a verb of tasks.dvcprocess, in a process of its own and this folder, and return what it found."""
     child = subprocess.run(
-        [sys.executable, "-m", "tasks.versioning", str(home()), str(path)],
+        [sys.executable, "-m", "tasks.dvcprocess", verb, str(home()), json.dumps(arguments)],
         env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     if child.returncode:
-        raise RuntimeError(f"DVC could not record {path}: {_one_line(child.stderr)}")
-    recorded = digest(path)
-    assert recorded, f"DVC ended well but left no digest of {path}"
-    return recorded
-
-
-def _is_cached(recorded: str) -> bool:
-    """Whether DVC's cache in `home()` holds the bytes; a cache elsewhere counts as not, so that DVC is asked."""
-    return (home() / ".dvc" / "cache" / "files" / "md5" / recorded[:2] / recorded[2:]).is_file()
+        raise RuntimeError(before + one_line(child.stderr.strip().rpartition("\n")[2]))
+    return dict(json.loads((child.stdout.splitlines() or ["{}"])[-1]))
 
 
 def digest(path: Path) -> str:
@@ -78,6 +200,41 @@ def digest(path: Path) -> str:
         if (folder / ".dvc").is_dir():  # the root of a DVC repository: nothing above speaks for this path
             break
     return ""
+
+
+def recorded_out(path: Path) -> dict[str, Any]:
+    """What the pointer of `path` says: md5, size, nfiles; {} if there is none."""
+    outs = _read_yaml(path.with_name(path.name + ".dvc")).get("outs", [])
+    return next((out for out in outs if out.get("path") == path.name), {})
+
+
+def stage_of(path: Path) -> str:
+    """The stage of dvc.yaml that makes `path`, "" if none does; one with a template counts once it has run."""
+    path = path.resolve()
+    if recorded_out(path):
+        return ""
+    for file in ("dvc.lock", "dvc.yaml"):
+        for name, stage in (_read_yaml(home() / file).get("stages") or {}).items():
+            for out in stage.get("outs") or []:
+                named = out.get("path") or next(iter(out)) if isinstance(out, dict) else out
+                if (home() / str(named)).resolve() == path:
+                    return str(name)
+    return ""
+
+
+def recorded_below(folder: Path) -> list[str]:
+    """Names in `folder` that a pointer, or dvc.lock in `home()`, records."""
+    folder = folder.resolve()
+    names = {file.name.removesuffix(".dvc") for file in folder.glob("[!.]*.dvc")}
+    for stage in (_read_yaml(home() / "dvc.lock").get("stages") or {}).values():
+        outs = [(home() / out["path"]).resolve() for out in stage.get("outs", [])]
+        names |= {out.name for out in outs if out.parent == folder}
+    return sorted(names)
+
+
+def in_stage() -> bool:
+    """Whether this process is what a stage of dvc.yaml runs."""
+    return bool(os.environ.get("DVC_STAGE"))
 
 
 def is_tracked(path: Path) -> bool:
@@ -117,63 +274,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         return {}
     except yaml.YAMLError as error:
         raise ValueError(
-            f"{file} is not readable YAML: {_one_line(str(error))}; mend it or restore it from git"
+            f"{file} is not readable YAML: {one_line(str(error))}; mend it or restore it from git"
         ) from None
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return " ".join(text.split()) or "it gave no reason"
-
-
-def _record(root: Path, path: Path) -> None:
-    """Record `path` in the DVC repository at `root`, made if there is none; runs in the process that `add` starts."""
-    # Imported only here: DVC takes longer to import than all else that this module does.
-    from dvc.exceptions import OutputNotFoundError
-    from dvc.repo import Repo
-
-    if not (root / ".dvc").is_dir():
-        _init(root)
-    # A checkout without its .git, from an archive say, is as good a place for data as any.
-    no_scm = {} if (root / ".git").exists() else {"core": {"no_scm": True}}
-    with Repo(str(root), config=no_scm) as repository:
-        try:
-            stage = repository.find_outs_by_path(str(path))[0].stage
-        except OutputNotFoundError:
-            stage = None
-        if stage is None or stage.is_data_source:
-            repository.add(str(path))
-        else:
-            repository.commit(stage.addressing, force=True)
-
-
-def _init(root: Path) -> None:
-    from dvc.repo import Repo
-
-    with Repo.init(str(root), no_scm=True) as repository, repository.config.edit() as config:
-        config["core"].update(analytics=False, check_update=False)
-        config["cache"]["type"] = "reflink,copy"  # through links, root could write into the cache
-
-
-def _main(root: Path, path: Path) -> None:
-    """`_record`, again while DVC is locked; ends the process with the reason in its error output if it cannot."""
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-
-    end_s = time.monotonic() + LOCK_WAIT_S
-    (root / ".cache").mkdir(parents=True, exist_ok=True)
-    with (root / ".cache" / "dvc.lock").open("w") as first_come:
-        # Two may find no repository at once, and DVC's own lock would be inside it.
-        fcntl.flock(first_come, fcntl.LOCK_EX)
-        while True:
-            try:
-                return _record(root, path)
-            except LockError as error:
-                if time.monotonic() > end_s:
-                    sys.exit(f"still locked after {LOCK_WAIT_S:.0f} s: {error}")
-                time.sleep(LOCK_POLL_S)
-            except (DvcException, OSError) as error:
-                sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -54,7 +54,12 @@ def test_changed_and_new_code_is_dirty(checkout: Path, file: str) -> None:
 
 
 def test_what_dvc_writes_does_not_make_the_code_dirty(checkout: Path) -> None:
-    for file in ("data/store/digits.dvc", "data/store/.gitignore", "dvc.lock"):
+    for file in (
+        "data/store/digits.dvc",
+        "data/store/digits.versions.json",
+        "data/store/.gitignore",
+        "dvc.lock",
+    ):
         (checkout / file).write_text("outs: []\n")
     assert git_state(checkout)[1] is False
 

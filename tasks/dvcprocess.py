@@ -1,0 +1,245 @@
+"""What DVC does for tasks.versioning, in a process of its own: `python -m tasks.dvcprocess VERB HOME ARGUMENTS`.
+
+The last line of its output is the result as JSON; if it fails, its error output is one line that says why.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tasks.versioning import missing, one_line
+
+LOCK_WAIT_S = 600.0
+LOCK_POLL_S = 0.5
+# What the remote is called in DVC's configuration; one that git does not see must not inherit the other's options.
+REMOTE, REMOTE_LOCAL = "storage", "storage-local"
+SECRETS = {  # options of a remote that must not reach git
+    "access_key_id", "secret_access_key", "session_token", "password", "passphrase", "token", "sas_token",
+    "account_key", "connection_string", "client_secret", "oss_key_id", "oss_key_secret", "gdrive_client_secret",
+    "custom_auth_header", "sse_customer_key",
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def _open(root: Path) -> Iterator[Any]:
+    """The DVC repository at `root`."""
+    from dvc.repo import Repo
+
+    if not (root / ".dvc").is_dir():
+        _init(root)
+    # A checkout without its .git, from an archive say, is as good a place for data as any.
+    no_scm = {} if (root / ".git").exists() else {"core": {"no_scm": True}}
+    with Repo(str(root), config=no_scm) as repository:
+        yield repository
+
+
+def _init(root: Path) -> None:
+    from dvc.repo import Repo
+
+    with Repo.init(str(root), no_scm=True) as repository, repository.config.edit() as config:
+        config["core"].update(analytics=False, check_update=False)
+        config["cache"]["type"] = "reflink,copy"  # through links, root could write into the cache
+
+
+def _record(root: Path, path: str) -> dict[str, Any]:
+    """Record `path`, again while DVC is locked."""
+    from dvc.exceptions import OutputNotFoundError
+    from dvc.lock import LockError
+
+    os.chdir(root)  # where DVC looks for the stage by its name
+    end_s = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            with _open(root) as repository:
+                try:
+                    stage = repository.find_outs_by_path(path)[0].stage
+                except OutputNotFoundError:
+                    stage = None
+                if stage is None or stage.is_data_source:
+                    repository.add(path)
+                else:
+                    repository.commit(stage.addressing, force=True)
+            return {}
+        except LockError as error:
+            if time.monotonic() > end_s:
+                sys.exit(f"still locked after {LOCK_WAIT_S:.0f} s: {error}")
+            time.sleep(LOCK_POLL_S)
+
+
+def _find(root: Path, digests: list[str]) -> dict[str, Any]:
+    """Whether the cache, wherever it is, holds all of these."""
+    with _open(root) as repository:
+        return {"found": not any(missing(Path(repository.cache.local.path), each) for each in digests)}
+
+
+def _fetch(root: Path, digests: list[str]) -> dict[str, Any]:
+    with _open(root) as repository:
+        cache = repository.cache.local
+        lacking = [each for each in digests if missing(Path(cache.path), each)]
+        if lacking:
+            storage, url = _storage(repository, f"{lacking[0]} is not in DVC's cache")
+            with _heard() as reasons:
+                _transfer(repository, storage, cache, lacking)
+            for each in lacking:
+                left = missing(Path(cache.path), each)
+                if left:
+                    why = reasons[0] if reasons else "or it is damaged there, or nothing answers"
+                    sys.exit(
+                        f"{url} has not all of {each}: {left[0]} is missing, {why}; push it from where it was made: "
+                        "./convoy data push"
+                    )
+        return {"cache": cache.path}
+
+
+def _push(root: Path, digests: list[str]) -> dict[str, Any]:
+    with _open(root) as repository:
+        cache = repository.cache.local
+        storage, url = _storage(repository, "nowhere to push to")
+        for each in digests:
+            if left := missing(Path(cache.path), each):
+                sys.exit(f"DVC's cache lacks {left[0]} of {each}; fetch it first: ./convoy data pull")
+        with _heard() as reasons:
+            done, failed = _transfer(repository, cache, storage, digests)
+        if failed:
+            sys.exit(
+                f"{url} did not take {failed} of {done + failed} files: {(reasons or ['no reason given'])[0]}"
+            )
+        return {"files": done}
+
+
+def _storage(repository: Any, need: str) -> tuple[Any, str]:
+    """The remote's store of objects, and its address; ends the process if there is none, or it cannot be used."""
+    from dvc.config import ConfigError, NoRemoteError
+    from dvc.fs import RemoteMissingDepsError
+
+    plug_in = "needs a plug-in of DVC: .venv/bin/pip install"
+    try:
+        found = repository.cloud.get_remote()
+        url = remote_of(repository)["url"]
+    except NoRemoteError:
+        sys.exit(
+            f"{need}, and no remote is set; set one: ./convoy data remote URL (a folder, ssh://, s3://, gs://)"
+        )
+    except RemoteMissingDepsError as error:
+        sys.exit(f"{error.url} {plug_in} dvc-{error.protocol}")
+    except (ConfigError, ImportError) as error:
+        package = re.search(r"requires '(dvc-\w+)'", str(error))
+        sys.exit(
+            f"{remote_of(repository)['url']} {plug_in} {package[1]}" if package else one_line(str(error))
+        )
+    if found.fs.protocol == "local" and not Path(found.path).parent.is_dir():
+        sys.exit(f"remote {url} is not to be reached: no folder {Path(found.path).parent}; is it mounted?")
+    return repository.cloud.get_remote_odb(), url
+
+
+def _transfer(repository: Any, source: Any, target: Any, digests: list[str]) -> tuple[int, int]:
+    """Copy what `target` lacks of these folders, the list of a folder last: (files copied, files that failed).
+
+    Each file is looked for: DVC's own index of a remote would believe that what once was there still is.
+    """
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.transfer import find_tree_by_obj_id
+
+    wanted = set()
+    for each in digests:
+        top = HashInfo("md5", each)
+        tree = find_tree_by_obj_id([source, target], top)
+        if tree is not None:
+            wanted |= {top, *(entry for _, _, entry in tree)}
+    cache = repository.cache.local
+    result = repository.cloud.transfer(source, target, wanted, cache_odb=cache, verify=target is cache)
+    return len(result.transferred), len(result.failed)
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What DVC logs about single files that it could not copy: the list of reasons."""
+    reasons: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            reasons.append(str(record.exc_info[1] if record.exc_info else record.getMessage()))
+
+    listener = Listener(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("dvc_data", "dvc_objects")]
+    for each in loggers:
+        each.addHandler(listener)
+    try:
+        yield reasons
+    finally:
+        for each in loggers:
+            each.removeHandler(listener)
+
+
+def _remote(root: Path, url: str, options: dict[str, str], local: bool) -> dict[str, Any]:
+    """Change the remote if there is anything to change, and tell what it is."""
+    with _open(root) as repository:
+        config = repository.config
+        name = (REMOTE_LOCAL if local else REMOTE) if url else remote_of(repository).get("name", "")
+        if options and not name:
+            sys.exit("no remote is set that an option could belong to; set one: ./convoy data remote URL")
+        if url:
+            was = urlsplit(str(config["remote"].get(name, {}).get("url", ""))).scheme
+            with config.edit("local", validate=False) as private:
+                if was != urlsplit(url).scheme:  # the old one's secrets mean nothing here
+                    private["remote"].pop(name, None)
+                private["core"].pop("remote", None)
+        secret = {key: value for key, value in options.items() if key in SECRETS}
+        level = "local" if local or name == REMOTE_LOCAL else "repo"
+        with config.edit(level) as changed:
+            section = {"url": url} if url else changed["remote"].get(name, {})
+            section |= {key: value for key, value in options.items() if key not in SECRETS}
+            if section:
+                changed["remote"][name] = section
+            if url:
+                changed["core"]["remote"] = name
+        if secret:
+            with config.edit("local") as private:
+                private["remote"].setdefault(name, {}).update(secret)
+        return {"remote": remote_of(repository)}
+
+
+def remote_of(repository: Any) -> dict[str, str]:
+    """Name, address and options of the default remote as they are written, less what is secret; {} if none is set."""
+    written = repository.config.load_config_to_level()
+    name = written.get("core", {}).get("remote", "")
+    options = written.get("remote", {}).get(name, {})
+    shown = {key: str(value) for key, value in sorted(options.items()) if key not in SECRETS | {"url"}}
+    url = re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", str(options.get("url", "")))
+    return {"name": name, "url": url, **shown} if name else {}
+
+
+_VERBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "record": _record,
+    "find": _find,
+    "fetch": _fetch,
+    "push": _push,
+    "remote": _remote,
+}
+
+
+def _main(verb: str, root: Path, arguments: dict[str, Any]) -> None:
+    """Run a verb and print what it returns; ends the process with the reason in its error output if it cannot."""
+    (root / ".cache").mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if verb in ("record", "remote"):  # the others write nothing that is not whole, and may take hours
+            # Two may find no repository at once, and DVC's own lock would be inside it.
+            first_come = stack.enter_context((root / ".cache" / "dvc.lock").open("w"))
+            fcntl.flock(first_come, fcntl.LOCK_EX)
+        try:
+            print(json.dumps(_VERBS[verb](root, **arguments)))  # noqa: T201
+        except Exception as error:  # of DVC, of the network, of a store's own library: one line either way
+            sys.exit(one_line(str(error) or type(error).__name__))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))

@@ -1,0 +1,363 @@
+"""The versions of a dataset: recorded one after the other, listed, put back, fetched.
+
+    data/store/digits.dvc              which version lies in data/store/digits; git tracks both
+    data/store/digits.versions.json    all versions, oldest first: what a pointer needs, when, and from where
+
+A version is a folder that DVC has recorded (tasks.versioning); its bytes are in DVC's cache, and in a remote once
+pushed. Nothing here removes bytes: what lies in the folder is in the cache before anything else takes its place. What
+a stage of dvc.yaml makes has no list, since dvc.lock says which bytes it is, and git has the earlier ones.
+"""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import Field
+
+from data.dataset import SPLITS, Dataset, Split
+from data.ingest import IngestConfig, ingest
+from data.parameters import Parameters
+from data.report import IngestReport
+from data.sides import Earlier, join_earlier, read_earlier
+from data.storage import check_name, move_into_place, partial_folder
+from tasks import versioning
+from tasks.paths import store
+
+MIN_PREFIX = 4  # digits of a digest that name a version
+UNRECORDED = "lay in the folder, and no add had recorded it"
+
+
+class Version(Parameters):
+    """One version. Fields with a default are left out of the list where they have it."""
+
+    number: int = Field(ge=1)
+    md5: str = Field(pattern=r"^[0-9a-f]{32}\.dir$")
+    size: int  # bytes
+    nfiles: int
+    added: str = ""  # UTC; "" if it was recorded by something else than `add`
+    source: str = ""  # as given
+    images: dict[Split, int] = Field(default={})
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Added:
+    """What `add` did; `version` is None where a stage of dvc.yaml makes the dataset."""
+
+    report: IngestReport
+    digest: str
+    version: Version | None
+    is_new: bool
+
+
+def list_file(name: str) -> Path:
+    return store() / f"{name}.versions.json"
+
+
+def history(name: str) -> list[Version]:
+    """The versions of a dataset, oldest first; what its pointer names is one, even where no list does.
+
+    Raises a ValueError of one line if the list cannot be read.
+    """
+    file = list_file(name)
+    versions: list[Version] = []
+    if file.is_file():
+        try:
+            entries = json.loads(file.read_text())["versions"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{file} is no list of versions; mend it (a merge?) or restore it from git"
+            ) from None
+        versions = [Version.parse(entry, str(file)) for entry in entries]
+        if [version.number for version in versions] != list(range(1, len(versions) + 1)):
+            raise ValueError(f"{file}: versions must be numbered from 1, each once; mend it (a merge?)")
+    out = versioning.recorded_out(store() / name)
+    if out and out.get("md5") not in [version.md5 for version in versions]:
+        versions.append(_adopt(len(versions) + 1, str(out["md5"]), int(out["size"]), int(out["nfiles"])))
+    return versions
+
+
+def _adopt(number: int, md5: str, size: int, num_files: int, notes: tuple[str, ...] = ()) -> Version:
+    """A version that no `add` listed, described as far as its bytes are here."""
+    source, images = "", {}
+    if versioning.is_cached(md5):
+        with opened(md5) as dataset:
+            source, images = dataset.info.source, _images(dataset)
+    return Version(
+        number=number, md5=md5, size=size, nfiles=num_files, source=source, images=images, notes=notes
+    )
+
+
+def _images(dataset: Dataset) -> dict[Split, int]:
+    return {split: dataset.info.num_images(split) for split in SPLITS}
+
+
+def write_list(name: str, versions: Sequence[Version]) -> None:
+    entries = [version.model_dump(mode="json", exclude_defaults=True) for version in versions]
+    versioning.write_whole(list_file(name), json.dumps({"name": name, "versions": entries}, indent=2) + "\n")
+
+
+def current(name: str) -> str:
+    """The digest of the version that is checked out, "" if there is none."""
+    return versioning.digest(store() / name)
+
+
+def find(name: str, which: str, versions: Sequence[Version]) -> Version:
+    """The version called `which`: its number, `latest`, `current`, or the first digits of its digest."""
+    if not versions:
+        raise ValueError(
+            f"no version of {name!r} is known; record one: ./convoy data add SOURCE --name {name}"
+        )
+    if which == "latest":
+        return versions[-1]
+    digest = current(name) if which == "current" else which
+    if re.fullmatch(r"[0-9]+", which) and 1 <= int(which) <= len(versions):
+        return versions[int(which) - 1]
+    fitting = [version for version in versions if version.md5.startswith(digest)]
+    if len(digest) < MIN_PREFIX or len(fitting) != 1:
+        known = f"1 to {len(versions)}" if len(versions) > 1 else "1"
+        several = (
+            f"fits {len(fitting)} digests"
+            if len(fitting) > 1 and len(digest) >= MIN_PREFIX
+            else "is not known"
+        )
+        raise ValueError(
+            f"version (={which}) of {name} {several}; give a number ({known}), latest, or {MIN_PREFIX} or more "
+            f"digits of a digest: ./convoy data versions {name}"
+        )
+    return fitting[0]
+
+
+def require_list(name: str) -> list[Version]:
+    """The versions of a dataset; raises a ValueError where it has none, or a stage of dvc.yaml makes it."""
+    stage = versioning.stage_of(store() / name)
+    if stage:
+        raise ValueError(
+            f"{name!r} is made by the stage {stage} of dvc.yaml, and dvc.lock is its version; go back with: "
+            "git checkout COMMIT -- dvc.lock, then .venv/bin/dvc checkout"
+        )
+    versions = history(name)
+    if not versions:
+        Dataset.open(store() / name)  # says which there are
+        raise ValueError(
+            f"{name!r} has no version yet: {versioning.advice(store() / name)}, or data add it again"
+        )
+    return versions
+
+
+@contextmanager
+def opened(digest: str) -> Iterator[Dataset]:
+    """A recorded version to read from, fetched if it is not here; whatever is checked out stays."""
+    with versioning.view(digest) as folder:
+        yield Dataset.open(folder)
+
+
+@contextmanager
+def exclusive(name: str, note: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Held while a dataset's versions change, so that each add builds on the one before. Ends with its process."""
+    store().mkdir(parents=True, exist_ok=True)
+    with (store() / f".{name}.versions.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            if note:
+                note(f"waits for process {file.read().strip() or '?'}, which is changing {name}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def add(
+    source: str | Path,
+    *,
+    name: str,
+    family: str,
+    config: IngestConfig,
+    licence: str = "not stated",
+    fresh_splits: bool = False,
+    progress: Callable[[int, int | None], None] | None = None,
+    note: Callable[[str], None] | None = None,
+    workers: int | None = None,
+    subset: str = "",
+) -> Added:
+    """Ingest `source` as the next version of a dataset, see data.ingest; the same bytes are no new version.
+
+    Groups keep the sides that the latest version gave them, except with `fresh_splits`.
+    """
+    path = store() / name
+    check_name(name, family, store())
+
+    def bring(earlier: Earlier | None) -> tuple[IngestReport, str]:
+        report = ingest(
+            source, name=name, family=family, store=store(), config=config, licence=licence, progress=progress,
+            workers=workers, earlier=earlier, fresh_splits=fresh_splits, subset=subset,
+        )  # fmt: skip
+        return report, versioning.add(path)
+
+    if versioning.in_stage() or versioning.stage_of(path):
+        # A stage's output follows from what dvc.yaml names, and an earlier version is not among that.
+        if path.exists() and not versioning.in_stage() and not versioning.is_cached(versioning.measure(path)):
+            versioning.add(path)
+        return Added(*bring(None), None, False)
+    with exclusive(name, note):
+        versions = keep(name)
+        with earlier_sides(name, versions, fresh_splits) as earlier:
+            report, digest = bring(earlier)
+        out = versioning.recorded_out(path)
+        if not out:  # a stage with a template in dvc.yaml
+            return Added(report, digest, None, False)
+        known = [version for version in versions if version.md5 == digest]
+        if not known:
+            versions.append(
+                Version(
+                    number=len(versions) + 1, md5=digest, size=out["size"], nfiles=out["nfiles"],
+                    added=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), source=str(source),
+                    images=_images(Dataset.open(path)), notes=moves(report),
+                )
+            )  # fmt: skip
+        write_list(name, versions)
+        return Added(report, digest, (known or versions)[-1], not known)
+
+
+def moves(report: IngestReport) -> tuple[str, ...]:
+    """What an ingest did to the sides of earlier images, one sentence each."""
+    notes = ["splits drawn afresh, earlier versions left out of account"] if report.fresh_splits else []
+    for moved in report.moved:
+        why = "by the source's own splits" if moved.by_source else "to stay with their group"
+        if report.fresh_splits and not moved.by_source:
+            why = "drawn afresh"
+        notes.append(f"{moved.images:,} images moved from {moved.before} to {moved.after}, {why}")
+    return tuple(notes)
+
+
+def keep(name: str) -> list[Version]:
+    """Record what lies in the folder, if nothing did, so that it can be replaced; returns the versions."""
+    path = store() / name
+    versions = history(name)
+    if not path.exists():
+        return versions
+    found = versioning.measure(path)
+    listed = found in [version.md5 for version in versions]
+    if listed and versioning.is_cached(found):
+        return versions
+    versioning.add(path)
+    out = versioning.recorded_out(path)
+    if not listed and out:
+        notes = (UNRECORDED,) if versions else ()
+        versions.append(_adopt(len(versions) + 1, found, out["size"], out["nfiles"], notes))
+        write_list(name, versions)
+    return versions
+
+
+@contextmanager
+def earlier_sides(name: str, versions: Sequence[Version], fresh_splits: bool) -> Iterator[Earlier | None]:
+    """The sides of all images of the latest version and before; None where there is none.
+
+    An add remembers what stood where before it, so the latest that an add made tells all; what was changed by hand
+    since counts too. Raises RuntimeError if its bytes are nowhere, except with `fresh_splits`.
+    """
+    parts: list[Earlier] = []
+    with ExitStack() as stack:
+        for version in reversed(versions):
+            try:
+                parts.append(read_earlier(stack.enter_context(opened(version.md5))))
+            except (RuntimeError, ValueError, OSError) as error:
+                if fresh_splits:
+                    parts.clear()
+                    break
+                raise RuntimeError(
+                    f"version {version.number} of {name} says which images are for testing, and cannot be read: "
+                    f"{error}; or start over with --fresh-splits"
+                ) from error
+            if UNRECORDED not in version.notes:
+                break
+        yield join_earlier(parts) if parts else None
+
+
+def checkout(name: str, which: str, note: Callable[[str], None] | None = None) -> Version:
+    """Put a version into the dataset's folder, and make it the current one; fetched if it is not here.
+
+    Raises a ValueError, and changes nothing, if what is in the folder is no recorded version.
+    """
+    require_list(name)
+    with exclusive(name, note):
+        versions = require_list(name)
+        version = find(name, which, versions)
+        place(name, version.md5)
+        if current(name) != version.md5:
+            versioning.point(store() / name, version.md5, version.size, version.nfiles)
+        write_list(name, versions)
+    return version
+
+
+def place(name: str, digest: str) -> bool:
+    """Have a recorded version in the dataset's folder, replaced in one step; whether it was not there yet."""
+    path = store() / name
+    if path.exists():
+        found = versioning.measure(path)
+        if found == digest:
+            return False
+        if not versioning.is_cached(found):
+            if found not in [version.md5 for version in history(name)]:
+                raise ValueError(
+                    f"{path} was changed since it was recorded, and would be lost; keep it as a version: .venv/bin/dvc "
+                    f"add {path}, or move it away"
+                )
+            versioning.add(path)
+    with partial_folder(store(), name) as partial:
+        versioning.restore(digest, partial)
+        move_into_place(store(), name, Dataset.open(partial).info.family, partial)
+    return True
+
+
+def recorded_names() -> list[str]:
+    """Names of the datasets that a pointer or dvc.lock names, whether their bytes are here or not."""
+    return versioning.recorded_below(store())
+
+
+def pull(
+    names: Sequence[str], all_versions: bool, note: Callable[[str], None] | None = None
+) -> dict[str, bool]:
+    """Have the current version of each dataset in its folder, from the remote if need be; whether that changed it."""
+    changed = {}
+    for name in names:
+        digest = _require_digest(name)
+        with exclusive(name, note):
+            if all_versions:
+                versioning.fetch([version.md5 for version in history(name)])
+            changed[name] = place(name, digest)
+    return changed
+
+
+def push(names: Sequence[str], all_versions: bool) -> tuple[int, list[str]]:
+    """Copy to the remote what it lacks of the current, or all, versions: (files, versions absent from this cache)."""
+    digests, absent = [], []
+    for name in names:
+        digests.append(_require_digest(name))
+        for version in history(name) if all_versions else []:
+            if version.md5 in digests:
+                continue
+            if versioning.is_cached(version.md5):
+                digests.append(version.md5)
+            else:
+                absent.append(f"{name} version {version.number}")
+    return (versioning.push(digests) if digests else 0), absent
+
+
+def _require_digest(name: str) -> str:
+    digest = current(name)
+    if not digest:
+        known = ", ".join(recorded_names()) or "none"
+        raise ValueError(
+            f"DVC has recorded no dataset {name!r} (recorded: {known}); git pull brings pointers"
+        )
+    return digest
