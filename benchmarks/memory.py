@@ -125,10 +125,11 @@ def stream(dataset: Dataset, budget_gb: float, epochs: float) -> tuple[int, int,
         "classification", dataset=dataset.info.name, recipe="default", changes=changes
     )
     family = "classification"
-    depth = stream_depth(FAMILIES[family], dataset, config, BATCH)
-    reader = cluster.open_reader(family, dataset, "train", cache_bytes(config))
+    layout = layout_of(dataset, "train")
+    depth = stream_depth(FAMILIES[family], dataset, config, layout)
+    reader = cluster.open_reader(family, dataset, "train", cache_bytes(config, "train"))
     crew = cluster.Crew(family, dataset.info, config, num_workers=min(WORKERS, depth), depth=depth)
-    plan = BatchPlan.of(config.train, layout_of(dataset, "train"), 0, 1)
+    plan = BatchPlan.of(config.train, layout, 0, 1)
     watch, num = Watch(), 0
     for batch in crew.batches(training_jobs(plan, 0), reader):
         num += len(batch.labels)

@@ -92,10 +92,11 @@ def our_config(num_images: int, dataset: Dataset) -> Any:
 
 def ours(dataset: Dataset, num_images: int) -> Callable[[], Iterator[torch.Tensor]]:
     config, name = our_config(num_images, dataset), "classification"
-    depth = stream_depth(FAMILIES[name], dataset, config, BATCH)
-    reader = cluster.open_reader(name, dataset, "train", cache_bytes(config))
+    layout = layout_of(dataset, "train")
+    depth = stream_depth(FAMILIES[name], dataset, config, layout)
+    reader = cluster.open_reader(name, dataset, "train", cache_bytes(config, "train"))
     crew = cluster.Crew(name, dataset.info, config, num_workers=WORKERS, depth=depth)
-    plan = BatchPlan.of(config.train, layout_of(dataset, "train"), 0, 1)
+    plan = BatchPlan.of(config.train, layout, 0, 1)
     return lambda: (batch.images for batch in crew.batches(training_jobs(plan, 0), reader))
 
 

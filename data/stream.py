@@ -14,6 +14,7 @@ import resource
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,8 @@ import pyarrow.parquet as pq
 
 from data.dataset import Dataset, Split
 from data.random import SampleGenerator
+
+SPARE_FILES = 256  # that a process may want to open beside its shards
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def windowed_order(generator: SampleGenerator, layout: Layout, window: int) -> n
 class RowReader:
     """Gives rows of a split by their indices, and keeps the blocks that it read last.
 
-    Shards are opened at once: a dataset that is replaced while training reads it stays readable.
+    Shards are opened at once: a dataset that is replaced while training reads it stays readable. Raises ValueError
+    where it was replaced before.
     """
 
     def __init__(self, dataset: Dataset, split: Split, columns: Sequence[str], cache_bytes: int) -> None:
@@ -126,8 +130,9 @@ def _require_unchanged(dataset: Dataset) -> None:
 
 
 def _allow_many_files(number: int) -> None:
+    """Raise this process's limit of open files where `number` more would not fit below it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number + 256
+    wanted = len(list(Path("/dev/fd").iterdir())) + number + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))

@@ -1,7 +1,7 @@
 """Ray: where work runs. An embedded Ray by default, the cluster of RAY_ADDRESS where that is set.
 
-Decoding and augmentation run here as Ray tasks and actors. Shards travel through the object store, never by path,
-so that a node needs no disk in common with the driver.
+Decoding and augmentation run here as Ray tasks and actors. Shards and rows travel through the object store, so that a
+node needs no disk in common with the driver: only a `Reader` opens files, on the driver's own node.
 """
 
 import itertools
@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -197,9 +198,12 @@ class Reader:
     """Hands out rows of a split, still encoded, on the node where the dataset lies. It may die: it reads again."""
 
     def __init__(self, dataset: Dataset, split: Split, columns: tuple[str, ...], cache_bytes: int) -> None:
-        self.rows = RowReader(dataset, split, columns, cache_bytes)
+        self.open = partial(RowReader, dataset, split, columns, cache_bytes)
+        self.rows: RowReader | None = None
 
     def take(self, indices: np.ndarray) -> Table:
+        if self.rows is None:  # not in __init__: what it raises there, Ray tells as the death of an actor
+            self.rows = self.open()
         return self.rows.take(indices)
 
 

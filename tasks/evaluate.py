@@ -19,6 +19,7 @@ from data.augment import shrink
 from data.dataset import Dataset, Split
 from data.decode import decode_many
 from data.fitting import ArrayPreprocessing, decode_all
+from data.stream import RowReader
 from tasks.card import Preprocessing
 from tasks.ensemble import SAME_QUESTION, require_agreement, shown
 from tasks.inputs import as_pictures, decoded_bytes
@@ -120,7 +121,7 @@ def require_same_classes(folders: Sequence[Path], predictors: Sequence[Predictor
 
 def piece_size(predictors: Sequence[Predictor]) -> int:
     """Images to decode at a time."""
-    layouts = {layout_of(predictor): predictor.card.preprocessing for predictor in predictors}
+    layouts = {decode_key(predictor): predictor.card.preprocessing for predictor in predictors}
     image_bytes = sum(decoded_bytes(layout) for layout in layouts.values())
     size = max(1, min(PIECE_IMAGES, PIECE_MB * 2**20 // image_bytes))
     batch_size = predictors[0].batch_size
@@ -138,10 +139,10 @@ def pieces_of(dataset: Dataset, split: Split, size: int) -> Iterator[Piece]:
                 start += len(labels)
 
 
-Layout = tuple[int, int, str] | ArrayPreprocessing
+DecodeKey = tuple[int, int, str] | ArrayPreprocessing
 
 
-def layout_of(predictor: Predictor) -> Layout:
+def decode_key(predictor: Predictor) -> DecodeKey:
     """What decoding depends on: models that share it share the decoded images."""
     preprocessing = predictor.card.preprocessing
     if isinstance(preprocessing, ArrayPreprocessing):
@@ -149,9 +150,9 @@ def layout_of(predictor: Predictor) -> Layout:
     return preprocessing.stored_px, preprocessing.channels, preprocessing.resize
 
 
-def decode_piece(piece: Piece, predictors: Sequence[Predictor]) -> dict[Layout, Tensor]:
+def decode_piece(piece: Piece, predictors: Sequence[Predictor]) -> dict[DecodeKey, Tensor]:
     """The images as each model wants them, by layout: (B, C, T, T) uint8, or arrays of float32."""
-    layouts = {layout_of(predictor): predictor.card.preprocessing for predictor in predictors}
+    layouts = {decode_key(predictor): predictor.card.preprocessing for predictor in predictors}
     return {layout: torch.from_numpy(decode_blobs(piece.blobs, want)) for layout, want in layouts.items()}
 
 
@@ -163,20 +164,24 @@ def decode_blobs(blobs: list[bytes], want: Preprocessing | ArrayPreprocessing) -
 
 
 def look(
-    predictors: Sequence[Predictor], decoded: dict[Layout, Tensor], view: ViewName, cost: Cost, warm_up: bool
+    predictors: Sequence[Predictor],
+    decoded: dict[DecodeKey, Tensor],
+    view: ViewName,
+    cost: Cost,
+    warm_up: bool,
 ) -> np.ndarray:
     """Probabilities (B, K) of a piece by one view, averaged over all networks; adds to the view's cost."""
     if warm_up:  # the first pass of a shape compiles and allocates: it is not what the view costs
         for predictor in predictors:
-            predictor.probabilities(decoded[layout_of(predictor)][: predictor.images_per_pass(view)], view)
+            predictor.probabilities(decoded[decode_key(predictor)][: predictor.images_per_pass(view)], view)
     num_networks = sum(len(predictor.members) for predictor in predictors)
-    num_images = len(decoded[layout_of(predictors[0])])
+    num_images = len(decoded[decode_key(predictors[0])])
     total = torch.zeros(num_images, len(predictors[0].card.classes))
     with PeakMemory(predictors[0].device) as memory:
         began = time.perf_counter()
         for predictor in predictors:
             share = len(predictor.members) / num_networks
-            total += predictor.probabilities(decoded[layout_of(predictor)], view) * share
+            total += predictor.probabilities(decoded[decode_key(predictor)], view) * share
         cost.time_s += time.perf_counter() - began
     cost.unmeasured = memory.unmeasured
     if memory.megabytes is not None:
@@ -249,16 +254,8 @@ def worst_mistakes(probabilities: np.ndarray, labels: np.ndarray, num_worst: int
 
 def pictures_at(dataset: Dataset, split: Split, places: np.ndarray, predictor: Predictor) -> np.ndarray:
     """What the network is given of the images at `places` (M,), as thumbnails: (M, C, S, S) uint8."""
-    blobs: dict[int, bytes] = {}
-    start = 0
-    for shard in dataset.shards(split):
-        num_rows = pq.read_metadata(shard).num_rows
-        inside = places[(places >= start) & (places < start + num_rows)]
-        if len(inside):
-            images = pq.read_table(shard, columns=["image"])["image"]
-            blobs |= {int(place): images[int(place - start)].as_py() for place in inside}
-        start += num_rows
-    decoded, errors = predictor.decode([blobs[int(place)] for place in places])
+    rows = RowReader(dataset, split, ["image"], 0).take(places) if len(places) else None
+    decoded, errors = predictor.decode(rows["image"].to_pylist() if rows else [])
     assert not any(errors)
     pictures = as_pictures(decoded)
     if not len(places) or pictures.shape[2] <= THUMBNAIL_PX:

@@ -5,25 +5,39 @@ decoded and augmented, by Ray processes ahead of training; what is in memory sta
 the same batches for the same seed and step: the order is the same (data.stream), and so is what is done to a sample.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from data.dataset import Dataset, DatasetInfo, Split
-from data.stream import RowReader, layout_of
+from data.stream import Layout, RowReader
 from tasks.families import Family
-from tasks.loop import Job, batch_of, batch_of_rows
+from tasks.loop import (
+    BatchPlan,
+    Job,
+    Session,
+    batch_of,
+    batch_of_rows,
+    fit,
+    plain_jobs,
+    training_jobs,
+)
 
 PREFETCH_BATCHES = 3  # per augmentation worker
 CACHE_SHARE = (
     0.6  # of the memory for pictures: a window of half of it, and the blocks that it begins and ends in
 )
-FLIGHT_SHARE = 0.3  # and what is on its way from the reader to the loop
+FLIGHT_SHARE = 0.2  # what is on its way to the loop; as much again while validation comes between
 PROBE_ROWS = 8
-SAMPLE_IMAGES = 5000  # training pictures that data-dependent initial weights may look at
+SAMPLE_IMAGES, SAMPLE_BYTES = (
+    5000,
+    64 << 20,
+)  # of training pictures that data-dependent initial weights look at
 
 Feed = Callable[[Iterator[Job]], Iterator[Any]]  # jobs -> their batches, in order
 
@@ -45,28 +59,33 @@ def probe(family: Family, dataset: Dataset) -> Any:
     return RowReader(dataset, "train", family.columns, 0).take(np.arange(num))
 
 
-def stream_depth(family: Family, dataset: Dataset, config: Any, batch_size: int) -> int:
+def stream_depth(family: Family, dataset: Dataset, config: Any, layout: Layout) -> int:
     """Batches of a rank that may be under way at a time; raises ValueError if the memory for pictures holds none."""
     settings = config.train
     rows = probe(family, dataset)
     batch = batch_of_rows(family, rows, Job(np.arange(rows.num_rows)), dataset.info, config)
     tensors = [getattr(batch, field.name) for field in fields(batch)]
     made = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor)) / rows.num_rows
-    layout = layout_of(dataset, "train")
-    each = batch_size * (made + layout.num_bytes / layout.num_rows)
+    each = settings.batch_size // settings.num_workers * (made + layout.num_bytes / layout.num_rows)
     fitting = int(settings.data_gb * 1e9 * FLIGHT_SHARE / settings.num_workers / each)
     if fitting < 1:
-        least = each * settings.num_workers / FLIGHT_SHARE / 1e9
+        least = round_up(each * settings.num_workers / FLIGHT_SHARE / 1e9)
         raise ValueError(
             f"train.data_gb (={settings.data_gb:g}) holds no batch of {settings.batch_size} pictures: give at least "
-            f"{least:.2g}, or lower train.batch_size"
+            f"{least:g}, or lower train.batch_size"
         )
     return min(fitting, PREFETCH_BATCHES * max(1, settings.augment_workers))
 
 
-def cache_bytes(config: Any) -> int:
-    """What a reader may keep of the blocks that it read."""
-    return int(config.train.data_gb * 1e9 * CACHE_SHARE)
+def round_up(value: float) -> float:
+    """To two digits."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / unit) * unit:.3g}")
+
+
+def cache_bytes(config: Any, split: Split) -> int:
+    """What a reader may keep of the blocks that it read. Validation goes from block to block, and keeps none."""
+    return int(config.train.data_gb * 1e9 * CACHE_SHARE) if split == "train" else 0
 
 
 def spread_indices(num_samples: int, most: int) -> np.ndarray:
@@ -81,7 +100,47 @@ def resident(family: Family, samples: Any, info: DatasetInfo, config: Any) -> Fe
 
 def streamed_here(family: Family, dataset: Dataset, split: Split, config: Any) -> Feed:
     """Batches made by this process from rows that it reads: no helper, nothing made ahead."""
-    reader = RowReader(dataset, split, family.columns, cache_bytes(config))
+    reader = RowReader(dataset, split, family.columns, cache_bytes(config, split))
     return lambda jobs: (
         batch_of_rows(family, reader.take(job.indices), job, dataset.info, config) for job in jobs
     )
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """Where a rank's batches come from."""
+
+    train: Feed
+    val: Feed
+    num_val: int
+
+
+def fit_from(
+    feeds: Feeds,
+    family: Family,
+    config: Any,
+    info: DatasetInfo,
+    layout: Layout,
+    session: Session,
+    on_start: Callable[[int], None],
+) -> dict[str, Any]:
+    """Run the loop on what `feeds` give; `on_start` hears the number of its first step."""
+
+    plain_size = min(config.evaluate.batch_size, config.train.batch_size // session.world_size)
+
+    def sample() -> Tensor:
+        [one] = feeds.train(plain_jobs(np.arange(1), 1))
+        places = spread_indices(layout.num_rows, min(SAMPLE_IMAGES, 1 + SAMPLE_BYTES // one.images.nbytes))
+        return torch.cat([batch.images.cpu() for batch in feeds.train(plain_jobs(places, plain_size))])
+
+    def batches(plan: BatchPlan, first_step: int) -> Iterator[Any]:
+        on_start(first_step)
+        return feeds.train(training_jobs(plan, first_step))
+
+    def validate(model: Any) -> dict[str, float]:
+        if not feeds.num_val:
+            return {}
+        jobs = plain_jobs(np.arange(feeds.num_val), plain_size)
+        return family.validate(model, (batch.to(session.device) for batch in feeds.val(jobs)), config)
+
+    return fit(family, config, info, sample, batches, layout, validate, session)

@@ -5,18 +5,14 @@ course of its metrics in `history.csv`, and at the end `model/` and `result.json
 has a result, `train` returns it; for a folder with checkpoints, it resumes.
 """
 
-import csv
-import json
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import ray
 import ray.train
 import torch
@@ -25,9 +21,8 @@ from ray.train.torch import TorchConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from torch import Tensor
 
-from data.dataset import Dataset, DatasetInfo, Split, read_rows
+from data.dataset import Dataset, Split, read_rows
 from data.stream import Layout, layout_of
 from tasks.cluster import (
     Crew,
@@ -44,17 +39,18 @@ from tasks.cluster import (
 from tasks.families import FAMILIES, Family
 from tasks.feed import (
     PREFETCH_BATCHES,
-    SAMPLE_IMAGES,
     Feed,
+    Feeds,
     cache_bytes,
     choose_mode,
+    fit_from,
     resident,
-    spread_indices,
     stream_depth,
     streamed_here,
 )
-from tasks.loop import BatchPlan, Progress, Session, fit, plain_jobs, result_weights, training_jobs
+from tasks.loop import BatchPlan, Progress, result_weights
 from tasks.modelfile import save_model
+from tasks.result import Listener, TrainResult, read_result, write_result
 from tasks.settings import TrainConfig
 
 POLL_S = 0.25  # the follower's look at the mailbox
@@ -62,20 +58,6 @@ NUM_KEPT_CHECKPOINTS = 2
 MAX_WORKER_FAILURES = 3
 Executor = Literal["ray", "in_process"]
 CHECKPOINTS: dict[Executor, str] = {"ray": "ray", "in_process": "checkpoints"}  # where in a run's folder
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a finished run says of itself."""
-
-    model_folder: Path
-    num_steps: int
-    train_time_s: float  # of the loop, validation and checkpoints included, over all attempts
-    first_step_s: float  # from the call to the first message of the loop, in this attempt
-    images_per_s: float  # over the whole of the loop
-    input_wait: float  # share of the training time in which the loop waited for its next batch
-    resumed_from_step: int
-    metrics: dict[str, float]
 
 
 def train(
@@ -99,7 +81,8 @@ def train(
     if (folder / "result.json").is_file():
         return read_result(folder)
     dataset.require("train")
-    BatchPlan.of(config.train, layout_of(dataset, "train"), 0, config.train.num_workers)  # raises early
+    layout = layout_of(dataset, "train")
+    BatchPlan.of(config.train, layout, 0, config.train.num_workers)  # raises early
     folder.mkdir(parents=True, exist_ok=True)
     other: Executor = "in_process" if executor == "ray" else "ray"
     if any((folder / CHECKPOINTS[other]).glob("*")):
@@ -110,7 +93,7 @@ def train(
     fit_somewhere = fit_on_ray if executor == "ray" else fit_in_process
     threads = torch.get_num_threads()
     try:
-        state = fit_somewhere(family_name, config, dataset, folder, listener)
+        state = fit_somewhere(family_name, config, dataset, layout, folder, listener)
     finally:
         torch.set_num_threads(threads)
     listener.close()
@@ -135,100 +118,6 @@ def train(
     return result
 
 
-class Listener:
-    """Hears a run's progress on the driver: keeps `history.jsonl`, and passes each message on."""
-
-    def __init__(
-        self,
-        folder: Path,
-        on_progress: Callable[[Progress], None] | None,
-        on_start: Callable[[int], None] | None,
-    ) -> None:
-        self.file, self.on_progress, self.on_start = folder / "history.jsonl", on_progress, on_start
-        if self.file.is_file():  # a full disk may have cut its last line
-            whole, end, _cut = self.file.read_bytes().rpartition(b"\n")
-            self.file.write_bytes(whole + end)
-        self.started = time.perf_counter()
-        self.first_step_s = 0.0
-        self.resumed_from_step = 0
-        self.heard_any = False
-
-    def start(self, step: int) -> None:
-        """The loop is about to take its first step, number `step`."""
-        self.first_step_s, self.resumed_from_step = time.perf_counter() - self.started, step
-        if self.on_start is not None:
-            self.on_start(step)
-
-    def hear(self, progress: Progress) -> None:
-        values = asdict(progress)
-        row = {**values.pop("metrics"), **values}
-        with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        if self.on_progress is not None:
-            self.on_progress(progress)
-
-    def close(self) -> None:
-        """Write `history.csv`: one row a step, the last that was said of it (a resumed run repeats some)."""
-        if not self.file.is_file():
-            return
-        rows = {row["step"]: row for row in map(json.loads, self.file.read_text().splitlines())}
-        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-        with self.file.with_suffix(".csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", *(c for c in columns if c != "step")], restval="")
-            writer.writeheader()
-            writer.writerows(rows[step] for step in sorted(rows))
-
-
-def write_result(folder: Path, result: TrainResult) -> None:
-    values = {**asdict(result), "model_folder": "model"}
-    partial = folder / "result.json.partial"
-    partial.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    partial.replace(folder / "result.json")
-
-
-def read_result(folder: Path) -> TrainResult:
-    values = json.loads((folder / "result.json").read_text())
-    return TrainResult(**{**values, "model_folder": folder / values["model_folder"]})
-
-
-@dataclass(frozen=True)
-class Feeds:
-    """Where a rank's batches come from."""
-
-    train: Feed
-    val: Feed
-    num_val: int
-
-
-def fit_from(
-    feeds: Feeds,
-    family: Family,
-    config: Any,
-    info: DatasetInfo,
-    layout: Layout,
-    session: Session,
-    on_start: Callable[[int], None],
-) -> dict[str, Any]:
-    """Run the loop on what `feeds` give; `on_start` hears the number of its first step."""
-
-    def sample() -> Tensor:
-        places = spread_indices(layout.num_rows, SAMPLE_IMAGES)
-        jobs = plain_jobs(places, config.evaluate.batch_size)
-        return torch.cat([batch.images.cpu() for batch in feeds.train(jobs)])
-
-    def batches(plan: BatchPlan, first_step: int) -> Iterator[Any]:
-        on_start(first_step)
-        return feeds.train(training_jobs(plan, first_step))
-
-    def validate(model: Any) -> dict[str, float]:
-        if not feeds.num_val:
-            return {}
-        jobs = plain_jobs(np.arange(feeds.num_val), config.evaluate.batch_size)
-        return family.validate(model, (batch.to(session.device) for batch in feeds.val(jobs)), config)
-
-    return fit(family, config, info, sample, batches, layout, validate, session)
-
-
 # --- in this process -------------------------------------------------------------------------------------------
 
 
@@ -241,7 +130,7 @@ def decode_here(family: Family, dataset: Dataset, split: Split, config: Any) -> 
 
 
 def fit_in_process(
-    family_name: str, config: Any, dataset: Dataset, folder: Path, listener: "Listener"
+    family_name: str, config: Any, dataset: Dataset, layout: Layout, folder: Path, listener: Listener
 ) -> dict[str, Any]:
     family, info = FAMILIES[family_name], dataset.info
     torch.set_num_threads(config.train.cpus_per_worker or torch.get_num_threads())
@@ -260,7 +149,7 @@ def fit_in_process(
     mode = choose_mode(family, dataset, config)
     feeds = Feeds(feed("train"), feed("val"), info.num_images("val"))
     session = LocalSession(folder / CHECKPOINTS["in_process"], device, listener)
-    return fit_from(feeds, family, config, info, layout_of(dataset, "train"), session, listener.start)
+    return fit_from(feeds, family, config, info, layout, session, listener.start)
 
 
 class LocalSession:
@@ -268,7 +157,7 @@ class LocalSession:
 
     rank, world_size = 0, 1
 
-    def __init__(self, folder: Path, device: torch.device, listener: "Listener") -> None:
+    def __init__(self, folder: Path, device: torch.device, listener: Listener) -> None:
         self.folder, self.device, self.listener = folder, device, listener
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -294,7 +183,7 @@ class LocalSession:
 
 
 def fit_on_ray(
-    family_name: str, config: Any, dataset: Dataset, folder: Path, listener: "Listener"
+    family_name: str, config: Any, dataset: Dataset, layout: Layout, folder: Path, listener: Listener
 ) -> dict[str, Any]:
     connect()
     settings = config.train
@@ -304,8 +193,8 @@ def fit_on_ray(
         "family": family_name,
         "config": config,
         "info": dataset.info,
-        "layout": layout_of(dataset, "train"),
-        **source_of(family_name, config, dataset),
+        "layout": layout,
+        **source_of(family_name, config, dataset, layout),
         "mailbox": mailbox,
         "threads": cpus,
     }
@@ -336,7 +225,8 @@ def fit_on_ray(
         raise follower.error or RuntimeError(f"training failed: {last_line(error)}") from error
     finally:
         follower.stop()
-        ray.kill(mailbox)
+        for actor in (mailbox, *payload.get("readers", {}).values()):
+            ray.kill(actor)
     if follower.error is not None:
         raise follower.error
     assert result.checkpoint is not None
@@ -344,17 +234,18 @@ def fit_on_ray(
         return torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=True)
 
 
-def source_of(family_name: str, config: Any, dataset: Dataset) -> dict[str, Any]:
+def source_of(family_name: str, config: Any, dataset: Dataset, layout: Layout) -> dict[str, Any]:
     """What workers get their pictures from: references to decoded splits, or actors that hand out rows."""
-    family, settings = FAMILIES[family_name], config.train
+    family = FAMILIES[family_name]
+    splits: tuple[Split, ...] = ("train", "val")
     if choose_mode(family, dataset, config) == "resident":
-        splits = {split: decode_split(family_name, dataset, split, config) for split in ("train", "val")}
+        references = {split: decode_split(family_name, dataset, split, config) for split in splits}
         # in lists: Ray would fetch bare references before the worker starts
-        return {"resident": {split: [reference] for split, reference in splits.items()}}
+        return {"resident": {split: [reference] for split, reference in references.items()}}
+    depth = stream_depth(family, dataset, config, layout)
     readers = {
-        split: open_reader(family_name, dataset, split, cache_bytes(config)) for split in ("train", "val")
+        split: open_reader(family_name, dataset, split, cache_bytes(config, split)) for split in splits
     }
-    depth = stream_depth(family, dataset, config, settings.batch_size // settings.num_workers)
     return {"readers": readers, "depth": depth}
 
 
@@ -460,7 +351,9 @@ def train_on_worker(payload: dict[str, Any]) -> None:
         run_rank(payload)
     except Exception as error:
         if lone or isinstance(error, (ValueError, FloatingPointError)):
-            ray.get(mailbox.put.remote(("error", error)))
+            # of a helper's error the error itself, without the helper's traceback in its text
+            own = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            ray.get(mailbox.put.remote(("error", own)))
         raise
 
 

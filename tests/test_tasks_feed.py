@@ -1,5 +1,6 @@
 """Resident or streamed: the same batches, sample for sample, from whichever process and whatever the window."""
 
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data import storage
 from data.dataset import Dataset
 from data.ingest import ingest
 from data.stream import layout_of
 from tasks.families import FAMILIES
-from tasks.feed import choose_mode, resident, stream_depth, streamed_here
+from tasks.feed import choose_mode, resident, round_up, stream_depth, streamed_here
 from tasks.loop import BatchPlan, plain_jobs, training_jobs
 from tasks.train import decode_here
 from tests.pictures import encode, picture, write_tree
@@ -94,15 +97,22 @@ def test_auto_streams_what_does_not_fit(photos: Dataset) -> None:
 
 
 def test_what_is_under_way_fits_into_memory(photos: Dataset) -> None:
-    depths = [
-        stream_depth(FAMILY, photos, config_of(PICTURES, data_gb=gb, augment_workers=4), 8)
-        for gb in (4e-4, 8e-4, 1.0)
-    ]
+    layout = layout_of(photos, "train")
+
+    def depth(gb: float) -> int:
+        return stream_depth(FAMILY, photos, config_of(PICTURES, data_gb=gb, augment_workers=4), layout)
+
+    depths = [depth(gb) for gb in (6e-4, 1.2e-3, 1.0)]
     assert 1 <= depths[0] < depths[1] <= depths[2] == 12
-    with pytest.raises(
-        ValueError, match=r"train\.data_gb \(=1e-05\) holds no batch of 8 pictures: give at least"
-    ):
-        stream_depth(FAMILY, photos, config_of(PICTURES, data_gb=1e-5), 8)
+    with pytest.raises(ValueError, match=r"\(=1e-05\) holds no batch of 8 pictures: give at least") as raised:
+        depth(1e-5)
+    advised = re.search(r"at least ([\d.e-]+), or", str(raised.value))
+    assert advised and depth(float(advised[1])) == 1
+
+
+@given(st.floats(1e-9, 1e9))
+def test_rounding_up_never_falls_short(value: float) -> None:
+    assert value * (1 - 1e-12) <= round_up(value) <= value * 1.1001
 
 
 def test_crops_of_pictures_need_an_area() -> None:

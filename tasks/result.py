@@ -1,0 +1,82 @@
+"""What a run leaves in its folder beside the model: the course of its metrics, and what it says of itself."""
+
+import csv
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tasks.loop import Progress
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run says of itself."""
+
+    model_folder: Path
+    num_steps: int
+    train_time_s: float  # of the loop, validation and checkpoints included, over all attempts
+    first_step_s: float  # from the call to the first message of the loop, in this attempt
+    images_per_s: float  # over the whole of the loop
+    input_wait: float  # share of the training time in which the loop waited for its next batch
+    resumed_from_step: int
+    metrics: dict[str, float]
+
+
+class Listener:
+    """Hears a run's progress on the driver: keeps `history.jsonl`, and passes each message on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        on_progress: Callable[[Progress], None] | None,
+        on_start: Callable[[int], None] | None,
+    ) -> None:
+        self.file, self.on_progress, self.on_start = folder / "history.jsonl", on_progress, on_start
+        if self.file.is_file():  # a full disk may have cut its last line
+            whole, end, _cut = self.file.read_bytes().rpartition(b"\n")
+            self.file.write_bytes(whole + end)
+        self.started = time.perf_counter()
+        self.first_step_s = 0.0
+        self.resumed_from_step = 0
+        self.heard_any = False
+
+    def start(self, step: int) -> None:
+        """The loop is about to take its first step, number `step`."""
+        self.first_step_s, self.resumed_from_step = time.perf_counter() - self.started, step
+        if self.on_start is not None:
+            self.on_start(step)
+
+    def hear(self, progress: Progress) -> None:
+        values = asdict(progress)
+        row = {**values.pop("metrics"), **values}
+        with self.file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.on_progress is not None:
+            self.on_progress(progress)
+
+    def close(self) -> None:
+        """Write `history.csv`: one row a step, the last that was said of it (a resumed run repeats some)."""
+        if not self.file.is_file():
+            return
+        rows = {row["step"]: row for row in map(json.loads, self.file.read_text().splitlines())}
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        with self.file.with_suffix(".csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", *(c for c in columns if c != "step")], restval="")
+            writer.writeheader()
+            writer.writerows(rows[step] for step in sorted(rows))
+
+
+def write_result(folder: Path, result: TrainResult) -> None:
+    """Write `result.json`, whole or not at all."""
+    values = {**asdict(result), "model_folder": "model"}
+    partial = folder / "result.json.partial"
+    partial.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    partial.replace(folder / "result.json")
+
+
+def read_result(folder: Path) -> TrainResult:
+    """What a finished run in `folder` said."""
+    values = json.loads((folder / "result.json").read_text())
+    return TrainResult(**{**values, "model_folder": folder / values["model_folder"]})
