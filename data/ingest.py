@@ -10,7 +10,8 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 from typing import Literal, Self
@@ -18,6 +19,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from data.address import Fetched
 from data.archive import FileTree, open_tree
 from data.checks import Measured, measure_all
 from data.dataset import (
@@ -81,7 +83,7 @@ class IngestConfig(Parameters):
 
 
 def ingest(
-    source: str | Path,
+    source: str | Path | Fetched,
     *,
     name: str,
     family: str,
@@ -93,8 +95,9 @@ def ingest(
 ) -> IngestReport:
     """Bring `source` into `store`/`name` and report; an older dataset of that name and family is replaced.
 
-    `source` is a folder, a tar or zip archive, a CSV table, or the name of a built-in dataset, see data.formats.
-    `progress` hears (images done, all images). Raises FileNotFoundError, or a ValueError of one line.
+    `source` is a folder, a tar or zip archive, a CSV table, the name of a built-in dataset, see data.formats, or
+    what data.download brought. `progress` hears (images done, all images). Raises FileNotFoundError, or a ValueError
+    of one line.
     """
     laps = [("", time.perf_counter())]
     check_name(name, family, store)
@@ -126,8 +129,12 @@ def ingest(
     return report
 
 
-def open_source(source: str | Path, spool: Path, config: IngestConfig) -> AbstractContextManager[FileTree]:
+def open_source(
+    source: str | Path | Fetched, spool: Path, config: IngestConfig
+) -> AbstractContextManager[FileTree]:
     """Open whatever `source` names; raises FileNotFoundError or a ValueError saying what may be given."""
+    if isinstance(source, Fetched):
+        return _under_its_address(source, spool, config)
     path = Path(source)
     if re.fullmatch(r"\w+:\w+", str(source)) and not path.exists():
         return nullcontext(sample_tree(str(source)))
@@ -138,6 +145,12 @@ def open_source(source: str | Path, spool: Path, config: IngestConfig) -> Abstra
     if path.suffix.lower() == ".csv" and path.is_file():
         return nullcontext(table_tree(path))
     return open_tree(path, spool=spool, max_total_bytes=int(config.max_source_gb * 1e9))
+
+
+@contextmanager
+def _under_its_address(source: Fetched, spool: Path, config: IngestConfig) -> Iterator[FileTree]:
+    with open_source(source.path, spool, config) as tree:
+        yield replace(tree, name=str(source))
 
 
 def check_classes(source: str, family: str, listing: Listing) -> tuple[str, ...]:

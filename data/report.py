@@ -99,9 +99,10 @@ class IngestReport(Parameters):
     images_per_s: float
     num_boxes: dict[Split, dict[str, int]] = Field(default={})  # detection: by split and class
     issues: tuple[Issue, ...] = ()  # what is wrong with targets
+    source: str = ""  # as dataset.json has it
 
 
-VOLATILE = {"path", "time_s", "phase_s", "images_per_s"}  # what report.json leaves out
+VOLATILE = {"path", "source", "time_s", "phase_s", "images_per_s"}  # what report.json leaves out
 
 
 def make_report(
@@ -125,6 +126,7 @@ def make_report(
         name=info.name,
         family=info.family,
         path=path,
+        source=info.source,
         counts=info.counts,
         num_images=len(found.items),
         total_bytes=sum(found.sizes),

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.table import Table
 
+from data.address import Fetched, is_url
 from data.checks import check as check_dataset
 from data.dataset import SPLITS, Dataset, DatasetInfo, FamilyName, Split, list_names
 from data.export import export as export_dataset
@@ -16,7 +17,7 @@ from pipelines.parameters import AUTO, parse_changes, section
 from pipelines.render import ConsoleReporter, cell, emit, pairs, table
 from pipelines.reporting import Clock, Status
 from tasks import versioning
-from tasks.paths import store
+from tasks.paths import downloads, store
 
 MAX_LISTED = 10  # of the images that were set aside
 
@@ -31,6 +32,7 @@ def add(
     name: str,
     family: FamilyName = "classification",
     licence: str = "not stated",
+    sha256: str | None = None,
     workers: Annotated[int | None, Parameter(name="--workers")] = None,
     changes: Changes = None,
     as_json: Json = False,
@@ -38,6 +40,7 @@ def add(
     """Ingest images: check every one, find duplicates, split, store, and record the version with DVC.
 
     Example: ./convoy data add photos/ --name products
+    Example: ./convoy data add https://example.org/photos.tar --sha256 HEX --name products
     Ingesting the same source again gives the same bytes.
 
     Parameters
@@ -46,13 +49,16 @@ def add(
         A folder, a tar or zip archive of one, a CSV, or sklearn:digits. Classification: one folder for each class
         (with train/ and test/ above them, or not), or a CSV with the columns path and label. Detection: COCO JSON,
         Pascal VOC XML or YOLO text. Landmarks: .pts files or a CSV with path,x0,y0,... Faces: one folder for
-        each person, and lists of pairs. Style: pictures. See docs/datasets.md.
+        each person, and lists of pairs. Style: pictures. An archive may also be an https://, http://, s3:// or
+        file:// URL. See docs/datasets.md.
     name
         What the dataset is called from now on: lower-case letters, digits, - and _.
     family
         What the dataset is for.
     licence
         Under which terms the images may be used; kept with the dataset.
+    sha256
+        Checksum of the archive: another file is refused, and a URL that was fetched before is not fetched again.
     workers
         Processes that decode; otherwise one for each core.
     """
@@ -66,8 +72,9 @@ def add(
 
     with quiet_stdout(as_json):
         try:
+            found = bring(source, sha256, config, reporter)
             report = ingest(
-                source, name=name, family=family, store=store(), config=config, licence=licence,
+                found, name=name, family=family, store=store(), config=config, licence=licence,
                 progress=hear, workers=workers,
             )  # fmt: skip
             digest = versioning.add(store() / name)
@@ -77,7 +84,31 @@ def add(
     views = report_views(report, digest)
     if before and digest not in before:
         views.insert(0, f"replaces {before}")
+    if isinstance(found, Fetched) and sha256 is None and "#sha256=" not in source:
+        views.append(
+            f"--sha256 {found.sha256} is what came; give it next time: a changed file is then refused, and the same "
+            "one is not fetched again"
+        )
     emit(document, views, as_json)
+
+
+def bring(source: str, sha256: str | None, config: IngestConfig, reporter: ConsoleReporter) -> str | Fetched:
+    """A source that ingest can open: a URL's file is fetched, and a checksum is compared."""
+    if sha256 is None and not is_url(source):
+        return source
+    from data.download import fetch  # only now: it takes a while to import, and most sources are local
+
+    clock = Clock()
+    first: list[int] = []
+
+    def hear(done: int, total: int | None) -> None:
+        if not first:
+            first.append(done)  # what an earlier attempt left does not count as fast
+        rate = clock.rate(done - first[0]) or 0.0
+        text = f"MB, {rate / 1e6:,.1f} MB/s"
+        reporter.show(Status("download", done // 10**6, total and total // 10**6, None, text))
+
+    return fetch(source, downloads(), sha256=sha256, max_bytes=int(config.max_source_gb * 1e9), hear=hear)
 
 
 def replaced(name: str) -> str:
@@ -95,6 +126,7 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
     low, middle, high = report.width_px
     values: dict[str, Any] = {
         "stored in": report.path,
+        "source": report.source,
         "DVC digest": digest,
         "images": f"{report.num_images:,}, {report.total_bytes / 1e6:,.1f} MB",
         "width": f"{low} to {high} px, median {middle}",
