@@ -195,7 +195,7 @@ def decode_part(data: bytes, box_xyxy: Sequence[float], side_px: int, channels: 
     """
     part_px = min(box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1])
     factor = next(k for k in (8, 4, 2, 1) if part_px >= k * side_px or k == 1)
-    with _failures_as_decode_errors(data):
+    with quiet_pillow(), _failures_as_decode_errors(data):
         pixels, width, height = _plain_jpeg(data, factor, channels) or _scaled_pixels(data, factor, channels)
     scale_y, scale_x = pixels.shape[0] / height, pixels.shape[1] / width
     left, right = _pixels_within(box_xyxy[0] * scale_x, box_xyxy[2] * scale_x, pixels.shape[1])
@@ -210,12 +210,15 @@ def _plain_jpeg(data: bytes, factor: int, channels: Literal[1, 3]) -> tuple[np.n
     """
     if sniff_format(data) != "JPEG" or b"Exif\0\0" in data:
         return None
-    height, width, space, _sampling = simplejpeg.decode_jpeg_header(data)
-    if (space, channels) not in (("YCbCr", 3), ("Gray", 1)):
+    try:
+        height, width, space, _sampling = simplejpeg.decode_jpeg_header(data)
+        if (space, channels) not in (("YCbCr", 3), ("Gray", 1)):
+            return None
+        _check_pixels(width, height)
+        least_px = {"min_width": -(-width // factor), "min_height": -(-height // factor)}
+        return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", **least_px), width, height
+    except ValueError:  # it refuses what libjpeg only warns of; ingest asked Pillow, so Pillow decides
         return None
-    _check_pixels(width, height)
-    least_px = {"min_width": -(-width // factor), "min_height": -(-height // factor)}
-    return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", **least_px), width, height
 
 
 def _scaled_pixels(data: bytes, factor: int, channels: Literal[1, 3]) -> tuple[np.ndarray, int, int]:
