@@ -130,7 +130,7 @@ def run_annotation(case: Case) -> str:
     """List and measure a source whose annotation is damaged."""
     files = case.sound.files | {case.sound.name: case.data}
     tree = memory_tree("source", files)
-    if case.sound.kind == "table CSV":  # its tree is the table alone, and reads what that names
+    if case.sound.kind == "classes, CSV":  # its tree is the table alone, and reads what that names
         tree = FileTree("source", {case.sound.name: len(case.data)}, frozenset(), partial(_read, files))
     return _list_and_measure(tree, case.sound.family)
 
@@ -147,6 +147,8 @@ def _list_and_measure(tree: Any, family: str) -> str:
     found = measure_items(tree, listing, family, classes, None, 1)
     for image in found.set_aside:
         check_line(image.reason)
+    for name in (*found.classes, *listing.points, *(item.id for item in listing.items)):
+        name.encode()  # else it could not be stored
     for what in (*listing.issues, *found.targets.issues, *listing.notes):
         check_line(what)
     return "set aside" if found.set_aside else "used"
@@ -325,7 +327,7 @@ def show(outcomes: list[Outcome], seed: int, time_s: float) -> None:
     failures = [outcome for outcome in outcomes if outcome.result not in GOOD]
     by_kind: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        by_kind[outcome.kind].append(outcome)
+        by_kind[outcome.kind.partition(",")[0]].append(outcome)
     table = Table(title=f"{len(outcomes):,} damaged files, seed {seed}, {time_s:.0f} s")
     for column in ("kind of file", "cases", *GOOD, "failed", "slowest s", "most memory MB"):
         table.add_column(column, justify="left" if column == "kind of file" else "right")

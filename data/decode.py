@@ -35,6 +35,7 @@ MAX_PIXELS = 120_000_000  # 108-megapixel phone photos pass; decoded as RGB this
 MAX_SCANS = (
     100  # of a progressive JPEG: each costs a pass over all pixels; cameras and editors write about ten
 )
+MAX_DEFLATE_RATIO = 1032
 
 FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -83,6 +84,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FROM_16_BIT = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 _MODES_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _MODES_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -256,6 +258,8 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         _check_pixels(*_webp_size(data))
     image = FORMATS[name](io.BytesIO(data))
     _check_pixels(*image.size)
+    if name == "PNG":
+        _check_png_size(data, *image.size)
     if image.info.get("progressive"):
         scans = data.count(b"\xff\xda")
         if scans > MAX_SCANS:
@@ -268,6 +272,16 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise DecodeError(f"decompression bomb: {width}×{height} pixels, more than {MAX_PIXELS:,}")
+
+
+def _check_png_size(data: bytes, width: int, height: int) -> None:
+    """Pillow leaves black what the pixel data lack, however much: refuse what so few bytes cannot hold.
+
+    Source: deflate's format, RFC 1951, in which two bits stand for 258 bytes at most.
+    """
+    bits = data[24] * {2: 3, 4: 2, 6: 4}.get(data[25], 1)  # a sample times the channels of the colour type
+    if height * (-(-width * bits // 8)) > MAX_DEFLATE_RATIO * len(data):
+        raise DecodeError(f"damaged PNG: {len(data):,} bytes cannot hold {width}×{height} pixels")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -332,11 +346,12 @@ def _flatten(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:
 
 
 def _scale_16_bit(image: Image.Image) -> Image.Image:
-    samples = np.asarray(image).astype(np.uint32)
+    samples = np.clip(np.asarray(image), 0, 65535)
+    pixels = _FROM_16_BIT[samples]
     key = image.info.get("transparency")  # one value of a grey PNG may stand for "transparent"
     if isinstance(key, int):
-        samples[samples == key] = 65535
-    return Image.fromarray(((samples * 255 + 32767) // 65535).astype(np.uint8))
+        pixels[samples == key] = 255
+    return Image.fromarray(pixels)
 
 
 def _fit(image: Image.Image, side_px: int, resize: Literal["crop", "squash"]) -> Image.Image:

@@ -70,7 +70,9 @@ class IngestConfig(Parameters):
     near_duplicate_distance: int = Field(
         ge=0, le=MAX_DISTANCE, description="bits of the perceptual hash in which near-duplicates may differ"
     )
-    max_source_gb: float = Field(gt=0, description="an archive that unpacks to more is refused")
+    max_source_gb: float = Field(
+        gt=0, description="an archive that is larger, packed or unpacked, is refused"
+    )
 
     @model_validator(mode="after")
     def _leaves_training(self) -> Self:

@@ -21,7 +21,7 @@ SIDE_PX = 96  # of conversions
 class Sound:
     """A file that is as it should be, and the source that it is part of."""
 
-    kind: str
+    kind: str  # the format, and behind a comma which variant of it
     name: str
     data: bytes
     family: str = "classification"
@@ -51,7 +51,7 @@ def load_corpus(datasets: Path) -> Corpus:
         images += [
             Sound(kind, f"{i}", convert(picture), files=small) for kind, convert in CONVERSIONS.items()
         ]
-    archives = [Sound(f"archive {kind}", kind, pack(small, kind), files=small) for kind in PACKINGS]
+    archives = [Sound(f"archive, {kind}", kind, pack(small, kind), files=small) for kind in PACKINGS]
     return Corpus(images, _sources(datasets, small), archives)
 
 
@@ -141,41 +141,41 @@ def _plain_ppm(magic: str, mode: str) -> Callable[[Image.Image], bytes]:
 
 
 CONVERSIONS: dict[str, Callable[[Image.Image], bytes]] = {
-    "JPEG progressive": _save("JPEG", progressive=True),
-    "JPEG CMYK": _save("JPEG", "CMYK"),
-    "JPEG grey": _save("JPEG", "L"),
-    "JPEG EXIF": _turned("JPEG"),
-    "JPEG restarts": _save("JPEG", restart_marker_blocks=4, subsampling="4:4:4"),
-    "PNG RGB": _save("PNG"),
-    "PNG palette": _save("PNG", "P", transparency=b"\0\x80" * 8),
-    "PNG alpha": _see_through("PNG"),
-    "PNG 16-bit": _deep("PNG"),
-    "PNG EXIF": _turned("PNG"),
-    "PNG animated": _moving("PNG"),
-    "PNG 1-bit": _save("PNG", "1"),
+    "JPEG, progressive": _save("JPEG", progressive=True),
+    "JPEG, CMYK": _save("JPEG", "CMYK"),
+    "JPEG, grey": _save("JPEG", "L"),
+    "JPEG, EXIF": _turned("JPEG"),
+    "JPEG, restarts": _save("JPEG", restart_marker_blocks=4, subsampling="4:4:4"),
+    "PNG, RGB": _save("PNG"),
+    "PNG, palette": _save("PNG", "P", transparency=b"\0\x80" * 8),
+    "PNG, alpha": _see_through("PNG"),
+    "PNG, 16-bit": _deep("PNG"),
+    "PNG, EXIF": _turned("PNG"),
+    "PNG, animated": _moving("PNG"),
+    "PNG, 1-bit": _save("PNG", "1"),
     "GIF": _save("GIF", "P"),
-    "GIF animated": _moving("GIF"),
+    "GIF, animated": _moving("GIF"),
     "BMP": _save("BMP"),
-    "BMP palette": _save("BMP", "P"),
+    "BMP, palette": _save("BMP", "P"),
     "WEBP": _save("WEBP"),
-    "WEBP lossless": _see_through("WEBP"),
-    "WEBP animated": _moving("WEBP"),
-    "WEBP EXIF": _turned("WEBP"),
+    "WEBP, lossless": _see_through("WEBP"),
+    "WEBP, animated": _moving("WEBP"),
+    "WEBP, EXIF": _turned("WEBP"),
     "TIFF": _save("TIFF"),
-    "TIFF LZW": _save("TIFF", compression="tiff_lzw"),
-    "TIFF deflate": _save("TIFF", compression="tiff_adobe_deflate"),
-    "TIFF JPEG": _save("TIFF", compression="jpeg"),
-    "TIFF fax": _save("TIFF", "1", compression="group4"),
-    "TIFF CMYK": _save("TIFF", "CMYK"),
-    "TIFF 16-bit": _deep("TIFF"),
-    "TIFF pages": _moving("TIFF"),
-    "TIFF EXIF": _turned("TIFF"),
+    "TIFF, LZW": _save("TIFF", compression="tiff_lzw"),
+    "TIFF, deflate": _save("TIFF", compression="tiff_adobe_deflate"),
+    "TIFF, JPEG": _save("TIFF", compression="jpeg"),
+    "TIFF, fax": _save("TIFF", "1", compression="group4"),
+    "TIFF, CMYK": _save("TIFF", "CMYK"),
+    "TIFF, 16-bit": _deep("TIFF"),
+    "TIFF, pages": _moving("TIFF"),
+    "TIFF, EXIF": _turned("TIFF"),
     "PPM": _save("PPM"),
-    "PPM plain": _plain_ppm("P3", "RGB"),
+    "PPM, plain": _plain_ppm("P3", "RGB"),
     "PBM": _save("PPM", "1"),
-    "PBM plain": _plain_ppm("P1", "1"),
-    "PGM plain": _plain_ppm("P2", "L"),
-    "PGM 16-bit": _deep("PPM"),
+    "PBM, plain": _plain_ppm("P1", "1"),
+    "PGM, plain": _plain_ppm("P2", "L"),
+    "PGM, 16-bit": _deep("PPM"),
 }
 
 
@@ -211,16 +211,16 @@ SPLIT_LISTS = {"train.txt": b"a/2.jpg\nb/3.jpg\n", "test.txt": b"a/0.jpg\nb/1.jp
 def _sources(datasets: Path, small: dict[str, bytes]) -> list[Sound]:
     """Annotations of every format, each with its images."""
     sources = [
-        ("VOC XML", "detection", ".xml", _voc(datasets)),
-        ("COCO JSON", "detection", ".json", _coco(datasets)),
-        ("YOLO text", "detection", ".txt", _yolo(datasets)),
-        ("YOLO yaml", "detection", ".yaml", _yolo(datasets)),
-        ("landmark CSV", "landmarks", ".csv", (points := _landmarks(datasets))),
-        ("pts", "landmarks", ".pts", _pts(points)),
-        ("lists and pairs", "faces", ".txt", (people := _people(datasets))),
-        ("pairs CSV", "faces", ".csv", _pairs_csv(people)),
-        ("table CSV", "classification", ".csv", small | {"table.csv": _table(small)}),
-        ("list of a split", "classification", ".txt", small | SPLIT_LISTS),
+        ("Pascal VOC", "detection", ".xml", _voc(datasets)),
+        ("COCO", "detection", ".json", _coco(datasets)),
+        ("YOLO, text", "detection", ".txt", _yolo(datasets)),
+        ("YOLO, data.yaml", "detection", ".yaml", _yolo(datasets)),
+        ("landmarks, CSV", "landmarks", ".csv", (points := _landmarks(datasets))),
+        ("landmarks, .pts", "landmarks", ".pts", _pts(points)),
+        ("faces, lists", "faces", ".txt", (people := _people(datasets))),
+        ("faces, pairs.csv", "faces", ".csv", _pairs_csv(people)),
+        ("classes, CSV", "classification", ".csv", small | {"table.csv": _table(small)}),
+        ("classes, lists of splits", "classification", ".txt", small | SPLIT_LISTS),
     ]  # fmt: skip
     return [
         Sound(kind, name, data, family, files)

@@ -30,6 +30,7 @@ WORDS = (
     b"", b"-1", b"0", b"1e999", b"NaN", b"-inf", b"99999999999999999999999999", b"1e-400", b"0x10", b"1_000",
     b"\xff\xfe", b"\0", b"\r", b'"', b"'", b"{", b"[" * 2000, b"<", b"&lol;", b"../../etc/passwd", b"*a", b"null",
     b"true", b"\xd9\xa3", b"\xe2\x80\xa8", b"x" * 5000, b",", b";", b"\t", b"!!python/object:os.system", b"%s%n",
+    b"9" * 5000, b"x" * 140_000, b'"\\ud800"', b"\\ud800", b"\\u0000", b"-0", b"1e308", b"[]", b"{}", b'""',
 )  # fmt: skip
 MAGICS = (
     b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"GIF89a", b"BM",

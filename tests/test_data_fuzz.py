@@ -5,6 +5,7 @@
 
 from random import Random
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -12,10 +13,11 @@ from benchmarks.fuzz import GOOD, Case, judge
 from data import decode
 from data.checks import measure
 from data.decode import decode_image, decode_part
-from tests.annotated import coco_json, pts, voc_xml
+from data.formats.yolo import MAX_SETTINGS_BYTES
+from tests.annotated import coco_json, listing_of, pts, voc_xml
 from tests.corpus import CONVERSIONS, PACKINGS, Sound, pack
 from tests.corruption import DAMAGE, corrupt, mend_checksums, split_pieces
-from tests.pictures import class_tree, encode, picture
+from tests.pictures import class_tree, encode, picture, png_bomb
 
 SEEDS = st.integers(0, 2**32)
 PICTURES = {
@@ -92,7 +94,7 @@ def test_damage_follows_from_the_seed_and_takes_any_bytes(
 
 
 def test_mended_checksums_are_those_of_the_formats() -> None:
-    for sound in (PICTURES["PNG RGB"], ARCHIVES["tar"], ARCHIVES["tar pax"]):
+    for sound in (PICTURES["PNG, RGB"], ARCHIVES["tar"], ARCHIVES["tar pax"]):
         assert mend_checksums(sound.data) == sound.data
     renamed = b"z" + ARCHIVES["tar"].data[1:]
     assert end_of("archive", ARCHIVES["tar"], renamed, 0) == "refused"
@@ -117,3 +119,22 @@ def test_odd_metadata_of_a_part_is_no_warning() -> None:
     entry = b"\x12\x01\x02\0\xff\xff\0\0\x10\0\0\0"  # the orientation as a text of 65,535 letters
     data = encode(picture(1), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4))
     assert decode_part(data, (0, 0, 9, 9), 9, 3).shape == (9, 9, 3)
+
+
+def test_a_png_whose_bytes_cannot_hold_its_pixels_is_set_aside() -> None:
+    (reason,) = measure([png_bomb(32, 2_000_000)]).reason
+    assert "cannot hold 32×2000000 pixels" in reason
+    one_colour = encode(picture(1).resize((4000, 3000)).point(lambda _: 0))  # as dense as deflate gets
+    assert measure([one_colour, encode(picture(1).convert("1").resize((900, 900)))]).reason == ["", ""]
+
+
+def test_names_that_grow_by_aliases_are_refused_at_once() -> None:
+    lines = [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
+    settings = "\n".join(["a0: &a0 [x]", *lines, "train: *a59", "names: [cat]"]).encode()
+    with pytest.raises(
+        ValueError, match=r"data\.yaml: train must be a folder, a list file, or a list of these"
+    ):
+        listing_of("detection", source_of("data.yaml").files | {"data.yaml": settings})
+    large = b"names: [cat]\n" + b"#" * MAX_SETTINGS_BYTES
+    with pytest.raises(ValueError, match=r"data\.yaml: 1,048,589 bytes are too many"):
+        listing_of("detection", source_of("data.yaml").files | {"data.yaml": large})
