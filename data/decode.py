@@ -35,6 +35,9 @@ MAX_PIXELS = 120_000_000  # 108-megapixel phone photos pass; decoded as RGB this
 MAX_SCANS = (
     100  # of a progressive JPEG: each costs a pass over all pixels; cameras and editors write about ten
 )
+MAX_DEFLATE_RATIO = 1032
+
+SCAN = b"\xff\xda"  # what a scan of a JPEG begins with
 
 FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -83,6 +86,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FROM_16_BIT = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 _MODES_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _MODES_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -195,7 +199,7 @@ def decode_part(data: bytes, box_xyxy: Sequence[float], side_px: int, channels: 
     """
     part_px = min(box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1])
     factor = next(k for k in (8, 4, 2, 1) if part_px >= k * side_px or k == 1)
-    with _failures_as_decode_errors(data):
+    with quiet_pillow(), _failures_as_decode_errors(data):
         pixels, width, height = _plain_jpeg(data, factor, channels) or _scaled_pixels(data, factor, channels)
     scale_y, scale_x = pixels.shape[0] / height, pixels.shape[1] / width
     left, right = _pixels_within(box_xyxy[0] * scale_x, box_xyxy[2] * scale_x, pixels.shape[1])
@@ -208,14 +212,17 @@ def _plain_jpeg(data: bytes, factor: int, channels: Literal[1, 3]) -> tuple[np.n
 
     The same pixels as Pillow's, without its objects and copies: they cost a third of the time.
     """
-    if sniff_format(data) != "JPEG" or b"Exif\0\0" in data:
+    if sniff_format(data) != "JPEG" or b"Exif\0\0" in data or data.count(SCAN) > MAX_SCANS:
         return None
-    height, width, space, _sampling = simplejpeg.decode_jpeg_header(data)
-    if (space, channels) not in (("YCbCr", 3), ("Gray", 1)):
+    try:
+        height, width, space, _sampling = simplejpeg.decode_jpeg_header(data)
+        if (space, channels) not in (("YCbCr", 3), ("Gray", 1)):
+            return None
+        _check_pixels(width, height)
+        least_px = {"min_width": -(-width // factor), "min_height": -(-height // factor)}
+        return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", **least_px), width, height
+    except ValueError:  # it refuses what libjpeg only warns of; ingest asked Pillow, so Pillow decides
         return None
-    _check_pixels(width, height)
-    least_px = {"min_width": -(-width // factor), "min_height": -(-height // factor)}
-    return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", **least_px), width, height
 
 
 def _scaled_pixels(data: bytes, factor: int, channels: Literal[1, 3]) -> tuple[np.ndarray, int, int]:
@@ -253,8 +260,10 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         _check_pixels(*_webp_size(data))
     image = FORMATS[name](io.BytesIO(data))
     _check_pixels(*image.size)
+    if name == "PNG":
+        _check_png_size(data, *image.size)
     if image.info.get("progressive"):
-        scans = data.count(b"\xff\xda")
+        scans = data.count(SCAN)
         if scans > MAX_SCANS:
             raise DecodeError(
                 f"decompression bomb: {scans} scans in a progressive JPEG, more than {MAX_SCANS}"
@@ -265,6 +274,16 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise DecodeError(f"decompression bomb: {width}×{height} pixels, more than {MAX_PIXELS:,}")
+
+
+def _check_png_size(data: bytes, width: int, height: int) -> None:
+    """Pillow leaves black what the pixel data lack, however much: refuse what so few bytes cannot hold.
+
+    Source: deflate's format, RFC 1951, in which two bits stand for 258 bytes at most.
+    """
+    bits = data[24] * {2: 3, 4: 2, 6: 4}.get(data[25], 1)  # a sample times the channels of the colour type
+    if height * (-(-width * bits // 8)) > MAX_DEFLATE_RATIO * len(data):
+        raise DecodeError(f"damaged PNG: {len(data):,} bytes cannot hold {width}×{height} pixels")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -329,11 +348,12 @@ def _flatten(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:
 
 
 def _scale_16_bit(image: Image.Image) -> Image.Image:
-    samples = np.asarray(image).astype(np.uint32)
+    samples = np.clip(np.asarray(image), 0, 65535)
+    pixels = _FROM_16_BIT[samples]
     key = image.info.get("transparency")  # one value of a grey PNG may stand for "transparent"
     if isinstance(key, int):
-        samples[samples == key] = 65535
-    return Image.fromarray(((samples * 255 + 32767) // 65535).astype(np.uint8))
+        pixels[samples == key] = 255
+    return Image.fromarray(pixels)
 
 
 def _fit(image: Image.Image, side_px: int, resize: Literal["crop", "squash"]) -> Image.Image:

@@ -10,7 +10,8 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from data import arrays
+from data.address import Fetched
 from data.archive import FileTree, narrow_tree, open_tree
 from data.checks import Measured, measure_all
 from data.dataset import (
@@ -72,7 +74,9 @@ class IngestConfig(Parameters):
     near_duplicate_distance: int = Field(
         ge=0, le=MAX_DISTANCE, description="bits of the perceptual hash in which near-duplicates may differ"
     )
-    max_source_gb: float = Field(gt=0, description="an archive that unpacks to more is refused")
+    max_source_gb: float = Field(
+        gt=0, description="an archive that is larger, packed or unpacked, is refused"
+    )
 
     @model_validator(mode="after")
     def _leaves_training(self) -> Self:
@@ -85,7 +89,7 @@ class IngestConfig(Parameters):
 
 
 def ingest(
-    source: str | Path,
+    source: str | Path | Fetched,
     *,
     name: str,
     family: str,
@@ -100,10 +104,10 @@ def ingest(
 ) -> IngestReport:
     """Bring `source` into `store`/`name` and report; an older dataset of that name and family is replaced.
 
-    `source` is a folder, a tar or zip archive, a CSV table, or the name of a built-in dataset, see data.formats.
-    Of a source that holds several datasets, `subset` names the folder that counts. Groups of images in `earlier` keep
-    their sides; with `fresh_splits` they are only compared, see data.sides. `progress` hears (images done, all images).
-    Raises FileNotFoundError, or a ValueError of one line.
+    `source` is a folder, a tar or zip archive, a CSV table, the name of a built-in dataset, see data.formats, or what
+    data.download brought. Of a source that holds several datasets, `subset` names the folder that counts. Groups of
+    images in `earlier` keep their sides; with `fresh_splits` they are only compared, see data.sides. `progress` hears
+    (images done, all images). Raises FileNotFoundError, or a ValueError of one line.
     """
     laps = [("", time.perf_counter())]
     check_name(name, family, store)
@@ -143,8 +147,12 @@ def ingest(
     return report
 
 
-def open_source(source: str | Path, spool: Path, config: IngestConfig) -> AbstractContextManager[FileTree]:
+def open_source(
+    source: str | Path | Fetched, spool: Path, config: IngestConfig
+) -> AbstractContextManager[FileTree]:
     """Open whatever `source` names; raises FileNotFoundError or a ValueError saying what may be given."""
+    if isinstance(source, Fetched):
+        return _under_its_address(source, spool, config)
     path = Path(source)
     if re.fullmatch(r"\w+:\w+", str(source)) and not path.exists():
         return nullcontext(sample_tree(str(source)))
@@ -156,6 +164,12 @@ def open_source(source: str | Path, spool: Path, config: IngestConfig) -> Abstra
     if path.suffix.lower() in LONE_FILES and path.is_file():
         return nullcontext(table_tree(path))
     return open_tree(path, spool=spool, max_total_bytes=int(config.max_source_gb * 1e9))
+
+
+@contextmanager
+def _under_its_address(source: Fetched, spool: Path, config: IngestConfig) -> Iterator[FileTree]:
+    with open_source(source.path, spool, config) as tree:
+        yield replace(tree, name=str(source))
 
 
 def check_classes(source: str, family: str, listing: Listing) -> tuple[str, ...]:

@@ -131,12 +131,13 @@ class IngestReport(Parameters):
     ] = ()  # all clusters of at least two different files: their ids
     known_images: int = 0  # that earlier versions held
     moved: tuple[Moved, ...] = ()
+    source: str = ""  # as dataset.json has it
     fresh_splits: bool = False  # earlier versions were left out of account on purpose
 
 
 # What report.json leaves out. What an ingest moved is told of that ingest, and kept in the list of versions: the same
 # source once more moves nothing, and must give the same bytes.
-VOLATILE = {"path", "time_s", "phase_s", "images_per_s", "known_images", "moved", "fresh_splits"}
+VOLATILE = {"path", "source", "time_s", "phase_s", "images_per_s", "known_images", "moved", "fresh_splits"}
 
 
 def read_report(folder: Path) -> IngestReport:
@@ -146,7 +147,7 @@ def read_report(folder: Path) -> IngestReport:
         raise FileNotFoundError(
             f"{file} is missing; restore it (dvc checkout, dvc pull), or ingest the source again"
         )
-    left_out = {"path": str(folder), "time_s": 0.0, "phase_s": {}, "images_per_s": 0.0}
+    left_out = {"path": str(folder), "source": "", "time_s": 0.0, "phase_s": {}, "images_per_s": 0.0}
     return IngestReport.parse({**json.loads(file.read_text()), **left_out}, str(file))
 
 
@@ -175,6 +176,7 @@ def make_report(
         name=info.name,
         family=info.family,
         path=path,
+        source=info.source,
         counts=info.counts,
         num_images=len(found.items),
         total_bytes=sum(found.sizes),

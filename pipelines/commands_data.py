@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.table import Table
 
+from data.address import Fetched, is_url
 from data.dataset import NUM_AXES, SPLITS, Dataset, DatasetInfo, FamilyName, Split, list_names
 from data.export import export as export_dataset
 from data.ingest import IngestConfig, IngestReport
@@ -15,7 +16,7 @@ from pipelines.parameters import AUTO, parse_changes, section
 from pipelines.render import ConsoleReporter, cell, emit, pairs, table
 from pipelines.reporting import Clock, Status
 from tasks import versioning, versions
-from tasks.paths import store
+from tasks.paths import downloads, store
 
 MAX_LISTED = 10  # of the images that were set aside
 
@@ -51,6 +52,7 @@ def add(
     licence: str = "not stated",
     subset: str = "",
     fresh_splits: Annotated[bool, Parameter(name="--fresh-splits", negative=())] = False,
+    sha256: str | None = None,
     workers: Annotated[int | None, Parameter(name="--workers")] = None,
     changes: Changes = None,
     as_json: Json = False,
@@ -58,6 +60,7 @@ def add(
     """Ingest images: check every one, find duplicates, split, store, and record the version with DVC.
 
     Example: ./convoy data add photos/ --name products
+    Example: ./convoy data add https://example.org/photos.tar --sha256 HEX --name products
     Under a name that is taken it makes the next version, in which groups of images keep their side of the split.
     Ingesting the same source again gives the same bytes, and no new version.
 
@@ -68,8 +71,8 @@ def add(
         (with train/ and test/ above them, or not), or a CSV with the columns path and label. Detection: COCO JSON,
         Pascal VOC XML or YOLO text. Landmarks: .pts files or a CSV with path,x0,y0,... Faces: one folder for
         each person, and lists of pairs. Style: pictures. Signals: .ts, .npz, .csv, or one folder for each class of WAV,
-        .npy, .npz, .csv. Volumes: .npz, or one folder for each class of .npy, .npz, .nii, .nii.gz. See
-        docs/datasets.md.
+        .npy, .npz, .csv. Volumes: .npz, or one folder for each class of .npy, .npz, .nii, .nii.gz. An
+        archive may also be an https://, http://, s3:// or file:// URL. See docs/datasets.md.
     name
         What the dataset is called from now on: lower-case letters, digits, - and _.
     family
@@ -80,6 +83,8 @@ def add(
         Of a source that holds several datasets, the folder that counts.
     fresh_splits
         Draw the splits anew, whatever stood where in earlier versions; results are then not comparable with theirs.
+    sha256
+        Checksum of the archive: another file is refused, and a URL that was fetched before is not fetched again.
     workers
         Processes that decode; otherwise one for each core.
     """
@@ -93,10 +98,10 @@ def add(
 
     with quiet_stdout(as_json):
         try:
+            found = bring(source, sha256, config, reporter)
             added = versions.add(
-                source, name=name, family=family, config=config, licence=licence, fresh_splits=fresh_splits,
-                subset=subset,
-                progress=hear, note=reporter.note, workers=workers,
+                found, name=name, family=family, config=config, licence=licence, fresh_splits=fresh_splits,
+                subset=subset, progress=hear, note=reporter.note, workers=workers,
             )  # fmt: skip
         finally:
             reporter.close()
@@ -108,6 +113,11 @@ def add(
     views = [*version_views(added, before), *report_views(report, digest)]
     if before and digest not in before:
         views.insert(0, f"replaces {before}")
+    if isinstance(found, Fetched) and sha256 is None and "#sha256=" not in source:
+        views.append(
+            f"--sha256 {found.sha256} is what came; give it next time: a changed file is then refused, and the same "
+            "one is not fetched again"
+        )
     emit(document, views, as_json)
 
 
@@ -129,6 +139,25 @@ def version_views(added: versions.Added, before: str) -> list[str]:
     return views
 
 
+def bring(source: str, sha256: str | None, config: IngestConfig, reporter: ConsoleReporter) -> str | Fetched:
+    """A source that ingest can open: a URL's file is fetched, and a checksum is compared."""
+    if sha256 is None and not is_url(source):
+        return source
+    from data.download import fetch  # only now: it takes a while to import, and most sources are local
+
+    clock = Clock()
+    first: list[int] = []
+
+    def hear(done: int, total: int | None) -> None:
+        if not first:
+            first.append(done)  # what an earlier attempt left does not count as fast
+        rate = clock.rate(done - first[0]) or 0.0
+        text = f"MB, {rate / 1e6:,.1f} MB/s"
+        reporter.show(Status("download", done // 10**6, total and total // 10**6, None, text))
+
+    return fetch(source, downloads(), sha256=sha256, max_bytes=int(config.max_source_gb * 1e9), hear=hear)
+
+
 def replaced(name: str) -> str:
     """What stands under a name that is ingested again, "" if nothing."""
     if name not in list_names(store()):
@@ -144,6 +173,7 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
     what = report.family if report.family in NUM_AXES else "images"
     values: dict[str, Any] = {
         "stored in": report.path,
+        "source": report.source,
         "DVC digest": digest,
         what: f"{report.num_images:,}, {report.total_bytes / 1e6:,.1f} MB",
         **sizes(report.axes, report.width_px, report.height_px),

@@ -19,3 +19,8 @@ def store() -> Path:
 def runs() -> Path:
     """One folder a run, named by its run key."""
     return home() / "runs"
+
+
+def downloads() -> Path:
+    """Sources that were brought from a URL, by their checksum."""
+    return home() / ".cache" / "downloads"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from data.address import Fetched
 from data.dataset import SPLITS, Dataset, Split
 from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
@@ -177,7 +178,7 @@ def exclusive(name: str, note: Callable[[str], None] | None = None) -> Iterator[
 
 
 def add(
-    source: str | Path,
+    source: str | Path | Fetched,
     *,
     name: str,
     family: str,

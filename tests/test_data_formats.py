@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from data.archive import FileTree, memory_tree
 from data.decode import decode_many
 from data.formats import FORMATS, Listing, list_source, list_table, table_tree
+from data.formats.listing import ImageIndex
 from data.samples import SAMPLES, sample_digits, sample_tree
 from tests.pictures import write_tree
 
@@ -238,3 +239,22 @@ def test_samples_are_folders_and_unknown_ones_list_the_known() -> None:
         assert len(list_source(tree, "classification").items) == len(tree.sizes)
     with pytest.raises(ValueError, match=r"no built-in dataset 'sklearn:cats'; known: sklearn:digits"):
         sample_tree("sklearn:cats")
+
+
+paths = st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map("/".join)
+
+
+@given(st.sets(paths, max_size=8), paths)
+def test_the_image_that_is_meant_shares_the_longest_end_of_the_path(names: set[str], wanted: str) -> None:
+    def shared(name: str) -> int:
+        ends = zip(reversed(name.split("/")), reversed(wanted.split("/")), strict=False)
+        return next(
+            (i for i, (a, b) in enumerate(ends) if a != b), min(name.count("/"), wanted.count("/")) + 1
+        )
+
+    longest = max(map(shared, names), default=0)
+    best = {name for name in names if shared(name) == longest}
+    if longest == 0:
+        assert ImageIndex(names).find(wanted, "a.json") is None
+    elif len(best) == 1:
+        assert ImageIndex(names).find("deep/" * 50 + wanted, "a.json") in best

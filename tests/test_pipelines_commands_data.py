@@ -1,5 +1,6 @@
 """`./convoy data` on every family: added, listed, shown, checked, exported; training refuses what it does not know."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from tests.annotated import coco_json, pts
 from tests.conftest import Run
 from tests.pictures import class_tree, png, write_tree
+from tests.servers import serve
+from tests.test_data_archive import pack_tar
 
 pytestmark = pytest.mark.usefixtures("module_home")
 
@@ -78,3 +81,25 @@ def test_an_unknown_family_lists_the_known_ones(run: Run, tmp_path: Path) -> Non
     code, _, err = run("data", "add", str(tmp_path), "--name", "x", "--family", "birds")
     assert code != 0
     assert "detection" in err
+
+
+def test_a_url_is_added_with_the_checksum_that_came_and_fetched_once(run: Run, tmp_path: Path) -> None:
+    packed = pack_tar(tmp_path / "x.tar", class_tree()).read_bytes()
+    sha256 = hashlib.sha256(packed).hexdigest()
+    with serve(packed) as site:
+        secret = site.url.replace("127", "me:hush@127") + "?token=hush"
+        code, out, err = run("data", "add", secret, "--name", "far")
+        assert code == 0
+        assert f"--sha256 {sha256} is what came; give it next time" in out
+        assert "hush" not in out + err
+        code, out, err = run("data", "add", secret, "--name", "far", "--sha256", sha256)
+        assert (code, len(site.asked)) == (0, 1)
+        assert "is what came" not in out
+        code, out, err = run("data", "add", site.url, "--name", "far", "--sha256", "0" * 64)
+        assert (code, len(err.splitlines()[-1:])) == (2, 1)
+        assert f"wrong checksum: expected {'0' * 64}, got {sha256}" in err
+    shown = json.loads(run("data", "show", "far", "--json")[1])
+    assert shown["source"] == f"{site.url}#sha256={sha256}"
+    assert run("data", "add", shown["source"], "--name", "far")[0] == 0  # the server is gone
+    code, _, err = run("data", "add", "gopher://x/y.tar", "--name", "far")
+    assert (code, err.count("\n")) == (2, 1)

@@ -218,7 +218,8 @@ class ImageIndex:
         if not parts:
             return None
         found = self.by_file.get(parts[-1], [])
-        for depth in range(len(parts), 0, -1):
+        deepest = max((name.count("/") + 1 for name in found), default=0)
+        for depth in range(min(len(parts), deepest), 0, -1):
             end = "/".join(parts[-depth:])
             matching = [name for name in found if name == end or name.endswith("/" + end)]
             if matching:

@@ -34,6 +34,7 @@ from data.formats.listing import (
 )
 
 MAX_LABEL_BYTES = 16 << 20
+MAX_SETTINGS_BYTES = 1 << 20  # of a data.yaml: a megabyte takes PyYAML some ten seconds
 NO_LABELLED_IMAGE = "label files whose image is missing"
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
 LARGEST_SHARE = 2.0  # a box may reach over the edge, and is cut there; more than this must be pixels
@@ -142,7 +143,7 @@ def _boxes(rows: list[tuple[int, float, float, float, float]], num_classes: int)
 
 def read_settings(tree: FileTree, name: str) -> dict[str, Any]:
     """A data.yaml, all its values as texts; {} where the file is something else; raises a ValueError of one line."""
-    text = read_text(tree, name, MAX_LABEL_BYTES)
+    text = read_text(tree, name, MAX_SETTINGS_BYTES)
     try:
         document = yaml.load(text, yaml.BaseLoader)  # makes texts, lists and mappings only
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -201,16 +202,19 @@ def _listed_splits(
     for name, document in described.items():
         for split in SPLITS:
             paths = document.get(split, document.get("valid", []) if split == "val" else [])
-            for path in [paths] if isinstance(paths, str) else paths:
+            paths = [paths] if isinstance(paths, str) else paths
+            if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+                raise ValueError(f"{name}: {split} must be a folder, a list file, or a list of these")
+            for path in paths:
                 for picture in _under(tree, name, path, pictures):
                     # coco128.yaml has the same folder for both: who trains on an image does not test on it
                     splits.setdefault(picture, split)
     return splits
 
 
-def _under(tree: FileTree, settings: str, path: Any, pictures: list[str]) -> Iterable[str]:
+def _under(tree: FileTree, settings: str, path: str, pictures: list[str]) -> Iterable[str]:
     """The images below a folder, or in a list, that data.yaml names; paths may start anywhere."""
-    parts = [part for part in str(path).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     if not parts:
         return []
     wanted = "/".join(parts)

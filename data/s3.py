@@ -1,0 +1,94 @@
+"""Sources in an object store, by `s3://BUCKET/KEY`, through boto3, which is installed only where it is needed.
+
+boto3 finds credentials, the region and AWS_ENDPOINT_URL by itself (environment, ~/.aws, the machine's role); without
+credentials the request is not signed, as public buckets want it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from data.address import public_url
+from data.transfer import CHUNK_BYTES, BrokenTransferError, Reply, StaleTransferError
+
+CONNECT_TIMEOUT_S = 20
+IDLE_TIMEOUT_S = 60  # without a byte
+_HINTS = {
+    "NoSuchKey": "there is no such object; check the key",
+    "NoSuchBucket": "there is no such bucket",
+    "404": "there is no such bucket or object",
+    "AccessDenied": "access is refused; check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID)",
+    "403": "access is refused; check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID)",
+    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION",
+}
+
+_MAY_PASS = ("ResponseStreamingError", "IncompleteReadError", "ConnectionClosedError")
+_NO_WAY = ("EndpointConnectionError", "ConnectTimeoutError", "SSLError", "ProxyConnectionError")
+
+
+@contextmanager
+def open_s3(url: str, start: int, validator: str, client: Any = None) -> Iterator[Reply]:
+    """Ask for an object from byte `start` on; `client` is a boto3 client of s3, made here if not given."""
+    shown = public_url(url)
+    bucket, key = urlsplit(url).netloc.rpartition("@")[2], unquote(urlsplit(url).path.removeprefix("/"))
+    if not bucket or not key:
+        raise ValueError(f"{shown}: write s3://BUCKET/KEY")
+    wanted = {"Range": f"bytes={start}-"} if start else {}
+    if start and validator:
+        wanted["IfMatch"] = validator
+    client = client or _client(shown)
+    try:
+        found = client.get_object(Bucket=bucket, Key=key, **wanted)
+        place = found.get("ContentRange", "")
+        total_bytes = found["ContentLength"]
+        if start and place.startswith(f"bytes {start}-"):
+            total_bytes = int(place.rpartition("/")[2])
+        else:
+            start = 0
+        with found["Body"] as body:
+            chunks = iter(lambda: body.read(CHUNK_BYTES), b"")
+            yield Reply(start, total_bytes, found.get("ETag", ""), chunks)
+    except client.exceptions.ClientError as error:
+        raise _fault(error.response, shown) from None
+    except Exception as error:
+        if not type(error).__module__.startswith("botocore"):
+            raise  # of whoever takes the bytes
+        raise _failure(error, shown) from None
+
+
+def _failure(error: Exception, shown: str) -> Exception:
+    """What boto3 itself says, told by the name of its class, since the package may not be there to import."""
+    name, text = type(error).__name__, " ".join(str(error).split())[:200]
+    if name == "ReadTimeoutError":
+        return BrokenTransferError(f"no data for {IDLE_TIMEOUT_S} s")
+    if name in _MAY_PASS:
+        return BrokenTransferError(f"the connection broke: {name}")
+    if name in _NO_WAY:
+        return ConnectionError(f"{shown}: no connection: {text}")
+    return ValueError(f"{shown}: {text}")
+
+
+def _fault(response: dict[str, Any], shown: str) -> Exception:
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status in (412, 416) or code in ("PreconditionFailed", "InvalidRange"):
+        return StaleTransferError()
+    if status >= 500 or code == "SlowDown":
+        return BrokenTransferError(f"the object store answers {status} {code}")
+    return ValueError(f"{shown}: {code}: {_HINTS.get(code, 'the object store does not give it')}")
+
+
+def _client(shown: str) -> Any:
+    try:
+        import boto3
+        from botocore import UNSIGNED
+        from botocore.config import Config
+    except ImportError:
+        raise ValueError(f"{shown}: s3:// needs boto3: .venv/bin/pip install boto3") from None
+    session = boto3.Session()
+    signed = {} if session.get_credentials() else {"signature_version": UNSIGNED}
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT_S, read_timeout=IDLE_TIMEOUT_S, retries={"max_attempts": 2}, **signed
+    )
+    return session.client("s3", config=config)
