@@ -230,7 +230,7 @@ def know_again(found: Found, distance: int, earlier: Earlier | None) -> Known:
     rows = zip(earlier.ids, earlier.sha256, earlier.splits, strict=True)
     of_itself = strongest_by((f"{id}\0{key}", split) for id, key, split in rows)
     itself = [of_itself.get(f"{item.id}\0{key}") for item, key in zip(found.items, sha256, strict=True)]
-    given = {item.split for item in found.items}
+    given = {item.split for item in found.items if item.split}
     sides = [own or other for own, other in zip(images, similar, strict=True)]
     for i, item in enumerate(found.items):
         if (
