@@ -186,8 +186,8 @@ def _objects(cache: Path, recorded: str) -> dict[str, Path]:
         if not name.parts or name.is_absolute() or ".." in name.parts or not re.fullmatch(MD5, md5):
             raise RuntimeError(
                 f"DVC's list {file} names a file outside its folder or cache: relpath (={entry['relpath']}), md5 "
-                f"(={md5}); a relpath must be relative and without .., an md5 32 hex digits; remove the list, and fetch "
-                "it from a remote that you trust: ./convoy data pull"
+                f"(={md5}); a relpath must be relative and without .., an md5 32 hex digits; remove the list, and "
+                "fetch it from a remote that you trust: ./convoy data pull"
             )
         objects[entry["relpath"]] = cache / md5[:2] / md5[2:]
     return objects

@@ -138,7 +138,9 @@ def test_a_question_makes_no_repository(home: Path) -> None:
     absent = "0" * 32 + ".dir"
     assert not versioning.is_cached(absent)
     for call in (versioning.fetch, versioning.push):
-        with pytest.raises(RuntimeError, match=r"no remote is set; set one: \./convoy data remote URL") as error:
+        with pytest.raises(
+            RuntimeError, match=r"no remote is set; set one: \./convoy data remote URL"
+        ) as error:
             call([absent])
         assert "\n" not in str(error.value)
     assert list(home.iterdir()) == []
@@ -146,7 +148,15 @@ def test_a_question_makes_no_repository(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("relpath", "md5"),
-    [("/proc/x", ""), ("../x", ""), ("a/../../x", ""), ("..", ""), ("", ""), (".", ""), ("x", "//etc/hostname")],
+    [
+        ("/proc/x", ""),
+        ("../x", ""),
+        ("a/../../x", ""),
+        ("..", ""),
+        ("", ""),
+        (".", ""),
+        ("x", "//etc/hostname"),
+    ],
 )
 def test_a_recorded_file_outside_its_folder_is_refused(home: Path, relpath: str, md5: str) -> None:
     recorded = add(make_dataset(home))

@@ -524,7 +524,9 @@ def test_a_pull_leaves_the_pointer_where_the_folders_version_is_not_in_the_cache
     assert versioning.is_cached(third.digest)
 
 
-@pytest.mark.parametrize("change", [lambda: versions.pull(["set"], False), lambda: versions.checkout("set", "1")])
+@pytest.mark.parametrize(
+    "change", [lambda: versions.pull(["set"], False), lambda: versions.checkout("set", "1")]
+)
 def test_what_fails_to_replace_the_folder_leaves_the_pointer(
     home: Path, three: list[Added], change: Callable[[], Any]
 ) -> None:
