@@ -70,26 +70,31 @@ def hamming_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.bitwise_count(a ^ b)
 
 
-def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def near_pairs(
+    hashes: np.ndarray, distance: int, others: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield blocks of index pairs (i, j) of hashes (N,) uint64 that differ in at most `distance` bits.
 
-    Every such pair i ≠ j comes exactly once, in either order; `distance` is at most `MAX_DISTANCE`. Memory is
-    bounded by the block.
+    Every such pair i ≠ j comes exactly once, in either order; beside `others` (M,) every pair of one of `hashes` and
+    one of these, in that order. `distance` is at most `MAX_DISTANCE`. Memory is bounded by the block.
     """
     assert 0 <= distance <= MAX_DISTANCE
     radius = distance // _NUM_PIECES
+    within, others = others is None, hashes if others is None else others
     keys = [_piece(hashes, piece) for piece in range(_NUM_PIECES)]
+    other_keys = keys if within else [_piece(others, piece) for piece in range(_NUM_PIECES)]
     for piece in range(_NUM_PIECES):
-        order = np.argsort(keys[piece], kind="stable")
-        starts = np.searchsorted(keys[piece][order], np.arange((1 << _PIECE_BITS) + 1))
-        for rows, first, last in _lookups(keys[piece], order, starts, radius):
+        order = np.argsort(other_keys[piece], kind="stable")
+        starts = np.searchsorted(other_keys[piece][order], np.arange((1 << _PIECE_BITS) + 1))
+        lookups = _lookups(keys[piece], order, starts, radius)
+        for rows, first, last in lookups if within else _lookups_across(keys[piece], starts, radius):
             for i, places in _expand(rows, first, last):
                 j = order[places]
-                near = np.flatnonzero(hamming_distance(hashes[i], hashes[j]) <= distance)
+                near = np.flatnonzero(hamming_distance(hashes[i], others[j]) <= distance)
                 i, j = i[near], j[near]
                 new = np.ones(len(i), bool)  # not found by an earlier piece
-                for key in keys[:piece]:
-                    new &= hamming_distance(key[i], key[j]) > radius
+                for key, other_key in zip(keys[:piece], other_keys[:piece], strict=True):
+                    new &= hamming_distance(key[i], other_key[j]) > radius
                 if new.any():
                     yield i[new], j[new]
 
@@ -111,6 +116,17 @@ def _lookups(
         for bits in combinations(range(_PIECE_BITS), num_bits):
             rows = np.flatnonzero(keys >> bits[0] & 1 == 0)
             wanted = keys[rows] ^ sum(1 << bit for bit in bits)
+            yield rows, starts[wanted], starts[wanted + 1]
+
+
+def _lookups_across(
+    keys: np.ndarray, starts: np.ndarray, radius: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """As `_lookups`, for partners among others: every row looks for all of its own."""
+    rows = np.arange(len(keys))
+    for num_bits in range(radius + 1):
+        for bits in combinations(range(_PIECE_BITS), num_bits):
+            wanted = keys ^ sum(1 << bit for bit in bits)
             yield rows, starts[wanted], starts[wanted + 1]
 
 

@@ -145,18 +145,17 @@ def similar_images(
     side_of_lost = strongest_by(zip(earlier.sha256, earlier.splits, strict=True))
     lost = np.frombuffer(b"".join(thumbs.values()), np.uint8).reshape(-1, THUMB_PX, THUMB_PX)
     pictures = join_pictures([found.measured.pictures, describe(lost)])
-    hashes = np.concatenate([found.measured.phash, perceptual_hashes(lost)])
+    hashes, lost_hashes = found.measured.phash, perceptual_hashes(lost)
     _, first = np.unique(found.measured.sha256, return_index=True)
     evidence = evidence_needed(take_pictures(pictures, first), found.targets.labels[first])
-    clear = np.flatnonzero(pictures.root_independent > 0)  # a flat picture is like no other
+    is_clear = pictures.root_independent > 0  # a flat picture is like no other
+    clear, clear_lost = np.flatnonzero(is_clear[:num]), np.flatnonzero(is_clear[num:])
     keys = list(thumbs)
-    for block_i, block_j in near_pairs(hashes[clear], distance):
-        i, j = clear[np.minimum(block_i, block_j)], clear[np.maximum(block_i, block_j)]
-        across = (i < num) & (j >= num)
-        i, j = i[across], j[across]
-        same = same_pairs(pictures, i, j, evidence)
+    for block_lost, block_i in near_pairs(lost_hashes[clear_lost], distance, hashes[clear]):
+        i, j = clear[block_i], clear_lost[block_lost]
+        same = same_pairs(pictures, i, num + j, evidence)
         for image, key in zip(i[same].tolist(), j[same].tolist(), strict=True):
-            sides[image] = strongest((sides[image], side_of_lost[keys[key - num]]))
+            sides[image] = strongest((sides[image], side_of_lost[keys[key]]))
     return sides
 
 
@@ -230,7 +229,7 @@ def know_again(found: Found, distance: int, earlier: Earlier | None) -> Known:
     rows = zip(earlier.ids, earlier.sha256, earlier.splits, strict=True)
     of_itself = strongest_by((f"{id}\0{key}", split) for id, key, split in rows)
     itself = [of_itself.get(f"{item.id}\0{key}") for item, key in zip(found.items, sha256, strict=True)]
-    given = {item.split for item in found.items}
+    given = {item.split for item in found.items if item.split}
     sides = [own or other for own, other in zip(images, similar, strict=True)]
     for i, item in enumerate(found.items):
         if (

@@ -22,6 +22,7 @@ LOCK_WAIT_S = 600.0
 LOCK_POLL_S = 0.5
 # What the remote is called in DVC's configuration; one that git does not see must not inherit the other's options.
 REMOTE, REMOTE_LOCAL = "storage", "storage-local"
+NO_REMOTE = "no remote is set; set one: ./convoy data remote URL (a folder, ssh://, s3://, gs://)"
 SECRETS = {  # options of a remote that must not reach git
     "access_key_id", "secret_access_key", "session_token", "password", "passphrase", "token", "sas_token",
     "account_key", "connection_string", "client_secret", "oss_key_id", "oss_key_secret", "gdrive_client_secret",
@@ -30,16 +31,22 @@ SECRETS = {  # options of a remote that must not reach git
 
 
 @contextlib.contextmanager
-def _open(root: Path) -> Iterator[Any]:
-    """The DVC repository at `root`."""
+def _open(root: Path, make: bool = False) -> Iterator[Any]:
+    """The DVC repository at `root`; where there is none it is made, or ends the process."""
     from dvc.repo import Repo
 
-    if not (root / ".dvc").is_dir():
+    if not _is_repository(root):  # else DVC would take one in a folder above
+        if not make:
+            sys.exit(f"no DVC repository is in {root} yet, and {NO_REMOTE}")
         _init(root)
     # A checkout without its .git, from an archive say, is as good a place for data as any.
     no_scm = {} if (root / ".git").exists() else {"core": {"no_scm": True}}
     with Repo(str(root), config=no_scm) as repository:
         yield repository
+
+
+def _is_repository(root: Path) -> bool:
+    return (root / ".dvc").is_dir()
 
 
 def _init(root: Path) -> None:
@@ -59,7 +66,7 @@ def _record(root: Path, path: str) -> dict[str, Any]:
     end_s = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
-            with _open(root) as repository:
+            with _open(root, make=True) as repository:
                 try:
                     stage = repository.find_outs_by_path(path)[0].stage
                 except OutputNotFoundError:
@@ -75,8 +82,24 @@ def _record(root: Path, path: str) -> dict[str, Any]:
             time.sleep(LOCK_POLL_S)
 
 
+def _save(root: Path, path: str) -> dict[str, Any]:
+    """Copy the files of a folder into the cache, as recording does, and record nothing."""
+    from dvc.fs import localfs
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.transfer import transfer
+
+    with _open(root, make=True) as repository, _heard() as reasons:
+        cache = repository.cache.local
+        staging, _, built = build(cache, path, localfs, "md5")
+        if transfer(staging, cache, {built.hash_info}, shallow=False).failed:
+            sys.exit((reasons or ["no reason given"])[0])
+        return {"digest": built.hash_info.value}
+
+
 def _find(root: Path, digests: list[str]) -> dict[str, Any]:
     """Whether the cache, wherever it is, holds all of these."""
+    if not _is_repository(root):
+        return {"found": False}
     with _open(root) as repository:
         return {"found": not any(missing(Path(repository.cache.local.path), each) for each in digests)}
 
@@ -126,9 +149,7 @@ def _storage(repository: Any, need: str) -> tuple[Any, str]:
         found = repository.cloud.get_remote()
         url = remote_of(repository)["url"]
     except NoRemoteError:
-        sys.exit(
-            f"{need}, and no remote is set; set one: ./convoy data remote URL (a folder, ssh://, s3://, gs://)"
-        )
+        sys.exit(f"{need}, and {NO_REMOTE}")
     except RemoteMissingDepsError as error:
         sys.exit(f"{error.url} {plug_in} dvc-{error.protocol}")
     except (ConfigError, ImportError) as error:
@@ -182,7 +203,7 @@ def _heard() -> Iterator[list[str]]:
 
 def _remote(root: Path, url: str, options: dict[str, str], local: bool) -> dict[str, Any]:
     """Change the remote if there is anything to change, and tell what it is."""
-    with _open(root) as repository:
+    with _open(root, make=True) as repository:
         config = repository.config
         name = (REMOTE_LOCAL if local else REMOTE) if url else remote_of(repository).get("name", "")
         if options and not name:
@@ -220,6 +241,7 @@ def remote_of(repository: Any) -> dict[str, str]:
 
 _VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     "record": _record,
+    "save": _save,
     "find": _find,
     "fetch": _fetch,
     "push": _push,
@@ -229,9 +251,9 @@ _VERBS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def _main(verb: str, root: Path, arguments: dict[str, Any]) -> None:
     """Run a verb and print what it returns; ends the process with the reason in its error output if it cannot."""
-    (root / ".cache").mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        if verb in ("record", "remote"):  # the others write nothing that is not whole, and may take hours
+        if verb in ("record", "save", "remote"):  # the others make no repository, and may take hours
+            (root / ".cache").mkdir(parents=True, exist_ok=True)
             # Two may find no repository at once, and DVC's own lock would be inside it.
             first_come = stack.enter_context((root / ".cache" / "dvc.lock").open("w"))
             fcntl.flock(first_come, fcntl.LOCK_EX)

@@ -14,12 +14,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ import yaml
 
 from tasks.paths import ROOT, home
 
+MD5 = r"[0-9a-f]{32}"
 CLONE = 0x40049409  # FICLONE of linux/fs.h: both files share their blocks until one is written to
 
 
@@ -51,6 +53,14 @@ def add(path: Path) -> str:
     recorded = digest(path)
     assert recorded, f"DVC ended well but left no digest of {path}"
     return recorded
+
+
+def save(path: Path) -> str:
+    """Have the bytes of the folder at `path` in the cache and return their digest; what is recorded of it stays.
+
+    Makes a DVC repository like `add`. Raises RuntimeError with DVC's own reason in one line.
+    """
+    return str(_run("save", f"DVC could not save {path}: ", path=str(path.resolve()))["digest"])
 
 
 def fetch(recorded: Sequence[str]) -> Path:
@@ -138,7 +148,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def is_cached(recorded: str) -> bool:
-    """Whether the cache holds every file of a recorded folder; no remote is asked."""
+    """Whether the cache holds every file of a recorded folder; no remote is asked, and nothing is written."""
     return _is_cached(recorded) or bool(_run("find", digests=[recorded])["found"])
 
 
@@ -164,9 +174,23 @@ def missing(cache: Path, recorded: str) -> list[str]:
 
 
 def _objects(cache: Path, recorded: str) -> dict[str, Path]:
-    """The files of a recorded folder by their names in it, where they lie in the cache."""
-    entries = json.loads((cache / recorded[:2] / recorded[2:]).read_text())
-    return {entry["relpath"]: cache / entry["md5"][:2] / entry["md5"][2:] for entry in entries}
+    """The files of a recorded folder by their names in it, where they lie in the cache.
+
+    The list may come from a remote: RuntimeError if it would have us write outside the folder, or read outside the
+    cache.
+    """
+    file = cache / recorded[:2] / recorded[2:]
+    objects = {}
+    for entry in json.loads(file.read_text()):
+        name, md5 = PurePosixPath(entry["relpath"]), entry["md5"]
+        if not name.parts or name.is_absolute() or ".." in name.parts or not re.fullmatch(MD5, md5):
+            raise RuntimeError(
+                f"DVC's list {file} names a file outside its folder or cache: relpath (={entry['relpath']}), md5 "
+                f"(={md5}); a relpath must be relative and without .., an md5 32 hex digits; remove the list, and "
+                "fetch it from a remote that you trust: ./convoy data pull"
+            )
+        objects[entry["relpath"]] = cache / md5[:2] / md5[2:]
+    return objects
 
 
 def _run(verb: str, before: str = "", **arguments: Any) -> dict[str, Any]:

@@ -248,11 +248,13 @@ def keep(name: str) -> list[Version]:
         return versions
     found = versioning.measure(path)
     listed = found in [version.md5 for version in versions]
-    if listed and versioning.is_cached(found):
+    if listed:
+        if not versioning.is_cached(found):
+            versioning.save(path)
         return versions
     versioning.add(path)
     out = versioning.recorded_out(path)
-    if not listed and out:
+    if out:
         notes = (UNRECORDED,) if versions else ()
         versions.append(_adopt(len(versions) + 1, found, out["size"], out["nfiles"], notes))
         write_list(name, versions)
@@ -263,8 +265,8 @@ def keep(name: str) -> list[Version]:
 def earlier_sides(name: str, versions: Sequence[Version], fresh_splits: bool) -> Iterator[Earlier | None]:
     """The sides of all images of the latest version and before; None where there is none.
 
-    An add remembers what stood where before it, so the latest that an add made tells all; what was changed by hand
-    since counts too. Raises RuntimeError if its bytes are nowhere, except with `fresh_splits`.
+    An add remembers what stood where before it, so the latest that an add made tells all; what was recorded since by
+    other means, a `dvc add` say, counts too. Raises RuntimeError if its bytes are nowhere, except with `fresh_splits`.
     """
     parts: list[Earlier] = []
     with ExitStack() as stack:
@@ -279,7 +281,7 @@ def earlier_sides(name: str, versions: Sequence[Version], fresh_splits: bool) ->
                     f"version {version.number} of {name} says which images are for testing, and cannot be read: "
                     f"{error}; or start over with --fresh-splits"
                 ) from error
-            if UNRECORDED not in version.notes:
+            if version.added:
                 break
         yield join_earlier(parts) if parts else None
 
@@ -301,7 +303,10 @@ def checkout(name: str, which: str, note: Callable[[str], None] | None = None) -
 
 
 def place(name: str, digest: str) -> bool:
-    """Have a recorded version in the dataset's folder, replaced in one step; whether it was not there yet."""
+    """Have a recorded version in the dataset's folder, replaced in one step; whether it was not there yet.
+
+    What is recorded stays as it is: to point at the version is the caller's.
+    """
     path = store() / name
     if path.exists():
         found = versioning.measure(path)
@@ -313,7 +318,7 @@ def place(name: str, digest: str) -> bool:
                     f"{path} was changed since it was recorded, and would be lost; keep it as a version: .venv/bin/dvc "
                     f"add {path}, or move it away"
                 )
-            versioning.add(path)
+            versioning.save(path)
     with partial_folder(store(), name) as partial:
         versioning.restore(digest, partial)
         move_into_place(store(), name, Dataset.open(partial).info.family, partial)
@@ -331,11 +336,11 @@ def pull(
     """Have the current version of each dataset in its folder, from the remote if need be; whether that changed it."""
     changed = {}
     for name in names:
-        digest = _require_digest(name)
+        _require_digest(name)
         with exclusive(name, note):
             if all_versions:
                 versioning.fetch([version.md5 for version in history(name)])
-            changed[name] = place(name, digest)
+            changed[name] = place(name, _require_digest(name))  # who held it may have moved the pointer
     return changed
 
 

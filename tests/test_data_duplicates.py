@@ -70,6 +70,31 @@ def test_the_index_finds_every_near_pair_once(seed: int, distance: int, spread: 
     assert len(found) == len(expected)
 
 
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    distance=st.integers(0, MAX_DISTANCE),
+    spread=st.integers(0, 6),
+    nums=st.tuples(st.integers(0, 80), st.integers(0, 80)),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_index_finds_every_near_pair_of_two_sides_once(
+    seed: int, distance: int, spread: int, nums: tuple[int, int]
+) -> None:
+    generator = np.random.default_rng(seed)
+    centres = generator.integers(0, 2**64, 3, np.uint64)
+    hashes = centres[generator.integers(0, 3, sum(nums))]
+    for _ in range(spread):
+        hashes = hashes ^ (np.uint64(1) << generator.integers(0, 64, sum(nums)).astype(np.uint64))
+    here, others = hashes[: nums[0]], hashes[nums[0] :]
+    apart = hamming_distance(here[:, None], others[None])
+    found = [
+        pair
+        for i, j in near_pairs(here, distance, others)
+        for pair in zip(i.tolist(), j.tolist(), strict=True)
+    ]
+    assert sorted(found) == list(map(tuple, np.argwhere(apart <= distance).tolist()))
+
+
 def test_the_index_keeps_its_blocks_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "_BLOCK_PAIRS", 100)
     hashes = np.zeros(60, np.uint64)

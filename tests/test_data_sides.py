@@ -218,6 +218,22 @@ def test_a_validation_image_stays_one_beside_the_sources_own_test_split(store: S
     assert (moved.before, moved.by_source, moved.examples) == ("test", True, ("train/a/3.png",))
 
 
+def test_new_images_are_split_alike_beside_an_earlier_version_where_the_source_leaves_one_open(
+    store: Store, tmp_path: Path
+) -> None:
+    names = [f"{label}/new{i}.png" for label in "ab" for i in range(20)] + ["a/open.png"]
+    table = "path,label,split\n" + "".join(
+        f"{name},{name[0]},{'' if name == 'a/open.png' else 'train'}\n" for name in names
+    )
+    files = {name: png(300 + i) for i, name in enumerate(names)} | {"list.csv": table.encode()}
+    alone = Store(tmp_path / "alone")
+    alone.add(files, source="list.csv")
+    assert set(alone.sides().values()) == set(SPLITS)
+    store.add(class_tree("ab", 20))
+    store.add(files, source="list.csv")
+    assert store.sides() == alone.sides()
+
+
 def test_a_source_with_train_alone_does_not_take_known_test_images_into_training(store: Store) -> None:
     files = class_tree("ab", 20)
     store.add(files)

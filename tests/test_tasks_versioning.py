@@ -1,4 +1,5 @@
 import fcntl
+import json
 import subprocess
 import sys
 import textwrap
@@ -115,6 +116,62 @@ def test_a_single_file_is_recorded_by_its_md5(home: Path) -> None:
     file = home / "weights.bin"
     file.write_bytes(b"abc")
     assert add(file) == digest(file) == measure(file) == "900150983cd24fb0d6963f7d28e17f72"
+
+
+def test_bytes_are_saved_as_add_would_and_what_is_recorded_stays(home: Path) -> None:
+    folder = make_dataset(home)
+    before = add(folder)
+    (folder / "a.txt").write_text("changed")
+    pointer = folder.with_name("digits.dvc").read_bytes()
+
+    saved = versioning.save(folder)
+
+    assert saved == measure(folder) != before
+    assert versioning.is_cached(saved)
+    assert folder.with_name("digits.dvc").read_bytes() == pointer
+    (folder / "a.txt").write_text("the file is no link into the cache")
+    versioning.restore(saved, home / "copy")
+    assert measure(home / "copy") == saved
+
+
+def test_a_question_makes_no_repository(home: Path) -> None:
+    absent = "0" * 32 + ".dir"
+    assert not versioning.is_cached(absent)
+    for call in (versioning.fetch, versioning.push):
+        with pytest.raises(
+            RuntimeError, match=r"no remote is set; set one: \./convoy data remote URL"
+        ) as error:
+            call([absent])
+        assert "\n" not in str(error.value)
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("relpath", "md5"),
+    [
+        ("/proc/x", ""),
+        ("../x", ""),
+        ("a/../../x", ""),
+        ("..", ""),
+        ("", ""),
+        (".", ""),
+        ("x", "//etc/hostname"),
+    ],
+)
+def test_a_recorded_file_outside_its_folder_is_refused(home: Path, relpath: str, md5: str) -> None:
+    recorded = add(make_dataset(home))
+    cache = home / ".dvc" / "cache" / "files" / "md5"
+    lists = cache / recorded[:2] / recorded[2:]
+    entries = json.loads(lists.read_text())
+    entries[0] |= {"relpath": relpath, "md5": md5 or entries[0]["md5"]}
+    lists.chmod(0o644)
+    lists.write_text(json.dumps(entries))
+    target = home / "b" / "c"
+    for call in (lambda: versioning.restore(recorded, target), lambda: versioning.view(recorded).__enter__()):
+        with pytest.raises(RuntimeError, match="names a file outside its folder") as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert not (home / "b").exists()
 
 
 def test_a_path_that_a_stage_makes_is_committed_to_that_stage(home: Path) -> None:

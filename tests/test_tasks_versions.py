@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,18 @@ def ids(dataset: Dataset) -> set[str]:
 
 def lose_cache(home: Path) -> None:
     shutil.rmtree(home / ".dvc" / "cache" / "files")
+
+
+def lose_list(home: Path, digest: str) -> None:
+    """The cache's list of one version's files: without it the version is not there."""
+    (home / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]).unlink()
+
+
+def point_at(number: int) -> Version:
+    """Make the pointer name a version, as `git checkout` or `git pull` does; the folder stays."""
+    version = versions.history("set")[number - 1]
+    versioning.point(store() / "set", version.md5, version.size, version.nfiles)
+    return version
 
 
 # ---------------------------------------------------------------------------------------------- the list
@@ -185,29 +198,38 @@ def test_of_two_adds_at_once_both_are_versions(tmp_path: Path) -> None:
             assert check(dataset).problems == ()
 
 
+HOLD = """
+import sys
+from tasks import versions
+with versions.exclusive("set"):
+    print("", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another() -> Iterator[tuple[int, Callable[[], None]]]:
+    """Another process is changing the dataset: its number, and what lets it end."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOLD]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as other:
+        assert other.stdout and other.stdin
+        other.stdout.readline()
+        yield other.pid, other.stdin.close
+
+
 def test_who_waits_for_another_add_says_so(tmp_path: Path) -> None:
     folder = source(tmp_path)
-    code = "import sys\nfrom tasks import versions\nwith versions.exclusive('set'):\n print('', flush=True); input()"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout
-        other.stdout.readline()
-        heard: list[str] = []
+    heard: list[str] = []
+    with held_by_another() as (process, release):
 
         def note(text: str) -> None:
             heard.append(text)
-            assert other.stdin
-            other.stdin.write("\n")
-            other.stdin.flush()
+            release()
 
         assert add(folder, note=note).is_new
-    assert heard == [f"waits for process {other.pid}, which is changing set"]
+    assert heard == [f"waits for process {process}, which is changing set"]
 
 
 # ------------------------------------------------------------------------------------------- which version
@@ -356,6 +378,17 @@ def test_sides_come_from_the_cache_where_the_folder_is_gone(tmp_path: Path) -> N
     assert add(source(tmp_path, 21)).report.known_images == 40
 
 
+def test_test_images_are_remembered_past_a_version_that_dvc_add_recorded(tmp_path: Path) -> None:
+    add(source(tmp_path, 20))
+    tested = set(Dataset.open(store() / "set").table("test", ["id"])["id"].to_pylist())
+    others = write_tree(tmp_path / "others", {f"{name}/new.png": png(900 + ord(name)) for name in "abcd"})
+    lose = CONFIG.model_copy(update={"test_fraction": 0.0, "val_fraction": 0.0})
+    ingest(others, name="set", family="classification", store=store(), config=lose)
+    versioning.add(store() / "set")  # what a person's own dvc add does: nothing of version 1 stands in it
+    versions.add(source(tmp_path, 20), name="set", family="classification", config=lose)
+    assert set(Dataset.open(store() / "set").table("test", ["id"])["id"].to_pylist()) == tested
+
+
 def test_without_the_earlier_version_an_add_stops_or_starts_over(home: Path, tmp_path: Path) -> None:
     add(source(tmp_path, 20))
     shutil.rmtree(store() / "set")
@@ -472,11 +505,53 @@ def test_a_pull_leaves_what_was_changed_by_hand(tmp_path: Path) -> None:
 
 def test_a_pull_follows_a_pointer_that_git_changed(three: list[Added]) -> None:
     first, _, third = three
-    version = versions.history("set")[0]
-    versioning.point(store() / "set", version.md5, version.size, version.nfiles)
+    point_at(1)
     assert versioning.measure(store() / "set") == third.digest
     assert versions.pull(["set"], all_versions=False) == {"set": True}
     assert versioning.measure(store() / "set") == first.digest
+
+
+def test_a_pull_leaves_the_pointer_where_the_folders_version_is_not_in_the_cache(
+    home: Path, three: list[Added]
+) -> None:
+    first, _, third = three
+    lose_list(home, third.digest)
+    point_at(1)
+    pointer = (store() / "set.dvc").read_bytes()
+    assert versions.pull(["set"], all_versions=False) == {"set": True}
+    assert versioning.measure(store() / "set") == first.digest
+    assert (store() / "set.dvc").read_bytes() == pointer
+    assert versioning.is_cached(third.digest)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda: versions.pull(["set"], False), lambda: versions.checkout("set", "1")]
+)
+def test_what_fails_to_replace_the_folder_leaves_the_pointer(
+    home: Path, three: list[Added], change: Callable[[], Any]
+) -> None:
+    first, _, third = three
+    for lost in (first, third):
+        lose_list(home, lost.digest)
+    point_at(1)
+    pointer = (store() / "set.dvc").read_bytes()
+    with pytest.raises(RuntimeError, match="no remote is set"):
+        change()
+    assert (store() / "set.dvc").read_bytes() == pointer
+    assert versioning.measure(store() / "set") == third.digest
+    assert versioning.is_cached(third.digest)
+
+
+def test_a_pull_that_waited_for_another_brings_what_that_one_made(three: list[Added]) -> None:
+    first, _, _ = three
+    with held_by_another() as (_, release):
+
+        def note(_: str) -> None:
+            versions.place("set", point_at(1).md5)
+            release()
+
+        assert versions.pull(["set"], all_versions=False, note=note) == {"set": False}
+    assert versions.current("set") == first.digest == versioning.measure(store() / "set")
 
 
 def no_remote(_: Path) -> str:
