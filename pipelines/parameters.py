@@ -57,7 +57,11 @@ def choose_recipe(family: str, dataset: str, recipe: str) -> str:
 
 
 def section(name: str, model: type[Model], changes: dict[str, Any]) -> Model:
-    """The parameters of a section without recipes, such as `ingest`, with changes."""
+    """The parameters of a section without recipes, such as `ingest`, with changes: by their names, or as params.yaml
+    has them, below the section's."""
+    own = changes.get(name)
+    if isinstance(own, dict):
+        changes = merge({key: value for key, value in changes.items() if key != name}, own)
     return model.parse(merge(load().get(name, {}), changes), name)
 
 

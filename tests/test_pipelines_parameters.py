@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from prefect.utilities.callables import parameter_schema
 from pydantic import TypeAdapter
 
+from data.ingest import IngestConfig
 from pipelines import parameters
 from pipelines.classification import train_classifier
 from pipelines.configuration import ChangesForm, RecipeForm, configuration
@@ -20,6 +21,7 @@ from pipelines.parameters import (
     merge,
     parse_changes,
     recipes,
+    section,
 )
 from tasks.families import FAMILIES
 
@@ -178,3 +180,9 @@ def test_a_broken_file_of_parameters_is_named(
     monkeypatch.setattr(parameters, "PARAMS", file)
     with pytest.raises(ValueError, match=message):
         recipes("classification")
+
+
+def test_parameters_of_ingest_go_by_their_names_or_as_params_yaml_has_them() -> None:
+    plain = section("ingest", IngestConfig, parse_changes(["test_fraction=0.5"]))
+    dotted = section("ingest", IngestConfig, parse_changes(["ingest.test_fraction=0.5"]))
+    assert plain == dotted and plain.test_fraction == 0.5
