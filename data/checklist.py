@@ -20,9 +20,8 @@ from data.report import WRONG_EXTENSION
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
-MAX_SET_ASIDE = (
-    0.05  # of the files: beyond it something went wrong on the way, such as a copy that was cut off
-)
+# Of the files: beyond it something went wrong on the way, such as a copy that was cut off.
+MAX_SET_ASIDE = 0.05
 MAX_LEAKED = 0.05  # of the test pictures: beyond it the test measures memory (CIFAR-100: 10%, arxiv.org/abs/1902.00423)
 MAX_LEAKED_COPIES = 0.02  # the same of exact copies, of which no published set should have any
 MAX_CONFLICTS = 0.01  # of the pictures under several labels: nothing can learn both

@@ -100,6 +100,11 @@ EARLIER_SCHEMA = pa.schema(
 )
 
 
+def noun_of(family: str) -> str:
+    """What the items of a dataset of this family are called in reports."""
+    return family if family in NUM_AXES else "images"
+
+
 def schema_of(family: str) -> pa.Schema:
     """The columns of a dataset of this family."""
     return pa.schema([*COMMON_FIELDS, *TARGET_FIELDS[family]])
@@ -191,6 +196,10 @@ class Dataset:
                 f"{file}: schema_version (={version}) is not {SCHEMA_VERSION}; ingest the source again"
             )
         return cls(path, DatasetInfo.parse(values, str(file)))
+
+    def is_current(self) -> bool:
+        """Whether its folder still holds it, and not another version that was put there since it was opened."""
+        return Dataset.open(self.path).info == self.info
 
     def shards(self, split: Split) -> list[Path]:
         return [self.path / shard.file for shard in self.info.shards if shard.split == split]

@@ -52,6 +52,11 @@ class Evidence:
         return np.asarray(self.columns[column].to_numpy(), np.int64)
 
     @cached_property
+    def sizes_px(self) -> np.ndarray:
+        """(N, 2) int64: width and height."""
+        return np.stack([self.ints("width"), self.ints("height")], 1)
+
+    @cached_property
     def labels(self) -> np.ndarray | None:
         """(N,) int64, of a family that has one label a picture."""
         return self.ints("label") if "label" in self.columns.column_names else None

@@ -7,14 +7,14 @@ were written is another question, see `data.checks.check`.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from data import faults
 from data.checklist import CHECKS, NAMES, SEVERITIES, Check, Severity
-from data.dataset import Dataset
+from data.dataset import Dataset, DatasetInfo
 from data.evidence import gather
 from data.parameters import Parameters
-
-FEWEST_TO_STOP = 5  # a handful of faults stops nothing by its share: one bad picture of twelve is 8%
 
 
 class Finding(Parameters):
@@ -86,7 +86,7 @@ def find(dataset: Dataset) -> Findings:
 def make_finding(check: Check, fault: faults.Found) -> Finding:
     """A fault with its check's words, and how grave it is."""
     limit = check.stops_above
-    stops = limit is not None and fault.count >= FEWEST_TO_STOP and fault.count / fault.of > limit
+    stops = limit is not None and fault.count >= faults.FEWEST_TO_STOP and fault.count / fault.of > limit
     return Finding(
         name=check.name,
         severity="error" if stops else check.severity,
@@ -120,6 +120,26 @@ def judge(findings: Findings, accepted: Sequence[str]) -> Verdict:
         accepted=tuple(f for f in findings.findings if f.name in accepted),
         unused=tuple(name for name in accepted if name not in there),
     )
+
+
+def examine(dataset: Dataset, accepted: Sequence[str]) -> tuple[Findings, Verdict]:
+    """What the gate of training says of a dataset; raises FileNotFoundError or ValueError if it cannot be read.
+
+    A command asks before it starts engines, and the flow that it runs asks again: the second answer costs nothing.
+    """
+    findings = _find_once(dataset.path, dataset.info.model_dump_json())
+    return findings, judge(findings, accepted)
+
+
+@lru_cache(maxsize=1)
+def _find_once(path: Path, info: str) -> Findings:
+    return find(Dataset(path, DatasetInfo.model_validate_json(info)))
+
+
+def obey(findings: Findings, verdict: Verdict) -> None:
+    """Raise ValueError for errors that are not accepted."""
+    if verdict.stopped_by:
+        raise ValueError(refusal(findings, verdict))
 
 
 def refusal(findings: Findings, verdict: Verdict) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from data import arrays
 from data.checks import ODDITIES, Measured
-from data.dataset import NUM_AXES, SPLITS, DatasetInfo, Split
+from data.dataset import NUM_AXES, SPLITS, DatasetInfo, Split, noun_of
 from data.decode import EXTENSIONS
 from data.formats import Listing, RawItem
 from data.parameters import Parameters
@@ -257,13 +257,14 @@ def _overlaps(found: Found, duplicates: Duplicates, splits: Sequence[Split]) -> 
 
 
 def _notes(info: DatasetInfo, duplicates: Duplicates, found: Found) -> tuple[str, ...]:
-    notes = [f"no {split} images" for split in SPLITS if not info.num_images(split)]
+    noun = noun_of(info.family)
+    notes = [f"no {split} {noun}" for split in SPLITS if not info.num_images(split)]
     by_class = dict.fromkeys(("classification", *NUM_AXES), info.counts)
     counts = (by_class | {"detection": info.num_boxes}).get(info.family, {})
     for split in ("train", "test") if counts else ():
         without = [name for name, number in counts[split].items() if not number]
         if without and info.num_images(split):
-            notes.append(f"no {split} images of {len(without)} classes: {', '.join(without[:MAX_EXAMPLES])}")
+            notes.append(f"no {split} {noun} of {len(without)} classes: {', '.join(without[:MAX_EXAMPLES])}")
     if duplicates.distance < duplicates.wished_distance:
         notes.append(
             f"near-duplicates were sought within {duplicates.distance} bits, not {duplicates.wished_distance}: in "

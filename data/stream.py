@@ -122,7 +122,7 @@ class RowReader:
 
 
 def _require_unchanged(dataset: Dataset) -> None:
-    if Dataset.open(dataset.path).info != dataset.info:
+    if not dataset.is_current():
         raise ValueError(
             f"dataset {dataset.info.name!r} was replaced while it was read; bring the version that the run began "
             "with back, and start the run again: it resumes"

@@ -1,4 +1,4 @@
-"""`./convoy data check` and `label-errors`: what is wrong with a dataset, before and after a model exists."""
+"""`./convoy data check`: what is wrong with a dataset, before a model exists."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,9 +50,8 @@ def check(
             findings = find(dataset)
             verdict = judge(findings, accepted)
             if html is not None:
-                from tasks.checkpage import (
-                    write_check_page,  # it brings Pillow and charts, which few calls need
-                )
+                # Only now: it brings Pillow and charts, which few calls need.
+                from tasks.checkpage import write_check_page
 
                 write_check_page(html, dataset, findings, verdict)
     document = {"name": name, "num_images": num_images, "problems": problems, "time_s": time_s}

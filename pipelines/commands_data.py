@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 from rich.table import Table
 
 from data.address import Fetched, is_url
-from data.dataset import NUM_AXES, SPLITS, Dataset, DatasetInfo, FamilyName, Split, list_names
+from data.dataset import SPLITS, Dataset, DatasetInfo, FamilyName, Split, list_names, noun_of
 from data.export import export as export_dataset
 from data.ingest import IngestConfig, IngestReport
 from pipelines.families import PIPELINES
@@ -135,7 +135,9 @@ def version_views(added: versions.Added, before: str) -> list[str]:
     views += [f"ATTENTION: {text}" for text in versions.moves(report)]
     if report.known_images and not report.fresh_splits:
         stay = report.known_images - sum(moved.images for moved in report.moved)
-        views.append(f"{stay:,} images of earlier versions keep their side; --fresh-splits would draw anew")
+        views.append(
+            f"{stay:,} {noun_of(report.family)} of earlier versions keep their side; --fresh-splits would draw anew"
+        )
     return views
 
 
@@ -165,12 +167,12 @@ def replaced(name: str) -> str:
     info = Dataset.open(store() / name).info
     images = sum(info.num_images(split) for split in SPLITS)
     digest = versioning.digest(store() / name) or "untracked"
-    return f"{name} ({digest}): {images:,} images of {len(info.classes):,} classes, from {info.source}"
+    return f"{name} ({digest}): {images:,} {noun_of(info.family)} of {len(info.classes):,} classes, from {info.source}"
 
 
 def report_views(report: IngestReport, digest: str) -> list[Table | str]:
     """What ingest found, for a person."""
-    what = report.family if report.family in NUM_AXES else "images"
+    what = noun_of(report.family)
     values: dict[str, Any] = {
         "stored in": report.path,
         "source": report.source,
@@ -181,12 +183,12 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
         "ignored": listing(report.ignored) or "no file",
         "remarks": listing(report.oddities) or "none",
         "exact duplicates": report.exact_duplicates,
-        "near-duplicates": f"{report.near_duplicate_images:,} images in {report.near_duplicate_clusters:,} clusters",
+        "near-duplicates": f"{report.near_duplicate_images:,} {what} in {report.near_duplicate_clusters:,} clusters",
         f"test {what} also in training": report.across_splits,
         f"{what} under two labels": report.label_conflicts,
         **({"boxes": _num_boxes(report.num_boxes)} if report.num_boxes else {}),
         "to know": "; ".join(report.notes) or "nothing else",
-        "took": f"{report.time_s:.1f} s, {report.images_per_s:,.0f} images/s",
+        "took": f"{report.time_s:.1f} s, {report.images_per_s:,.0f} {what}/s",
     }
     views: list[Table | str] = [
         pairs(f"Dataset {report.name}", values),
@@ -197,7 +199,7 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
         views.append(table("Annotations", ("number", "what", "for instance"), issues))
     if report.set_aside:
         rows = [(image.id, image.reason) for image in report.set_aside[:MAX_LISTED]]
-        views.append(table("Set aside", ("image", "reason"), rows))
+        views.append(table("Set aside", (what.removesuffix("s"), "reason"), rows))
     if len(report.set_aside) > MAX_LISTED:
         views.append(f"and {len(report.set_aside) - MAX_LISTED} more: {report.path}/report.json")
     views.append(
@@ -235,10 +237,13 @@ def count_tables(family: str, counts: Any, num_boxes: Any) -> list[Table | str]:
             for split, people in counts.items()
         }
         return [counts_table(counts, "Identities", "identities")]
-    return [counts_table(counts), *([counts_table(num_boxes, "Boxes")] if num_boxes else [])]
+    return [
+        counts_table(counts, noun_of(family).capitalize()),
+        *([counts_table(num_boxes, "Boxes")] if num_boxes else []),
+    ]
 
 
-def counts_table(counts: Any, title: str = "Images", kind: str = "class") -> Table:
+def counts_table(counts: Any, title: str, kind: str = "class") -> Table:
     """Numbers by class and split."""
     splits = [split for split in SPLITS if split in counts]
     names = list(dict.fromkeys(name for split in splits for name in counts[split]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
-from data.findings import find, judge, parse_accepted, refusal
+from data.findings import examine, obey, parse_accepted
 from pipelines import server
 from pipelines.families import Executor, FamilyName, StopAfter
 from pipelines.options import Accept, Changes, Json, quiet_stdout
@@ -71,7 +71,9 @@ def train(
         from pipelines.configuration import configuration
 
         configuration(family, dataset, recipe, nested)
-        require_sound(Dataset.open(store() / dataset), family, accepted)
+        opened = Dataset.open(store() / dataset)
+        if opened.info.family == family:  # else training says so
+            obey(*examine(opened, accepted))  # training would refuse too, but only when engines have started
     with quiet_stdout(as_json):
         summary = run_flow(
             family, dataset, recipe, nested, resume=resume, stop_after=stop_after, executor=executor,
@@ -80,16 +82,6 @@ def train(
         if out is not None:
             collect(Path(summary["folder"]), out)
     emit(summary, [*summary_views(summary)], as_json)
-
-
-def require_sound(dataset: Dataset, family: str, accepted: tuple[str, ...]) -> None:
-    """Raise ValueError for errors in the dataset that are not accepted: training would too, but engines start first."""
-    if dataset.info.family != family:
-        return  # training says so
-    findings = find(dataset)
-    verdict = judge(findings, accepted)
-    if verdict.stopped_by:
-        raise ValueError(refusal(findings, verdict))
 
 
 def collect(run: Path, out: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from data.dataset import SPLITS, Dataset
+from data.dataset import SPLITS, Dataset, noun_of
 from data.difference import KINDS, Difference, change_line, changes_csv, compare
 from pipelines.options import Json, quiet_stdout
 from pipelines.render import ConsoleReporter, emit, pairs, table
@@ -111,16 +111,17 @@ def diff(
     with ExitStack() as stack:
         earlier, later = (stack.enter_context(history.opened(version.md5)) for version in (old, new))
         difference, changes = compare(earlier, later, (f"version {old.number}", f"version {new.number}"))
+        noun = noun_of(later.info.family)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         versioning.write_whole(out, changes_csv(changes))
-    views = difference_views(difference)
+    views = difference_views(difference, noun)
     document = {**difference.model_dump(mode="json"), "out": out}
-    emit(document, [*views, f"wrote {len(changes):,} images to {out}"] if out else views, as_json)
+    emit(document, [*views, f"wrote {len(changes):,} {noun} to {out}"] if out else views, as_json)
 
 
-def difference_views(difference: Difference) -> list[Table | str]:
-    """A difference for a person: what concerns the test split first."""
+def difference_views(difference: Difference, noun: str) -> list[Table | str]:
+    """A difference for a person: what concerns the test split first; `noun`: what the items are called."""
     counts = difference.counts
     title = f"{difference.name}: {difference.before} → {difference.after}"
     sizes = ", ".join(
@@ -128,17 +129,17 @@ def difference_views(difference: Difference) -> list[Table | str]:
         for split in SPLITS
     )
     if not any(counts.values()):
-        return [f"{title}: the same {difference.unchanged:,} images; {sizes}"]
-    views: list[Table | str] = [f"{title}: {sizes}; {difference.unchanged:,} images are the same"]
+        return [f"{title}: the same {difference.unchanged:,} {noun}; {sizes}"]
+    views: list[Table | str] = [f"{title}: {sizes}; {difference.unchanged:,} {noun} are the same"]
     views += [
-        f"MOVED {way}: {number:,} images, for instance {', '.join(difference.move_examples[way][:MAX_LISTED])}"
+        f"MOVED {way}: {number:,} {noun}, for instance {', '.join(difference.move_examples[way][:MAX_LISTED])}"
         + ("; models of before were tested on them" if way.startswith("test →") else "")
         for way, number in difference.moves.items()
     ]
     kinds = [kind for kind in KINDS if counts[kind]]
     by_split = difference.by_split
     rows = [[kind, counts[kind], *(by_split[kind][split] for split in SPLITS)] for kind in kinds]
-    views.append(table("Images", ("", "all", *SPLITS), rows))
+    views.append(table(noun.capitalize(), ("", "all", *SPLITS), rows))
     views += class_views(difference)
     if difference.groups:
         groups = [
@@ -153,7 +154,7 @@ def difference_views(difference: Difference) -> list[Table | str]:
     lines = [
         (kind, change_line(change)) for kind in kinds for change in difference.examples[kind][:MAX_LISTED]
     ]
-    views.append(table("For instance", ("", "image"), lines))
+    views.append(table("For instance", ("", noun.removesuffix("s")), lines))
     return views
 
 
@@ -240,4 +241,4 @@ def pull(*names: str, all_versions: AllVersions = False, as_json: Json = False) 
 def pulled(name: str, new: bool) -> str:
     info = Dataset.open(store() / name).info
     images = sum(info.num_images(split) for split in SPLITS)
-    return f"{images:,} images, {history.current(name)}{'' if new else ', were here already'}"
+    return f"{images:,} {noun_of(info.family)}, {history.current(name)}{'' if new else ', were here already'}"

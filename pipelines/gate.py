@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.dataset import Dataset
-from data.findings import Findings, find, judge, refusal
+from data.findings import Findings, Verdict, examine, obey
 from pipelines.artifacts import publish_findings
 from pipelines.reporting import Reporter
 from pipelines.steps import step
@@ -15,25 +15,22 @@ ACCEPTED_TAG, FOUND_TAG = "checks.accepted", "checks.found"
 
 
 @step("run checks")
-def run_checks(dataset: Dataset, accept: Sequence[str], reporter: Reporter) -> Findings:
+def run_checks(dataset: Dataset, accept: Sequence[str], reporter: Reporter) -> tuple[Findings, Verdict]:
     """Look for faults in the dataset, and tell of them; raises ValueError for an error that is not accepted."""
-    findings = find(dataset)
-    verdict = judge(findings, accept)
+    findings, verdict = examine(dataset, accept)
     publish_findings(findings, verdict)
     names = [finding.name for finding in findings.findings if finding.severity != "info"]
     if names:
         reporter.note(f"checks: {', '.join(names)}; see ./convoy data check {findings.name}")
     if verdict.unused:
         reporter.note(f"accepted and not found: {', '.join(verdict.unused)}")
-    if verdict.stopped_by:
-        raise ValueError(refusal(findings, verdict))
-    return findings
+    obey(findings, verdict)
+    return findings, verdict
 
 
 @step("keep findings")
-def keep_findings(findings: Findings, accept: Sequence[str], folder: Path, run_id: str) -> None:
+def keep_findings(findings: Findings, verdict: Verdict, folder: Path, run_id: str) -> None:
     """Put what was found, and what of it was accepted, into the run's folder and its record."""
-    verdict = judge(findings, accept)
     accepted = [finding.name for finding in verdict.accepted]
     values = {"accepted": accepted, **findings.model_dump(mode="json", exclude={"time_s"})}
     file = folder / "checks" / "findings.json"
@@ -55,9 +52,9 @@ class CheckPage:
     """The report with pictures of a run's dataset: left with the run once, when training is under way."""
 
     def __init__(
-        self, dataset: Dataset, findings: Findings, accept: Sequence[str], folder: Path, run_id: str
+        self, dataset: Dataset, findings: Findings, verdict: Verdict, folder: Path, run_id: str
     ) -> None:
-        self.dataset, self.findings, self.verdict = dataset, findings, judge(findings, accept)
+        self.dataset, self.findings, self.verdict = dataset, findings, verdict
         self.file, self.run_id, self.left = folder / "checks" / "checks.html", run_id, False
 
     def leave(self, reporter: Reporter) -> None:

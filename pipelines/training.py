@@ -17,6 +17,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
+from data.files import write_whole
 from data.findings import parse_accepted
 from pipelines import environment, gate, steps
 from pipelines.configuration import configuration
@@ -59,9 +60,7 @@ def start_job(
         "accept": job.accept,
         "config": config.model_dump(mode="json"),
     }
-    partial = folder / "job.json.partial"
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(file)
+    write_whole(file, json.dumps(values, indent=2) + "\n")
     return job
 
 
@@ -157,13 +156,13 @@ def run_steps(
     try:
         with phase("prepare"):
             data = steps.check_dataset(job.family, job.dataset)
-            findings = gate.run_checks(data, job.accept, reporter)
+            findings, verdict = gate.run_checks(data, job.accept, reporter)
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id))
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
-            gate.keep_findings(findings, job.accept, folder, run_id)
-            page = gate.CheckPage(data, findings, job.accept, folder, run_id)
+            gate.keep_findings(findings, verdict, folder, run_id)
+            page = gate.CheckPage(data, findings, verdict, folder, run_id)
         with phase("train"):
             result, first_step_at = steps.train_model(
                 job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter,

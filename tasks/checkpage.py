@@ -11,6 +11,7 @@ import numpy as np
 
 from data.dataset import NUM_AXES, SPLITS, Dataset, DatasetInfo, Split
 from data.evidence import Evidence, gather, read_pictures
+from data.files import write_whole
 from data.findings import Finding, Findings, Verdict
 from tasks import charts, page
 from tasks.arrays import as_png
@@ -21,15 +22,20 @@ MAX_BARS = 24  # classes in a chart: beyond it the most and the least frequent
 MAX_FILES = 100  # set aside, in the table
 MAX_LEFT_OUT = 3  # boxes that were left out, named below a picture
 LEFT_OUT_COLOUR = "#E00000"
-IDENTITY_SIZES = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 9), (10, 19), (20, 49), (50, 10**9))
+MANY = 10**9
+IDENTITY_SIZES = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 9), (10, 19), (20, 49), (50, MANY))
+BOX_NUMBERS = ((0, 0), *IDENTITY_SIZES[:-1], (50, 99), (100, 199), (200, 499), (500, MANY))
 
 
 def write_check_page(file: Path, dataset: Dataset, findings: Findings, verdict: Verdict) -> None:
-    """Write the report of a dataset that is whole."""
+    """Write the report of a dataset that is whole; a ValueError, and no file, if it was replaced since."""
+    text = check_page(dataset, findings, verdict)
+    if not dataset.is_current():  # now that all is read
+        raise ValueError(
+            f"dataset {dataset.info.name!r} was replaced after its checks: its pictures are not those of the findings"
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(check_page(dataset, findings, verdict), encoding="utf-8")
-    partial.replace(file)
+    write_whole(file, text)
 
 
 def check_page(dataset: Dataset, findings: Findings, verdict: Verdict) -> str:
@@ -110,7 +116,7 @@ def distributions(evidence: Evidence) -> list[str]:
     elif info.family != "landmarks":
         drawn.append(balance_chart("Pictures by class", info.counts, info.classes))
     if info.family not in NUM_AXES and {"width", "height"} <= set(evidence.columns.column_names):
-        width, height = evidence.ints("width"), evidence.ints("height")
+        width, height = evidence.sizes_px.T
         drawn += size_charts(width, height)
         if info.family == "detection":
             drawn += box_charts(evidence, np.sqrt(width * height))
@@ -133,14 +139,19 @@ def identities_chart(evidence: Evidence) -> str:
     """How many people have how many pictures."""
     assert evidence.labels is not None
     per_person = np.unique(evidence.labels, return_counts=True)[1]
-    bars = [
-        (
-            f"{low}" if low == high else f"{low}–{high}" if high < 10**9 else f"{low}+",
-            int(((per_person >= low) & (per_person <= high)).sum()),
-        )
-        for low, high in IDENTITY_SIZES
-    ]
+    bars = binned(per_person, IDENTITY_SIZES)
     return charts.figure("Pictures per person", charts.columns(bars, "pictures", "people"))
+
+
+def binned(numbers: np.ndarray, bins: Sequence[tuple[int, int]]) -> list[tuple[str, int]]:
+    """How many of `numbers` (N,) lie in each bin (least, greatest), with the bin's name."""
+    return [
+        (
+            f"{low}" if low == high else f"{low}–{high}" if high < MANY else f"{low}+",
+            int(((numbers >= low) & (numbers <= high)).sum()),
+        )
+        for low, high in bins
+    ]
 
 
 def size_charts(width: np.ndarray, height: np.ndarray) -> list[str]:
@@ -161,8 +172,7 @@ def box_charts(evidence: Evidence, picture_side: np.ndarray) -> list[str]:
     sides = boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]
     share = np.sqrt(sides.prod(1)) / picture_side[boxes.image]
     size = charts.histogram(share, "√(area of the box / area of the picture)", "boxes", logarithmic=True)
-    number = np.bincount(boxes.image, minlength=len(evidence))
-    bars = [(str(n), int((number == n).sum())) for n in range(int(number.max(initial=0)) + 1)]
+    bars = binned(np.bincount(boxes.image, minlength=len(evidence)), BOX_NUMBERS)
     return [
         charts.figure("Size of boxes", size),
         charts.figure("Boxes per picture", charts.columns(bars, "boxes", "pictures")),
@@ -191,12 +201,12 @@ def example(id: str, evidence: Evidence, blobs: dict[str, bytes]) -> str:
     place = evidence.place_of.get(id)
     if place is None:
         return page.picture(None, [id], id)
-    size = int(evidence.ints("width")[place]), int(evidence.ints("height")[place])
+    width, height = evidence.sizes_px[place].tolist()
     left_out = evidence.report.left_out.get(id, ())
     lines = [f"{SPLITS[evidence.split[place]]}{label_of(evidence, place)}", id.rpartition("/")[2]]
     lines += [f"{why}: {', '.join(f'{side:g}' for side in box)}" for why, *box in left_out[:MAX_LEFT_OUT]]
-    hint = f"{id}, {size[0]} × {size[1]}"
-    return page.picture(blobs.get(id), lines, hint, marks_of(evidence, place), size)
+    hint = f"{id}, {width} × {height}"
+    return page.picture(blobs.get(id), lines, hint, marks_of(evidence, place), (width, height))
 
 
 def label_of(evidence: Evidence, place: int) -> str:
@@ -208,7 +218,7 @@ def marks_of(evidence: Evidence, place: int) -> list[Mark]:
     """Boxes or points of a picture, coloured by class."""
     if evidence.info.family == "detection":
         boxes = evidence.boxes
-        mine = boxes.image == place
+        mine = slice(*np.searchsorted(boxes.image, (place, place + 1)))
         left_out = [
             Mark(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1), why, LEFT_OUT_COLOUR, dashed=True)
             for why, x0, y0, x1, y1 in evidence.report.left_out.get(evidence.ids[place], ())

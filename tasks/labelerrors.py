@@ -9,7 +9,10 @@ https://arxiv.org/abs/1911.00068. Written from the paper:
 - The confident joint counts pictures by given label and confident class (equation 1); scaled to the number of pictures
   of each label, it estimates how often class j is labelled i (equation 3).
 - For each pair i ≠ j as many pictures as estimated, rounded, are suspects: those labelled i with the largest margin
-  p_j − p_i (section 3.2, "prune by noise rate"); of them only those for which j is the most probable class.
+  p_j − p_i (section 3.2, "prune by noise rate").
+
+We deviate in one thing: of these only those for which j is the most probable class are suspects, since a person is
+shown j as the label to give. So there may be fewer of them than estimated, and none is named twice.
 
 The probabilities must come from a model that has not been trained on these pictures: one that has repeats its labels.
 Suspects are ranked by their normalised margin, p_given − max of the others: the least first.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from data.dataset import NUM_AXES, Dataset, Split
 from data.evidence import pictures_at
+from data.files import write_whole
 from tasks import page
 from tasks.arrays import as_png
 from tasks.labelerrors import noisy_pairs
@@ -17,9 +18,7 @@ MAX_PAIRS = 30
 def write_label_page(file: Path, dataset: Dataset, split: Split, report: Report, notes: list[str]) -> None:
     """Write the page of an evaluation on a split of the dataset."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(label_page(dataset, split, report, notes), encoding="utf-8")
-    partial.replace(file)
+    write_whole(file, label_page(dataset, split, report, notes))
 
 
 def label_page(dataset: Dataset, split: Split, report: Report, notes: list[str]) -> str:

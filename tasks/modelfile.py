@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from data.files import write_whole
 from tasks.card import CARD_VERSION, ModelCard
 from tasks.families import FAMILIES
 
@@ -33,9 +34,8 @@ def save_model(folder: Path, card: ModelCard, members: list[nn.Module]) -> None:
         # clone: safetensors refuses views and non-contiguous (channels-last) tensors
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
         save_file(tensors, folder / member.weights)
-    partial = folder / "model.json.partial"
-    partial.write_text(json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
-    partial.replace(folder / "model.json")
+    text = json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+    write_whole(folder / "model.json", text)
 
 
 def load_card(folder: Path) -> ModelCard:

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from data import files
 from tasks.paths import ROOT, home
 
 MD5 = r"[0-9a-f]{32}"
@@ -139,12 +140,7 @@ def point(path: Path, recorded: str, size: int, num_files: int) -> None:
 
 def write_whole(file: Path, text: str) -> None:
     """Write a file that appears whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    with partial.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
+    files.write_whole(file, text)
 
 
 def is_cached(recorded: str) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import Field
 
 from data.address import Fetched
-from data.dataset import SPLITS, Dataset, Split
+from data.dataset import SPLITS, Dataset, Split, noun_of
 from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
 from data.report import IngestReport
@@ -236,7 +236,9 @@ def moves(report: IngestReport) -> tuple[str, ...]:
         why = "by the source's own splits" if moved.by_source else "to stay with their group"
         if report.fresh_splits and not moved.by_source:
             why = "drawn afresh"
-        notes.append(f"{moved.images:,} images moved from {moved.before} to {moved.after}, {why}")
+        notes.append(
+            f"{moved.images:,} {noun_of(report.family)} moved from {moved.before} to {moved.after}, {why}"
+        )
     return tuple(notes)
 
 

@@ -1,6 +1,7 @@
 """Each named check finds its planted fault, and none finds anything in sound sources; the gate stops what it should."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,19 @@ from hypothesis import strategies as st
 from data import duplicates, faults
 from data.checklist import CHECKS, ISSUES, NAMES, Check
 from data.dataset import Dataset
-from data.evidence import codes_of, gather, groups_of, pictures_at
-from data.faults import Found
-from data.findings import FEWEST_TO_STOP, Finding, find, judge, make_finding, parse_accepted, percent, refusal
+from data.evidence import Evidence, codes_of, gather, groups_of, pictures_at
+from data.faults import FEWEST_TO_STOP, Found
+from data.findings import (
+    Finding,
+    examine,
+    find,
+    judge,
+    make_finding,
+    obey,
+    parse_accepted,
+    percent,
+    refusal,
+)
 from data.ingest import IngestConfig, ingest
 from data.report import fault_of, read_report
 from tests.faulty import PLANTED, SOUND, Files, classification, stock
@@ -193,6 +204,40 @@ def test_copies_in_the_test_stop_training_when_they_are_many(
     copies = {f"test/a/copy{i}.png": stock(i) for i in range(number)}
     dataset = dataset_of(tmp_path, "classification", classification() | copies)
     assert found(dataset)["duplicates-across-splits"].severity == severity
+
+
+def test_a_few_copies_in_a_small_validation_split_do_not_hide_many_in_the_test(tmp_path: Path) -> None:
+    copies = {f"val/a/copy{i}.png": stock(i) for i in range(FEWEST_TO_STOP - 1)}
+    copies |= {f"test/a/copy{i}.png": stock(10 + i) for i in range(2 * FEWEST_TO_STOP)}
+    finding = found(dataset_of(tmp_path, "classification", classification() | copies))[
+        "duplicates-across-splits"
+    ]
+    assert (finding.severity, finding.count, finding.of) == ("error", 10, 114)
+    assert (finding.unit, finding.detail) == ("test pictures", "4 of 10 in val")
+
+
+def test_the_gate_looks_once_at_a_dataset_and_again_when_it_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def count(dataset: Dataset) -> Evidence:
+        looks.append(dataset.info.num_images("test"))
+        return gather(dataset)
+
+    monkeypatch.setattr("data.findings.gather", count)
+    dataset = dataset_of(tmp_path, "classification", PLANTED["class-missing"].files())
+    findings, verdict = examine(dataset, ())
+    assert examine(Dataset.open(dataset.path), ("class-missing",))[0] is findings
+    assert len(looks) == 1
+    with pytest.raises(ValueError, match="faults that stop training: class-missing"):
+        obey(findings, verdict)
+    files = classification() | {"test/a/more.png": stock(900)}
+    replaced = dataset_of(tmp_path / "next", "classification", files)
+    shutil.rmtree(dataset.path)
+    shutil.copytree(replaced.path, dataset.path)
+    obey(*examine(Dataset.open(dataset.path), ()))
+    assert looks == [108, 105]
 
 
 def test_the_gate_stops_at_errors_that_are_not_accepted_and_names_them(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from pipelines import gate
 from pipelines.classification import train_classifier
-from pipelines.reporting import set_reporter
+from pipelines.reporting import Reporter, set_reporter
 from pipelines.training import read_job, run_folder
 from tasks import registry
 from tasks.paths import store
@@ -183,6 +183,7 @@ def test_a_resumed_run_keeps_what_it_accepted(listener: Listener, monkeypatch: p
     assert listener.statuses
 
 
+@pytest.mark.usefixtures("prefect_api")  # its server has to be there first
 def test_a_page_that_cannot_be_made_does_not_end_the_training(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,30 @@ def test_a_page_that_cannot_be_made_does_not_end_the_training(
     )
     assert summary["num_steps"] > 0
     assert "the report of the checks was not kept (OSError: no space left on device)" in listener.notes
+
+
+@pytest.mark.usefixtures("prefect_api")  # its server has to be there first
+def test_a_dataset_that_is_replaced_while_training_leaves_no_page_of_other_pictures(
+    faulty: Dataset, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = store() / "moving"
+    shutil.copytree(faulty.path, folder)
+    described = folder / "dataset.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"name": "moving"}))
+    leave = gate.CheckPage.leave
+
+    def leave_late(page: gate.CheckPage, reporter: Reporter) -> None:
+        described.write_text(json.dumps(json.loads(described.read_text()) | {"source": "another"}))
+        leave(page, reporter)
+
+    monkeypatch.setattr(gate.CheckPage, "leave", leave_late)
+    summary = train_classifier(
+        "moving", changes=QUICK, stop_after="train", executor="in_process", accept=("class-missing",)
+    )
+    kept = {item.path for item in connect().list_artifacts(summary["mlflow_run"], "checks")}
+    assert kept == {"checks/findings.json"}
+    assert [file.name for file in (Path(summary["folder"]) / "checks").iterdir()] == ["findings.json"]
+    assert any("dataset 'moving' was replaced after its checks" in note for note in listener.notes)
 
 
 def test_the_form_offers_the_names_of_the_checks() -> None:

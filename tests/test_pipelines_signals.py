@@ -140,3 +140,16 @@ def test_a_set_of_several_is_added_by_its_folder(run: Run, module_home: Path, tm
     assert code == 0 and "next: ./convoy train signals --dataset up-down" in out
     info = Dataset.open(store() / "up-down").info
     assert (info.num_images("train"), info.num_images("test"), info.source) == (6, 6, "sets/B")
+
+
+def test_reports_of_signals_speak_of_no_images(run: Run, module_home: Path, tmp_path: Path) -> None:
+    assert store().is_relative_to(module_home)
+    command = ("data", "add", str(tmp_path / "tones"), "--name", "spoken", "--family", "signals")
+    write_tones(tmp_path / "tones", 8)
+    added = run(*command)
+    write_tones(tmp_path / "tones", 12)
+    shown = [added, run(*command), run("data", "versions", "spoken"), run("data", "diff", "spoken")]
+    for code, out, _err in shown:
+        assert code == 0
+        assert "image" not in out.lower()
+    assert " signals of 3 classes, from" in shown[1][1] and "Signals" in shown[3][1]

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -166,6 +167,29 @@ def test_accepted_errors_are_marked_and_files_set_aside_are_listed(tmp_path: Pat
     assert '<span class="chip accepted">accepted</span>' in text
     assert "<td>train/a/x.png</td><td>truncated</td>" in text
     assert [path.name for path in file.parent.iterdir()] == ["checks.html"]
+
+
+def test_no_page_is_left_of_a_dataset_that_was_replaced_after_its_checks(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path, "classification", PLANTED["class-missing"].files())
+    findings = find(dataset)
+    other = dataset_of(tmp_path / "other", "classification", classification())
+    shutil.rmtree(dataset.path)
+    shutil.copytree(other.path, dataset.path)
+    file = tmp_path / "checks.html"
+    with pytest.raises(ValueError, match="dataset 'set' was replaced after its checks"):
+        write_check_page(file, dataset, findings, judge(findings, ()))
+    assert not file.exists()
+
+
+def test_numbers_of_boxes_are_binned_whatever_the_greatest_is(tmp_path: Path) -> None:
+    boxes = [box(i % 40, i // 40, 1, 1) for i in range(300)]
+    text = page_of(dataset_of(tmp_path, "detection", detection(*boxes)))
+    chart = text[text.index("Boxes per picture") :]
+    bars = re.findall(r"<title>([^<]*): ([\d,]+)</title>", chart[: chart.index("</svg>")])
+    assert bars == [
+        ("0", "0"), ("1", "0"), ("2", "128"), ("3", "0"), ("4", "0"), ("5–9", "0"), ("10–19", "0"),
+        ("20–49", "0"), ("50–99", "0"), ("100–199", "0"), ("200–499", "1"), ("500+", "0"),
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------- pictures and charts
