@@ -228,6 +228,11 @@ class Dataset:
         ]
         return pa.concat_tables(pieces)
 
+    def require_family(self, family: str) -> None:
+        """Raise a ValueError if the dataset is for another family."""
+        if self.info.family != family:
+            raise ValueError(f"dataset {self.info.name!r} is for {self.info.family}, not for {family}")
+
     def require(self, split: Split) -> None:
         """Raise a ValueError if the split has no image."""
         if not self.info.num_images(split):

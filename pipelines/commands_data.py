@@ -9,6 +9,7 @@ from rich.table import Table
 from data.address import Fetched, is_url
 from data.dataset import SPLITS, Dataset, DatasetInfo, FamilyName, Split, list_names, noun_of
 from data.export import export as export_dataset
+from data.findings import examine
 from data.ingest import IngestConfig, IngestReport
 from pipelines.families import PIPELINES
 from pipelines.options import Changes, Json, quiet_stdout
@@ -19,6 +20,7 @@ from tasks import versioning, versions
 from tasks.paths import downloads, store
 
 MAX_LISTED = 10  # of the images that were set aside
+PHOTO_PX = 160  # of the shorter side in the middle: from here on the recipe for photographs is proposed
 
 Span = tuple[int, int, int]  # least, median, greatest
 
@@ -160,6 +162,19 @@ def bring(source: str, sha256: str | None, config: IngestConfig, reporter: Conso
     return fetch(source, downloads(), sha256=sha256, max_bytes=int(config.max_source_gb * 1e9), hear=hear)
 
 
+def next_views(report: IngestReport) -> list[str]:
+    """How to train on what came in, or why that would be refused."""
+    if report.family not in PIPELINES:
+        return []
+    _findings, verdict = examine(Dataset.open(store() / report.name), ())
+    if verdict.stopped_by:
+        names = ", ".join(finding.name for finding in verdict.stopped_by)
+        return [f"training will not start on it: {names}; look at them by the command above"]
+    command = f"next: ./convoy train {report.family} --dataset {report.name}"
+    photos = report.family == "classification" and min(report.width_px[1], report.height_px[1]) >= PHOTO_PX
+    return [command + (" --recipe photos" if photos else "")]
+
+
 def replaced(name: str) -> str:
     """What stands under a name that is ingested again, "" if nothing."""
     if name not in list_names(store()):
@@ -205,9 +220,7 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
     views.append(
         f"what is wrong with it, with pictures: ./convoy data check {report.name} --html checks.html"
     )
-    if report.family in PIPELINES:
-        views.append(f"next: ./convoy train {report.family} --dataset {report.name}")
-    return views
+    return [*views, *next_views(report)]
 
 
 def sizes(axes: tuple[Span, ...], width: Span, height: Span) -> dict[str, str]:

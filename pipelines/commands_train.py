@@ -72,8 +72,8 @@ def train(
 
         configuration(family, dataset, recipe, nested)
         opened = Dataset.open(store() / dataset)
-        if opened.info.family == family:  # else training says so
-            obey(*examine(opened, accepted))  # training would refuse too, but only when engines have started
+        opened.require_family(family)  # training would refuse too, but only when engines have started
+        obey(*examine(opened, accepted))
     with quiet_stdout(as_json):
         summary = run_flow(
             family, dataset, recipe, nested, resume=resume, stop_after=stop_after, executor=executor,

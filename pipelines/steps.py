@@ -74,8 +74,7 @@ def check_dataset(family: str, name: str) -> Dataset:
 def open_dataset(family: str, name: str) -> Dataset:
     """The dataset of that name, of that family, whole, with training and test images."""
     dataset = Dataset.open(store() / name)
-    if dataset.info.family != family:
-        raise ValueError(f"dataset {name!r} is for {dataset.info.family}, not for {family}")
+    dataset.require_family(family)
     for split in ("train", "test"):
         dataset.require(split)
     for shard in dataset.info.shards:

@@ -103,3 +103,15 @@ def test_a_url_is_added_with_the_checksum_that_came_and_fetched_once(run: Run, t
     assert run("data", "add", shown["source"], "--name", "far")[0] == 0  # the server is gone
     code, _, err = run("data", "add", "gopher://x/y.tar", "--name", "far")
     assert (code, err.count("\n")) == (2, 1)
+
+
+def test_add_says_what_training_will_say(run: Run, tmp_path: Path) -> None:
+    pictures = {f"train/a/{i}.png": png(i) for i in range(20)} | {
+        f"test/{c}/{i}.png": png(900 + 10 * k + i) for k, c in enumerate("ab") for i in range(4)
+    }
+    source = write_tree(tmp_path / "lost", pictures)
+    code, out, _ = run("data", "add", str(source), "--name", "lost")
+    assert code == 0 and "training will not start on it: class-missing" in out and "next:" not in out
+    large = {f"{c}/{i}.png": png(100 * k + i, 200, 170) for k, c in enumerate("ab") for i in range(12)}
+    code, out, _ = run("data", "add", str(write_tree(tmp_path / "large", large)), "--name", "large")
+    assert code == 0 and "next: ./convoy train classification --dataset large --recipe photos" in out

@@ -131,7 +131,8 @@ def test_a_set_of_several_is_added_by_its_folder(run: Run, module_home: Path, tm
     for name in "AB":
         (tmp_path / "sets" / name).mkdir(parents=True)
         for split in ("TRAIN", "TEST"):
-            cases = "".join(f"{i},{i + 1},{ord(name)}:{('up', 'down')[i % 2]}\n" for i in range(6))
+            values = range(6) if split == "TRAIN" else range(6, 12)
+            cases = "".join(f"{i},{i + 1},{ord(name)}:{('up', 'down')[i % 2]}\n" for i in values)
             (tmp_path / "sets" / name / f"{name}_{split}.ts").write_text(head + cases)
     command = ("data", "add", str(tmp_path / "sets"), "--name", "up-down", "--family", "signals")
     code, _out, err = run(*command)
