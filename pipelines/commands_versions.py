@@ -204,7 +204,7 @@ def remote(
 
 
 def push(*names: str, all_versions: AllVersions = False, as_json: Json = False) -> None:
-    """Copy to the remote what it lacks of the checked-out versions of datasets; no names: of all.
+    """Copy to the remote what it lacks of the checked-out versions of datasets; no names: of all that are here.
 
     Parameters
     ----------
@@ -213,16 +213,20 @@ def push(*names: str, all_versions: AllVersions = False, as_json: Json = False) 
     all_versions
         Their earlier versions too.
     """
-    wanted = names or tuple(history.recorded_names())
     with quiet_stdout(as_json):
-        files, absent = history.push(wanted, all_versions)
-    views = [f"pushed {files:,} files of {', '.join(wanted) or 'no dataset'}"]
+        if names:
+            pushed, (files, absent) = list(names), history.push(names, all_versions)
+        else:
+            pushed, files, absent = history.push_all(all_versions)
+    views = [f"pushed {files:,} files of {', '.join(pushed) or 'no dataset'}"]
     views += [f"not here, so not pushed: {', '.join(absent)}"] if absent else []
-    emit({"names": wanted, "files": files, "not_here": absent}, views, as_json)
+    emit({"names": pushed, "files": files, "not_here": absent}, views, as_json)
 
 
 def pull(*names: str, all_versions: AllVersions = False, as_json: Json = False) -> None:
     """Fetch the versions that the pointers name and put them into their folders; no names: of all datasets.
+
+    Without names, a dataset that the remote lacks is told and passed over; a named one must be there.
 
     Parameters
     ----------
@@ -231,10 +235,16 @@ def pull(*names: str, all_versions: AllVersions = False, as_json: Json = False) 
     all_versions
         Fetch their other versions too, into DVC's cache.
     """
-    wanted = names or tuple(history.recorded_names())
-    changed = history.pull(wanted, all_versions, ConsoleReporter().note)
+    note = ConsoleReporter().note
+    absent: list[str] = []
+    if names:
+        changed = history.pull(names, all_versions, note)
+    else:
+        changed, absent = history.pull_all(all_versions, note)
     views = [f"{name}: {pulled(name, new)}" for name, new in changed.items()]
-    emit({"datasets": changed}, views or [f"no dataset is recorded in {store()}"], as_json)
+    views += [f"not in the remote: {', '.join(absent)}; push it from where it was made"] if absent else []
+    document = {"datasets": changed, "not_in_remote": absent}
+    emit(document, views or [f"no dataset is recorded in {store()}"], as_json)
 
 
 def pulled(name: str, new: bool) -> str:

@@ -47,6 +47,10 @@ class Version(Parameters):
     notes: tuple[str, ...] = ()
 
 
+class Lacking(RuntimeError):
+    """The remote was asked, and holds nothing of a version."""
+
+
 @dataclass(frozen=True)
 class Added:
     """What `add` did; `version` is None where a stage of dvc.yaml makes the dataset."""
@@ -319,6 +323,7 @@ def place(name: str, digest: str) -> bool:
                     f"add {path}, or move it away"
                 )
             versioning.save(path)
+    _fetch(name, digest)
     with partial_folder(store(), name) as partial:
         versioning.restore(digest, partial)
         move_into_place(store(), name, Dataset.open(partial).info.family, partial)
@@ -338,17 +343,67 @@ def pull(
     for name in names:
         _require_digest(name)
         with exclusive(name, note):
-            if all_versions:
-                versioning.fetch([version.md5 for version in history(name)])
+            for version in history(name) if all_versions else []:
+                _fetch(f"version {version.number} of {name}", version.md5)
             changed[name] = place(name, _require_digest(name))  # who held it may have moved the pointer
     return changed
+
+
+def pull_all(
+    all_versions: bool, note: Callable[[str], None] | None = None
+) -> tuple[dict[str, bool], list[str]]:
+    """`pull` of all recorded datasets, and the names of what the remote lacks: git may name what nobody has pushed.
+
+    One that cannot be had does not keep the others away: its error is raised at the end, as is that of a remote that
+    lacks every dataset.
+    """
+    changed: dict[str, bool] = {}
+    absent: list[str] = []
+    errors: list[Exception] = []
+    lacking: list[Lacking] = []
+    for name in recorded_names():
+        try:
+            changed |= pull([name], False, note)
+        except Lacking as error:
+            absent.append(name)
+            lacking.append(error)
+        except (RuntimeError, ValueError) as error:
+            errors.append(error)
+        for version in history(name) if all_versions else []:
+            if version.md5 == current(name):
+                continue
+            try:
+                _fetch(f"version {version.number} of {name}", version.md5)
+            except Lacking:
+                absent.append(f"{name} version {version.number}")
+            except RuntimeError as error:
+                errors.append(error)
+    if errors or (lacking and not changed):
+        raise (errors or lacking)[0]
+    return changed, absent
+
+
+def _fetch(what: str, digest: str) -> None:
+    """Have a version in the cache; what the remote says of a digest is told of `what`."""
+    try:
+        versioning.fetch([digest])
+    except RuntimeError as error:
+        of_all, told = f"has not all of {digest}: {digest} is missing", f"{what} ({digest})"
+        if of_all in str(error):
+            raise Lacking(str(error).replace(of_all, f"lacks {told}")) from error
+        raise RuntimeError(str(error).replace(digest, told, 1)) from error
 
 
 def push(names: Sequence[str], all_versions: bool) -> tuple[int, list[str]]:
     """Copy to the remote what it lacks of the current, or all, versions: (files, versions absent from this cache)."""
     digests, absent = [], []
     for name in names:
-        digests.append(_require_digest(name))
+        digest = _require_digest(name)
+        if not versioning.is_cached(digest):
+            raise RuntimeError(
+                f"DVC's cache lacks {name} ({digest}), or some of it; fetch it first: ./convoy data pull {name}"
+            )
+        digests.append(digest)
         for version in history(name) if all_versions else []:
             if version.md5 in digests:
                 continue
@@ -357,6 +412,14 @@ def push(names: Sequence[str], all_versions: bool) -> tuple[int, list[str]]:
             else:
                 absent.append(f"{name} version {version.number}")
     return (versioning.push(digests) if digests else 0), absent
+
+
+def push_all(all_versions: bool) -> tuple[list[str], int, list[str]]:
+    """`push` of all recorded datasets but those that were never made here: (names, files, versions not here)."""
+    names = recorded_names()
+    here = [name for name in names if (store() / name).exists() or versioning.is_cached(current(name))]
+    files, absent = push(here, all_versions)
+    return here, files, [name for name in names if name not in here] + absent
 
 
 def _require_digest(name: str) -> str:

@@ -109,6 +109,40 @@ def test_versions_go_to_a_remote_and_come_back(run: Run, tmp_path: Path, module_
     (module_home / ".dvc" / "config").unlink()
 
 
+@pytest.mark.usefixtures("two")
+def test_all_leaves_out_what_was_never_made_here_or_pushed_and_a_name_does_not(
+    run: Run, tmp_path: Path, module_home: Path
+) -> None:
+    lock = "stages:\n  ingest:\n    cmd: x\n    outs:\n    - {path: data/store/made, md5: %s.dir}\n" % ("a" * 32)
+    (module_home / "dvc.lock").write_text(lock)
+    run("data", "remote", str(tmp_path / "remote"))
+    code, out, err = run("data", "push")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].endswith("files of set")
+    assert out.splitlines()[1] == "not here, so not pushed: made"
+    shutil.rmtree(module_home / ".dvc" / "cache" / "files")
+    shutil.rmtree(store() / "set")
+    code, out, err = run("data", "pull")
+    assert (code, err) == (0, "")
+    assert out.startswith("set: 24 images, ")
+    assert out.splitlines()[1].startswith("not in the remote: made; ")
+    assert json.loads(run("data", "pull", "--json")[1]) == {
+        "datasets": {"set": False}, "not_in_remote": ["made"],
+    }  # fmt: skip
+    for verb, message in (("push", "DVC's cache lacks made ("), ("pull", "/remote lacks made (")):
+        code, out, err = run("data", verb, "made", "set")
+        assert (code, out) == (1, "")
+        assert message in err
+        assert err.count("a" * 32) == 1
+    shutil.rmtree(tmp_path / "remote")
+    (store() / "set.dvc").rename(tmp_path / "set.dvc")
+    code, _, err = run("data", "pull")  # nothing at all is there
+    assert (code, "/remote lacks made (" in err) == (1, True)
+    (tmp_path / "set.dvc").rename(store() / "set.dvc")
+    (module_home / "dvc.lock").unlink()
+    (module_home / ".dvc" / "config").unlink()
+
+
 FAULTS = {
     ("checkout", "set", "9"): "version (=9) of set is not known; give a number (1 to 2)",
     ("checkout", "nowhere", "1"): "no dataset named 'nowhere'",

@@ -478,7 +478,7 @@ def test_another_checkout_pulls_what_one_pushed(
     assert versions.current("set") == added[2].digest
     assert versions.pull(["set"], all_versions=False) == {"set": False}
     with pytest.raises(
-        RuntimeError, match=r"has not all of .* push it from where it was made: \./convoy data push"
+        RuntimeError, match=r"lacks set \(.* push it from where it was made: \./convoy data push"
     ):
         versions.checkout("set", "1")
 
