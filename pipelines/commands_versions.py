@@ -236,14 +236,14 @@ def pull(*names: str, all_versions: AllVersions = False, as_json: Json = False) 
         Fetch their other versions too, into DVC's cache.
     """
     note = ConsoleReporter().note
-    absent: list[str] = []
+    absent: dict[str, str] = {}
     if names:
         changed = history.pull(names, all_versions, note)
     else:
         changed, absent = history.pull_all(all_versions, note)
     views = [f"{name}: {pulled(name, new)}" for name, new in changed.items()]
-    views += [f"not in the remote: {', '.join(absent)}; push it from where it was made"] if absent else []
-    document = {"datasets": changed, "not_in_remote": absent}
+    views += [f"not fetched: {name}: {reason}" for name, reason in absent.items()]
+    document = {"datasets": changed, "not_fetched": absent}
     emit(document, views or [f"no dataset is recorded in {store()}"], as_json)
 
 

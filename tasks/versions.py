@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +25,13 @@ from data.dataset import SPLITS, Dataset, Split
 from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
 from data.report import IngestReport
-from data.sides import Earlier, join_earlier, read_earlier
+from data.sides import Earlier, join_earlier, losses, read_earlier
 from data.storage import check_name, move_into_place, partial_folder
 from tasks import versioning
 from tasks.paths import store
 
 MIN_PREFIX = 4  # digits of a digest that name a version
-UNRECORDED = "lay in the folder, and no add had recorded it"
+UNRECORDED = "found in the folder: no add had recorded it"
 
 
 class Version(Parameters):
@@ -48,7 +48,7 @@ class Version(Parameters):
 
 
 class Lacking(RuntimeError):
-    """The remote was asked, and holds nothing of a version."""
+    """The remote was asked, and brought nothing of a version: DVC copies a folder's list after all of its files."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Added:
     digest: str
     version: Version | None
     is_new: bool
+    kept: Version | None = None  # what lay in the folder unrecorded, and was recorded before it was replaced
+    losses: tuple[str, ...] = ()  # what the latest version had and this one lacks, see data.sides
 
 
 def list_file(name: str) -> Path:
@@ -89,10 +91,10 @@ def history(name: str) -> list[Version]:
 
 
 def _adopt(number: int, md5: str, size: int, num_files: int, notes: tuple[str, ...] = ()) -> Version:
-    """A version that no `add` listed, described as far as its bytes are here."""
+    """A version that no `add` listed, described as far as its bytes are here and whole."""
     source, images = "", {}
     if versioning.is_cached(md5):
-        with opened(md5) as dataset:
+        with suppress(ValueError, OSError), opened(md5) as dataset:
             source, images = dataset.info.source, _images(dataset)
     return Version(
         number=number, md5=md5, size=size, nfiles=num_files, source=source, images=images, notes=notes
@@ -120,7 +122,7 @@ def find(name: str, which: str, versions: Sequence[Version]) -> Version:
             f"no version of {name!r} is known; record one: ./convoy data add SOURCE --name {name}"
         )
     if which == "latest":
-        return versions[-1]
+        return latest(versions)
     digest = current(name) if which == "current" else which
     if re.fullmatch(r"[0-9]+", which) and 1 <= int(which) <= len(versions):
         return versions[int(which) - 1]
@@ -137,6 +139,11 @@ def find(name: str, which: str, versions: Sequence[Version]) -> Version:
             f"digits of a digest: ./convoy data versions {name}"
         )
     return fitting[0]
+
+
+def latest(versions: Sequence[Version]) -> Version:
+    """The last that was recorded on purpose; what was found in the folder may be damaged."""
+    return next((version for version in reversed(versions) if UNRECORDED not in version.notes), versions[-1])
 
 
 def require_list(name: str) -> list[Version]:
@@ -214,23 +221,34 @@ def add(
             versioning.add(path)
         return Added(*bring(None), None, False)
     with exclusive(name, note):
+        listed = len(history(name))
         versions = keep(name)
+        kept = versions[-1] if len(versions) > listed else None
+        before = latest(versions) if versions else None
         with earlier_sides(name, versions, fresh_splits) as earlier:
             report, digest = bring(earlier)
         out = versioning.recorded_out(path)
         if not out:  # a stage with a template in dvc.yaml
             return Added(report, digest, None, False)
+        lost = _losses(before, path) if before and before.md5 != digest else ()
         known = [version for version in versions if version.md5 == digest]
         if not known:
             versions.append(
                 Version(
                     number=len(versions) + 1, md5=digest, size=out["size"], nfiles=out["nfiles"],
                     added=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), source=str(source),
-                    images=_images(Dataset.open(path)), notes=moves(report),
+                    images=_images(Dataset.open(path)), notes=moves(report) + lost,
                 )
             )  # fmt: skip
         write_list(name, versions)
-        return Added(report, digest, (known or versions)[-1], not known)
+        return Added(report, digest, (known or versions)[-1], not known, kept, lost)
+
+
+def _losses(before: Version, path: Path) -> tuple[str, ...]:
+    """What a version had that the dataset at `path` lacks; nothing where its bytes are nowhere, see `fresh_splits`."""
+    with suppress(RuntimeError, ValueError, OSError), opened(before.md5) as dataset:
+        return losses(dataset, Dataset.open(path), f"version {before.number}")
+    return ()
 
 
 def moves(report: IngestReport) -> tuple[str, ...]:
@@ -278,6 +296,8 @@ def earlier_sides(name: str, versions: Sequence[Version], fresh_splits: bool) ->
             try:
                 parts.append(read_earlier(stack.enter_context(opened(version.md5))))
             except (RuntimeError, ValueError, OSError) as error:
+                if UNRECORDED in version.notes and len(versions) > 1:
+                    continue  # damaged, say; what an add made before it tells all
                 if fresh_splits:
                     parts.clear()
                     break
@@ -351,21 +371,21 @@ def pull(
 
 def pull_all(
     all_versions: bool, note: Callable[[str], None] | None = None
-) -> tuple[dict[str, bool], list[str]]:
-    """`pull` of all recorded datasets, and the names of what the remote lacks: git may name what nobody has pushed.
+) -> tuple[dict[str, bool], dict[str, str]]:
+    """`pull` of all recorded datasets, and why others are absent by name: git may name what nobody has pushed.
 
     One that cannot be had does not keep the others away: its error is raised at the end, as is that of a remote that
     lacks every dataset.
     """
     changed: dict[str, bool] = {}
-    absent: list[str] = []
+    absent: dict[str, str] = {}
     errors: list[Exception] = []
     lacking: list[Lacking] = []
     for name in recorded_names():
         try:
             changed |= pull([name], False, note)
         except Lacking as error:
-            absent.append(name)
+            absent[name] = str(error)
             lacking.append(error)
         except (RuntimeError, ValueError) as error:
             errors.append(error)
@@ -374,8 +394,8 @@ def pull_all(
                 continue
             try:
                 _fetch(f"version {version.number} of {name}", version.md5)
-            except Lacking:
-                absent.append(f"{name} version {version.number}")
+            except Lacking as error:
+                absent[f"{name} version {version.number}"] = str(error)
             except RuntimeError as error:
                 errors.append(error)
     if errors or (lacking and not changed):
@@ -388,10 +408,10 @@ def _fetch(what: str, digest: str) -> None:
     try:
         versioning.fetch([digest])
     except RuntimeError as error:
-        of_all, told = f"has not all of {digest}: {digest} is missing", f"{what} ({digest})"
-        if of_all in str(error):
-            raise Lacking(str(error).replace(of_all, f"lacks {told}")) from error
-        raise RuntimeError(str(error).replace(digest, told, 1)) from error
+        text = str(error).replace(digest, f"{what} ({digest})", 1)
+        if f": {digest} is missing" in text:
+            raise Lacking(text.replace(f": {digest} is missing", ": it is missing")) from error
+        raise RuntimeError(text) from error
 
 
 def push(names: Sequence[str], all_versions: bool) -> tuple[int, list[str]]:
