@@ -329,7 +329,8 @@ def losses(before: Dataset, after: Dataset, name: str) -> tuple[str, ...]:
     ids, keys = {id for id, _ in new}, {key for _, key in new}
     lost = sum(id not in ids and key not in keys for id, key in old)
     if lost > GONE_SHARE * len(old):
-        texts.append(f"{lost:,} of the {len(old):,} images of {name} are gone")
+        share = f"{lost:,} of the {len(old):,}" if lost < len(old) else f"all {lost:,}"
+        texts.append(f"{share} images of {name} are gone")
     for split in SPLITS:
         number = before.info.num_images(split)
         if number and not after.info.num_images(split):

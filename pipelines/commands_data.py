@@ -132,7 +132,8 @@ def version_views(added: versions.Added, before: str) -> list[str]:
     if added.kept:
         kept = [
             f"ATTENTION: {store() / name} held what no add had recorded, changed by hand say; it is kept as version "
-            f"{added.kept.number}, and this add took its place; see it: ./convoy data diff {name} {added.kept.number}"
+            f"{added.kept.number}, and this add took its place; get it back: ./convoy data checkout {name} "
+            f"{added.kept.number}"
         ]
     lost = [f"ATTENTION: {text}" for text in added.losses]
     if not added.is_new:

@@ -97,7 +97,8 @@ def diff(
     name
         Name of a dataset; ./convoy data list shows them.
     before
-        The earlier version: number, latest, current, or the first digits of a digest; otherwise the one before AFTER.
+        The earlier version: number, latest, current, or the first digits of a digest; otherwise the one before AFTER,
+        past what an add found in the folder.
     after
         The later version; otherwise the one that is checked out.
     out
@@ -107,7 +108,8 @@ def diff(
     new = history.find(name, after, listed)
     if before is None and new.number == 1:
         raise ValueError(f"{name} has no version before version 1; name two: ./convoy data diff {name} A B")
-    old = listed[new.number - 2] if before is None else history.find(name, before, listed)
+    earlier_ones = listed[: new.number - 1]
+    old = history.latest(earlier_ones) if before is None else history.find(name, before, listed)
     with ExitStack() as stack:
         earlier, later = (stack.enter_context(history.opened(version.md5)) for version in (old, new))
         difference, changes = compare(earlier, later, (f"version {old.number}", f"version {new.number}"))

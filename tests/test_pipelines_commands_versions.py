@@ -55,9 +55,10 @@ def test_an_add_says_what_it_found_in_the_folder_and_what_is_gone(
     assert "kept as version 3" in lines[1]
     assert "found in the folder" in run("data", "versions", "set", "--json")[1]
     assert "set: version 2 (" in run("data", "checkout", "set", "latest")[1]
-    other = write_tree(tmp_path / "other", class_tree("a", 12))
+    other = write_tree(tmp_path / "other", class_tree("ac", 12))
     _, out, _ = run("data", "add", str(other), "--name", "set")
     assert "ATTENTION: class b of version 2 is gone\n" in out
+    assert run("data", "diff", "set")[1].startswith("set: version 2 → version 4: ")
 
 
 def test_versions_are_listed_and_a_star_marks_the_one_that_is_there(run: Run, two: Path) -> None:
