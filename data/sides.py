@@ -12,6 +12,7 @@ source gives (a person, a patient) where none of that group's images is known.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from data.duplicates import (
 )
 from data.report import MAX_EXAMPLES, Found, Moved
 
+GONE_SHARE = 0.9  # of an earlier version's images: where more are gone, it may be another dataset
 RANK: dict[Split, int] = {"train": 0, "val": 1, "test": 2}  # the greater wins where groups merge
 
 
@@ -206,11 +208,37 @@ def side_of(
     return "test" if "test" not in given and share >= 1 - test_fraction else "train"
 
 
+def without_copies(
+    earlier: Earlier,
+    ids: Sequence[str],
+    sha256: Sequence[str],
+    known: Sequence[Split | None],
+    from_source: Sequence[Split | None],
+) -> list[Split | None]:
+    """`known`, less new copies: an earlier image counts once, under its own id or, where that left, under another.
+
+    Of several others it is one that the source moves to another side, if there is one: that must be told.
+    """
+    before, here = set(zip(earlier.ids, earlier.sha256, strict=True)), set(sha256)
+    changed = {id for id, key in before if key not in here}
+    renamed = Counter(key for _, key in before - set(zip(ids, sha256, strict=True)))
+    sides = list(known)
+    for i in sorted(range(len(ids)), key=lambda i: from_source[i] in (None, known[i])):
+        id, key = ids[i], sha256[i]
+        if (id, key) in before or id in changed:
+            continue
+        if renamed[key]:
+            renamed[key] -= 1
+        else:
+            sides[i] = None
+    return sides
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What earlier versions say of N images."""
 
-    images: list[Split | None]  # the side on which the image itself stood
+    images: list[Split | None]  # the side on which the image itself stood; None for a new copy of one
     sides: list[
         Split | None
     ]  # the same, and for some new images that of a lost one, or of their group's name
@@ -237,7 +265,13 @@ def know_again(found: Found, distance: int, earlier: Earlier | None) -> Known:
         ):  # a copy stands there, or stood: the source parts them
             sides[i] = "train" if itself[i] in given else itself[i] or "train"
     return Known(
-        [exact or own for exact, own in zip(itself, images, strict=True)],
+        without_copies(
+            earlier,
+            [item.id for item in found.items],
+            sha256,
+            [exact or own for exact, own in zip(itself, images, strict=True)],
+            [item.split for item in found.items],
+        ),
         known_groups(earlier, [item.group for item in found.items], sides),
         thumbs,
     )
@@ -281,6 +315,39 @@ def count_moved(
                         )
                     )
     return tuple(moved)
+
+
+def losses(before: Dataset, after: Dataset, name: str) -> tuple[str, ...]:
+    """What an earlier version called `name` had and the next one lacks, where that may be a mistake."""
+    texts = []
+    gone = sorted(_classes(before) - _classes(after))
+    if gone:
+        more = f" and {len(gone) - MAX_EXAMPLES:,} more" if len(gone) > MAX_EXAMPLES else ""
+        noun, verb = ("classes", "are") if len(gone) > 1 else ("class", "is")
+        texts.append(f"{noun} {', '.join(gone[:MAX_EXAMPLES])}{more} of {name} {verb} gone")
+    old, new = _images(before), _images(after)
+    ids, keys = {id for id, _ in new}, {key for _, key in new}
+    lost = sum(id not in ids and key not in keys for id, key in old)
+    if lost > GONE_SHARE * len(old):
+        share = f"{lost:,} of the {len(old):,}" if lost < len(old) else f"all {lost:,}"
+        texts.append(f"{share} images of {name} are gone")
+    for split in SPLITS:
+        number = before.info.num_images(split)
+        if number and not after.info.num_images(split):
+            texts.append(f"no {split} images are left; {name} had {number:,}")
+    return tuple(texts)
+
+
+def _classes(dataset: Dataset) -> set[str]:
+    """Those that have an image or a box; of faces the people."""
+    by_split = dataset.info.num_boxes or dataset.info.counts
+    return {name for counts in by_split.values() for name, number in counts.items() if number}
+
+
+def _images(dataset: Dataset) -> list[tuple[str, str]]:
+    """The id and SHA-256 of each."""
+    tables = [dataset.table(split, ["id", "sha256"]) for split in SPLITS]
+    return [row for table in tables for row in zip(*table.to_pydict().values(), strict=True)]
 
 
 def write_earlier(

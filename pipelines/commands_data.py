@@ -130,10 +130,18 @@ def version_views(added: versions.Added, before: str) -> list[str]:
         return [
             f"{name} is made by a stage of dvc.yaml: dvc.lock is its version, and its splits are the source's"
         ]
+    kept = []
+    if added.kept:
+        kept = [
+            f"ATTENTION: {store() / name} held what no add had recorded, changed by hand say; it is kept as version "
+            f"{added.kept.number}, and this add took its place; get it back: ./convoy data checkout {name} "
+            f"{added.kept.number}"
+        ]
+    lost = [f"ATTENTION: {text}" for text in added.losses]
     if not added.is_new:
-        old = "" if added.digest in before else ", which is checked out now"
-        return [f"the same bytes as version {version.number}{old}: no new version"]
-    views = [f"version {version.number} of {name}"]
+        old = ", which is checked out now" if added.kept or added.digest not in before else ""
+        return [f"the same bytes as version {version.number}{old}: no new version", *kept, *lost]
+    views = [f"version {version.number} of {name}", *kept, *lost]
     views += [f"ATTENTION: {text}" for text in versions.moves(report)]
     if report.known_images and not report.fresh_splits:
         stay = report.known_images - sum(moved.images for moved in report.moved)

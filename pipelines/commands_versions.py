@@ -97,7 +97,8 @@ def diff(
     name
         Name of a dataset; ./convoy data list shows them.
     before
-        The earlier version: number, latest, current, or the first digits of a digest; otherwise the one before AFTER.
+        The earlier version: number, latest, current, or the first digits of a digest; otherwise the one before AFTER,
+        past what an add found in the folder.
     after
         The later version; otherwise the one that is checked out.
     out
@@ -107,7 +108,8 @@ def diff(
     new = history.find(name, after, listed)
     if before is None and new.number == 1:
         raise ValueError(f"{name} has no version before version 1; name two: ./convoy data diff {name} A B")
-    old = listed[new.number - 2] if before is None else history.find(name, before, listed)
+    earlier_ones = listed[: new.number - 1]
+    old = history.latest(earlier_ones) if before is None else history.find(name, before, listed)
     with ExitStack() as stack:
         earlier, later = (stack.enter_context(history.opened(version.md5)) for version in (old, new))
         difference, changes = compare(earlier, later, (f"version {old.number}", f"version {new.number}"))
@@ -205,7 +207,7 @@ def remote(
 
 
 def push(*names: str, all_versions: AllVersions = False, as_json: Json = False) -> None:
-    """Copy to the remote what it lacks of the checked-out versions of datasets; no names: of all.
+    """Copy to the remote what it lacks of the checked-out versions of datasets; no names: of all that are here.
 
     Parameters
     ----------
@@ -214,16 +216,20 @@ def push(*names: str, all_versions: AllVersions = False, as_json: Json = False) 
     all_versions
         Their earlier versions too.
     """
-    wanted = names or tuple(history.recorded_names())
     with quiet_stdout(as_json):
-        files, absent = history.push(wanted, all_versions)
-    views = [f"pushed {files:,} files of {', '.join(wanted) or 'no dataset'}"]
+        if names:
+            pushed, (files, absent) = list(names), history.push(names, all_versions)
+        else:
+            pushed, files, absent = history.push_all(all_versions)
+    views = [f"pushed {files:,} files of {', '.join(pushed) or 'no dataset'}"]
     views += [f"not here, so not pushed: {', '.join(absent)}"] if absent else []
-    emit({"names": wanted, "files": files, "not_here": absent}, views, as_json)
+    emit({"names": pushed, "files": files, "not_here": absent}, views, as_json)
 
 
 def pull(*names: str, all_versions: AllVersions = False, as_json: Json = False) -> None:
     """Fetch the versions that the pointers name and put them into their folders; no names: of all datasets.
+
+    Without names, a dataset that the remote lacks is told and passed over; a named one must be there.
 
     Parameters
     ----------
@@ -232,10 +238,16 @@ def pull(*names: str, all_versions: AllVersions = False, as_json: Json = False) 
     all_versions
         Fetch their other versions too, into DVC's cache.
     """
-    wanted = names or tuple(history.recorded_names())
-    changed = history.pull(wanted, all_versions, ConsoleReporter().note)
+    note = ConsoleReporter().note
+    absent: dict[str, str] = {}
+    if names:
+        changed = history.pull(names, all_versions, note)
+    else:
+        changed, absent = history.pull_all(all_versions, note)
     views = [f"{name}: {pulled(name, new)}" for name, new in changed.items()]
-    emit({"datasets": changed}, views or [f"no dataset is recorded in {store()}"], as_json)
+    views += [f"not fetched: {name}: {reason}" for name, reason in absent.items()]
+    document = {"datasets": changed, "not_fetched": absent}
+    emit(document, views or [f"no dataset is recorded in {store()}"], as_json)
 
 
 def pulled(name: str, new: bool) -> str:

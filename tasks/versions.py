@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +25,13 @@ from data.dataset import SPLITS, Dataset, Split, noun_of
 from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
 from data.report import IngestReport
-from data.sides import Earlier, join_earlier, read_earlier
+from data.sides import Earlier, join_earlier, losses, read_earlier
 from data.storage import check_name, move_into_place, partial_folder
 from tasks import versioning
 from tasks.paths import store
 
 MIN_PREFIX = 4  # digits of a digest that name a version
-UNRECORDED = "lay in the folder, and no add had recorded it"
+UNRECORDED = "found in the folder: no add had recorded it"
 
 
 class Version(Parameters):
@@ -47,6 +47,10 @@ class Version(Parameters):
     notes: tuple[str, ...] = ()
 
 
+class Lacking(RuntimeError):
+    """The remote was asked, and brought nothing of a version: DVC copies a folder's list after all of its files."""
+
+
 @dataclass(frozen=True)
 class Added:
     """What `add` did; `version` is None where a stage of dvc.yaml makes the dataset."""
@@ -55,6 +59,8 @@ class Added:
     digest: str
     version: Version | None
     is_new: bool
+    kept: Version | None = None  # what lay in the folder unrecorded, and was recorded before it was replaced
+    losses: tuple[str, ...] = ()  # what the latest version had and this one lacks, see data.sides
 
 
 def list_file(name: str) -> Path:
@@ -85,10 +91,10 @@ def history(name: str) -> list[Version]:
 
 
 def _adopt(number: int, md5: str, size: int, num_files: int, notes: tuple[str, ...] = ()) -> Version:
-    """A version that no `add` listed, described as far as its bytes are here."""
+    """A version that no `add` listed, described as far as its bytes are here and whole."""
     source, images = "", {}
     if versioning.is_cached(md5):
-        with opened(md5) as dataset:
+        with suppress(ValueError, OSError), opened(md5) as dataset:
             source, images = dataset.info.source, _images(dataset)
     return Version(
         number=number, md5=md5, size=size, nfiles=num_files, source=source, images=images, notes=notes
@@ -116,7 +122,7 @@ def find(name: str, which: str, versions: Sequence[Version]) -> Version:
             f"no version of {name!r} is known; record one: ./convoy data add SOURCE --name {name}"
         )
     if which == "latest":
-        return versions[-1]
+        return latest(versions)
     digest = current(name) if which == "current" else which
     if re.fullmatch(r"[0-9]+", which) and 1 <= int(which) <= len(versions):
         return versions[int(which) - 1]
@@ -133,6 +139,11 @@ def find(name: str, which: str, versions: Sequence[Version]) -> Version:
             f"digits of a digest: ./convoy data versions {name}"
         )
     return fitting[0]
+
+
+def latest(versions: Sequence[Version]) -> Version:
+    """The last that was recorded on purpose; what was found in the folder may be damaged."""
+    return next((version for version in reversed(versions) if UNRECORDED not in version.notes), versions[-1])
 
 
 def require_list(name: str) -> list[Version]:
@@ -210,23 +221,34 @@ def add(
             versioning.add(path)
         return Added(*bring(None), None, False)
     with exclusive(name, note):
+        listed = len(history(name))
         versions = keep(name)
+        kept = versions[-1] if len(versions) > listed else None
+        before = latest(versions) if versions else None
         with earlier_sides(name, versions, fresh_splits) as earlier:
             report, digest = bring(earlier)
         out = versioning.recorded_out(path)
         if not out:  # a stage with a template in dvc.yaml
             return Added(report, digest, None, False)
+        lost = _losses(before, path) if before and before.md5 != digest else ()
         known = [version for version in versions if version.md5 == digest]
         if not known:
             versions.append(
                 Version(
                     number=len(versions) + 1, md5=digest, size=out["size"], nfiles=out["nfiles"],
                     added=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), source=str(source),
-                    images=_images(Dataset.open(path)), notes=moves(report),
+                    images=_images(Dataset.open(path)), notes=moves(report) + lost,
                 )
             )  # fmt: skip
         write_list(name, versions)
-        return Added(report, digest, (known or versions)[-1], not known)
+        return Added(report, digest, (known or versions)[-1], not known, kept, lost)
+
+
+def _losses(before: Version, path: Path) -> tuple[str, ...]:
+    """What a version had that the dataset at `path` lacks; nothing where its bytes are nowhere, see `fresh_splits`."""
+    with suppress(RuntimeError, ValueError, OSError), opened(before.md5) as dataset:
+        return losses(dataset, Dataset.open(path), f"version {before.number}")
+    return ()
 
 
 def moves(report: IngestReport) -> tuple[str, ...]:
@@ -276,6 +298,8 @@ def earlier_sides(name: str, versions: Sequence[Version], fresh_splits: bool) ->
             try:
                 parts.append(read_earlier(stack.enter_context(opened(version.md5))))
             except (RuntimeError, ValueError, OSError) as error:
+                if UNRECORDED in version.notes and len(versions) > 1:
+                    continue  # damaged, say; what an add made before it tells all
                 if fresh_splits:
                     parts.clear()
                     break
@@ -321,6 +345,7 @@ def place(name: str, digest: str) -> bool:
                     f"add {path}, or move it away"
                 )
             versioning.save(path)
+    _fetch(name, digest)
     with partial_folder(store(), name) as partial:
         versioning.restore(digest, partial)
         move_into_place(store(), name, Dataset.open(partial).info.family, partial)
@@ -340,17 +365,67 @@ def pull(
     for name in names:
         _require_digest(name)
         with exclusive(name, note):
-            if all_versions:
-                versioning.fetch([version.md5 for version in history(name)])
+            for version in history(name) if all_versions else []:
+                _fetch(f"version {version.number} of {name}", version.md5)
             changed[name] = place(name, _require_digest(name))  # who held it may have moved the pointer
     return changed
+
+
+def pull_all(
+    all_versions: bool, note: Callable[[str], None] | None = None
+) -> tuple[dict[str, bool], dict[str, str]]:
+    """`pull` of all recorded datasets, and why others are absent by name: git may name what nobody has pushed.
+
+    One that cannot be had does not keep the others away: its error is raised at the end, as is that of a remote that
+    lacks every dataset.
+    """
+    changed: dict[str, bool] = {}
+    absent: dict[str, str] = {}
+    errors: list[Exception] = []
+    lacking: list[Lacking] = []
+    for name in recorded_names():
+        try:
+            changed |= pull([name], False, note)
+        except Lacking as error:
+            absent[name] = str(error)
+            lacking.append(error)
+        except (RuntimeError, ValueError) as error:
+            errors.append(error)
+        for version in history(name) if all_versions else []:
+            if version.md5 == current(name):
+                continue
+            try:
+                _fetch(f"version {version.number} of {name}", version.md5)
+            except Lacking as error:
+                absent[f"{name} version {version.number}"] = str(error)
+            except RuntimeError as error:
+                errors.append(error)
+    if errors or (lacking and not changed):
+        raise (errors or lacking)[0]
+    return changed, absent
+
+
+def _fetch(what: str, digest: str) -> None:
+    """Have a version in the cache; what the remote says of a digest is told of `what`."""
+    try:
+        versioning.fetch([digest])
+    except RuntimeError as error:
+        text = str(error).replace(digest, f"{what} ({digest})", 1)
+        if f": {digest} is missing" in text:
+            raise Lacking(text.replace(f": {digest} is missing", ": it is missing")) from error
+        raise RuntimeError(text) from error
 
 
 def push(names: Sequence[str], all_versions: bool) -> tuple[int, list[str]]:
     """Copy to the remote what it lacks of the current, or all, versions: (files, versions absent from this cache)."""
     digests, absent = [], []
     for name in names:
-        digests.append(_require_digest(name))
+        digest = _require_digest(name)
+        if not versioning.is_cached(digest):
+            raise RuntimeError(
+                f"DVC's cache lacks {name} ({digest}), or some of it; fetch it first: ./convoy data pull {name}"
+            )
+        digests.append(digest)
         for version in history(name) if all_versions else []:
             if version.md5 in digests:
                 continue
@@ -359,6 +434,14 @@ def push(names: Sequence[str], all_versions: bool) -> tuple[int, list[str]]:
             else:
                 absent.append(f"{name} version {version.number}")
     return (versioning.push(digests) if digests else 0), absent
+
+
+def push_all(all_versions: bool) -> tuple[list[str], int, list[str]]:
+    """`push` of all recorded datasets but those that were never made here: (names, files, versions not here)."""
+    names = recorded_names()
+    here = [name for name in names if (store() / name).exists() or versioning.is_cached(current(name))]
+    files, absent = push(here, all_versions)
+    return here, files, [name for name in names if name not in here] + absent
 
 
 def _require_digest(name: str) -> str:

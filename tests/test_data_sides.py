@@ -15,7 +15,7 @@ from data.checks import check
 from data.dataset import EARLIER_FILE, SPLITS, Dataset, Split
 from data.ingest import IngestConfig, assign_splits, ingest
 from data.report import IngestReport
-from data.sides import Earlier, join_earlier, known_images, read_earlier
+from data.sides import Earlier, join_earlier, known_images, losses, read_earlier, without_copies
 from tests.pictures import class_tree, encode, picture, png, write_tree
 
 CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.3, near_duplicate_distance=3, max_source_gb=1)
@@ -129,6 +129,55 @@ def test_an_id_whose_old_image_is_still_there_says_nothing_of_the_new_one() -> N
 def test_copies_of_one_image_on_two_sides_count_for_test() -> None:
     earlier = Earlier(["1", "2"], ["A", "A"], ["A", "A"], ["train", "test"], {}, [])
     assert known_images(join_earlier([earlier, earlier]), ["9"], ["A"]) == ["test"]
+
+
+def test_new_copies_of_known_bytes_are_not_earlier_images(store: Store) -> None:
+    files = class_tree("ab", 20)
+    store.add(files)
+    kept = of(store, "test")[0]
+    copies = {f"a/copy {i}.png": files[kept] for i in range(3)}
+    assert store.add(files | copies).known_images == 40
+    assert {store.sides()[id] for id in copies} == {"test"}
+    renamed = {id: data for id, data in files.items() if id != kept} | copies
+    assert store.add(renamed).known_images == 42  # the copies are earlier images now
+
+
+def test_of_a_source_that_moves_an_image_and_its_new_copies_the_image_alone_counts() -> None:
+    earlier = Earlier(["1", "2"], ["A", "B"], ["A", "B"], ["test", "test"], {}, [])
+    ids, keys = ["1", "8", "9", "2", "3"], ["A", "A", "B", "C", "B"]
+    known = known_images(earlier, ids, keys)
+    none, test, train = [None] * 5, ["test"] * 2, ["train"] * 5
+    assert without_copies(earlier, ids, keys, known, train) == ["test", None, "test", None, None]
+    assert without_copies(earlier, ["8", "9"], ["A", "A"], test, none[:2]) == ["test", None]
+    assert without_copies(earlier, ["8", "9"], ["A", "A"], test, ["test", "train"]) == [None, "test"]
+    assert without_copies(earlier, ["1", "2"], ["C", "D"], test, none[:2]) == ["test", "test"]
+
+
+@pytest.mark.parametrize(
+    ("names", "texts"),
+    [
+        ([f"{c}/{i}.png" for c in "ab" for i in range(1, 20)], ()),
+        ([*(f"a/{i}.png" for i in range(20)), "c/new.png"], ("class b of v is gone",)),
+        (["a/0.png", "a/1.png", "b/0.png", "b/1.png"], ()),
+        (["a/0.png", "b/0.png", "b/1.png"], ("37 of the 40 images of v are gone",)),
+    ],
+)
+def test_what_a_version_lost_is_told_where_it_may_be_a_mistake(
+    store: Store, names: list[str], texts: tuple[str, ...]
+) -> None:
+    files = class_tree("ab", 20)
+    store.add(files, NO_TEST)
+    before = Dataset.open(store.folder / "version1")
+    store.add({name: files.get(name, png(900)) for name in names}, NO_TEST)
+    assert losses(before, store.dataset, "v") == texts
+
+
+def test_a_split_that_became_empty_is_told(store: Store) -> None:
+    store.add(class_tree("ab", 20))
+    before = Dataset.open(store.folder / "version1")
+    store.add(class_tree("ab", 20), NO_TEST, fresh=True)
+    texts = [f"no {s} images are left; v had {before.info.num_images(s):,}" for s in ("val", "test")]
+    assert losses(before, store.dataset, "v") == tuple(texts)
 
 
 def test_a_new_near_duplicate_of_a_test_image_follows_it(store: Store) -> None:

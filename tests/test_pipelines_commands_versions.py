@@ -44,6 +44,23 @@ def test_an_add_says_which_version_it_made_or_that_there_is_none(run: Run, two: 
     assert "images moved from test to train, drawn afresh" in out
 
 
+def test_an_add_says_what_it_found_in_the_folder_and_what_is_gone(
+    run: Run, two: Path, tmp_path: Path
+) -> None:
+    (store() / "set" / "report.json").unlink()
+    _, out, _ = run("data", "add", str(two), "--name", "set")
+    lines = out.splitlines()
+    assert lines[0] == "the same bytes as version 2, which is checked out now: no new version"
+    assert lines[1].startswith(f"ATTENTION: {store() / 'set'} held what no add had recorded")
+    assert "kept as version 3" in lines[1]
+    assert "found in the folder" in run("data", "versions", "set", "--json")[1]
+    assert "set: version 2 (" in run("data", "checkout", "set", "latest")[1]
+    other = write_tree(tmp_path / "other", class_tree("ac", 12))
+    _, out, _ = run("data", "add", str(other), "--name", "set")
+    assert "ATTENTION: class b of version 2 is gone\n" in out
+    assert run("data", "diff", "set")[1].startswith("set: version 2 → version 4: ")
+
+
 def test_versions_are_listed_and_a_star_marks_the_one_that_is_there(run: Run, two: Path) -> None:
     document = json.loads(run("data", "versions", "set", "--json")[1])
     assert [(entry["number"], entry["current"]) for entry in document["versions"]] == [(1, False), (2, True)]
@@ -106,6 +123,41 @@ def test_versions_go_to_a_remote_and_come_back(run: Run, tmp_path: Path, module_
     assert out == f"set: 24 images, {versions.current('set')}\n"
     assert "were here already" in run("data", "pull", "set")[1]
     assert run("data", "checkout", "set", "1")[0] == 0
+    (module_home / ".dvc" / "config").unlink()
+
+
+@pytest.mark.usefixtures("two")
+def test_all_leaves_out_what_was_never_made_here_or_pushed_and_a_name_does_not(
+    run: Run, tmp_path: Path, module_home: Path
+) -> None:
+    lock = "stages:\n  ingest:\n    cmd: x\n    outs:\n    - {path: data/store/made, md5: %s.dir}\n" % (
+        "a" * 32
+    )
+    (module_home / "dvc.lock").write_text(lock)
+    run("data", "remote", str(tmp_path / "remote"))
+    code, out, err = run("data", "push")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].endswith("files of set")
+    assert out.splitlines()[1] == "not here, so not pushed: made"
+    shutil.rmtree(module_home / ".dvc" / "cache" / "files")
+    shutil.rmtree(store() / "set")
+    code, out, err = run("data", "pull")
+    assert (code, err) == (0, "")
+    assert out.startswith("set: 24 images, ")
+    assert f"not fetched: made: {tmp_path}/remote has not all of made (" in out
+    document = json.loads(run("data", "pull", "--json")[1])
+    assert (document["datasets"], list(document["not_fetched"])) == ({"set": False}, ["made"])
+    for verb, message in (("push", "DVC's cache lacks made ("), ("pull", "/remote has not all of made (")):
+        code, out, err = run("data", verb, "made", "set")
+        assert (code, out) == (1, "")
+        assert message in err
+        assert err.count("a" * 32) == 1
+    shutil.rmtree(tmp_path / "remote")
+    (store() / "set.dvc").rename(tmp_path / "set.dvc")
+    code, _, err = run("data", "pull")  # nothing at all is there
+    assert (code, "/remote has not all of made (" in err) == (1, True)
+    (tmp_path / "set.dvc").rename(store() / "set.dvc")
+    (module_home / "dvc.lock").unlink()
     (module_home / ".dvc" / "config").unlink()
 
 

@@ -149,6 +149,38 @@ def test_what_was_changed_by_hand_is_kept_before_an_add_replaces_it(tmp_path: Pa
     assert (store() / "set" / "notes.txt").read_text() == "a person's work"
 
 
+@pytest.mark.parametrize("lost", ["report.json", "train-*.parquet"])
+def test_a_damaged_folder_is_kept_but_is_never_the_latest(tmp_path: Path, lost: str) -> None:
+    first = add(source(tmp_path))
+    next((store() / "set").glob(lost)).unlink()
+    again = add(source(tmp_path))
+    assert (again.digest, again.is_new) == (first.digest, False)
+    assert again.kept
+    assert (again.kept.number, again.kept.notes, again.losses) == (2, (UNRECORDED,), ())
+    assert versions.find("set", "latest", versions.history("set")).number == 1
+    assert versions.current("set") == first.digest == versioning.measure(store() / "set")
+    assert add(source(tmp_path)).kept is None
+    added = add(source(tmp_path, 9))
+    assert added.version and added.version.number == 3
+    assert versions.find("set", "latest", versions.history("set")).number == 3
+
+
+def test_what_a_person_recorded_with_dvc_is_the_latest(tmp_path: Path) -> None:
+    add(source(tmp_path))
+    (store() / "set" / "notes.txt").write_text("a person's work")
+    versioning.add(store() / "set")
+    assert versions.find("set", "latest", versions.history("set")).number == 2
+
+
+def test_what_an_add_lost_is_told_and_stands_in_the_list(tmp_path: Path) -> None:
+    add(source(tmp_path, 20))
+    other = write_tree(tmp_path / "other", {f"{'cd'[i % 2]}/{i}.png": png(900 + i) for i in range(20)})
+    added = add(other)
+    assert added.losses == ("classes a, b of version 1 are gone", "all 40 images of version 1 are gone")
+    assert versions.history("set")[1].notes == added.losses
+    assert add(source(tmp_path, 20)).losses[0] == "classes c, d of version 2 are gone"
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"versions": [{"number": 1}]}'])
 def test_a_broken_list_is_named(tmp_path: Path, text: str) -> None:
     add(source(tmp_path))
@@ -478,7 +510,7 @@ def test_another_checkout_pulls_what_one_pushed(
     assert versions.current("set") == added[2].digest
     assert versions.pull(["set"], all_versions=False) == {"set": False}
     with pytest.raises(
-        RuntimeError, match=r"has not all of .* push it from where it was made: \./convoy data push"
+        RuntimeError, match=r"has not all of set \(.* push it from where it was made: \./convoy data push"
     ):
         versions.checkout("set", "1")
 
