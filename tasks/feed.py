@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -29,15 +30,12 @@ from tasks.loop import (
 )
 
 PREFETCH_BATCHES = 3  # per augmentation worker
-CACHE_SHARE = (
-    0.6  # of the memory for pictures: a window of half of it, and the blocks that it begins and ends in
-)
+# Shares of the memory for pictures. The cache: a window of half of it, and the blocks that it begins and ends in.
+CACHE_SHARE = 0.6
 FLIGHT_SHARE = 0.2  # what is on its way to the loop; as much again while validation comes between
 PROBE_ROWS = 8
-SAMPLE_IMAGES, SAMPLE_BYTES = (
-    5000,
-    64 << 20,
-)  # of training pictures that data-dependent initial weights look at
+# of training pictures that data-dependent initial weights look at
+SAMPLE_IMAGES, SAMPLE_BYTES = 5000, 64 << 20
 
 Feed = Callable[[Iterator[Job]], Iterator[Any]]  # jobs -> their batches, in order
 
@@ -55,8 +53,8 @@ def choose_mode(family: Family, dataset: Dataset, config: Any) -> Literal["resid
 
 def probe(family: Family, dataset: Dataset) -> Any:
     """The first rows of the train split, which are random ones."""
-    num = min(PROBE_ROWS, dataset.info.num_images("train"))
-    return RowReader(dataset, "train", family.columns, 0).take(np.arange(num))
+    with pq.ParquetFile(dataset.shards("train")[0]) as shard:  # one file, however many there are
+        return shard.read_row_group(0, columns=list(family.columns)).slice(0, PROBE_ROWS)
 
 
 def stream_depth(family: Family, dataset: Dataset, config: Any, layout: Layout) -> int:
@@ -125,7 +123,6 @@ def fit_from(
     on_start: Callable[[int], None],
 ) -> dict[str, Any]:
     """Run the loop on what `feeds` give; `on_start` hears the number of its first step."""
-
     plain_size = min(config.evaluate.batch_size, config.train.batch_size // session.world_size)
 
     def sample() -> Tensor:

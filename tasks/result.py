@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data.files import write_whole
 from tasks.loop import Progress
 
 
@@ -71,9 +72,7 @@ class Listener:
 def write_result(folder: Path, result: TrainResult) -> None:
     """Write `result.json`, whole or not at all."""
     values = {**asdict(result), "model_folder": "model"}
-    partial = folder / "result.json.partial"
-    partial.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    partial.replace(folder / "result.json")
+    write_whole(folder / "result.json", json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def read_result(folder: Path) -> TrainResult:
