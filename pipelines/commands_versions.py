@@ -9,6 +9,7 @@ from rich.table import Table
 
 from data.dataset import SPLITS, Dataset, noun_of
 from data.difference import KINDS, Difference, change_line, changes_csv, compare
+from data.files import write_whole
 from pipelines.options import Json, quiet_stdout
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from tasks import versioning
@@ -116,7 +117,7 @@ def diff(
         noun = noun_of(later.info.family)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        versioning.write_whole(out, changes_csv(changes))
+        write_whole(out, changes_csv(changes))
     views = difference_views(difference, noun)
     document = {**difference.model_dump(mode="json"), "out": out}
     emit(document, [*views, f"wrote {len(changes):,} {noun} to {out}"] if out else views, as_json)

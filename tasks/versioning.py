@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from data import files
+from data.files import write_whole
 from tasks.paths import ROOT, home
 
 MD5 = r"[0-9a-f]{32}"
@@ -136,11 +136,6 @@ def point(path: Path, recorded: str, size: int, num_files: int) -> None:
     (out,) = values.setdefault("outs", [{}])
     out.update({"md5": recorded, "size": size, "nfiles": num_files, "hash": "md5", "path": path.name})
     write_whole(file, yaml.safe_dump(values, sort_keys=False))
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    files.write_whole(file, text)
 
 
 def is_cached(recorded: str) -> bool:

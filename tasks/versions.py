@@ -22,6 +22,7 @@ from pydantic import Field
 
 from data.address import Fetched
 from data.dataset import SPLITS, Dataset, Split, noun_of
+from data.files import write_whole
 from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
 from data.report import IngestReport
@@ -107,7 +108,7 @@ def _images(dataset: Dataset) -> dict[Split, int]:
 
 def write_list(name: str, versions: Sequence[Version]) -> None:
     entries = [version.model_dump(mode="json", exclude_defaults=True) for version in versions]
-    versioning.write_whole(list_file(name), json.dumps({"name": name, "versions": entries}, indent=2) + "\n")
+    write_whole(list_file(name), json.dumps({"name": name, "versions": entries}, indent=2) + "\n")
 
 
 def current(name: str) -> str:
