@@ -1,6 +1,6 @@
-"""Sources in an object store, by `s3://BUCKET/KEY`, through boto3, which is installed only where it is needed.
+"""Sources in an object store, by `s3://BUCKET/KEY`, through botocore, which DVC's plug-in for S3 brings.
 
-boto3 finds credentials, the region and AWS_ENDPOINT_URL by itself (environment, ~/.aws, the machine's role); without
+botocore finds credentials, the region and AWS_ENDPOINT_URL by itself (environment, ~/.aws, the machine's role); without
 credentials the request is not signed, as public buckets want it.
 """
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.session import get_session
 
 from data.address import public_url
 from data.transfer import CHUNK_BYTES, BrokenTransferError, Reply, StaleTransferError
@@ -29,7 +33,7 @@ _NO_WAY = ("EndpointConnectionError", "ConnectTimeoutError", "SSLError", "ProxyC
 
 @contextmanager
 def open_s3(url: str, start: int, validator: str, client: Any = None) -> Iterator[Reply]:
-    """Ask for an object from byte `start` on; `client` is a boto3 client of s3, made here if not given."""
+    """Ask for an object from byte `start` on; `client` is a botocore client of s3, made here if not given."""
     shown = public_url(url)
     bucket, key = urlsplit(url).netloc.rpartition("@")[2], unquote(urlsplit(url).path.removeprefix("/"))
     if not bucket or not key:
@@ -37,7 +41,7 @@ def open_s3(url: str, start: int, validator: str, client: Any = None) -> Iterato
     wanted = {"Range": f"bytes={start}-"} if start else {}
     if start and validator:
         wanted["IfMatch"] = validator
-    client = client or _client(shown)
+    client = client or _client()
     try:
         found = client.get_object(Bucket=bucket, Key=key, **wanted)
         place = found.get("ContentRange", "")
@@ -58,7 +62,7 @@ def open_s3(url: str, start: int, validator: str, client: Any = None) -> Iterato
 
 
 def _failure(error: Exception, shown: str) -> Exception:
-    """What boto3 itself says, told by the name of its class, since the package may not be there to import."""
+    """What botocore itself says, told by the name of its class."""
     name, text = type(error).__name__, " ".join(str(error).split())[:200]
     if name == "ReadTimeoutError":
         return BrokenTransferError(f"no data for {IDLE_TIMEOUT_S} s")
@@ -79,16 +83,10 @@ def _fault(response: dict[str, Any], shown: str) -> Exception:
     return ValueError(f"{shown}: {code}: {_HINTS.get(code, 'the object store does not give it')}")
 
 
-def _client(shown: str) -> Any:
-    try:
-        import boto3
-        from botocore import UNSIGNED
-        from botocore.config import Config
-    except ImportError:
-        raise ValueError(f"{shown}: s3:// needs boto3: .venv/bin/pip install boto3") from None
-    session = boto3.Session()
+def _client() -> Any:
+    session = get_session()
     signed = {} if session.get_credentials() else {"signature_version": UNSIGNED}
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S, read_timeout=IDLE_TIMEOUT_S, retries={"max_attempts": 2}, **signed
     )
-    return session.client("s3", config=config)
+    return session.create_client("s3", config=config)

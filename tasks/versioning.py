@@ -189,10 +189,16 @@ def _run(verb: str, before: str = "", **arguments: Any) -> dict[str, Any]:
     child = subprocess.run(
         [sys.executable, "-m", "tasks.dvcprocess", verb, str(home()), json.dumps(arguments)],
         env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
+    if child.returncode and "password: EOFError" in child.stderr:  # DVC asks a person who is not there
+        raise RuntimeError(
+            before
+            + "the remote refuses the password or key; set it: ./convoy data remote --option password=…"
+        )
     if child.returncode:
         raise RuntimeError(before + one_line(child.stderr.strip().rpartition("\n")[2]))
     return dict(json.loads((child.stdout.splitlines() or ["{}"])[-1]))

@@ -312,7 +312,7 @@ def test_a_dataset_from_a_url_differs_from_that_of_the_file_by_its_source_alone(
 
 
 class Bucket:
-    """As much of a boto3 client as is used, over one object."""
+    """As much of a botocore client as is used, over one object."""
 
     class exceptions:
         class ClientError(Exception):
@@ -342,7 +342,7 @@ def test_objects_of_a_store_come_whole_continued_and_unmixed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = Bucket(DATA)
-    monkeypatch.setattr(s3, "_client", lambda _: bucket)
+    monkeypatch.setattr(s3, "_client", lambda: bucket)
     bucket.stops = [400_000, len(DATA)]
     found = get("s3://photos/a%20b/x.tar", tmp_path)
     assert found.path.read_bytes() == DATA
@@ -370,23 +370,14 @@ def test_what_an_object_store_refuses_is_one_line(
 ) -> None:
     bucket = Bucket(DATA)
     bucket.fault = fault
-    monkeypatch.setattr(s3, "_client", lambda _: bucket)
+    monkeypatch.setattr(s3, "_client", lambda: bucket)
     with pytest.raises((ValueError, ConnectionError), match=said):
         get("s3://photos/x.tar", tmp_path)
 
 
-def test_without_boto3_the_command_that_installs_it_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "boto3", None)
-    with pytest.raises(ValueError, match=r"s3:// needs boto3: \.venv/bin/pip install boto3"):
-        get("s3://photos/x.tar", tmp_path)
-
-
-def test_boto3_itself_asks_the_endpoint_of_the_environment(
+def test_botocore_itself_asks_the_endpoint_of_the_environment(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("boto3", reason="s3:// is an extra: .venv/bin/pip install boto3")
     monkeypatch.setenv("AWS_ENDPOINT_URL", site.url.removesuffix("/x.tar"))
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
