@@ -184,7 +184,7 @@ def augment(
         top, left = draws.place("cutout.top", crop_px) - half, draws.place("cutout.left", crop_px) - half
         blank = torch.tensor(colours.mean, dtype=torch.uint8, device=images.device)
         images = cutout(images, top, left, config.cutout_px, blank)
-    return images.contiguous()
+    return images if images.is_contiguous(memory_format=torch.channels_last) else images.contiguous()
 
 
 def shift_and_mirror(

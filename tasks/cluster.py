@@ -234,22 +234,31 @@ class Augmenter:
         return pack(batch_of_rows(self.family, rows, job, self.info, self.config))
 
 
-Packed = tuple[
-    type, dict[str, np.ndarray], dict[str, Any]
-]  # a batch's class, its tensors as arrays, and the rest
+# a batch's class, its tensors as arrays, the rest, and which arrays have their channels last
+Packed = tuple[type, dict[str, np.ndarray], dict[str, Any], set[str]]
 
 
 def pack(batch: Any) -> Packed:
-    """A batch (a dataclass) for the object store: it keeps arrays as they lie, but copies tensors three times."""
+    """A batch (a dataclass) for the object store: it keeps arrays as they lie, but copies tensors three times.
+
+    Pictures whose channels lie last are packed as (B, H, W, C): of other strides than plain ones there would be copies.
+    """
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    tensors = {name: value.numpy() for name, value in values.items() if isinstance(value, torch.Tensor)}
-    return type(batch), tensors, {name: value for name, value in values.items() if name not in tensors}
+    tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    last = {name for name, value in tensors.items() if value.dim() == 4 and not value.is_contiguous()}
+    arrays = {
+        name: (value.permute(0, 2, 3, 1) if name in last else value).numpy()
+        for name, value in tensors.items()
+    }
+    rest = {name: value for name, value in values.items() if name not in tensors}
+    return type(batch), arrays, rest, last
 
 
 def unpack(packed: Packed) -> Any:
     """The batch again, over the object store's memory: not to be written to."""
-    kind, tensors, rest = packed
-    return kind(**readonly_tensors(tensors), **rest)
+    kind, arrays, rest, last = packed
+    tensors = readonly_tensors(arrays)
+    return kind(**tensors | {name: tensors[name].permute(0, 3, 1, 2) for name in last}, **rest)
 
 
 class Crew:

@@ -1,5 +1,7 @@
 """Crops decoded from files: the pixels that decoding everything first would have given."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import simplejpeg
@@ -36,6 +38,34 @@ def test_a_part_at_full_scale_is_cut_out_of_the_picture(
     part = decode_part(JPEG if jpeg else PNG, (left, top, right, bottom), 500, 3)
     whole = np.asarray(decode_image(JPEG if jpeg else PNG, channels=3))
     assert (part == whole[top:bottom, left:right]).all()
+
+
+KINDS = {
+    "4:4:4": {"subsampling": 0}, "4:2:2": {"subsampling": 1}, "4:2:0": {"subsampling": 2},
+    "progressive": {"progressive": True}, "restarts": {"restart_marker_blocks": 3}, "quality 5": {"quality": 5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "grey"])
+@pytest.mark.parametrize(("width", "height"), [(320, 240), (333, 251), (64, 700)])
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_rows_below_a_part_change_none_of_its_pixels(kind: str, width: int, height: int, factor: int) -> None:
+    """They are not decoded: whatever the sampling, the part is the same as that of the whole, at each scale."""
+    grey = kind == "grey"
+    blob = encode(picture(6, width, height, "L" if grey else "RGB"), "JPEG", **KINDS.get(kind, {}))
+    channels: Any = 1 if grey else 3
+    whole = simplejpeg.decode_jpeg(
+        blob, "GRAY" if grey else "RGB", min_width=-(-width // factor), min_height=-(-height // factor)
+    )
+    for bottom in (8 * factor, 100, height // 2 + 1, height - 17, height - 1, height):
+        part = decode_part(blob, (0, bottom - 8 * factor, 8 * factor, bottom), 8, channels)
+        end = round(bottom * whole.shape[0] / height)
+        assert (part == whole[end - part.shape[0] : end, : part.shape[1]]).all(), (bottom, part.shape)
+
+
+def test_a_file_that_ends_too_early_is_noticed_though_its_part_is_there() -> None:
+    with pytest.raises(DecodeError, match="image 0 of 1: damaged JPEG"):
+        decode_crops([JPEG[:-400]], boxes((0, 0, 32, 16)), np.zeros(1, bool), 16, 3)
 
 
 @pytest.mark.parametrize(("side_px", "factor"), [(120, 1), (60, 2), (30, 4), (15, 8), (1, 8)])

@@ -11,8 +11,9 @@ import pytest
 import torch
 from ray.cluster_utils import Cluster
 
+from data.classification import Batch
 from tasks import cluster
-from tasks.cluster import ALLOCATOR, join_arrays, readonly_tensors
+from tasks.cluster import ALLOCATOR, join_arrays, pack, readonly_tensors, unpack
 from tasks.paths import ROOT
 from tasks.train import train
 from tests.test_families import assert_equal_weights, weights
@@ -34,6 +35,21 @@ for mode in ("resident", "streaming"):
     train("classification", config, dataset, folder=folder / mode, key="k", digest="")
 cluster.disconnect()
 """
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_packed_batch_comes_out_as_it_was_and_its_arrays_lie_as_they_are_stored(
+    layout: torch.memory_format,
+) -> None:
+    images = (
+        torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5).contiguous(memory_format=layout)
+    )
+    packed = pack(Batch(images, torch.tensor([1, 2]), np.array([7, 8])))
+    assert all(array.flags["C_CONTIGUOUS"] for array in packed[1].values())
+    batch = unpack(packed)
+    assert torch.equal(batch.images, images)
+    assert batch.images.stride() == images.stride()
+    assert (batch.labels.tolist(), batch.indices.tolist(), batch.weights) == ([1, 2], [7, 8], None)
 
 
 @pytest.fixture
