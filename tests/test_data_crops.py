@@ -57,7 +57,7 @@ def test_rows_below_a_part_change_none_of_its_pixels(kind: str, width: int, heig
     whole = simplejpeg.decode_jpeg(
         blob, "GRAY" if grey else "RGB", min_width=-(-width // factor), min_height=-(-height // factor)
     )
-    for bottom in (8 * factor, 100, height // 2 + 1, height - 17, height - 1, height):
+    for bottom in (8 * factor, 96, 100, 192, height // 2 + 1, height - 17, height - 1, height):
         part = decode_part(blob, (0, bottom - 8 * factor, 8 * factor, bottom), 8, channels)
         end = round(bottom * whole.shape[0] / height)
         assert (part == whole[end - part.shape[0] : end, : part.shape[1]]).all(), (bottom, part.shape)
