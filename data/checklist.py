@@ -12,7 +12,7 @@ from typing import Literal
 
 from data import faults, targets
 from data.checks import ODDITIES
-from data.dataset import NUM_AXES, TARGET_FIELDS, DatasetInfo, schema_of
+from data.dataset import NUM_AXES, DatasetInfo, classifies, schema_of
 from data.faults import Find, num_boxes, odd, reported, set_aside
 from data.formats import coco, identities, landmarks, listing, yolo
 from data.report import WRONG_EXTENSION
@@ -44,7 +44,7 @@ class Check:
 
 def has_classes(info: DatasetInfo) -> bool:
     """Whether a picture belongs to one of the classes that a model is to tell apart."""
-    return "label" in TARGET_FIELDS[info.family].names and info.family not in ("faces", "style")
+    return classifies(info.family)
 
 
 def has_sizes(info: DatasetInfo) -> bool:
@@ -226,10 +226,16 @@ CHECKS: tuple[Check, ...] = (
         meaning="Classes that no box has.", remedy="nothing; a shorter list of classes makes a smaller head",
     ),
     Check(
-        name="class-untested", severity="warning", find=faults.class_untested,
+        name="class-untested", severity="warning", find=faults.class_not_in("test"),
         of_family=lambda info: has_classes(info) or has_boxes(info),
         meaning="Classes that are trained and of which nothing is in the test.",
         remedy="add pictures, or raise ingest.test_fraction: what the model does with these classes stays unknown",
+    ),
+    Check(
+        name="class-unvalidated", severity="warning", find=faults.class_not_in("val"),
+        of_family=lambda info: has_classes(info) or has_boxes(info),
+        meaning="Classes that are trained and of which nothing is in validation.",
+        remedy="add pictures, or raise ingest.val_fraction: what is chosen by validation is blind to these classes",
     ),
     Check(
         name="class-imbalance", severity="warning", find=faults.class_imbalance,

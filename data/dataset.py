@@ -105,6 +105,11 @@ def noun_of(family: str) -> str:
     return family if family in NUM_AXES else "images"
 
 
+def classifies(family: str) -> bool:
+    """Whether an image of the family belongs to one of the classes that a model is to tell apart."""
+    return "label" in TARGET_FIELDS[family].names and family not in ("faces", "style")
+
+
 def schema_of(family: str) -> pa.Schema:
     """The columns of a dataset of this family."""
     return pa.schema([*COMMON_FIELDS, *TARGET_FIELDS[family]])

@@ -237,15 +237,21 @@ def class_unused(evidence: Evidence) -> Found:
     return Found(len(unused), len(evidence.info.classes), "classes", detail=_listed(unused))
 
 
-def class_untested(evidence: Evidence) -> Found:
-    """Classes that are trained and not tested."""
-    info = evidence.info
-    test = (info.num_boxes if info.family == "detection" else info.counts)["test"]
-    train = training_counts(evidence)
-    missing = (
-        [name for name, number in test.items() if not number and train[name]] if any(test.values()) else []
-    )
-    return Found(len(missing), len(info.classes), "classes", detail=_listed(missing))
+def class_not_in(split: Split) -> Find:
+    """Finds classes that are trained and of which the split holds nothing, though it is not empty."""
+
+    def find(evidence: Evidence) -> Found:
+        info = evidence.info
+        held = (info.num_boxes if info.family == "detection" else info.counts)[split]
+        train = training_counts(evidence)
+        missing = (
+            [name for name, number in held.items() if not number and train[name]]
+            if any(held.values())
+            else []
+        )
+        return Found(len(missing), len(info.classes), "classes", detail=_listed(missing))
+
+    return find
 
 
 def class_imbalance(evidence: Evidence) -> Found:

@@ -30,6 +30,7 @@ from data.dataset import (
     DatasetInfo,
     Shard,
     Split,
+    classifies,
     count_boxes,
     count_images,
     schema_of,
@@ -47,7 +48,8 @@ from data.formats import Listing, RawItem, list_source, table_tree
 from data.parameters import Parameters
 from data.report import VOLATILE, Duplicates, Fault, Found, IngestReport, SetAside, fault_of, make_report
 from data.samples import SAMPLES, sample_tree
-from data.sides import Earlier, compare_sides, know_again, side_of, sides_of_groups, write_earlier
+from data.sides import Earlier, compare_sides, know_again, write_earlier
+from data.splits import assign_splits
 from data.storage import (
     check_name,
     move_into_place,
@@ -126,8 +128,13 @@ def ingest(
             laps.append(("find duplicates", time.perf_counter()))
             groups = join_groups([item.group for item in found.items], duplicates.cluster_ids)
             known = know_again(found, duplicates.distance, earlier)
+            labels = found.targets.labels if classifies(family) else None
             splits = assign_splits(
-                [item.split for item in found.items], groups, config, None if fresh_splits else known.sides
+                [item.split for item in found.items],
+                groups,
+                config,
+                None if fresh_splits else known.sides,
+                labels,
             )
             shards = store_rows(partial, tree, family, found, groups, splits)
         pairs, issues = check_pairs(listing.pairs, found.items, splits)
@@ -295,44 +302,6 @@ def find_duplicates(found: Found, distance: int) -> Duplicates:
         least[root] = min(least.get(root, key), key)
     cluster_of = {key: least[root] for root, key in zip(roots.tolist(), first, strict=True)}
     return Duplicates([cluster_of[key] for key in sha256], used, distance)
-
-
-def assign_splits(
-    from_source: Sequence[Split | None],
-    groups: Sequence[str],
-    config: IngestConfig,
-    known: Sequence[Split | None] | None = None,
-) -> list[Split]:
-    """The split of each image, by its group alone: order and neighbours do not matter.
-
-    Splits that the source has stay as they are, except that validation and test are taken out of train where it has
-    none. Elsewhere a group stays where its images stood before (`known`), and a hash of the group decides if it is new.
-    """
-    given = {split for split in from_source if split}
-    left_open, in_train = sides_of_groups(from_source, groups, known or [None] * len(groups))
-    of_group: dict[str, Split] = {}
-    for side in SPLITS:  # where a group was given to several, an image without a split follows test, then val
-        of_group.update(
-            {group: side for split, group in zip(from_source, groups, strict=True) if split == side}
-        )
-    fractions = config.val_fraction, config.test_fraction
-    splits = [
-        side_of(
-            split,
-            of_group.get(group),
-            (in_train if split else left_open).get(group),
-            given,
-            group,
-            *fractions,
-        )
-        for split, group in zip(from_source, groups, strict=True)
-    ]
-    if "train" not in splits:
-        raise ValueError(
-            f"no image is left for training: {len(splits)} images in {len(set(groups))} groups; add images, or lower "
-            f"ingest.val_fraction (={config.val_fraction:g}) and ingest.test_fraction (={config.test_fraction:g})"
-        )
-    return splits
 
 
 def store_rows(

@@ -11,7 +11,6 @@ shows the same picture as a val or test image that is gone, encoded again say; e
 source gives (a person, a patient) where none of that group's images is known.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,9 +34,9 @@ from data.duplicates import (
     take_pictures,
 )
 from data.report import MAX_EXAMPLES, Found, Moved
+from data.splits import strongest, strongest_by
 
 GONE_SHARE = 0.9  # of an earlier version's images: where more are gone, it may be another dataset
-RANK: dict[Split, int] = {"train": 0, "val": 1, "test": 2}  # the greater wins where groups merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +98,6 @@ def lost_thumbs(earlier: Earlier, sha256: Iterable[str]) -> dict[str, bytes]:
     return dict(sorted(thumbs.items()))
 
 
-def strongest(splits: Iterable[Split | None]) -> Split | None:
-    """Test before val before train; None where there is none."""
-    return max((split for split in splits if split), key=RANK.__getitem__, default=None)
-
-
-def strongest_by(pairs: Iterable[tuple[str, Split | None]]) -> dict[str, Split]:
-    """The strongest side of each name; a name without a side is left out."""
-    sides: dict[str, Split] = {}
-    for name, split in pairs:
-        side = strongest((sides.get(name), split))
-        if side:
-            sides[name] = side
-    return sides
-
-
 def known_images(earlier: Earlier, ids: Sequence[str], sha256: Sequence[str]) -> list[Split | None]:
     """The side on which each image stood, None for a new one."""
     here = set(sha256)
@@ -159,53 +143,6 @@ def similar_images(
         for image, key in zip(i[same].tolist(), j[same].tolist(), strict=True):
             sides[image] = strongest((sides[image], side_of_lost[keys[key]]))
     return sides
-
-
-def sides_of_groups(
-    from_source: Sequence[Split | None], groups: Sequence[str], known: Sequence[Split | None]
-) -> tuple[dict[str, Split], dict[str, Split]]:
-    """The side that each group has from earlier: for images that the source leaves open, and for those in its train.
-
-    What the source itself puts into val or test does not count. Out of train the latter go only to a side that the
-    source does not have: of its own sides it has said that they are not there.
-    """
-    given = set(from_source)
-    rows = [
-        (group, before)
-        for split, group, before in zip(from_source, groups, known, strict=True)
-        if before and split in (None, "train")
-    ]
-    return strongest_by(rows), strongest_by(
-        (group, "train" if side in given else side) for group, side in rows
-    )
-
-
-def side_of(
-    split: Split | None,
-    of_group: Split | None,
-    before: Split | None,
-    given: set[Split],
-    group: str,
-    val_fraction: float,
-    test_fraction: float,
-) -> Split:
-    """The side of one image: its `split` in the source, else that `of_group`; that of its group `before`; else by hash.
-
-    `given` are all splits that the source has: those that it lacks are taken out of train.
-    """
-    if split is None and before:
-        return strongest((before, of_group)) or before
-    given_side = split or of_group
-    if given_side in ("val", "test"):
-        return given_side
-    share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
-    if given_side is None:
-        return "test" if share < test_fraction else "val" if share < test_fraction + val_fraction else "train"
-    if before:
-        return before
-    if "val" not in given and share < val_fraction:
-        return "val"
-    return "test" if "test" not in given and share >= 1 - test_fraction else "train"
 
 
 def without_copies(

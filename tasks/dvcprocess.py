@@ -110,7 +110,7 @@ def _fetch(root: Path, digests: list[str]) -> dict[str, Any]:
         lacking = [each for each in digests if missing(Path(cache.path), each)]
         if lacking:
             storage, url = _storage(repository, f"{lacking[0]} is not in DVC's cache")
-            with _heard() as reasons:
+            with _heard() as reasons, _reaching(url):
                 _transfer(repository, storage, cache, lacking)
             for each in lacking:
                 left = missing(Path(cache.path), each)
@@ -130,7 +130,7 @@ def _push(root: Path, digests: list[str]) -> dict[str, Any]:
         for each in digests:
             if left := missing(Path(cache.path), each):
                 sys.exit(f"DVC's cache lacks {left[0]} of {each}; fetch it first: ./convoy data pull")
-        with _heard() as reasons:
+        with _heard() as reasons, _reaching(url):
             done, failed = _transfer(repository, cache, storage, digests)
         if failed:
             sys.exit(
@@ -179,6 +179,19 @@ def _transfer(repository: Any, source: Any, target: Any, digests: list[str]) -> 
     cache = repository.cache.local
     result = repository.cloud.transfer(source, target, wanted, cache_odb=cache, verify=target is cache)
     return len(result.transferred), len(result.failed)
+
+
+@contextlib.contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    """End the process with the remote's address and the reason where it does not answer, or not to us."""
+    try:
+        yield
+    except EOFError:  # it asked for a password, and nobody is there to type one
+        sys.exit(
+            f"remote {url} refuses the password or key; set it: ./convoy data remote --option password=…, or use a key"
+        )
+    except Exception as error:  # each store's library has errors of its own
+        sys.exit(f"remote {url} is not to be reached: {one_line(str(error) or type(error).__name__)}")
 
 
 @contextlib.contextmanager

@@ -194,11 +194,6 @@ def _run(verb: str, before: str = "", **arguments: Any) -> dict[str, Any]:
         text=True,
         check=False,
     )
-    if child.returncode and "password: EOFError" in child.stderr:  # DVC asks a person who is not there
-        raise RuntimeError(
-            before
-            + "the remote refuses the password or key; set it: ./convoy data remote --option password=…"
-        )
     if child.returncode:
         raise RuntimeError(before + one_line(child.stderr.strip().rpartition("\n")[2]))
     return dict(json.loads((child.stdout.splitlines() or ["{}"])[-1]))

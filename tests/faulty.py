@@ -32,10 +32,12 @@ def classification() -> Files:
     return files
 
 
-def class_c(train: int, test: int) -> Files:
+def class_c(train: int, test: int, val: int = 1) -> Files:
     """A third class."""
-    files = {f"train/c/{i}.png": stock(2000 + i) for i in range(train)}
-    return files | {f"test/c/{i}.png": stock(2200 + i) for i in range(test)}
+    numbers = {"train": (2000, train), "test": (2200, test), "val": (2400, val)}
+    return {
+        f"{split}/c/{i}.png": stock(start + i) for split, (start, num) in numbers.items() for i in range(num)
+    }
 
 
 def detection(
@@ -199,6 +201,7 @@ PLANTED: dict[str, Planted] = {
     ),
     "class-unused": Planted(1, "info", "detection", instead=lambda: detection(categories=("cat", "dog", "bird"))),
     "class-untested": Planted(1, "warning", add=class_c(train=TRAIN, test=0)),
+    "class-unvalidated": Planted(1, "warning", add=class_c(train=TRAIN, test=4, val=0)),
     "class-imbalance": Planted(1, "warning", add=class_c(train=2, test=4)),
     "few-pictures": Planted(1, "warning", add=class_c(train=19, test=4)),
     "single-picture-identities": Planted(1, "info", "faces", add={"g/0.png": stock(900)}),

@@ -25,8 +25,9 @@ from data.checks import check, measure
 from data.dataset import SPLITS, Dataset, Split
 from data.decode import decode_image
 from data.duplicates import join_groups
-from data.ingest import IngestConfig, assign_splits, channel_statistics, colour_covariance, ingest
+from data.ingest import IngestConfig, channel_statistics, colour_covariance, ingest
 from data.report import IngestReport
+from data.splits import assign_splits
 from data.storage import plan_shards
 from tests.pictures import class_tree, encode, picture, png, png_bomb, write_tree
 from tests.test_data_archive import pack_tar, pack_zip
@@ -233,6 +234,50 @@ def test_no_group_stands_on_two_sides_and_adding_files_moves_none(groups: list[s
     assert after[len(more) :] == before
     sides = dict(zip([*more, *groups], after, strict=True))
     assert all(sides[group] == side for group, side in zip(groups, before, strict=True))
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3)), min_size=1, max_size=80), st.randoms())
+def test_no_class_with_three_groups_or_more_is_left_out_of_a_split(pairs: Any, random: Any) -> None:
+    """Unless its groups hold what is the last of another class; and order does not matter here, either."""
+    groups, labels = [str(group) for group, _ in pairs], [label for _, label in pairs]
+    try:
+        splits = assign_splits([None] * len(pairs), groups, CONFIG, labels=labels)
+        mixed = list(range(len(pairs)))
+        random.shuffle(mixed)
+        again = assign_splits(
+            [None] * len(pairs), [groups[i] for i in mixed], CONFIG, labels=[labels[i] for i in mixed]
+        )
+    except ValueError as error:
+        assert "no image is left for training" in str(error)  # noqa: PT017
+        return
+    assert again == [splits[i] for i in mixed]
+    side_of_group = dict(zip(groups, splits, strict=True))
+    assert [side_of_group[group] for group in groups] == splits
+    alone = {
+        group
+        for group in groups
+        if len({lb for g, lb in zip(groups, labels, strict=True) if g == group}) == 1
+    }
+    for label in set(labels):
+        own = {group for group, lb in zip(groups, labels, strict=True) if lb == label}
+        sides = [side_of_group[group] for group in own]
+        if own <= alone and sides.count("train") > 1:
+            assert set(sides) == {"train", "val", "test"}
+
+
+def test_a_class_without_a_test_picture_gets_its_group_of_least_hash_and_known_ones_stay() -> None:
+    groups = [f"g{i}" for i in range(200)]
+    plain = assign_splits([None] * 200, groups, CONFIG)
+    train = [group for group, side in zip(groups, plain, strict=True) if side == "train"]
+    rare = set(train[:4])
+    labels = [int(group in rare) for group in groups]
+    filled = dict(zip(groups, assign_splits([None] * 200, groups, CONFIG, labels=labels), strict=True))
+    by_hash = sorted(rare, key=lambda group: hashlib.sha256(group.encode()).digest())
+    assert [filled[group] for group in by_hash] == ["test", "val", "train", "train"]
+    assert all(filled[g] == side for g, side in zip(groups, plain, strict=True) if g not in rare)
+    known: list[Split | None] = ["train" if group in rare else None for group in groups]
+    stay = dict(zip(groups, assign_splits([None] * 200, groups, CONFIG, known, labels), strict=True))
+    assert {stay[group] for group in rare} == {"train"}
 
 
 def test_split_shares_are_about_what_was_asked_for() -> None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from data.checks import check
 from data.dataset import EARLIER_FILE, SPLITS, Dataset, Split
-from data.ingest import IngestConfig, assign_splits, ingest
+from data.ingest import IngestConfig, ingest
 from data.report import IngestReport
 from data.sides import Earlier, join_earlier, known_images, losses, read_earlier, without_copies
+from data.splits import assign_splits
 from tests.pictures import class_tree, encode, picture, png, write_tree
 
 CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.3, near_duplicate_distance=3, max_source_gb=1)

@@ -620,10 +620,14 @@ def damaged_object(tmp_path: Path) -> str:
         (lost_object, "has not all of"),
         (damaged_object, "has not all of"),
         (
-            lambda tmp_path: "s3://bucket/x",
-            r"s3://bucket/x needs a plug-in of DVC: \.venv/bin/pip install dvc-s3",
+            lambda tmp_path: "gs://bucket/x",
+            r"gs://bucket/x needs a plug-in of DVC: \.venv/bin/pip install dvc-gs",
         ),
-        (lambda tmp_path: "ssh://host/x", r"pip install dvc-ssh"),
+        (lambda tmp_path: "azure://bucket/x", r"pip install dvc-azure"),
+        (
+            lambda tmp_path: "ssh://nowhere.invalid/x",
+            r"remote ssh://nowhere.invalid/x is not to be reached: ",
+        ),
         (
             lambda tmp_path: str(tmp_path / "no" / "mount"),
             "is not to be reached: no folder .*no; is it mounted",
