@@ -47,7 +47,7 @@ def assign_splits(
             {group: side for split, group in zip(from_source, groups, strict=True) if split == side}
         )
     fractions = config.val_fraction, config.test_fraction
-    splits = [
+    splits: list[Split] = [
         side_of(
             split,
             of_group.get(group),
@@ -59,11 +59,8 @@ def assign_splits(
         for split, group in zip(from_source, groups, strict=True)
     ]
     if labels is not None:
-        carved: list[Split] = [
-            side
-            for side, fraction in (("test", config.test_fraction), ("val", config.val_fraction))
-            if fraction and side not in given
-        ]
+        wanted: dict[Split, float] = {"test": config.test_fraction, "val": config.val_fraction}
+        carved = [side for side, fraction in wanted.items() if fraction and side not in given]
         fixed = {
             group
             for group, split, before in zip(groups, from_source, known or [None] * len(groups), strict=True)

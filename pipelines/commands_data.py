@@ -207,7 +207,7 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
         "remarks": listing(report.oddities) or "none",
         "exact duplicates": report.exact_duplicates,
         "near-duplicates": f"{report.near_duplicate_images:,} {what} in {report.near_duplicate_clusters:,} clusters",
-        f"test {what} also in training": report.across_splits,
+        **{f"{o.split} {what} also in {o.other}": o.images for o in report.overlaps},
         f"{what} under two labels": report.label_conflicts,
         **({"boxes": _num_boxes(report.num_boxes)} if report.num_boxes else {}),
         "to know": "; ".join(report.notes) or "nothing else",

@@ -164,7 +164,7 @@ def predict(
     """Classify images, signals or volumes: files, or folders of them.
 
     Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
-    An image that cannot be read is reported and the others are classified; the exit code is then 1.
+    An image that is not there or cannot be read is reported and the others are classified; the exit code is then 1.
 
     Parameters
     ----------
@@ -222,13 +222,12 @@ def suffixes_of(family: str) -> frozenset[str]:
 
 
 def require_there(paths: tuple[Path, ...]) -> None:
-    """Raise ValueError or FileNotFoundError where a person gave nothing, or what is not there."""
+    """Raise ValueError or FileNotFoundError where a person gave nothing, or nothing that is there."""
     if not paths:
         raise ValueError("predict needs images: give files or folders after the model")
-    for path in paths:
-        if not path.exists():
-            pattern = " (nothing matches the pattern)" if set(str(path)) & set("*?[") else ""
-            raise FileNotFoundError(f"no file or folder {path}{pattern}")
+    if not any(path.exists() for path in paths):
+        pattern = " (nothing matches the pattern)" if set(str(paths[0])) & set("*?[") else ""
+        raise FileNotFoundError(f"no file or folder {paths[0]}{pattern}")
 
 
 def find_images(paths: tuple[Path, ...], suffixes: frozenset[str]) -> list[Path]:

@@ -256,6 +256,10 @@ def test_predict_reads_files_and_folders_and_reports_what_it_cannot_read(
     assert code == 1
     assert first["error"]
     assert first["label"] is None
+    code, out, _ = run("predict", str(model), str(tmp_path / "gone.png"), str(tmp_path / "0.png"), "--json")
+    gone, there = json.loads(out)["predictions"]
+    assert (code, gone["error"]) == (1, "cannot be read: No such file or directory")
+    assert there["label"] == predictions[0]["label"]
     assert second["label"] == predictions[0]["label"]
     assert second["probabilities"] == pytest.approx(predictions[0]["probabilities"], abs=1e-6)
     code, out, _ = run("predict", str(model), str(tmp_path / "0.png"))
