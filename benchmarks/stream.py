@@ -5,14 +5,12 @@
 ARCHIVE is a tar of JPEGs of some 500 x 375 pixels. Ours reads a dataset's Parquet shards through Ray: one reader, two
 processes that decode and augment, batches of uint8 through the object store. Peers, each with two worker processes,
 read the same files from memory, which spares them the reading: a `torch.utils.data.DataLoader` with Pillow, with
-simplejpeg, with albumentations, and Ray Data's `map_batches` over the same shards. Lines named "float32" normalise:
-the peers' workers, as their users write it; ours in the loop, where a network does it. Rounds are interleaved, and the
-best of each counts: the machine does other things too. albumentations is no dependency of ours; where it is not
-importable its line is left out:
-
-    .venv/bin/pip install --no-deps --target .bench-peers albumentations==2.0.8 albucore==0.0.24 \\
-        opencv-python-headless stringzilla simsimd
-    PYTHONPATH=.:.bench-peers .venv/bin/python benchmarks/stream.py ARCHIVE
+simplejpeg, with albumentations, with torchvision's v2 transforms, and Ray Data's `map_batches` over the same shards.
+Lines named "float32" normalise: the peers' workers, as their users write it; ours by the first operation of a network,
+in the loop. Rounds are interleaved, and the best of each counts: the machine does other things too. Rates are of the
+second half of a round: at first Ray's object store touches its memory, 8 GB of it at most. albumentations and
+torchvision are no dependencies of ours; `benchmarks/peers.sh` makes an environment that has them, and without it their
+lines are left out.
 """
 
 import argparse
@@ -48,6 +46,7 @@ from torch.utils.data import Dataset as TorchDataset
 from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from data.stream import layout_of
+from models.classification import build
 from pipelines.configuration import configuration
 from tasks import cluster
 from tasks.families import FAMILIES
@@ -56,6 +55,7 @@ from tasks.loop import BatchPlan, training_jobs
 
 BATCH, CROP, WORKERS = 128, 224, 2
 AREA, LOG_ASPECT = (0.08, 1.0), float(np.log(4 / 3))
+Finish = Callable[[torch.Tensor], torch.Tensor]  # what the loop does to a batch
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -170,6 +170,23 @@ class WithAlbumentations:
         return self.transform(image=pixels)["image"]
 
 
+class WithTorchvision:
+    """torchvision's decoder and v2 transforms, as its documentation puts them together."""
+
+    def __init__(self) -> None:
+        from torchvision.transforms import v2
+
+        crop = v2.RandomResizedCrop((CROP, CROP), scale=AREA, ratio=(3 / 4, 4 / 3), antialias=True)
+        to_float = v2.ToDtype(torch.float32, scale=True)
+        self.transform = v2.Compose([crop, v2.RandomHorizontalFlip(0.5), to_float, v2.Normalize(MEAN, STD)])
+
+    def __call__(self, blob: bytes) -> torch.Tensor:
+        from torchvision.io import ImageReadMode, decode_jpeg
+
+        data = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
+        return self.transform(decode_jpeg(data, mode=ImageReadMode.RGB))
+
+
 class Files(TorchDataset):
     """Encoded pictures in memory, over and over."""
 
@@ -226,15 +243,21 @@ def ray_data(dataset: Dataset, num_images: int) -> Callable[[], Iterator[torch.T
 # --- the race --------------------------------------------------------------------------------------------------
 
 
-def rate(batches: Iterator[torch.Tensor], normalise: bool) -> tuple[float, float]:
-    """Images a second from the second batch to the last one, and seconds until the first."""
+def unchanged(images: torch.Tensor) -> torch.Tensor:
+    return images
+
+
+def rate(batches: Iterator[torch.Tensor], finish: Finish, num_batches: int) -> tuple[float, float]:
+    """Images a second of the second half of `num_batches`, and seconds until the first batch."""
     began = time.perf_counter()
     next(batches)
     first_s = time.perf_counter() - began
-    began, num = time.perf_counter(), 0
-    for images in batches:
+    num = 0
+    for number, images in enumerate(batches, start=1):
         assert images.shape[1:] == (3, CROP, CROP)
-        num += len(normalised(images) if normalise else images)
+        if number == num_batches // 2:
+            began, num = time.perf_counter(), 0
+        num += len(finish(images))
     return num / (time.perf_counter() - began), first_s
 
 
@@ -252,20 +275,29 @@ def main() -> None:
         cluster.connect()
         num = options.images
         own = ours(dataset, num)
-        entries: dict[str, tuple[Callable[[], Iterator[torch.Tensor]], bool]] = {
-            "ours, uint8": (own, False),
-            "ours, float32": (own, True),
-            "DataLoader, simplejpeg scaled, uint8": (loader(blobs, num, with_simplejpeg), False),
-            "DataLoader, simplejpeg scaled, float32": (loader(blobs, num, with_simplejpeg_float), False),
-            "DataLoader, Pillow draft, uint8": (loader(blobs, num, with_pillow), False),
-            "Ray Data, simplejpeg scaled, uint8": (ray_data(dataset, num), False),
+        network = build("resnet18", 2, 3, {}, MEAN, STD)
+        entries: dict[str, tuple[Callable[[], Iterator[torch.Tensor]], Finish]] = {
+            "ours, uint8": (own, unchanged),
+            "ours, float32": (own, network.normalise),
+            "DataLoader, simplejpeg scaled, uint8": (loader(blobs, num, with_simplejpeg), unchanged),
+            "DataLoader, simplejpeg scaled, float32": (loader(blobs, num, with_simplejpeg_float), unchanged),
+            "DataLoader, Pillow draft, uint8": (loader(blobs, num, with_pillow), unchanged),
+            "Ray Data, simplejpeg scaled, uint8": (ray_data(dataset, num), unchanged),
         }
         if find_spec("albumentations"):
-            entries["DataLoader, albumentations, float32"] = (loader(blobs, num, WithAlbumentations()), False)
+            entries["DataLoader, albumentations, float32"] = (
+                loader(blobs, num, WithAlbumentations()),
+                unchanged,
+            )
+        if find_spec("torchvision"):
+            entries["DataLoader, torchvision v2, float32"] = (
+                loader(blobs, num, WithTorchvision()),
+                unchanged,
+            )
         seen: dict[str, list[tuple[float, float]]] = {name: [] for name in entries}
         for _ in range(options.rounds):
-            for name, (batches, normalise) in entries.items():
-                seen[name].append(rate(batches(), normalise))
+            for name, (batches, finish) in entries.items():
+                seen[name].append(rate(batches(), finish, num // BATCH))
         show(seen, np.mean([len(blob) for blob in blobs]) / 1024)
         cluster.disconnect()
 
