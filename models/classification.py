@@ -101,14 +101,22 @@ def cross_entropy(
     label_smoothing: float,
     partner_labels: Tensor | None = None,
     weights: Tensor | None = None,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy in nats, in float32 whatever the autocast: (B, K), (B,) → scalar.
 
     Of mixed pictures: `weights` (B,) of it against `labels`, the rest against `partner_labels` (B,).
+    `class_weights` (K,) multiply each sample's loss by that of its label; the mean is over samples, not over weights.
     """
     logits = logits.float()
-    if weights is None or partner_labels is None:
+    if (weights is None or partner_labels is None) and class_weights is None:
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     own = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+    if class_weights is not None:
+        own = class_weights[labels] * own
+    if weights is None or partner_labels is None:
+        return own.mean()
     other = F.cross_entropy(logits, partner_labels, label_smoothing=label_smoothing, reduction="none")
+    if class_weights is not None:
+        other = class_weights[partner_labels] * other
     return (weights * own + (1 - weights) * other).mean()

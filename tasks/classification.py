@@ -105,11 +105,13 @@ def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Callabl
     return model
 
 
-def loss(model: nn.Module, batch: Batch, config: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    """One forward pass: the mean loss to descend, and what to log of it."""
+def loss(
+    model: nn.Module, batch: Batch, config: Any, class_weights: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One forward pass: the mean loss to descend, samples counted by `class_weights` (K,), and what to log of it."""
     logits = model(batch.images)
     value = cross_entropy(
-        logits, batch.labels, config.optim.label_smoothing, batch.partner_labels, batch.weights
+        logits, batch.labels, config.optim.label_smoothing, batch.partner_labels, batch.weights, class_weights
     )
     accuracy = (logits.argmax(1) == batch.labels).float().mean()
     return value, {"loss": value.detach(), "accuracy": accuracy.detach()}

@@ -64,7 +64,12 @@ def stream_depth(family: Family, dataset: Dataset, config: Any, layout: Layout) 
     batch = batch_of_rows(family, rows, Job(np.arange(rows.num_rows)), dataset.info, config)
     tensors = [getattr(batch, field.name) for field in fields(batch)]
     made = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor)) / rows.num_rows
-    each = settings.batch_size // settings.num_workers * (made + layout.num_bytes / layout.num_rows)
+    each = (
+        settings.batch_size
+        // settings.num_workers
+        // settings.accumulate_batches
+        * (made + layout.num_bytes / layout.num_rows)
+    )
     fitting = int(settings.data_gb * 1e9 * FLIGHT_SHARE / settings.num_workers / each)
     if fitting < 1:
         least = round_up(each * settings.num_workers / FLIGHT_SHARE / 1e9)
@@ -123,7 +128,8 @@ def fit_from(
     on_start: Callable[[int], None],
 ) -> dict[str, Any]:
     """Run the loop on what `feeds` give; `on_start` hears the number of its first step."""
-    plain_size = min(config.evaluate.batch_size, config.train.batch_size // session.world_size)
+    own = config.train.batch_size // session.world_size // config.train.accumulate_batches
+    plain_size = min(config.evaluate.batch_size, own)
 
     def sample() -> Tensor:
         [one] = feeds.train(plain_jobs(np.arange(1), 1))

@@ -3,13 +3,14 @@
 It runs in this process (tests, debugging, a lone GPU) and in each Ray Train worker, unchanged: what differs is
 the `Session` it is given. A checkpoint holds weights, averaged weights, optimizer, random state and the step; the
 order of samples and their augmentation are functions of (seed, epoch, index), so a resumed run equals an
-uninterrupted one, bit for bit on a CPU.
+uninterrupted one, bit for bit on a CPU. Under a time budget only the order of samples is: the clock decides the rest.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,9 +23,18 @@ from data.dataset import DatasetInfo
 from data.random import SampleGenerator
 from data.stream import Layout, windowed_order
 from tasks.families import Family
-from tasks.optim import build_optimizers, schedule_factor, set_rates, update_average
+from tasks.optim import (
+    LOOKAHEAD_EVERY,
+    balanced_weights,
+    build_optimizers,
+    look_ahead,
+    schedule_factor,
+    set_rates,
+    update_average,
+)
 from tasks.precision import autocast, resolve_precision
 from tasks.settings import TrainConfig
+from tasks.stopping import Best, agree
 
 WINDOW_SHARE = 0.5  # of the memory for pictures: what waits, encoded, in a streamed epoch
 PROGRESS_EVERY_S = 0.5
@@ -77,23 +87,30 @@ class BatchPlan:
     growth: tuple[tuple[int, float], ...]
     layout: Layout
     window: int  # samples that are mixed with each other
+    num_parts: int = 1  # of a batch, computed one after the other
 
     @classmethod
     def of(cls, config: TrainConfig, layout: Layout, rank: int, world_size: int) -> "BatchPlan":
         """Raises ValueError where the batch does not divide over the workers."""
         num_samples = layout.num_rows
-        if config.batch_size % world_size:
+        parts = config.accumulate_batches
+        if config.batch_size % (world_size * parts):
+            times = f" times accumulate_batches (={parts})" if parts > 1 else ""
             raise ValueError(
-                f"batch_size (={config.batch_size}) must be divisible by num_workers (={world_size})"
+                f"batch_size (={config.batch_size}) must be divisible by num_workers (={world_size}){times}"
             )
-        batch_size = min(config.batch_size, num_samples // world_size * world_size)
+        batch_size = min(config.batch_size, num_samples // (world_size * parts) * world_size * parts)
         if batch_size == 0:
-            raise ValueError(f"{num_samples} training images are too few for num_workers (={world_size})")
+            parted = f" times accumulate_batches (={parts})" if parts > 1 else ""
+            raise ValueError(
+                f"{num_samples} training images are too few for num_workers (={world_size}){parted}"
+            )
         num_steps = max(1, round(config.epochs * (num_samples // batch_size)))
         window = layout.rows_within(config.data_gb * 1e9 * WINDOW_SHARE)
         return cls(
-            num_samples, batch_size, num_steps, config.seed, rank, world_size, config.growth, layout, window
-        )
+            num_samples, batch_size, num_steps, config.seed, rank, world_size, config.growth, layout, window,
+            parts,
+        )  # fmt: skip
 
     @property
     def steps_per_epoch(self) -> int:
@@ -127,13 +144,14 @@ class Job:
 
 
 def training_jobs(plan: BatchPlan, first_step: int) -> Iterator[Job]:
-    """A rank's batches from `first_step` to the end."""
+    """A rank's batches from `first_step` to the end; of each step `num_parts`, of equal size."""
     epoch, order = -1, np.empty(0, np.int64)
     for step in range(first_step, plan.num_steps):
         if step // plan.steps_per_epoch != epoch:
             epoch = step // plan.steps_per_epoch
             order = plan.order(epoch)
-        yield Job(plan.indices(step, order), plan.generator(epoch), plan.shrink_px(step))
+        for part in np.split(plan.indices(step, order), plan.num_parts):
+            yield Job(part, plan.generator(epoch), plan.shrink_px(step))
 
 
 def plain_jobs(indices: np.ndarray, batch_size: int) -> Iterator[Job]:
@@ -199,7 +217,13 @@ def fit(
     torch.manual_seed(train.seed)
     model = family.model(config, info, sample).to(device)
     optimizers = build_optimizers(model, config.optim)
-    average = {k: v.clone() for k, v in model.state_dict().items()} if config.optim.averaging_decay else None
+    averaged = config.optim.averaging_decay or config.optim.lookahead
+    average = {k: v.clone() for k, v in model.state_dict().items()} if averaged else None
+    best = Best(train.patience_metric, train.patience)
+    loss_of = family.loss
+    if config.optim.class_weights == "balanced":
+        counts = [info.counts["train"].get(name, 0) for name in info.classes]
+        loss_of = partial(family.loss, class_weights=balanced_weights(counts).to(device))
     torch.manual_seed(train.seed + 1 + session.rank)  # dropout differs between ranks, weights do not
 
     step, time_before_s, waited_before_s = 0, 0.0, 0.0
@@ -211,6 +235,7 @@ def fit(
             optimizer.load_state_dict(values)
         if average is not None:
             average = {k: v.to(device) for k, v in state["average"].items()}
+        best.load(state["best"])
         if state["random"] is not None:  # a rank that the interrupted run did not have starts its own stream
             restore_random_state(state["random"])
     metrics: dict[str, float] = dict(state["metrics"]) if state is not None else {}
@@ -220,6 +245,8 @@ def fit(
         network = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     network.train()
     batches = Waiting(make_batches(plan, step))
+    if state is not None and state["ended"]:
+        return state
     started = time.perf_counter()
     meter = Meter()
     saved, images_per_s = started, 0.0
@@ -229,52 +256,77 @@ def fit(
 
     def report(images_per_s: float) -> None:
         if session.rank == 0:
-            lr = config.optim.lr * schedule_factor(config.optim, step - 1, plan.num_steps)
+            lr = config.optim.lr * schedule_factor(config.optim, place, plan.num_steps)
             epoch = step / plan.steps_per_epoch
             input_wait = (waited_before_s + batches.time_s) / time_s()
             session.report(
                 Progress(step, plan.num_steps, epoch, time_s(), images_per_s, input_wait, lr, dict(metrics))
             )
 
+    spent_s = agree(time_s(), session) if train.time_budget_s else 0.0
+    place, part = 0.0, 0
     for batch in batches:
-        set_rates(optimizers, schedule_factor(config.optim, step, plan.num_steps))
+        if part == 0:
+            place = place_of(step, plan.num_steps, spent_s, train.time_budget_s)
+            set_rates(optimizers, schedule_factor(config.optim, place, plan.num_steps))
         with autocast(device, dtype):
-            loss, values = family.loss(network, batch.to(device), config)
-        loss.backward()
+            loss, values = loss_of(network, batch.to(device), config)
+        (loss / plan.num_parts).backward()
+        meter.add(values)
+        part = (part + 1) % plan.num_parts
+        if part:
+            continue
         if config.optim.clip_norm:
             nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if average is not None:
-            update_average(average, model, config.optim.averaging_decay)
         step += 1
-        meter.add(values)
-
-        last = step == plan.num_steps
+        if average is not None and not config.optim.lookahead:
+            update_average(average, model, config.optim.averaging_decay)
+        elif average is not None and (step % LOOKAHEAD_EVERY == 0 or step == plan.num_steps):
+            look_ahead(average, model, min(1.0, (place + 1) / plan.num_steps))
+        if train.time_budget_s:
+            spent_s = agree(time_s(), session)
+        last = step == plan.num_steps or (train.time_budget_s > 0 and spent_s >= train.time_budget_s)
         if last or time.perf_counter() - meter.since > PROGRESS_EVERY_S:
             means, rate = meter.take()  # synchronises
             require_finite(means, step, plan.num_steps)
             metrics.update(means)
-            images_per_s = rate * plan.batch_size
+            images_per_s = rate * plan.batch_size / plan.num_parts
             report(images_per_s)
         every = train.validate_every_epochs * plan.steps_per_epoch
-        if session.rank == 0 and (last or (every and step % every == 0)):
+        validated = bool(last or (every and step % every == 0))
+        if session.rank == 0 and validated:
             began = time.perf_counter()
-            metrics.update(validate_with(model, average, validate))
+            seen = validate_with(model, average, validate)
+            metrics.update(seen)
             require_finite(metrics, step, plan.num_steps)
             report(images_per_s)
+            best.see(seen, average or model.state_dict(), step)
             meter.since += time.perf_counter() - began  # no part of the steps that are still to be reported
+        if train.patience and validated:
+            last = bool(agree(float(last or best.exhausted), session))
         # By the clock too, so that a short or slow run can be resumed; only where no other rank has another clock.
         overdue = session.world_size == 1 and time.perf_counter() - saved > CHECKPOINT_EVERY_S
         if last or step % train.checkpoint_every_steps == 0 or overdue:
             waited_s = waited_before_s + batches.time_s
+            if last:
+                metrics.update(best.metrics)  # the result is what they were measured on
             state = snapshot(model, optimizers, average, step, time_s(), waited_s, metrics)
+            state |= {"best": best.state(), "ended": last}
             session.save(state, step)
             saved = time.perf_counter()
+        if last:
+            break
 
-    assert state is not None and state["step"] == plan.num_steps
+    assert state is not None and state["ended"]
     return state
+
+
+def place_of(step: int, num_steps: int, spent_s: float, budget_s: float) -> float:
+    """Where in the schedule a step stands, in [0, num_steps]: by the steps or by the time spent, what is further."""
+    return max(float(step), min(1.0, spent_s / budget_s) * num_steps) if budget_s else float(step)
 
 
 class Waiting:
@@ -335,8 +387,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def result_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights that a finished run stands for: the averaged ones where it kept an average."""
-    return state["average"] or state["model"]
+    """The weights that a finished run stands for: the best validated, else the averaged, else the last ones."""
+    return state["best"].get("weights") or state["average"] or state["model"]
 
 
 def validate_with(

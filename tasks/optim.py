@@ -6,16 +6,18 @@ moves each filter bank by an orthogonal matrix; what is not a filter bank stays 
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data.parameters import Parameters
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic iteration that drives singular values towards one
 NEWTON_SCHULZ_STEPS = 3
+LOOKAHEAD_EVERY = 5  # steps, and the base of the decay, both as in airbench
+LOOKAHEAD_DECAY = 0.95**5
 MUON_SGD_MOMENTUM = 0.85  # of what Muon leaves to SGD, as in https://github.com/KellerJordan/cifar10-airbench
 
 
@@ -36,25 +38,64 @@ class OptimConfig(Parameters):
         description="times the learning rate, subtracted at each step; not from biases and norms, nor from filters "
         "under muon, which are kept at a fixed norm",
     )
-    schedule: Literal["linear", "cosine"] = Field(description="how the learning rates fall after warm-up")
+    schedule: Literal["linear", "cosine", "constant", "triangular", "one_cycle"] = Field(
+        description="how the learning rates move: after warm-up linear and cosine fall, constant stays; triangular "
+        "rises in a straight line from first_share and falls in one, one_cycle does so along half cosines"
+    )
     warmup_share: float = Field(ge=0, lt=1, description="share of the steps in which the rates rise")
-    final_share: float = Field(ge=0, le=1, description="the last rates as a share of the highest")
+    first_share: float = Field(
+        ge=0, le=1, description="triangular, one_cycle: the first rates as a share of the highest; else 0"
+    )
+    final_share: float = Field(
+        ge=0, le=1, description="the last rates as a share of the highest; not read by constant"
+    )
     label_smoothing: float = Field(ge=0, lt=1, description="probability spread over all classes")
+    class_weights: Literal["none", "balanced"] = Field(
+        description="balanced: a sample's loss counts inversely to its class's share of train; 1 on average"
+    )
     averaging_decay: float = Field(
         ge=0,
         lt=1,
         description="share that the averaged weights keep at a step; 0: the last weights are the result",
     )
+    lookahead: bool = Field(
+        description="slow weights that follow the weights every 5 steps and pull them back; they are the result"
+    )
     clip_norm: float = Field(ge=0, description="greatest norm of the gradient; 0: no clipping")
 
+    @model_validator(mode="after")
+    def _settings_are_read(self) -> Self:
+        if self.first_share and self.schedule not in ("triangular", "one_cycle"):
+            raise ValueError(
+                f"optim.first_share (={self.first_share:g}) is read by the schedules triangular and one_cycle; under "
+                f"{self.schedule} it must be 0"
+            )
+        if self.lookahead and self.averaging_decay:
+            raise ValueError(
+                f"optim.lookahead keeps slow weights as the result; set optim.averaging_decay "
+                f"(={self.averaging_decay:g}) to 0, or lookahead to false"
+            )
+        return self
 
-def schedule_factor(config: OptimConfig, step: int, num_steps: int) -> float:
-    """The share of the highest rate at `step` in [0, num_steps): rises linearly, then falls to `final_share`."""
+
+def schedule_factor(config: OptimConfig, step: float, num_steps: int) -> float:
+    """The share of the highest rate at `step` in [0, num_steps], which may lie between two steps.
+
+    Triangular is airbench's (https://github.com/KellerJordan/cifar10-airbench), one_cycle that of Smith and Topin
+    2017 (https://arxiv.org/abs/1708.07120) with cosines, as in torch's OneCycleLR; momentum stays as it is.
+    """
     warmup_steps = config.warmup_share * num_steps
     if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    past = (step - warmup_steps) / max(1.0, num_steps - warmup_steps)  # [0, 1)
-    fall = 1 - past if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * past))
+        if config.schedule not in ("triangular", "one_cycle"):
+            return (step + 1) / (warmup_steps + 1)
+        risen = step / warmup_steps
+        risen = risen if config.schedule == "triangular" else 0.5 * (1 - math.cos(math.pi * risen))
+        return config.first_share + (1 - config.first_share) * risen
+    if config.schedule == "constant":
+        return 1.0
+    past = min(1.0, (step - warmup_steps) / max(1.0, num_steps - warmup_steps))
+    straight = config.schedule in ("linear", "triangular")
+    fall = 1 - past if straight else 0.5 * (1 + math.cos(math.pi * past))
     return config.final_share + (1 - config.final_share) * fall
 
 
@@ -146,3 +187,27 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -
             average[name].lerp_(value, 1 - decay)
         else:
             average[name].copy_(value)
+
+
+@torch.no_grad()
+def look_ahead(slow: dict[str, Tensor], model: nn.Module, progress: float) -> None:
+    """Move the slow weights towards the model's, and the model's to where they are then.
+
+    `progress` in [0, 1] is the share of the training done: the slow weights keep 0.95^5 · progress³ of themselves, so
+    that they follow at first and average at the end. Zhang et al. 2019 (https://arxiv.org/abs/1907.08610), by the
+    schedule of airbench (https://github.com/KellerJordan/cifar10-airbench).
+    """
+    update_average(slow, model, LOOKAHEAD_DECAY * progress**3)
+    for name, value in model.state_dict().items():
+        value.copy_(slow[name])
+
+
+def balanced_weights(counts: list[int]) -> Tensor:
+    """What a sample of each class counts: (K,), N / (number of classes with samples · N_k), 1 on average over samples.
+
+    A class without samples has the weight 0: no label of it is met.
+    """
+    images = torch.tensor(counts, dtype=torch.float64)
+    present = images > 0
+    weights = images.sum() / (present.sum() * images.clamp(min=1))
+    return torch.where(present, weights, 0.0).float()

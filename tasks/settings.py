@@ -1,8 +1,8 @@
 """Parameters that every family has: how long and where to train, how to evaluate."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from data.parameters import Parameters
 
@@ -18,6 +18,14 @@ class TrainConfig(Parameters):
     batch_size: int = Field(
         ge=1,
         description="pictures a step, over all workers together; at most the training pictures there are",
+    )
+    accumulate_batches: int = Field(
+        ge=1,
+        description="parts that a step's batch is computed in, to save memory; must divide batch_size",
+    )
+    time_budget_s: float = Field(
+        ge=0,
+        description="seconds of training and validation after which the run ends; the rates end with it. 0: none",
     )
     seed: int = Field(ge=0, description="decides the initial weights, the order and the augmentation")
     precision: Precision = Field(
@@ -49,6 +57,22 @@ class TrainConfig(Parameters):
     validate_every_epochs: int = Field(
         ge=0, description="epochs between two looks at the validation pictures; 0: only at the end"
     )
+    patience: int = Field(
+        ge=0,
+        description="validations in a row without a better one after which the run ends; the best weights are the "
+        "result. The rates still fall over all epochs. 0: train to the end, the last weights are the result",
+    )
+    patience_metric: Literal["accuracy", "loss"] = Field(
+        description="what a better validation is: higher accuracy or lower loss"
+    )
+
+    @model_validator(mode="after")
+    def _patience_sees_validations(self) -> Self:
+        if self.patience and not self.validate_every_epochs:
+            raise ValueError(
+                f"train.patience (={self.patience}) counts validations: set train.validate_every_epochs to at least 1"
+            )
+        return self
 
     @field_validator("growth")
     @classmethod

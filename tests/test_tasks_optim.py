@@ -23,6 +23,7 @@ def config(**changes: object) -> OptimConfig:
         "name": "sgd", "lr": 0.1, "momentum": 0.9, "head_lr": 0.05, "bias_lr": 0.2, "weight_decay": 0.01,
         "schedule": "linear", "warmup_share": 0.0, "final_share": 0.0, "label_smoothing": 0.0,
         "averaging_decay": 0.0, "clip_norm": 0.0,
+        "first_share": 0.0, "class_weights": "none", "lookahead": False,
     }  # fmt: skip
     return OptimConfig.parse({**values, **changes}, "optim")
 

@@ -25,11 +25,13 @@ SMALL: dict[str, Any] = {  # sections that signals and volumes share
         "name": "sgd", "lr": 0.002, "momentum": 0.9, "head_lr": 0.002, "bias_lr": 0.002, "weight_decay": 1e-4,
         "schedule": "linear", "warmup_share": 0.1, "final_share": 0.0, "label_smoothing": 0.0,
         "averaging_decay": 0.0, "clip_norm": 1.0,
+        "first_share": 0.0, "class_weights": "none", "lookahead": False,
     },
     "train": {
         "epochs": 1.0, "batch_size": 16, "seed": 0, "precision": "fp32", "growth": [],
         "num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0,
         "data_mode": "auto", "data_gb": 1.0, "checkpoint_every_steps": 5, "validate_every_epochs": 0,
+        "accumulate_batches": 1, "time_budget_s": 0.0, "patience": 0, "patience_metric": "accuracy",
     },
     "evaluate": {"views": ["single"], "registered_view": "single", "batch_size": 64, "num_worst": 4},
 }  # fmt: skip
@@ -44,12 +46,14 @@ TINY: dict[str, dict[str, Any]] = {
             "name": "sgd", "lr": 0.05, "momentum": 0.9, "head_lr": 0.05, "bias_lr": 0.05, "weight_decay": 1e-4,
             "schedule": "linear", "warmup_share": 0.1, "final_share": 0.0, "label_smoothing": 0.0,
             "averaging_decay": 0.9, "clip_norm": 1.0,
+            "first_share": 0.0, "class_weights": "none", "lookahead": False,
         },
         "train": {
             "epochs": 1.0, "batch_size": 64, "seed": 0, "precision": "fp32", "growth": [],
             "num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0,
             "data_mode": "auto", "data_gb": 1.0, "checkpoint_every_steps": 5,
             "validate_every_epochs": 0,
+            "accumulate_batches": 1, "time_budget_s": 0.0, "patience": 0, "patience_metric": "accuracy",
         },
         "evaluate": {"views": ["single"], "registered_view": "single", "batch_size": 256, "num_worst": 4},
     },
