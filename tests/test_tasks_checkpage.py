@@ -18,7 +18,7 @@ from data.dataset import Dataset
 from data.findings import find, judge
 from data.report import read_report
 from tasks import charts, page
-from tasks.checkpage import check_page, write_check_page
+from tasks.checkpage import check_page, headline, write_check_page
 from tests.faulty import PLANTED, SOUND, box, classification, detection, jpeg, stock
 from tests.pictures import png
 from tests.test_data_findings import dataset_of
@@ -256,3 +256,13 @@ def test_bars_are_as_long_as_their_numbers() -> None:
     )
     assert "a&lt;b, train: 30" in drawn
     read(drawn)
+
+
+@pytest.mark.parametrize(
+    ("family", "noun"), [("classification", "pictures"), ("signals", "signals"), ("volumes", "volumes")]
+)
+def test_the_headline_calls_items_what_they_are(tmp_path: Path, family: str, noun: str) -> None:
+    dataset = dataset_of(tmp_path, "classification", PLANTED["cmyk"].files())
+    findings = find(dataset)
+    text = headline(dataset.info.model_copy(update={"family": family}), findings, judge(findings, ()))
+    assert f"<span>{noun}</span>" in text
