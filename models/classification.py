@@ -11,32 +11,110 @@ from torch.nn import functional as F
 
 from data.parameters import Parameters
 from models.airnet import AirNet
+from models.alexnet import AlexNet
+from models.googlenet import GoogLeNet
+from models.inception import InceptionV3
 from models.lenet import LeNet5
+from models.mobilenet import MobileNetV2
+from models.nin import NetworkInNetwork
 from models.resnet import CifarResNet, ResNet
+from models.sides import WithSides
+from models.squeezenet import SqueezeNet
+from models.vgg import VGG
 
 Architecture = Literal[
     "lenet5",
+    "lenet5_course",
     "airnet94",
     "airnet_narrow",
+    "alexnet",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+    "plain20_cifar",
+    "plain32_cifar",
+    "plain44_cifar",
+    "plain56_cifar",
+    "plain110_cifar",
+    "plain18",
+    "plain34",
     "resnet8_cifar",
     "resnet20_cifar",
+    "resnet32_cifar",
+    "resnet44_cifar",
     "resnet56_cifar",
+    "resnet110_cifar",
     "resnet18",
     "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "nin",
+    "googlenet",
+    "inception_v3",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "mobilenet_v2",
 ]
 
 # name → builder(num_classes, channels, ...) of the bare network
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
+    "lenet5_course": partial(LeNet5, widths=(8, 16)),
     "airnet94": AirNet,
     "airnet_narrow": partial(AirNet, widths=(32, 128, 256)),
+    "alexnet": AlexNet,
+    "vgg11": partial(VGG, depth=11),
+    "vgg11_bn": partial(VGG, depth=11, batch_norm=True),
+    "vgg13": partial(VGG, depth=13),
+    "vgg13_bn": partial(VGG, depth=13, batch_norm=True),
+    "vgg16": partial(VGG, depth=16),
+    "vgg16_bn": partial(VGG, depth=16, batch_norm=True),
+    "vgg19": partial(VGG, depth=19),
+    "vgg19_bn": partial(VGG, depth=19, batch_norm=True),
+    "plain20_cifar": partial(CifarResNet, depth=20, shortcut="none"),
+    "plain32_cifar": partial(CifarResNet, depth=32, shortcut="none"),
+    "plain44_cifar": partial(CifarResNet, depth=44, shortcut="none"),
+    "plain56_cifar": partial(CifarResNet, depth=56, shortcut="none"),
+    "plain110_cifar": partial(CifarResNet, depth=110, shortcut="none"),
+    "plain18": partial(ResNet, plain=True),
+    "plain34": partial(ResNet, blocks=(3, 4, 6, 3), plain=True),
     "resnet8_cifar": partial(CifarResNet, depth=8),
     "resnet20_cifar": partial(CifarResNet, depth=20),
+    "resnet32_cifar": partial(CifarResNet, depth=32),
+    "resnet44_cifar": partial(CifarResNet, depth=44),
     "resnet56_cifar": partial(CifarResNet, depth=56),
+    "resnet110_cifar": partial(CifarResNet, depth=110),
     "resnet18": ResNet,
     "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
+    "resnet50": partial(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": partial(ResNet, blocks=(3, 4, 23, 3), bottleneck=True),
+    "resnet152": partial(ResNet, blocks=(3, 8, 36, 3), bottleneck=True),
+    "nin": NetworkInNetwork,
+    "googlenet": GoogLeNet,
+    "inception_v3": InceptionV3,
+    "squeezenet1_0": SqueezeNet,
+    "squeezenet1_1": partial(SqueezeNet, small=True),
+    "mobilenet_v2": MobileNetV2,
 }
 assert set(ARCHITECTURES) == set(get_args(Architecture))
+
+# start of the names → side of the smallest pictures, where that is more than 1; LeNets check theirs themselves
+LEAST_PX = {
+    "airnet": 9,
+    "alexnet": 63,
+    "vgg": 32,
+    "nin": 4,
+    "googlenet": 15,
+    "inception_v3": 75,
+    "squeezenet1_0": 21,
+    "squeezenet1_1": 17,
+}
 
 
 class ModelConfig(Parameters):
@@ -66,18 +144,18 @@ class Classifier(nn.Module):
         scale = 1 / (255 * self.std)
         return torch.addcmul(-self.mean / self.std, x, scale)  # one pass over the pixels
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | WithSides:
         return self.net(self.normalise(images))
 
 
 def least_px(name: str) -> int:
     """Side of the smallest pictures that a network takes: what is left after its poolings is at least one pixel."""
-    return 9 if name.startswith("airnet") else 1
+    return next((px for start, px in LEAST_PX.items() if name.startswith(start)), 1)
 
 
 def arguments_of(name: str, crop_px: int) -> dict[str, Any]:
-    """What the builder must be told beside classes and channels: only LeNet-5 has dense layers sized by its input."""
-    return {"input_px": crop_px} if name == "lenet5" else {}
+    """What the builder must be told beside classes and channels: only LeNets have dense layers sized by their input."""
+    return {"input_px": crop_px} if name.startswith("lenet5") else {}
 
 
 def build(

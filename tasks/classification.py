@@ -1,6 +1,7 @@
 """The classification family: its parameters, and how it turns pictures into batches, losses and predictions."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -25,6 +26,7 @@ from data.parameters import Parameters
 from data.random import SampleGenerator
 from models.airnet import AirNet
 from models.classification import ARCHITECTURES, ModelConfig, arguments_of, build, cross_entropy, least_px
+from models.sides import WithSides
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.optim import OptimConfig
 from tasks.settings import EvaluateConfig, TrainConfig
@@ -59,9 +61,9 @@ class ClassificationConfig(Parameters):
             ARCHITECTURES[self.model.name](
                 num_classes=2, channels=3, **arguments_of(self.model.name, self.input.crop_px)
             )
-        if self.train.growth and self.model.name == "lenet5":
+        if self.train.growth and self.model.name.startswith("lenet5"):
             raise ValueError(
-                "train.growth must be [] for lenet5: its dense layers take pictures of one size only"
+                f"train.growth must be [] for {self.model.name}: its dense layers take pictures of one size only"
             )
         return self
 
@@ -108,11 +110,23 @@ def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Callabl
 def loss(
     model: nn.Module, batch: Batch, config: Any, class_weights: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One forward pass: the mean loss to descend, samples counted by `class_weights` (K,), and what to log of it."""
-    logits = model(batch.images)
-    value = cross_entropy(
-        logits, batch.labels, config.optim.label_smoothing, batch.partner_labels, batch.weights, class_weights
+    """One forward pass: the mean loss to descend, side branches by their weights included, and what to log of it.
+
+    Samples count by the `class_weights` (K,) of their labels.
+    """
+    output = model(batch.images)
+    logits, sides, shares = output if isinstance(output, WithSides) else (output, (), ())
+    entropy = partial(
+        cross_entropy,
+        labels=batch.labels,
+        label_smoothing=config.optim.label_smoothing,
+        partner_labels=batch.partner_labels,
+        weights=batch.weights,
+        class_weights=class_weights,
     )
+    value = entropy(logits)
+    for side, share in zip(sides, shares, strict=True):
+        value = value + share * entropy(side)
     accuracy = (logits.argmax(1) == batch.labels).float().mean()
     return value, {"loss": value.detach(), "accuracy": accuracy.detach()}
 

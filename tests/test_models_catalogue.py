@@ -1,53 +1,137 @@
 """Every network of the catalogue: exact size, gradients everywhere, no NaN; and what is particular to each."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from models.airnet import AirNet
-from models.classification import ARCHITECTURES, arguments_of, build
+from models.classification import ARCHITECTURES, arguments_of, build, least_px
+from models.googlenet import GoogLeNet
+from models.inception import InceptionV3
 from models.resnet import CifarResNet, PadShortcut
+from models.sides import WithSides
 
+# name → number of tensors, sha256 of the sorted lines "key shape" of torchvision 0.28.0's own state_dict
+TORCHVISION = json.loads((Path(__file__).parent / "torchvision_keys.json").read_text())
 SIZES = {  # (num_classes, channels) → parameters
     "lenet5": (10, 1, 61_706),
+    "lenet5_course": (10, 3, 62_958),
     "airnet94": (10, 3, 1_971_640),
     "resnet18": (1000, 3, 11_689_512),
     "resnet34": (1000, 3, 21_797_672),
+    "resnet50": (1000, 3, 25_557_032),
+    "resnet101": (1000, 3, 44_549_160),
+    "resnet152": (1000, 3, 60_192_808),
+    "alexnet": (1000, 3, 61_100_840),
+    "vgg11": (1000, 3, 132_863_336),
+    "vgg11_bn": (1000, 3, 132_868_840),
+    "vgg13": (1000, 3, 133_047_848),
+    "vgg13_bn": (1000, 3, 133_053_736),
+    "vgg16": (1000, 3, 138_357_544),
+    "vgg16_bn": (1000, 3, 138_365_992),
+    "vgg19": (1000, 3, 143_667_240),
+    "vgg19_bn": (1000, 3, 143_678_248),
+    "nin": (10, 3, 966_986),
+    "googlenet": (1000, 3, 13_004_888),
+    "inception_v3": (1000, 3, 27_161_264),
+    "squeezenet1_0": (1000, 3, 1_248_424),
+    "squeezenet1_1": (1000, 3, 1_235_496),
+    "mobilenet_v2": (1000, 3, 3_504_872),
+    "plain18": (1000, 3, 11_689_512 - 173_824),  # less three projections with their norms
+    "plain20_cifar": (10, 3, 269_722),
+    "plain56_cifar": (10, 3, 853_018),
+    "resnet110_cifar": (10, 3, 1_727_962),
     "resnet20_cifar": (10, 3, 269_722),
     "resnet56_cifar": (10, 3, 853_018),
 }
 
 
-def classifier(name: str, num_classes: int = 10, channels: int = 3) -> torch.nn.Module:
+def small(name: str) -> int:
+    """A side that the network takes, and at which its norms see more than one value per channel."""
+    return max(32, least_px(name))
+
+
+def classifier(name: str, num_classes: int = 10, channels: int = 3) -> nn.Module:
+    """A small edition: the dense layers of AlexNet and VGG, most of their parameters, are narrowed."""
     torch.manual_seed(0)
-    return build(name, num_classes, channels, arguments_of(name, 32), (0.5,) * channels, (0.25,) * channels)
+    arguments = arguments_of(name, small(name))
+    if name.startswith(("alexnet", "vgg")):
+        arguments["dense"] = 16
+    return build(name, num_classes, channels, arguments, (0.5,) * channels, (0.25,) * channels)
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_parameter_counts_are_exact(name: str) -> None:
     num_classes, channels, size = SIZES[name]
-    assert sum(p.numel() for p in classifier(name, num_classes, channels).parameters()) == size
+    with torch.device("meta"):
+        net = ARCHITECTURES[name](num_classes=num_classes, channels=channels)
+    assert sum(p.numel() for p in net.parameters()) == size
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+def test_side_branches_cost_what_they_should() -> None:
+    with torch.device("meta"):
+        bare = [GoogLeNet(1000, 3, sides=False), InceptionV3(1000, 3, sides=False)]
+    assert [sum(p.numel() for p in net.parameters()) for net in bare] == [6_624_904, 23_834_568]
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_keys_and_shapes_are_torchvisions(name: str) -> None:
+    with torch.device("meta"):
+        state = ARCHITECTURES[name](num_classes=1000, channels=3).state_dict()
+    lines = sorted(f"{key} {tuple(value.shape)}" for key, value in state.items())
+    assert len(lines) == TORCHVISION[name]["num_tensors"]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == TORCHVISION[name]["sha256"]
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_trainable_parameter_gets_a_finite_gradient(name: str, channels: int) -> None:
-    model = classifier(name, 7, channels).train()
-    images = torch.randint(0, 256, (4, channels, 32, 32), dtype=torch.uint8)
-    logits = model(images)
-    assert logits.shape == (4, 7)
-    F.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()
-    for label, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None and parameter.grad.isfinite().all(), label
+def test_every_trainable_parameter_gets_a_finite_gradient(name: str) -> None:
+    for channels in (1, 3) if name in ("lenet5", "resnet20_cifar", "airnet_narrow") else (3,):
+        model = classifier(name, 7, channels).train()
+        side = small(name)
+        output = model(torch.randint(0, 256, (4, channels, side, side), dtype=torch.uint8))
+        all_logits = [output.logits, *output.sides] if isinstance(output, WithSides) else [output]
+        assert all(logits.shape == (4, 7) for logits in all_logits)
+        sum(F.cross_entropy(logits, torch.tensor([0, 1, 2, 3])) for logits in all_logits).backward()
+        for label, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None and parameter.grad.isfinite().all(), label
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_picture_scores_the_same_beside_any_others(name: str) -> None:
-    model = classifier(name).eval()
-    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    model, side = classifier(name).eval(), small(name)
+    images = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
     with torch.inference_mode():
         torch.testing.assert_close(model(images)[2:3], model(images[2:3]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if least_px(name) > 1])
+def test_the_least_side_is_the_least(name: str) -> None:
+    with torch.device("meta"):
+        net = ARCHITECTURES[name](num_classes=2, channels=3).eval()
+        px = least_px(name)
+        assert net(torch.empty(2, 3, px, px)).shape == (2, 2)
+        with pytest.raises((RuntimeError, IndexError)):
+            net(torch.empty(2, 3, px - 1, px - 1))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_side_branches_answer_in_training_alone(name: str) -> None:
+    model, side = classifier(name), small(name)
+    images = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    assert isinstance(model.train()(images), WithSides)
+    called: list[bool] = []
+    for label, module in model.net.named_children():  # type: ignore[union-attr, operator]
+        if label.startswith(("aux", "Aux")):
+            module.register_forward_hook(lambda *_: called.append(True))
+    with torch.inference_mode():
+        assert isinstance(model.eval()(images), torch.Tensor)
+    assert not called
 
 
 def test_normalisation_travels_with_the_weights() -> None:
@@ -58,7 +142,7 @@ def test_normalisation_travels_with_the_weights() -> None:
 
 
 def test_unknown_architecture_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"lenet-5.*known: lenet5, airnet94"):
+    with pytest.raises(ValueError, match=r"lenet-5.*known: lenet5, lenet5_course, airnet94"):
         build("lenet-5", 10, 1, {}, (0.5,), (0.5,))
 
 

@@ -1,12 +1,16 @@
 """The classification family: what its parameters refuse, and what its batches and cards hold."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from data.classification import Batch
 from data.random import SampleGenerator
+from models.sides import WithSides
 from tasks import classification
 from tasks.classification import ClassificationConfig
 from tests.handmade import write_dataset
@@ -87,3 +91,19 @@ def test_a_rebuilt_model_takes_the_weights_of_the_trained_one(tmp_path: Path) ->
     with torch.inference_mode():
         assert torch.equal(model(images), other(images))
     assert card.classes == ("a", "b", "c") and card.preprocessing.stored_px == 16
+
+
+class Fixed(nn.Module):
+    """Gives logits of two classes, 0 and log 3, and two side branches without a preference."""
+
+    def forward(self, images: torch.Tensor) -> WithSides:
+        even = torch.zeros(len(images), 2)
+        return WithSides(torch.tensor([[0.0, math.log(3)]]).repeat(len(images), 1), (even, even), (0.3, 0.4))
+
+
+def test_side_branches_count_by_their_weights() -> None:
+    config = tiny_config("classification", optim__label_smoothing=0.0)
+    batch = Batch(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([1, 1]), np.arange(2))
+    value, logged = classification.loss(Fixed(), batch, config)
+    assert value.item() == pytest.approx(math.log(4 / 3) + 0.7 * math.log(2))
+    assert logged["accuracy"] == 1  # of the main logits
