@@ -60,6 +60,10 @@ app.command(
     help="Train and register two models on handwritten digits.",
     sort_key=8,
 )
+app.command(
+    "pipelines.commands_edges:edges", name="edges",
+    help="Write the edge maps of a picture, by Sobel's filters and others.", sort_key=9,
+)  # fmt: skip
 
 
 # What a person gave, or can mend: the exit code is 2.

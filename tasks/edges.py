@@ -1,0 +1,86 @@
+"""The edges of a picture by the filters of models.filters, as pictures to look at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from data.decode import decode_image
+from models.filters import FILTERS, Padding, convolve, correlate
+
+PAIRS = ("sobel", "scharr")  # of which the magnitude is drawn, too
+SHARE_SHOWN = 0.995  # of the responses lie within the range of grey levels; the rest are cut
+TILE_PX, LABEL_PX, COLUMNS = 320, 26, 3
+
+
+def edge_maps(
+    picture: Tensor, names: Sequence[str], padding: Padding, stride: int, true_convolution: bool
+) -> dict[str, Tensor]:
+    """Responses of the named filters to a grey picture (H, W) of levels 0 to 255: name → (H', W').
+
+    Beside them the magnitude √(vertical² + horizontal²) where both filters of a pair are named. A ValueError lists the
+    filters that there are.
+    """
+    unknown = [name for name in names if name not in FILTERS]
+    if unknown or not names:
+        raise ValueError(f"no filter {', '.join(unknown) or 'is named'}; known: {', '.join(FILTERS)}")
+    apply = convolve if true_convolution else correlate
+    responses = apply(picture[None], torch.stack([FILTERS[name] for name in names]), padding, stride)[0]
+    maps = dict(zip(names, responses, strict=True))
+    for pair in PAIRS:
+        sides = [maps.get(f"{pair}_{side}") for side in ("vertical", "horizontal")]
+        if sides[0] is not None and sides[1] is not None:
+            maps[f"{pair}_magnitude"] = torch.hypot(sides[0], sides[1])
+    return maps
+
+
+def as_grey(response: Tensor, signed: bool) -> np.ndarray:
+    """A response (H, W) as grey levels (H, W) uint8: signed, 0 is the middle grey; else 0 is black."""
+    values = response.numpy()
+    reach = float(np.quantile(np.abs(values), SHARE_SHOWN)) or float(np.abs(values).max()) or 1.0
+    level = values / reach
+    return np.rint(np.clip(127.5 + 127.5 * level if signed else 255 * level, 0, 255)).astype(np.uint8)
+
+
+def write_edges(
+    photo: Path,
+    folder: Path,
+    names: Sequence[str],
+    padding: Padding = "valid",
+    stride: int = 1,
+    true_convolution: bool = False,
+) -> dict[str, Path]:
+    """Write a PNG for each filter, and `edges.png` with all of them beside the picture; returns name → file.
+
+    Raises DecodeError for what is no picture, ValueError for an unknown filter or a picture that is too small.
+    """
+    grey = decode_image(photo.read_bytes(), channels=1)
+    picture = torch.from_numpy(np.array(grey, np.float32))
+    maps = edge_maps(picture, names, padding, stride, true_convolution)
+    tiles = {name: as_grey(response, not name.endswith("magnitude")) for name, response in maps.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name, tile in tiles.items():
+        files[name] = folder / f"{name}.png"
+        Image.fromarray(tile).save(files[name])
+    files["edges"] = folder / "edges.png"
+    contact_sheet({photo.name: np.asarray(grey), **tiles}).save(files["edges"])
+    return files
+
+
+def contact_sheet(tiles: dict[str, np.ndarray]) -> Image.Image:
+    """Grey pictures (H, W) uint8 side by side, each under its name."""
+    width, height = TILE_PX, max(round(TILE_PX * tile.shape[0] / tile.shape[1]) for tile in tiles.values())
+    columns = min(COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("L", (columns * (width + 8) + 8, rows * (height + LABEL_PX + 8) + 8), 255)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
+    for i, (name, tile) in enumerate(tiles.items()):
+        left, top = 8 + i % columns * (width + 8), 8 + i // columns * (height + LABEL_PX + 8)
+        draw.text((left, top + 2), name.replace("_", " "), fill=0, font=font)
+        scaled = Image.fromarray(tile).resize((width, max(1, round(width * tile.shape[0] / tile.shape[1]))))
+        sheet.paste(scaled, (left, top + LABEL_PX))
+    return sheet
