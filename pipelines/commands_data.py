@@ -33,6 +33,9 @@ app.command(
     "pipelines.commands_labels:label_errors", name="label-errors",
     help="Find labels that are probably wrong, by what a model makes of the images.",
 )  # fmt: skip
+app.command(
+    "pipelines.commands_remove:remove", name="remove", help="Remove a dataset; DVC's cache keeps its bytes."
+)
 for _name, _help in {
     "versions": "List the versions of a dataset.",
     "checkout": "Put a version of a dataset into its folder.",

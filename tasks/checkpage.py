@@ -15,6 +15,7 @@ from data.files import write_whole
 from data.findings import Finding, Findings, Verdict
 from tasks import charts, page
 from tasks.arrays import as_png
+from tasks.families import FAMILIES
 from tasks.page import COLOURS, Mark, chip, escape
 
 MAX_TILES = 24  # of a finding
@@ -59,7 +60,7 @@ def check_page(dataset: Dataset, findings: Findings, verdict: Verdict) -> str:
 
 
 def headline(info: DatasetInfo, findings: Findings, verdict: Verdict) -> str:
-    """What the dataset is, and whether training may start."""
+    """What the dataset is, and whether training may start; whether it is sound where its family has no training."""
     num_boxes = sum(sum(classes.values()) for classes in info.num_boxes.values())
     kinds = {"faces": "people", "style": "folders"}.get(info.family, "classes")
     numbers = [(f"{findings.num_images:,}", info.family if info.family in NUM_AXES else "pictures")]
@@ -72,10 +73,12 @@ def headline(info: DatasetInfo, findings: Findings, verdict: Verdict) -> str:
     about = f"{info.family}, from {info.source}, licence: {info.licence}"
     if verdict.stopped_by:
         names = ", ".join(finding.name for finding in verdict.stopped_by)
-        judgement = f'<div class="verdict stop">Training does not start: {escape(names)}</div>'
+        stop = "Training does not start" if info.family in FAMILIES else f"Not sound for {info.family}"
+        judgement = f'<div class="verdict stop">{stop}: {escape(names)}</div>'
     else:
         waived = ", ".join(finding.name for finding in verdict.accepted)
-        text = "Training may start" + (f", with {waived} accepted" if waived else "")
+        go = "Training may start" if info.family in FAMILIES else f"Sound for {info.family}"
+        text = go + (f", with {waived} accepted" if waived else "")
         judgement = f'<div class="verdict go">{escape(text)}</div>'
     return (
         f'<h1>{escape(info.name)}</h1><div class="quiet">{escape(about)}</div>{judgement}'
