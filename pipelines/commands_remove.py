@@ -32,8 +32,8 @@ def remove(
         raise ValueError(f"there is no dataset {name!r}; there are: {', '.join(known) or 'none'}")
     if stage := versioning.stage_of(path):
         raise ValueError(
-            f"{name!r} is made by the stage {stage} of dvc.yaml; remove the stage there first: "
-            f".venv/bin/dvc remove {stage}"
+            f"{name!r} is made by the stage {stage} of dvc.yaml, and `dvc repro` would make it again: take the "
+            "stage and what reads it out of dvc.yaml first"
         )
     if not yes:
         if not sys.stdin.isatty():
