@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from data.parameters import Parameters
 from models.airnet import AirNet
+from models.efficientnet_lite import EfficientNetLite
 from models.lenet import LeNet5
 from models.resnet import CifarResNet, ResNet
+from models.stages import parameters_of, stages_of
 
 Architecture = Literal[
     "lenet5",
@@ -23,6 +25,9 @@ Architecture = Literal[
     "resnet56_cifar",
     "resnet18",
     "resnet34",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
 ]
 
 # name → builder(num_classes, channels, ...) of the bare network
@@ -35,6 +40,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet56_cifar": partial(CifarResNet, depth=56),
     "resnet18": ResNet,
     "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite1": partial(EfficientNetLite, depth=1.1),
+    "efficientnet_lite2": partial(EfficientNetLite, width=1.1, depth=1.2, dropout=0.3),
 }
 assert set(ARCHITECTURES) == set(get_args(Architecture))
 
@@ -48,11 +56,16 @@ class ModelConfig(Parameters):
 class Classifier(nn.Module):
     """A network with its input normalisation: uint8 pictures in, logits out.
 
-    The channel statistics are buffers, so they travel inside the weights file and cannot be forgotten.
+    The channel statistics are buffers, so they travel inside the weights file and cannot be forgotten. Its first
+    `num_frozen` stages (models.stages) are not trained: no gradient, and their norms and dropout stay in evaluation
+    mode. Where `reads_features` is set, it takes what those stages would give instead of pictures.
     """
 
     mean: Tensor
     std: Tensor
+    num_frozen: int = 0
+    reads_features: bool = False
+    body_lr_factor: float = 1.0  # rates of what is trained before the head, relative to the head's
 
     def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -66,8 +79,44 @@ class Classifier(nn.Module):
         scale = 1 / (255 * self.std)
         return torch.addcmul(-self.mean / self.std, x, scale)  # one pass over the pixels
 
+    def freeze(self, num_frozen: int) -> None:
+        """Do not train the first `num_frozen` stages."""
+        self.num_frozen = num_frozen
+        frozen = parameters_of(self.net, stages_of(self.net)[:num_frozen])
+        for name, parameter in self.net.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        if self.num_frozen:
+            for stage in stages_of(self.net)[: self.num_frozen]:
+                for name in stage.modules:
+                    self.net.get_submodule(name).eval()
+        return self
+
+    def rate_factors(self) -> dict[str, float]:
+        """Factors of learning rates by the names of parameters; of those that are not listed it is one."""
+        if self.body_lr_factor == 1:
+            return {}
+        body = parameters_of(self.net, stages_of(self.net)[:-1])
+        return {f"net.{name}": self.body_lr_factor for name in body}
+
+    def features(self, images: Tensor, num_stages: int) -> Tensor:
+        """(B, C, H, W) uint8 → what the first `num_stages` stages give."""
+        x = self.normalise(images)
+        for stage in stages_of(self.net)[:num_stages]:
+            x = stage.run(x)
+        return x
+
     def forward(self, images: Tensor) -> Tensor:
-        return self.net(self.normalise(images))
+        if not self.reads_features:
+            return self.net(self.normalise(images))
+        x = images
+        for stage in stages_of(self.net)[self.num_frozen :]:
+            x = stage.run(x)
+        return x
 
 
 def least_px(name: str) -> int:

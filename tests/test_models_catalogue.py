@@ -13,6 +13,9 @@ SIZES = {  # (num_classes, channels) → parameters
     "airnet94": (10, 3, 1_971_640),
     "resnet18": (1000, 3, 11_689_512),
     "resnet34": (1000, 3, 21_797_672),
+    "efficientnet_lite0": (1000, 3, 4_652_008),
+    "efficientnet_lite1": (1000, 3, 5_416_680),
+    "efficientnet_lite2": (1000, 3, 6_092_072),
     "resnet20_cifar": (10, 3, 269_722),
     "resnet56_cifar": (10, 3, 853_018),
 }

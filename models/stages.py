@@ -1,0 +1,153 @@
+"""The stages of each classification network, from its input to its head: what transfer learning freezes and caches.
+
+A network is the composition of its stages: `run` of each, one after the other, is its forward pass. The last stage is
+the head, which depends on the number of classes. Other networks fall back to their children in the order in which they
+were made; that this is their forward pass is checked before features are taken from them (`require_composed`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.airnet import LOGIT_SCALE, AirNet
+from models.efficientnet_lite import EfficientNetLite
+from models.lenet import LeNet5
+from models.resnet import CifarResNet, ResNet
+
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a network."""
+
+    name: str
+    modules: tuple[str, ...]  # dotted names of the sub-modules that belong to it
+    run: Callable[[Tensor], Tensor]
+
+
+def of_efficientnet_lite(net: EfficientNetLite) -> list[Stage]:
+    stages, first = [Stage("stem", ("_conv_stem", "_bn0"), net.stem)], 0
+    for number, end in enumerate(net.group_ends):
+        names = tuple(f"_blocks.{block}" for block in range(first, end))
+        stages.append(Stage(f"group{number + 1}", names, partial(net.run_blocks, first=first, end=end)))
+        first = end
+    stages.append(Stage("pool", ("_conv_head", "_bn1"), net.pool))
+    return [*stages, Stage("head", ("_dropout", "_fc"), net.head)]
+
+
+def of_resnet(net: ResNet) -> list[Stage]:
+    def stem(x: Tensor) -> Tensor:
+        return net.maxpool(net.relu(net.bn1(net.conv1(x))))
+
+    def last(x: Tensor) -> Tensor:
+        return torch.flatten(net.avgpool(net.layer4(x)), 1)
+
+    return [
+        Stage("stem", ("conv1", "bn1"), stem),
+        Stage("layer1", ("layer1",), net.layer1),
+        Stage("layer2", ("layer2",), net.layer2),
+        Stage("layer3", ("layer3",), net.layer3),
+        Stage("layer4", ("layer4",), last),
+        Stage("head", ("fc",), net.fc),
+    ]
+
+
+def of_cifar_resnet(net: CifarResNet) -> list[Stage]:
+    """Three groups, by the width of their maps."""
+    size = len(net.layers) // 3
+
+    def stem(x: Tensor) -> Tensor:
+        return net.relu(net.bn1(net.conv1(x)))
+
+    def group(x: Tensor, number: int) -> Tensor:
+        x = net.layers[number * size : (number + 1) * size](x)
+        return x.mean(dim=(2, 3)) if number == 2 else x
+
+    names = [tuple(f"layers.{i}" for i in range(number * size, (number + 1) * size)) for number in range(3)]
+    groups = [Stage(f"group{n + 1}", names[n], partial(group, number=n)) for n in range(3)]
+    return [Stage("stem", ("conv1", "bn1"), stem), *groups, Stage("head", ("fc",), net.fc)]
+
+
+def of_airnet(net: AirNet) -> list[Stage]:
+    def group(x: Tensor, number: int) -> Tensor:
+        x = net.groups[number](x)
+        return x.amax(dim=(2, 3)) if number == len(net.groups) - 1 else x
+
+    groups = [
+        Stage(f"group{n + 1}", (f"groups.{n}",), partial(group, number=n)) for n in range(len(net.groups))
+    ]
+    return [
+        Stage("whiten", ("whiten",), lambda x: F.gelu(net.whiten(x))),
+        *groups,
+        Stage("head", ("head",), lambda x: net.head(x) * LOGIT_SCALE),
+    ]
+
+
+def of_lenet(net: LeNet5) -> list[Stage]:
+    def names(kind: str, first: int, end: int) -> tuple[str, ...]:
+        return tuple(f"{kind}.{i}" for i in range(first, end))
+
+    return [
+        Stage("conv1", names("features", 0, 3), net.features[:3]),
+        Stage("conv2", names("features", 3, 6), lambda x: torch.flatten(net.features[3:](x), 1)),
+        Stage("dense1", names("classifier", 0, 2), net.classifier[:2]),
+        Stage("dense2", names("classifier", 2, 4), net.classifier[2:4]),
+        Stage("head", names("classifier", 4, 5), net.classifier[4]),
+    ]
+
+
+def of_children(net: nn.Module) -> list[Stage]:
+    """Each child a stage; what has no parameters goes with the child before it, so that the last one is the head."""
+    stages: list[Stage] = []
+    for name, child in net.named_children():
+        if stages and not list(child.parameters()):
+            before = stages.pop()
+            both = nn.Sequential(*(net.get_submodule(n) for n in before.modules), child)
+            stages.append(Stage(before.name, (*before.modules, name), both))
+        else:
+            stages.append(Stage(name, (name,), child))
+    return stages
+
+
+STAGES: dict[type[nn.Module], Callable[..., list[Stage]]] = {
+    EfficientNetLite: of_efficientnet_lite,
+    ResNet: of_resnet,
+    CifarResNet: of_cifar_resnet,
+    AirNet: of_airnet,
+    LeNet5: of_lenet,
+}
+
+
+def stages_of(net: nn.Module) -> list[Stage]:
+    """The stages of a bare network, from input to head; raises ValueError if it has no two."""
+    stages = STAGES.get(type(net), of_children)(net)
+    if len(stages) < 2:
+        raise ValueError(f"{type(net).__name__} has no stages: its children are {[s.name for s in stages]}")
+    return stages
+
+
+def parameters_of(net: nn.Module, stages: list[Stage]) -> set[str]:
+    """Names in the state dict of `net` that belong to these stages."""
+    prefixes = tuple(f"{module}." for stage in stages for module in stage.modules)
+    return {name for name in net.state_dict() if name.startswith(prefixes)}
+
+
+@torch.no_grad()
+def require_composed(net: nn.Module, x: Tensor) -> None:
+    """Raise ValueError unless the stages, one after the other, give what the network in evaluation mode gives."""
+    wanted, got = net(x), x
+    try:
+        for stage in stages_of(net):
+            got = stage.run(got)
+    except RuntimeError:
+        got = x
+    if got.shape != wanted.shape or not torch.allclose(got.float(), wanted.float(), **CLOSE):
+        raise ValueError(
+            f"{type(net).__name__}: its children in order are not its forward pass, so no features can be cached; list "
+            "its stages in models/stages.py, or set transfer.cache_features=false"
+        )
