@@ -113,7 +113,7 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if not self.reads_features:
             return self.net(self.normalise(images))
-        x = images
+        x = images if images.ndim < 4 else images.contiguous(memory_format=torch.channels_last)
         for stage in stages_of(self.net)[self.num_frozen :]:
             x = stage.run(x)
         return x

@@ -18,7 +18,7 @@ from models.efficientnet_lite import EfficientNetLite
 from models.lenet import LeNet5
 from models.resnet import CifarResNet, ResNet
 
-CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+RTOL, ATOL = 1e-3, 1e-4  # float32, whatever kernels two ways of calling choose
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def require_composed(net: nn.Module, x: Tensor) -> None:
             got = stage.run(got)
     except RuntimeError:
         got = x
-    if got.shape != wanted.shape or not torch.allclose(got.float(), wanted.float(), **CLOSE):
+    if got.shape != wanted.shape or not torch.allclose(got.float(), wanted.float(), rtol=RTOL, atol=ATOL):
         raise ValueError(
             f"{type(net).__name__}: its children in order are not its forward pass, so no features can be cached; list "
             "its stages in models/stages.py, or set transfer.cache_features=false"
