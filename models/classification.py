@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from data.parameters import Parameters
 from models.airnet import AirNet
 from models.alexnet import AlexNet
+from models.efficientnet_lite import EfficientNetLite
 from models.googlenet import GoogLeNet
 from models.inception import InceptionV3
 from models.lenet import LeNet5
@@ -20,6 +21,7 @@ from models.nin import NetworkInNetwork
 from models.resnet import CifarResNet, ResNet
 from models.sides import WithSides
 from models.squeezenet import SqueezeNet
+from models.stages import parameters_of, stages_of
 from models.vgg import VGG
 
 Architecture = Literal[
@@ -60,6 +62,9 @@ Architecture = Literal[
     "squeezenet1_0",
     "squeezenet1_1",
     "mobilenet_v2",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
 ]
 
 # name → builder(num_classes, channels, ...) of the bare network
@@ -101,6 +106,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "squeezenet1_0": SqueezeNet,
     "squeezenet1_1": partial(SqueezeNet, small=True),
     "mobilenet_v2": MobileNetV2,
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite1": partial(EfficientNetLite, depth=1.1),
+    "efficientnet_lite2": partial(EfficientNetLite, width=1.1, depth=1.2, dropout=0.3),
 }
 assert set(ARCHITECTURES) == set(get_args(Architecture))
 
@@ -126,11 +134,16 @@ class ModelConfig(Parameters):
 class Classifier(nn.Module):
     """A network with its input normalisation: uint8 pictures in, logits out.
 
-    The channel statistics are buffers, so they travel inside the weights file and cannot be forgotten.
+    The channel statistics are buffers, so they travel inside the weights file and cannot be forgotten. Its first
+    `num_frozen` stages (models.stages) are not trained: no gradient, and their norms and dropout stay in evaluation
+    mode. Where `reads_features` is set, it takes what those stages would give instead of pictures.
     """
 
     mean: Tensor
     std: Tensor
+    num_frozen: int = 0
+    reads_features: bool = False
+    body_lr_factor: float = 1.0  # rates of what is trained before the head, relative to the head's
 
     def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -144,8 +157,44 @@ class Classifier(nn.Module):
         scale = 1 / (255 * self.std)
         return torch.addcmul(-self.mean / self.std, x, scale)  # one pass over the pixels
 
+    def freeze(self, num_frozen: int) -> None:
+        """Do not train the first `num_frozen` stages."""
+        self.num_frozen = num_frozen
+        frozen = parameters_of(self.net, stages_of(self.net)[:num_frozen])
+        for name, parameter in self.net.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        if self.num_frozen:
+            for stage in stages_of(self.net)[: self.num_frozen]:
+                for name in stage.modules:
+                    self.net.get_submodule(name).eval()
+        return self
+
+    def rate_factors(self) -> dict[str, float]:
+        """Factors of learning rates by the names of parameters; of those that are not listed it is one."""
+        if self.body_lr_factor == 1:
+            return {}
+        body = parameters_of(self.net, stages_of(self.net)[:-1])
+        return {f"net.{name}": self.body_lr_factor for name in body}
+
+    def features(self, images: Tensor, num_stages: int) -> Tensor:
+        """(B, C, H, W) uint8 → what the first `num_stages` stages give."""
+        x = self.normalise(images)
+        for stage in stages_of(self.net)[:num_stages]:
+            x = stage.run(x)
+        return x
+
     def forward(self, images: Tensor) -> Tensor | WithSides:
-        return self.net(self.normalise(images))
+        if not self.reads_features:
+            return self.net(self.normalise(images))
+        x = images if images.ndim < 4 else images.contiguous(memory_format=torch.channels_last)
+        for stage in stages_of(self.net)[self.num_frozen :]:
+            x = stage.run(x)
+        return x
 
 
 def least_px(name: str) -> int:

@@ -29,6 +29,8 @@ from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
 from tasks.paths import store
 from tasks.train import TrainResult, train
+from tasks.transfer import Weights
+from tasks.weights import read_weights
 
 RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
@@ -87,10 +89,24 @@ def open_dataset(family: str, name: str) -> Dataset:
     return dataset
 
 
+@step("resolve weights")
+def resolve_weights(config: Any, dataset: Dataset) -> Weights | None:
+    """What training starts from, read here: a worker has neither the file nor the registry. None: from chance."""
+    if "transfer" not in type(config).model_fields or not config.transfer.weights:
+        return None
+    return read_weights(
+        config.transfer.weights, config.model.name, dataset.info.channels, registry.resolve_model
+    )
+
+
 @step("resolve lineage")
-def resolve_lineage(config: Parameters, dataset: Dataset, key: str, flow_run_id: str) -> Lineage:
+def resolve_lineage(
+    config: Parameters, dataset: Dataset, key: str, flow_run_id: str, weights: Weights | None = None
+) -> Lineage:
     """Which code, data and parameters this run is made of: found here, since a worker has no repository."""
-    return resolve(config=config, dataset_path=dataset.path, key=key, flow_run_id=flow_run_id)
+    return resolve(
+        config=config, dataset_path=dataset.path, key=key, flow_run_id=flow_run_id, weights=weights
+    )
 
 
 @step("open MLflow run")
@@ -112,6 +128,7 @@ def open_run(family: str, config: Any, dataset: Dataset, lineage: Lineage, param
 def train_model(
     family: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, run_id: str,
     executor: Executor, reporter: Reporter, under_way: Callable[[Reporter], None],
+    weights: Weights | None = None,
 ) -> tuple[TrainResult, float]:  # fmt: skip
     """Train, telling the console or log, MLflow and Prefect's progress bar how far it is.
 
@@ -148,7 +165,7 @@ def train_model(
         result = train(
             family, config, dataset,
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
-            on_start=begin,
+            on_start=begin, weights=weights,
         )  # fmt: skip
     if executor == "ray":  # known only once Ray is connected, which training does
         registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})

@@ -157,7 +157,8 @@ def run_steps(
         with phase("prepare"):
             data = steps.check_dataset(job.family, job.dataset)
             findings, verdict = gate.run_checks(data, job.accept, reporter)
-            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id))
+            weights = steps.resolve_weights(job.config, data)
+            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
@@ -166,7 +167,7 @@ def run_steps(
         with phase("train"):
             result, first_step_at = steps.train_model(
                 job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter,
-                page.leave,
+                page.leave, weights,
             )  # fmt: skip
             page.leave(reporter)  # of a resumed run that had been trained
         metrics = dict(result.metrics)

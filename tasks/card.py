@@ -27,6 +27,14 @@ class Member(Parameters):
     run: str  # the run that trained it
 
 
+class InitialWeights(Parameters):
+    """What training started from, where that was not chance."""
+
+    source: str  # as a person gave it, without a password
+    sha256: str  # of the weights' file
+    trained: str  # what was trained of it: all, head, or stages, as transfer.mode has it
+
+
 class ModelCard(Parameters):
     """`model.json`."""
 
@@ -39,3 +47,4 @@ class ModelCard(Parameters):
     members: tuple[Member, ...]
     dataset: str
     dataset_digest: str  # DVC's md5 of the dataset the weights were fitted to, or "" if it had none
+    initial_weights: InitialWeights | None = None

@@ -30,6 +30,7 @@ from models.sides import WithSides
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.optim import OptimConfig
 from tasks.settings import EvaluateConfig, TrainConfig
+from tasks.transfer import TransferConfig, Weights, start_from
 
 
 class ClassificationConfig(Parameters):
@@ -39,6 +40,7 @@ class ClassificationConfig(Parameters):
     model: ModelConfig
     input: InputConfig
     augment: AugmentConfig
+    transfer: TransferConfig
     optim: OptimConfig
     train: TrainConfig
     evaluate: EvaluateConfig
@@ -66,6 +68,26 @@ class ClassificationConfig(Parameters):
                 f"train.growth must be [] for {self.model.name}: its dense layers take pictures of one size only"
             )
         return self
+
+    @model_validator(mode="after")
+    def _features_are_of_plain_pictures(self) -> Self:
+        if not self.transfer.cache_features:
+            return self
+        on = [f"augment.{name}" for name in changing(self.augment)] + ["train.growth"] * bool(
+            self.train.growth
+        )
+        if on:
+            raise ValueError(
+                f"transfer.cache_features trains on features of plain pictures, so it must see no {', '.join(on)}: "
+                "switch them off, or set transfer.cache_features=false"
+            )
+        return self
+
+
+def changing(augment: AugmentConfig) -> list[str]:
+    """Names of what augmentation changes by chance."""
+    values = augment.model_dump(exclude={"crop_aspect", "crop_from"})
+    return [name for name, value in values.items() if value and value != (1.0, 1.0)]
 
 
 def decode(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
@@ -96,13 +118,23 @@ def batch(
     return make_batch(samples, indices, info, config.input, config.augment, generator, shrink_px, rows)
 
 
-def build_model(config: ClassificationConfig, info: DatasetInfo, sample: Callable[[], Tensor]) -> nn.Module:
-    """A fresh classifier; `sample()` gives training pictures (N, C, S, S) uint8, which fit what is data-dependent."""
+def build_model(
+    config: ClassificationConfig,
+    info: DatasetInfo,
+    sample: Callable[[], Tensor],
+    weights: Weights | None = None,
+    features: bool = False,
+) -> nn.Module:
+    """A fresh classifier; `sample()` gives training pictures (N, C, S, S) uint8, which fit what is data-dependent.
+
+    With `weights`, it begins with them and their normalisation; with `features`, it takes cached ones for pictures.
+    """
     arguments = arguments_of(config.model.name, config.input.crop_px)
-    model = build(
-        config.model.name, len(info.classes), info.channels, arguments, info.channel_mean, info.channel_std
-    )
-    if isinstance(model.net, AirNet):
+    mean, std = (info.channel_mean, info.channel_std) if weights is None else (weights.mean, weights.std)
+    model = build(config.model.name, len(info.classes), info.channels, arguments, mean, std)
+    if weights is not None:
+        start_from(model, config.transfer, weights, info.classes, features)
+    elif isinstance(model.net, AirNet):
         model.net.fit_whitening(model.normalise(sample()))
     return model
 

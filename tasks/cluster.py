@@ -25,8 +25,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
 from data.stream import RowReader
 from tasks.families import FAMILIES
+from tasks.features import Part, compute_part
 from tasks.loop import Job, batch_of, batch_of_rows
 from tasks.paths import ROOT
+from tasks.transfer import Weights
 
 # glibc gives memory back and asks for it again at every step otherwise; worth 15-30% of a training step. And Ray Train
 # calls us in a thread of its own, whose arena cannot hold a block of more than 64 MB: one arena for all, 13% more.
@@ -188,6 +190,31 @@ def readonly_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+# --- features of frozen stages: shards → one array a split -------------------------------------------------------
+
+
+@ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")
+def _compute_part(
+    part: Part, info: DatasetInfo, config: Any, weights: Weights, num_threads: int
+) -> dict[str, np.ndarray]:
+    torch.set_num_threads(num_threads)
+    return compute_part(part, info, config, weights)
+
+
+def compute_features(
+    parts: list[Part], info: DatasetInfo, config: Any, weights: Weights
+) -> list[dict[str, np.ndarray]]:
+    """Features of each part, on the cluster. One after the other on a GPU, as many at once as there are CPUs else."""
+    threads = max(1, cluster_info().num_cpus // max(1, len(parts)))
+    gpus = config.train.gpus_per_worker
+    task: Any = _compute_part.options(num_gpus=gpus) if gpus else _compute_part
+    shared = ray.put(weights)
+    try:
+        return ray.get([task.remote(part, info, config, shared, threads) for part in parts])
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
 
 
 # --- batches made beside training ------------------------------------------------------------------------------

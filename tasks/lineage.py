@@ -14,6 +14,7 @@ from typing import Any
 from data.parameters import Parameters
 from tasks import versioning
 from tasks.paths import ROOT
+from tasks.transfer import Weights
 
 # What DVC writes says which data was used, and `dvc.digest` says it already: it does not make the code another one.
 NOT_CODE = (
@@ -33,6 +34,8 @@ class Lineage:
     params_sha256: str
     seed: int
     prefect_flow_run_id: str = ""
+    weights_source: str = ""  # what training starts from, as a person named it; "" for chance
+    weights_sha256: str = ""
     problems: tuple[str, ...] = ()  # one sentence each, for people
 
     def tags(self) -> dict[str, str]:
@@ -45,6 +48,11 @@ class Lineage:
             "params.sha256": self.params_sha256,
             "prefect.flow_run_id": self.prefect_flow_run_id,
             "seed": str(self.seed),
+            **(
+                {"weights.source": self.weights_source, "weights.sha256": self.weights_sha256}
+                if self.weights_sha256
+                else {}
+            ),
         }
 
 
@@ -54,6 +62,7 @@ def resolve(
     dataset_path: Path,
     key: str,
     flow_run_id: str = "",
+    weights: Weights | None = None,
     root: Path = ROOT,
 ) -> Lineage:
     """Find out what a run with the parameters `config`, which has `train.seed`, on a dataset is made of.
@@ -70,6 +79,8 @@ def resolve(
         params_sha256=params_sha256(config),
         seed=config.train.seed,
         prefect_flow_run_id=flow_run_id,
+        weights_source=weights.source if weights else "",
+        weights_sha256=weights.sha256 if weights else "",
         problems=tuple(problem for problem in (git_problem, dvc_problem) if problem),
     )
 

@@ -147,19 +147,35 @@ def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return {kind: parameters for kind, parameters in kinds.items() if parameters}
 
 
+def by_factor(model: nn.Module, parameters: list[nn.Parameter]) -> list[tuple[float, list[nn.Parameter]]]:
+    """Parameters by the factor that the model itself (`rate_factors()`, by name) sets before their learning rates."""
+    rate_factors = getattr(model, "rate_factors", None)  # classifiers only
+    named = rate_factors() if rate_factors is not None else {}
+    factors = {id(parameter): named.get(name, 1.0) for name, parameter in model.named_parameters()}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(factors[id(parameter)], []).append(parameter)
+    return list(groups.items())
+
+
 def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """One optimizer, or two under muon. Every group remembers its highest rate as `peak_lr`."""
+    """One optimizer, or more under muon. Every group remembers its highest rate as `peak_lr`."""
     kinds = split_parameters(model)
     rates = {"filters": config.lr, "dense": config.lr, "rest": config.bias_lr}
     optimizers: list[torch.optim.Optimizer] = []
     if config.name == "muon":
         rates["dense"] = config.head_lr
-        if "filters" in kinds:
-            optimizers.append(Muon(kinds.pop("filters"), config.lr, config.momentum))
+        for factor, params in by_factor(model, kinds.pop("filters", [])):
+            optimizers.append(Muon(params, config.lr * factor, config.momentum))
     groups: list[dict[str, Any]] = [
         # torch adds SGD's decay to the gradient, hence scaled by the rate; biases and norms have none
-        {"params": params, "lr": rates[kind], "weight_decay": 0.0 if kind == "rest" else config.weight_decay}
-        for kind, params in kinds.items()
+        {
+            "params": params,
+            "lr": rates[kind] * factor,
+            "weight_decay": 0.0 if kind == "rest" else config.weight_decay,
+        }
+        for kind, each in kinds.items()
+        for factor, params in by_factor(model, each)
     ]
     if groups and config.name == "adamw":
         optimizers.append(torch.optim.AdamW(groups, betas=(config.momentum, 0.999)))

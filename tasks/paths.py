@@ -24,3 +24,8 @@ def runs() -> Path:
 def downloads() -> Path:
     """Sources that were brought from a URL, by their checksum."""
     return home() / ".cache" / "downloads"
+
+
+def features() -> Path:
+    """What frozen stages gave of a dataset's pictures, one file a split, named by what it depends on."""
+    return home() / ".cache" / "features"

@@ -24,9 +24,11 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from data.dataset import Dataset, Split, read_rows
 from data.stream import Layout, layout_of
+from tasks.card import InitialWeights
 from tasks.cluster import (
     Crew,
     cluster_info,
+    compute_features,
     connect,
     decode_split,
     join_arrays,
@@ -37,6 +39,7 @@ from tasks.cluster import (
     require_resources,
 )
 from tasks.families import FAMILIES, Family
+from tasks.features import cached_features, caches, compute_here, started
 from tasks.feed import (
     PREFETCH_BATCHES,
     Feed,
@@ -52,6 +55,7 @@ from tasks.loop import BatchPlan, Progress, result_weights
 from tasks.modelfile import save_model
 from tasks.result import Listener, TrainResult, read_result, write_result
 from tasks.settings import TrainConfig
+from tasks.transfer import Weights
 
 POLL_S = 0.25  # the follower's look at the mailbox
 NUM_KEPT_CHECKPOINTS = 2
@@ -71,16 +75,20 @@ def train(
     executor: Executor = "ray",
     on_progress: Callable[[Progress], None] | None = None,
     on_start: Callable[[int], None] | None = None,
+    weights: Weights | None = None,
 ) -> TrainResult:
     """Train a model of `family_name` on the dataset's train split, and write it to `folder`/model.
 
     `key` names the run, `digest` the dataset's version; `on_start` hears how many steps an earlier attempt has done.
+    `weights` are those that `config.transfer.weights` names, if it names any (tasks.weights).
     Raises ValueError for parameters that do not fit the dataset or the cluster, FloatingPointError for a loss that is
     not finite.
     """
     if (folder / "result.json").is_file():
         return read_result(folder)
     dataset.require("train")
+    if weights is None and "transfer" in type(config).model_fields and config.transfer.weights:
+        raise ValueError(f"transfer.weights (={config.transfer.weights}) were not read: see tasks.weights")
     layout = layout_of(dataset, "train")
     BatchPlan.of(config.train, layout, 0, config.train.num_workers)  # raises early
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,13 +101,16 @@ def train(
     fit_somewhere = fit_on_ray if executor == "ray" else fit_in_process
     threads = torch.get_num_threads()
     try:
-        state = fit_somewhere(family_name, config, dataset, layout, folder, listener)
+        state = fit_somewhere(family_name, config, dataset, layout, folder, listener, weights)
     finally:
         torch.set_num_threads(threads)
     listener.close()
 
     family = FAMILIES[family_name]
     card = family.card(config, dataset.info, digest, key)
+    if weights is not None:
+        begun = InitialWeights(source=weights.source, sha256=weights.sha256, trained=config.transfer.mode)
+        card = card.model_copy(update={"initial_weights": begun})
     model = family.rebuild(card, card.members[0])
     model.load_state_dict(result_weights(state))
     save_model(folder / "model", card, [model])
@@ -130,9 +141,10 @@ def decode_here(family: Family, dataset: Dataset, split: Split, config: Any) -> 
 
 
 def fit_in_process(
-    family_name: str, config: Any, dataset: Dataset, layout: Layout, folder: Path, listener: Listener
-) -> dict[str, Any]:
-    family, info = FAMILIES[family_name], dataset.info
+    family_name: str, config: Any, dataset: Dataset, layout: Layout, folder: Path, listener: Listener,
+    weights: Weights | None,
+) -> dict[str, Any]:  # fmt: skip
+    family, info = started(family_name, weights, caches(config)), dataset.info
     torch.set_num_threads(config.train.cpus_per_worker or torch.get_num_threads())
     if config.train.gpus_per_worker and not torch.cuda.is_available():
         raise ValueError(
@@ -141,12 +153,19 @@ def fit_in_process(
         )
     device = torch.device("cuda" if config.train.gpus_per_worker else "cpu")
 
+    features = cached_features(dataset, config, weights, compute_here) if weights and caches(config) else None
+
     def feed(split: Split) -> Feed:
+        if features is not None:
+            samples = family.records(
+                {name: torch.from_numpy(array) for name, array in features[split].items()}
+            )
+            return resident(family, samples.to(device), info, config)
         if mode == "streaming":
             return streamed_here(family, dataset, split, config)
         return resident(family, decode_here(family, dataset, split, config).to(device), info, config)
 
-    mode = choose_mode(family, dataset, config)
+    mode = "resident" if features is not None else choose_mode(family, dataset, config)
     feeds = Feeds(feed("train"), feed("val"), info.num_images("val"))
     session = LocalSession(folder / CHECKPOINTS["in_process"], device, listener)
     return fit_from(feeds, family, config, info, layout, session, listener.start)
@@ -183,8 +202,9 @@ class LocalSession:
 
 
 def fit_on_ray(
-    family_name: str, config: Any, dataset: Dataset, layout: Layout, folder: Path, listener: Listener
-) -> dict[str, Any]:
+    family_name: str, config: Any, dataset: Dataset, layout: Layout, folder: Path, listener: Listener,
+    weights: Weights | None,
+) -> dict[str, Any]:  # fmt: skip
     connect()
     settings = config.train
     cpus = require_resources(settings.num_workers, settings.cpus_per_worker, settings.gpus_per_worker)
@@ -194,7 +214,8 @@ def fit_on_ray(
         "config": config,
         "info": dataset.info,
         "layout": layout,
-        **source_of(family_name, config, dataset, layout),
+        "weights": [ray.put(weights)],  # in a list, so that it is the worker who fetches them
+        **source_of(family_name, config, dataset, layout, weights),
         "mailbox": mailbox,
         "threads": cpus,
     }
@@ -234,8 +255,16 @@ def fit_on_ray(
         return torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=True)
 
 
-def source_of(family_name: str, config: Any, dataset: Dataset, layout: Layout) -> dict[str, Any]:
-    """What workers get their pictures from: references to decoded splits, or actors that hand out rows."""
+def source_of(
+    family_name: str, config: Any, dataset: Dataset, layout: Layout, weights: Weights | None
+) -> dict[str, Any]:
+    """What workers get their pictures from: references to decoded splits, or actors that hand out rows.
+
+    In place of pictures, references to their features where a run trains on those.
+    """
+    if weights and caches(config):
+        found = cached_features(dataset, config, weights, compute_features, cluster_info().num_cpus)
+        return {"resident": {split: [ray.put(arrays)] for split, arrays in found.items()}}
     family = FAMILIES[family_name]
     splits: tuple[Split, ...] = ("train", "val")
     if choose_mode(family, dataset, config) == "resident":
@@ -367,13 +396,17 @@ def run_rank(payload: dict[str, Any]) -> None:
 
     config, info, layout = payload["config"], payload["info"], payload["layout"]
     feeds = streamed_feeds(payload) if "readers" in payload else resident_feeds(payload, session.device)
-    fit_from(feeds, FAMILIES[payload["family"]], config, info, layout, session, on_start)
+    [weights] = ray.get(payload["weights"])
+    family = started(payload["family"], weights, caches(config))
+    fit_from(feeds, family, config, info, layout, session, on_start)
 
 
 def resident_feeds(payload: dict[str, Any], device: torch.device) -> Feeds:
     """Batches of splits that lie decoded in the object store, or on this rank's GPU."""
     name, config, info = payload["family"], payload["config"], payload["info"]
-    family, num_workers = FAMILIES[name], config.train.augment_workers
+    cached = caches(config)  # features are not augmented
+    [weights] = ray.get(payload["weights"])
+    family, num_workers = started(name, weights, cached), 0 if cached else config.train.augment_workers
     references = {split: reference for split, [reference] in payload["resident"].items()}
     samples = {split: family.records(readonly_tensors(ray.get(references[split]))) for split in references}
     val = resident(family, samples["val"].to(device), info, config)

@@ -46,6 +46,9 @@ SIZES = {  # (num_classes, channels) → parameters
     "plain20_cifar": (10, 3, 269_722),
     "plain56_cifar": (10, 3, 853_018),
     "resnet110_cifar": (10, 3, 1_727_962),
+    "efficientnet_lite0": (1000, 3, 4_652_008),
+    "efficientnet_lite1": (1000, 3, 5_416_680),
+    "efficientnet_lite2": (1000, 3, 6_092_072),
     "resnet20_cifar": (10, 3, 269_722),
     "resnet56_cifar": (10, 3, 853_018),
 }

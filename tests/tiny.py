@@ -42,6 +42,9 @@ TINY: dict[str, dict[str, Any]] = {
         "model": {"name": "lenet5"},
         "input": {"stored_px": 16, "crop_px": 16, "pad_px": 1, "resize": "crop"},
         "augment": {**PLAIN, "random_crop": True, "cutout_px": 2, "colour_shift": 0.05},
+        "transfer": {
+            "weights": "", "mode": "all", "num_stages": 0, "cache_features": False, "body_lr_factor": 1.0,
+        },
         "optim": {
             "name": "sgd", "lr": 0.05, "momentum": 0.9, "head_lr": 0.05, "bias_lr": 0.05, "weight_decay": 1e-4,
             "schedule": "linear", "warmup_share": 0.1, "final_share": 0.0, "label_smoothing": 0.0,

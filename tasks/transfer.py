@@ -1,0 +1,122 @@
+"""Transfer learning: where a network's first weights come from, and which of its stages are trained.
+
+What is frozen gets no gradient and no optimizer state, and its batch norms keep the statistics that they came with
+(models.classification.Classifier.freeze). The head of another number of classes is fresh; all else must fit.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from data.parameters import Parameters
+from models.classification import Classifier
+from models.stages import parameters_of, stages_of
+
+SHOWN = 8  # names in an error
+
+
+class TransferConfig(Parameters):
+    """What training starts from, and what of it is trained."""
+
+    weights: str = Field(
+        description='"": none. FILE.safetensors or .pth, https://...#sha256=..., package:NAME of an installed package '
+        "that ships them, or a trained model (models:/NAME@ALIAS, a run key, a model folder)"
+    )
+    mode: Literal["all", "head", "stages"] = Field(
+        description="what is trained: all of it, the head alone, or the head and the last num_stages stages"
+    )
+    num_stages: int = Field(ge=0, description="trained stages before the head; read by mode=stages only")
+    cache_features: bool = Field(
+        description="compute what the frozen stages give once, keep it, and train on that: no augmentation"
+    )
+    body_lr_factor: float = Field(
+        gt=0, le=1, description="learning rates of what is trained before the head, relative to the head's"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.mode != "all" and not self.weights:
+            raise ValueError(
+                f"transfer.mode (={self.mode}) freezes weights that nobody trained: give transfer.weights, or set "
+                "mode=all"
+            )
+        if self.mode == "stages" and not self.num_stages:
+            raise ValueError(
+                "transfer.num_stages must be at least 1 for mode=stages; for none, set mode=head"
+            )
+        if self.mode != "stages" and self.num_stages:
+            raise ValueError(
+                f"transfer.num_stages (={self.num_stages}) is read by mode=stages only: set that, or num_stages=0"
+            )
+        if self.cache_features and self.mode == "all":
+            raise ValueError(
+                "transfer.cache_features needs frozen stages, and mode=all has none: set mode=head or mode=stages"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors of a bare network, and all that is known of them."""
+
+    source: str  # as a person gave it
+    sha256: str  # of the file
+    state: dict[str, Tensor]
+    mean: tuple[float, ...]  # of its input's channels, as shares of 255
+    std: tuple[float, ...]
+    classes: tuple[str, ...] = ()  # of its head; () if not known
+
+
+def num_frozen(config: TransferConfig, model: Classifier) -> int:
+    """How many stages, from the input on, are not trained; raises ValueError if there are not that many."""
+    num = len(stages_of(model.net)) - 1  # the head is always trained
+    if config.mode == "all":
+        return 0
+    if config.num_stages > num:
+        names = ", ".join(stage.name for stage in stages_of(model.net)[:-1])
+        raise ValueError(
+            f"transfer.num_stages (={config.num_stages}) must be at most {num}, the stages before the head: {names}"
+        )
+    return num - config.num_stages
+
+
+def load(model: Classifier, weights: Weights, classes: tuple[str, ...]) -> None:
+    """Put the weights into the model, but for a head of other classes; raises ValueError listing what does not fit."""
+    own = model.net.state_dict()
+    head_stage = stages_of(model.net)[-1]
+    head = parameters_of(model.net, [head_stage])
+    prefixes = tuple(f"{module}." for module in head_stage.modules)
+    given = dict(weights.state)
+    same_head = all(name in given and given[name].shape == own[name].shape for name in head)
+    if not same_head or weights.classes not in ((), classes):
+        given = {name: value for name, value in given.items() if not name.startswith(prefixes)}
+        given |= {name: own[name] for name in head}
+    for name in own:
+        if name.endswith("num_batches_tracked"):  # files of before torch 0.4.1 lack it
+            given.setdefault(name, own[name])
+    faults = [f"{name} is missing" for name in own if name not in given]
+    faults += [f"{name} is unknown" for name in given if name not in own]
+    faults += [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise ValueError(
+            f"transfer.weights (={weights.source}) do not fit this {type(model.net).__name__}: "
+            f"{'; '.join(faults[:SHOWN])}{more}. Choose the network (model.name) that they were trained for"
+        )
+    model.net.load_state_dict(given, strict=True)
+
+
+def start_from(
+    model: Classifier, config: TransferConfig, weights: Weights, classes: tuple[str, ...], features: bool
+) -> None:
+    """Load the weights, freeze what is not trained; with `features`, let the model take cached ones for pictures."""
+    load(model, weights, classes)
+    model.body_lr_factor = config.body_lr_factor
+    model.freeze(num_frozen(config, model))
+    model.reads_features = features

