@@ -288,13 +288,41 @@ def count_parameters(family: str, name: str) -> int:
 
 
 @app.command(name="show")
-def show_model(model: str, /, *, as_json: Json = False) -> None:
-    """Show what is known of a registered model: where it came from, and how good it is.
+def show_model(
+    model: str,
+    /,
+    *,
+    input_px: Annotated[int | None, Parameter(name="--input")] = None,
+    classes: int = 1000,
+    channels: int = 3,
+    png: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Show where a registered model came from and how good it is, or of a network of the catalogue its layers.
+
+    Example: ./convoy models show vgg16 --input 224 --png vgg16.png
 
     Parameters
     ----------
     model
-        models:/NAME@ALIAS or models:/NAME/VERSION.
+        models:/NAME@ALIAS, models:/NAME/VERSION, or a network for pictures: ./convoy models list --catalogue.
+    input_px
+        Of a network: side of its square input, in pixels; otherwise that of the pictures it was made for.
+    classes
+        Of a network: how many it tells apart.
+    channels
+        Of a network: of its input.
+    png
+        Of a network: draw the table into this file, too.
     """
+    if model in classification.ARCHITECTURES:
+        from pipelines.commands_networks import show_network  # only now: matplotlib takes half a second
+
+        show_network(model, input_px, classes, channels, png, as_json)
+        return
+    if not model.startswith("models:/"):
+        raise ValueError(
+            f"no model {model!r}: give models:/NAME@ALIAS, or a network of {', '.join(classification.ARCHITECTURES)}"
+        )
     values = registry.show_model(model)
     emit(values, [pairs(model, values)], as_json)

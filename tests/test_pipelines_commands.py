@@ -273,6 +273,21 @@ def test_an_empty_folder_is_no_input(model: Path, run: Run, tmp_path: Path) -> N
     assert "no images in the folder" in err
 
 
+def test_a_network_of_the_catalogue_is_shown_layer_by_layer(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("models", "show", "lenet5", "--classes", "10", "--channels", "1", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert (document["input_px"], document["totals"]["parameters"]) == (32, 61_706)
+    assert [layer["shape"] for layer in document["layers"]][-1] == [10]
+    code, out, _ = run("models", "show", "vgg11", "--input", "64", "--png", str(tmp_path / "vgg.png"))
+    assert code == 0
+    assert "132,863,336" in out
+    assert (tmp_path / "vgg.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = run("models", "show", "alexnet", "--input", "16")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot take an input of 3x16x16" in err
+
+
 def test_registered_models_are_listed_and_shown(registered: str, run: Run) -> None:
     (row,) = json.loads(run("models", "list", "--json")[1])["models"]
     assert (row["name"], row["version"], row["accuracy"]) == ("classifier-digits", 1, 0.5)

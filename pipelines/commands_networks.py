@@ -1,0 +1,90 @@
+"""`./convoy models show NETWORK`: the layer table of a network of the catalogue, as text, JSON or a picture."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from models.classification import ARCHITECTURES, arguments_of
+from models.summary import Layer, layer_table
+from pipelines.render import emit, pairs, table
+
+COLUMNS = (
+    "layer",
+    "kind",
+    "filter",
+    "stride",
+    "padding",
+    "activation",
+    "size",
+    "parameters",
+    "multiplications",
+)
+ROW_IN, DPI = 0.21, 110
+
+
+def usual_px(name: str) -> int:
+    """Side of the pictures that a network was made for."""
+    small = name.endswith("_cifar") or name.startswith(("lenet", "airnet", "nin"))
+    return 32 if small else 299 if name == "inception_v3" else 224
+
+
+def show_network(
+    name: str, px: int | None, classes: int, channels: int, png: Path | None, as_json: bool
+) -> None:
+    """Print the layer table of a network, and draw it where `png` names a file; a ValueError for an input too small."""
+    side = px or usual_px(name)
+    with torch.device("meta"):
+        network = ARCHITECTURES[name](num_classes=classes, channels=channels, **arguments_of(name, side))
+    layers = layer_table(network, (channels, side, side))
+    totals: dict[str, Any] = {
+        "layers": len(layers) - 1,
+        "parameters": sum(layer.num_parameters for layer in layers),
+        "multiplications": sum(layer.multiplications for layer in layers),
+        "activation values": sum(layer.size for layer in layers),
+    }
+    if png:
+        draw_table(f"{name}, {channels}x{side}x{side}", layers, totals).savefig(
+            png, dpi=DPI, bbox_inches="tight"
+        )
+    document = {
+        "network": name, "input_px": side, "channels": channels, "classes": classes, "totals": totals,
+        "layers": [asdict(layer) | {"size": layer.size} for layer in layers],
+    }  # fmt: skip
+    shown = {key: f"{value:,}" for key, value in totals.items()}
+    title = f"{name}, {channels}x{side}x{side}, {classes} classes"
+    emit(
+        document, [table(title, COLUMNS, [cells(layer) for layer in layers]), pairs("Total", shown)], as_json
+    )
+
+
+def cells(layer: Layer) -> tuple[str, ...]:
+    """A row of the table as texts."""
+    numbers = (layer.size, layer.num_parameters, layer.multiplications)
+    shape = "x".join(map(str, layer.shape))
+    sides = (layer.filter, layer.stride, layer.padding)
+    return (layer.name, layer.kind, *sides, shape, *(f"{number:,}" if number else "" for number in numbers))
+
+
+def draw_table(title: str, layers: list[Layer], totals: dict[str, Any]) -> Figure:
+    """The table as a picture."""
+    rows = [cells(layer) for layer in layers]
+    numbers = (totals["activation values"], totals["parameters"], totals["multiplications"])
+    rows.append(("total", "", "", "", "", "", *(f"{number:,}" for number in numbers)))
+    figure = Figure(figsize=(12, ROW_IN * (len(rows) + 3)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axis("off")
+    axes.set_title(title, loc="left", fontsize=11)
+    drawn = axes.table(rows, colLabels=COLUMNS, loc="upper left", cellLoc="right", edges="horizontal")
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8)
+    drawn.auto_set_column_width(list(range(len(COLUMNS))))
+    for (row, column), cell in drawn.get_celld().items():
+        cell.set_height(1 / (len(rows) + 2))
+        if column < 2:
+            cell.set_text_props(ha="left")
+        if row in (0, len(rows)):
+            cell.set_text_props(weight="bold")
+    return figure
