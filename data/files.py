@@ -2,18 +2,28 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write `text` as UTF-8 under a name of its own beside `file`, and give it its name when it lies on the disk.
+    """Write `text` as UTF-8; see `whole`."""
+    with whole(file) as stream:
+        stream.write(text.encode())
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[BinaryIO]:
+    """Gives a stream to a name of its own beside `file`, which gets its name when it lies on the disk.
 
     Of two writers at once, the later one stays. The folder must be there.
     """
     partial = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with partial.open("x", encoding="utf-8") as stream:
-            stream.write(text)
+        with partial.open("xb") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(file)

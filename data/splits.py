@@ -147,12 +147,14 @@ def fill_classes(
     moved: dict[str, Split] = {}
     for label in sorted({label for label, _ in held}):
         for side in carved:
+            if held[label, side]:
+                continue
             movable = [
                 group
                 for group in held[label, "train"] - fixed
                 if all(len(held[other, "train"]) > 1 for other in classes_of[group])
             ]
-            if movable and not held[label, side]:
+            if movable:
                 group = min(movable, key=lambda group: (share_of(group), group))
                 moved[group] = side
                 for other in classes_of[group]:

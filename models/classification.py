@@ -21,7 +21,7 @@ from models.nin import NetworkInNetwork
 from models.resnet import CifarResNet, ResNet
 from models.sides import WithSides
 from models.squeezenet import SqueezeNet
-from models.stages import parameters_of, stages_of
+from models.stages import parameters_of, run_stages, stages_of
 from models.vgg import VGG
 
 Architecture = Literal[
@@ -183,18 +183,13 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor, num_stages: int) -> Tensor:
         """(B, C, H, W) uint8 → what the first `num_stages` stages give."""
-        x = self.normalise(images)
-        for stage in stages_of(self.net)[:num_stages]:
-            x = stage.run(x)
-        return x
+        return run_stages(stages_of(self.net)[:num_stages], self.normalise(images))
 
     def forward(self, images: Tensor) -> Tensor | WithSides:
         if not self.reads_features:
             return self.net(self.normalise(images))
         x = images if images.ndim < 4 else images.contiguous(memory_format=torch.channels_last)
-        for stage in stages_of(self.net)[self.num_frozen :]:
-            x = stage.run(x)
-        return x
+        return run_stages(stages_of(self.net)[self.num_frozen :], x)
 
 
 def least_px(name: str) -> int:

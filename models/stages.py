@@ -253,6 +253,13 @@ def stages_of(net: nn.Module) -> list[Stage]:
     return stages
 
 
+def run_stages(stages: list[Stage], x: Tensor) -> Tensor:
+    """The stages, one after the other."""
+    for stage in stages:
+        x = stage.run(x)
+    return x
+
+
 def parameters_of(net: nn.Module, stages: list[Stage]) -> set[str]:
     """Names in the state dict of `net` that belong to these stages."""
     prefixes = tuple(f"{module}." for stage in stages for module in stage.modules)
@@ -262,10 +269,9 @@ def parameters_of(net: nn.Module, stages: list[Stage]) -> set[str]:
 @torch.no_grad()
 def require_composed(net: nn.Module, x: Tensor) -> None:
     """Raise ValueError unless the stages, one after the other, give what the network in evaluation mode gives."""
-    wanted, got = net(x), x
+    wanted = net(x)
     try:
-        for stage in stages_of(net):
-            got = stage.run(got)
+        got = run_stages(stages_of(net), x)
     except RuntimeError:
         got = x
     if got.shape != wanted.shape or not torch.allclose(got.float(), wanted.float(), rtol=RTOL, atol=ATOL):

@@ -8,8 +8,6 @@ the same stages of the same weights on the same pictures read the same file, wha
 import hashlib
 import itertools
 import json
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,6 +21,7 @@ import torch
 
 from data.classification import Batch, Records
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
+from data.files import whole
 from data.random import SampleGenerator
 from models.classification import Classifier
 from models.stages import require_composed, stages_of
@@ -188,21 +187,15 @@ def shape_of(model: Classifier, num_stages: int, crop_px: int, channels: int) ->
 
 
 def write_features(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write one split under a name of its own, and give it its name when it lies on the disk."""
+    """Write one split as a file that appears whole."""
     images = arrays["images"]
     size = int(np.prod(images.shape[1:]))
     column = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), size)
     table = pa.table({"label": arrays["labels"], "features": column})
     table = table.replace_schema_metadata({"shape": json.dumps(images.shape[1:])})
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        pq.write_table(table, partial_file, compression="none", use_dictionary=False)
-        with partial_file.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial_file.replace(file)
-    finally:
-        partial_file.unlink(missing_ok=True)  # after a failure
+    with whole(file) as stream:
+        pq.write_table(table, stream, compression="none", use_dictionary=False)
 
 
 def read_features(file: Path) -> dict[str, np.ndarray]:

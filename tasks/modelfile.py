@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from data.files import write_whole
-from tasks.card import CARD_VERSION, ModelCard
+from tasks.card import CARD_VERSION, Member, ModelCard
 from tasks.families import FAMILIES
 
 
@@ -51,14 +51,19 @@ def load_card(folder: Path) -> ModelCard:
     return ModelCard.parse(values, str(file))
 
 
+def weights_file(folder: Path, member: Member) -> Path:
+    """A member's weights; raises ValueError for a card that names a file elsewhere."""
+    if Path(member.weights).name != member.weights:
+        raise ValueError(f"{folder}: weights (={member.weights!r}) must be a file name in that folder")
+    return folder / member.weights
+
+
 def load_model(folder: Path) -> SavedModel:
     """Read a saved model; its members are in evaluation mode, on the CPU."""
     card = load_card(folder)
     members = []
     for member in card.members:
-        if Path(member.weights).name != member.weights:
-            raise ValueError(f"{folder}: weights (={member.weights!r}) must be a file name in that folder")
         module = FAMILIES[card.family].rebuild(card, member)
-        module.load_state_dict(load_file(folder / member.weights), strict=True)
+        module.load_state_dict(load_file(weights_file(folder, member)), strict=True)
         members.append(module.eval())
     return SavedModel(card, tuple(members))

@@ -18,7 +18,7 @@ from data.address import is_url, public_url, split_checksum
 from data.checks import file_sha256
 from data.download import fetch
 from models.efficientnet_lite import MEAN, STD
-from tasks.modelfile import load_card
+from tasks.modelfile import load_card, weights_file
 from tasks.paths import downloads
 from tasks.transfer import Weights
 
@@ -104,9 +104,7 @@ def of_model(source: str, folder: Path, architecture: str) -> Weights:
             f"transfer.weights (={source}): that model is {member.architecture}; set model.name to it "
             f"(={architecture})"
         )
-    if Path(member.weights).name != member.weights:
-        raise ValueError(f"{folder}: weights (={member.weights!r}) must be a file name in that folder")
-    file = folder / member.weights
+    file = weights_file(folder, member)
     mean, std, state = split_statistics(load_file(file))
     return Weights(source, file_sha256(file), state, mean, std, card.classes)
 
