@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import page
 from tasks.page import escape
-from tasks.slices import FEW, Slice
+from tasks.slices import Slice, mark
 
 if TYPE_CHECKING:
     from tasks.report import Report
@@ -28,8 +28,8 @@ def evaluation_page(report: "Report", figures: Sequence[Path]) -> str:
         numbers(report),
         f"<h2>Calibration</h2><p>The temperature was fitted to {escape(about['temperature_fitted_to'])}.</p>"
         + table_of(report.calibration),
-        f"<h2>Ways to look at each image</h2><p>The registered view is {escape(report.registered_view)}; the others are "
-        f"not calibrated.</p>{table_of(report.views)}",
+        f"<h2>Views</h2><p>The registered one is {escape(report.registered_view)}; the others are not calibrated.</p>"
+        + table_of(report.views),
         slices(report),
         f"<h2>Classes</h2>{first(len(report.per_class), MAX_CLASSES, 'in the order of F1, the lowest first')}"
         + table_of(sorted(report.per_class, key=lambda row: row["f1"])[:MAX_CLASSES]),
@@ -73,12 +73,6 @@ def slices(report: "Report") -> str:
 
 def interval(each: Slice) -> str:
     return f"{each.accuracy_low:.2%} to {each.accuracy_high:.2%}"
-
-
-def mark(each: Slice) -> str:
-    """What is to be known of a slice."""
-    notes = ["below all"] * each.below + [f"fewer than {FEW} images"] * each.few
-    return ", ".join(notes)
 
 
 def first(num_rows: int, most: int, order: str) -> str:

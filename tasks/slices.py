@@ -20,8 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from data.dataset import NUM_AXES
-from data.formats.listing import SPLIT_NAMES
+from data.dataset import NUM_AXES, SPLIT_NAMES
 from tasks.metrics import wilson_interval
 
 FEW = 30  # images below which a slice says little
@@ -74,7 +73,7 @@ def find_slices(
         if 1 < len(set(values)) < len(labels)
         for name, members in places_of(values).items()
     ]
-    return sorted(found, key=lambda each: (each.accuracy_high, each.kind, each.name))
+    return sorted(found, key=lambda each: (each.accuracy_high, each.accuracy_low, each.kind, each.name))
 
 
 def places_of(values: Sequence[str]) -> dict[str, list[int]]:
@@ -126,3 +125,9 @@ def group_sizes(groups: Sequence[str]) -> list[str]:
         for group, size in sizes.items()
     }
     return [words[group] for group in groups]
+
+
+def mark(each: Slice) -> str:
+    """What is to be known of a slice."""
+    notes = ["below all"] * each.below + [f"fewer than {FEW} images"] * each.few
+    return ", ".join(notes)
