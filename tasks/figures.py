@@ -161,6 +161,9 @@ def per_class_figure(figures: PerClass, classes: Sequence[str], what: str) -> Fi
 def reliability_figure(tables: Mapping[str, Reliability], what: str) -> Figure:
     """Accuracy against confidence by bins, and how many images each bin holds: by name, side by side."""
     figure = Figure(figsize=(0.8 + 5.6 * len(tables), 7.2), layout="constrained")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=0.12)  # type: ignore[call-arg]  # between the ends of two axes' numbers
     grid = figure.subplots(2, len(tables), sharex=True, sharey="row", height_ratios=[3, 1], squeeze=False)
     for (name, table), (upper, lower) in zip(tables.items(), grid.T, strict=True):
         draw_bins(upper, lower, table)
@@ -229,7 +232,7 @@ def slices_figure(slices: Sequence[Slice], accuracy: float, what: str) -> Figure
 
 def slice_legend(accuracy: float) -> list[Line2D]:
     """What the colours of slices mean."""
-    colours = {"below all": VERMILLION, "not told apart": BLUE, f"fewer than {FEW} images": GREY}
+    colours = {"below all": VERMILLION, "not below all": BLUE, f"fewer than {FEW} images": GREY}
     dots = [Line2D([], [], color=colour, marker="o", label=name) for name, colour in colours.items()]
     return [*dots, Line2D([], [], color="black", linewidth=1, linestyle="--", label=f"all, {accuracy:.2%}")]
 

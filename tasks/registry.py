@@ -65,7 +65,7 @@ def start_run(
         raise ValueError(f"run key (={key!r}) must be letters, digits, '.', '_' or '-', at most 200 of them")
     client = connect()
     experiment_id = _experiment(client, experiment)
-    run = _find_run(client, key, [experiment_id])
+    run = find_run(client, key, [experiment_id])
     if run is None:
         own = {"mlflow.source.name": "convoy", "mlflow.source.git.commit": tags.get("git.commit", "")}
         run = client.create_run(experiment_id, tags={**own, **tags, "convoy.key": key}, run_name=name)
@@ -97,7 +97,8 @@ def _experiment(client: MlflowClient, name: str) -> str:
         return str(found.experiment_id)
 
 
-def _find_run(client: MlflowClient, key: str, experiment_ids: list[str]) -> Run | None:
+def find_run(client: MlflowClient, key: str, experiment_ids: list[str]) -> Run | None:
+    """The run of that key in one of the experiments."""
     found = client.search_runs(experiment_ids, f"tags.`convoy.key` = '{key}'", max_results=1)
     return found[0] if found else None
 
@@ -375,7 +376,7 @@ def resolve_model(uri: str | Path) -> Path:
         raise FileNotFoundError(f"no model in {text}: neither it nor its folder `model` has a model.json")
     client = connect()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    run = _find_run(client, text, experiments) if KEY.fullmatch(text) else None
+    run = find_run(client, text, experiments) if KEY.fullmatch(text) else None
     if run is None:
         raise FileNotFoundError(
             f"no model {text!r}: it is neither a folder nor the key of a run. Give a folder, a run key, "
