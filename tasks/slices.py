@@ -94,7 +94,8 @@ def measure(kind: str, name: str, members: list[int], right: np.ndarray, accurac
 def size_names(about: pa.Table, family: str) -> list[str]:
     """The third of the split that each image is in by its size, named with its limits; fewer where sizes are equal."""
     sizes = sizes_of(about, family)
-    ends = np.unique(np.quantile(sizes, (1 / 3, 2 / 3, 1), method="higher"))
+    N = len(sizes)
+    ends = np.unique(np.sort(sizes)[[-(-N * k // 3) - 1 for k in (1, 2, 3)]])
     thirds = np.searchsorted(ends, sizes)
     unit = SIZE_UNITS[NUM_AXES[family]] if family in NUM_AXES else "px"
     limits = [(sizes[thirds == third].min(), sizes[thirds == third].max()) for third in range(len(ends))]
