@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,11 @@ def test_written_tables_reconcile_with_the_metrics(report: Report, written: Path
     )
     assert error == pytest.approx(metrics["ece"], abs=1e-5)
     assert all(row["accuracy"] == "" for row in bins if not int(row["count"]))
+    assert sum(int(row["count_uncalibrated"]) for row in bins) == len(pairs)
+    slices = rows_of(written / "slices.csv")
+    assert {row["name"]: row["num_images"] for row in slices if row["kind"] == "class"} == {
+        row["class"]: row["support"] for row in classes if int(row["support"])
+    }
     assert [row["view"] for row in rows_of(written / "views.csv")] == ["single", "mirror", "ten_crop"]
 
 
@@ -263,10 +269,22 @@ def test_written_predictions_are_the_reports(report: Report, written: Path) -> N
 
 
 def test_written_figures_are_pictures(written: Path) -> None:
-    for name in ("confusion", "per_class", "reliability", "worst_mistakes"):
+    for name in ("confusion", "per_class", "reliability", "slices", "worst_mistakes"):
         with Image.open(written / f"{name}.png") as picture:
             assert min(picture.size) > 300
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10  # something is drawn
+
+
+def test_the_page_holds_the_numbers_and_every_figure(report: Report, written: Path, tmp_path: Path) -> None:
+    page = (written / "report.html").read_text()
+    assert f"{report.metrics['accuracy']:.2%}" in page
+    assert page.count("data:image/png;base64,") == 5
+    assert "http" not in page  # it needs no network
+    names = ("<script>", *CLASSES[1:])
+    replace(report, classes=names).write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
 
 
 def test_about_says_what_was_measured(written: Path) -> None:
