@@ -1,5 +1,6 @@
 """`./convoy compare`: trainings over their seeds, and against each other."""
 
+import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +16,14 @@ from tasks.compare import METRICS, mcnemar, paired_differences, spread
 from tasks.runrecords import Predictions, RunRecord, named_records, read_predictions, records_on
 
 SEED = "train.seed"
+LETTERS = string.ascii_uppercase  # names of trainings; from the 27th on they are numbers
 
 
 @dataclass(frozen=True)
 class Group:
     """Runs that differ in their seed alone, by seed."""
 
-    name: str
+    name: str  # a letter
     runs: list[RunRecord]
 
 
@@ -52,8 +54,9 @@ def compare(
         groups, notes = group_runs(records)
         documents = [describe(group) for group in groups]
         pairs = [compare_pair(groups[0], group) for group in groups[1:]]
-    document = {"trainings": documents, "differences": pairs, "notes": notes}
-    emit(document, [*views(documents, pairs), *(f"note: {note}" for note in notes)], as_json)
+    parameters = telling(groups)
+    document = {"parameters": parameters, "trainings": documents, "differences": pairs, "notes": notes}
+    emit(document, [*views(parameters, documents, pairs), *(f"note: {note}" for note in notes)], as_json)
 
 
 def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
@@ -62,9 +65,10 @@ def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
     for record in records:
         fixed = frozenset((name, value) for name, value in record.parameters.items() if name != SEED)
         found.setdefault((record.experiment, record.digest, fixed), []).append(record)
-    names = names_of(list(found.values()))
-    groups, notes = [], []
-    for name, members in zip(names, found.values(), strict=True):
+    groups: list[Group] = []
+    notes = []
+    for members in found.values():
+        name = LETTERS[len(groups)] if len(groups) < len(LETTERS) else str(len(groups) + 1)
         latest = {run.seed: run for run in sorted(members, key=lambda run: run.start_ms)}
         groups.append(Group(name, [latest[seed] for seed in sorted(latest)]))
         again = sorted(seed for seed, times in Counter(run.seed for run in members).items() if times > 1)
@@ -77,14 +81,13 @@ def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
     return groups, notes
 
 
-def names_of(groups: list[list[RunRecord]]) -> list[str]:
-    """What tells each training from the others: its parameters that are not the same in all."""
-    parameters = [{**group[0].parameters, "data": group[0].digest[:8]} for group in groups]
+def telling(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """The parameters that are not the same in all trainings, with the value in each; of one, its dataset and model."""
+    parameters = [{**group.runs[0].parameters, "data": group.runs[0].digest[:8]} for group in groups]
     keys = sorted({name for values in parameters for name in values} - {SEED})
-    telling = [key for key in keys if len({values.get(key) for values in parameters}) > 1]
-    if not telling:
-        return [f"{values['dataset']}, {values['model.name']}" for values in parameters]
-    return [", ".join(f"{key}={values.get(key, '-')}" for key in telling) for values in parameters]
+    columns = {key: [values.get(key, "-") for values in parameters] for key in keys}
+    different = {key: values for key, values in columns.items() if len(set(values)) > 1}
+    return different or {key: columns[key] for key in ("dataset", "model.name")}
 
 
 def describe(group: Group) -> dict[str, Any]:
@@ -124,9 +127,13 @@ def same_images(one: Predictions, other: Predictions) -> bool:
     return one.ids == other.ids and np.array_equal(one.labels, other.labels)
 
 
-def views(documents: list[dict[str, Any]], pairs: list[dict[str, Any]]) -> list[Table | str]:
+def views(
+    parameters: dict[str, list[str]], documents: list[dict[str, Any]], pairs: list[dict[str, Any]]
+) -> list[Table | str]:
     """Trainings and differences as tables."""
-    shown: list[Table | str] = []
+    names = [document["training"] for document in documents]
+    rows = [(key, *values) for key, values in parameters.items()]
+    shown: list[Table | str] = [table("Trainings", ("parameter", *names), rows)]
     for document in documents:
         seeds = document["seeds"]
         columns = ("metric", "mean", "sd", "95% low", "95% high", *(f"seed {seed}" for seed in seeds))

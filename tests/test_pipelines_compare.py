@@ -72,16 +72,17 @@ def test_runs_that_differ_in_their_seed_alone_are_one_training(keys: list[str], 
     assert code == 0
     first, second = document["trainings"]
     assert (first["training"], first["seeds"], first["runs"]) == (
-        "optim.lr=0.1",
+        "A",
         [0, 1, 2],
         ["a0", "a1", "a2"],
     )
-    assert (second["training"], second["seeds"]) == ("optim.lr=0.2", [0, 1])
+    assert (second["training"], second["seeds"]) == ("B", [0, 1])
+    assert document["parameters"] == {"optim.lr": ["0.1", "0.2"]}
     values = first["metrics"]["accuracy"]["values"]
     assert first["metrics"]["accuracy"]["mean"] == pytest.approx(np.mean(values))
     assert first["metrics"]["accuracy"]["sd"] == pytest.approx(np.std(values, ddof=1))
     (pair,) = document["differences"]
-    assert (pair["first"], pair["second"], pair["num_images"]) == ("optim.lr=0.1", "optim.lr=0.2", 60)
+    assert (pair["first"], pair["second"], pair["num_images"]) == ("A", "B", 60)
     means = [training["metrics"]["nll"]["mean"] for training in (first, second)]
     nll = next(row for row in pair["metrics"] if row["metric"] == "nll")
     assert nll["difference"] == pytest.approx(means[1] - means[0], rel=1e-5)
@@ -99,7 +100,7 @@ def test_all_runs_on_a_dataset_are_what_naming_them_gives(keys: list[str], run: 
 def test_the_tables_show_each_seed_and_the_spread(keys: list[str], run: Run) -> None:
     code, out, _ = run("compare", *keys)
     assert code == 0
-    for text in ("optim.lr=0.1: 3 seeds", "seed 2", "sd", "optim.lr=0.2 minus optim.lr=0.1, 60 test images"):
+    for text in ("optim.lr", "A: 3 seeds", "seed 2", "sd", "B minus A, 60 test images"):
         assert text in out
 
 
@@ -116,10 +117,11 @@ def test_the_same_seed_again_counts_once_and_other_code_is_noted(tested: Tested,
     keys.append(tested("e1", 1, 0.5, data="more"))
     document = json.loads(run("compare", *keys, "--json")[1])
     (training,) = document["trainings"]
+    assert document["parameters"] == {"dataset": ["more"], "model.name": ["resnet8_cifar"]}
     assert training["runs"] == ["e0-again", "e1"]
     assert document["notes"] == [
-        "more, resnet8_cifar: several runs of seed 0, of which the latest counts",
-        "more, resnet8_cifar: its runs were made by different code",
+        "A: several runs of seed 0, of which the latest counts",
+        "A: its runs were made by different code",
     ]
 
 
