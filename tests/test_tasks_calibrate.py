@@ -76,7 +76,7 @@ def test_one_networks_probabilities_are_those_of_its_logits_divided(
 ) -> None:
     values = np.array([row], np.float64)
     ours = scaled(softmax(values, axis=1).astype(np.float32), temperature)
-    np.testing.assert_allclose(ours, softmax(values / temperature, axis=1), atol=2e-6)
+    np.testing.assert_allclose(ours, softmax(values / temperature, axis=1), atol=1e-5)
 
 
 @given(logits, st.integers(0, 5), temperatures)
