@@ -41,7 +41,7 @@ class Reference:
 def check(predictor: Predictor, run: Run, dataset: Dataset) -> dict[str, Any]:
     """Compare on the first items of the test split (their order is random): what was seen, as plain values.
 
-    Raises RuntimeError if the program predicts anything else, and ValueError for a dataset that it cannot be compared on.
+    Raises RuntimeError if the program predicts anything else, and ValueError for a dataset of no use here.
     """
     reference = predict(predictor, dataset)
     looks = []
@@ -164,11 +164,12 @@ def require_equal(looks: Sequence[dict[str, Any]], name: str) -> None:
         if look["agreement"] == 1 and look["max_difference"] <= TOLERANCE:
             continue
         others = round((1 - look["agreement"]) * look["num_items"])
+        first = f" ({look['first_other']})" if others else ""
+        where = f"{name!r} ({look['items']}, {look['batch_size']} at a time)"
         raise RuntimeError(
-            f"the exported program does not predict what the model predicts, so nothing was kept: of {look['num_items']} "
-            f"test items of {name!r} ({look['items']}, {look['batch_size']} at a time) {others} have another class"
-            f"{' (' + look['first_other'] + ')' if others else ''}; the largest difference of a probability is "
-            f"{look['max_difference']:.2g}, allowed is {TOLERANCE:g}"
+            "the exported program does not predict what the model predicts, so nothing was kept: of "
+            f"{look['num_items']} test items of {where} {others} have another class{first}; the largest difference of "
+            f"a probability is {look['max_difference']:.2g}, allowed is {TOLERANCE:g}"
         )
 
 

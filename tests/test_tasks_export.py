@@ -19,6 +19,7 @@ from PIL import Image
 import tasks.export
 from data.dataset import Dataset
 from models.classification import ARCHITECTURES, Classifier, arguments_of, build, least_px
+from tasks import registry
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.ensemble import combine
 from tasks.export import FILES, METADATA_FILE, Format, Program, export, free_axes, open_program, trace, write
@@ -26,6 +27,7 @@ from tasks.exportcheck import TOLERANCE
 from tasks.families import FAMILIES
 from tasks.modelfile import SavedModel, save_model
 from tasks.predict import Predictor, load_predictor
+from tasks.recordstore import connect
 from tests.conftest import Run
 from tests.handmade import one_thread, png, write_dataset, write_model
 from tests.tiny import tiny_config, tiny_dataset
@@ -103,8 +105,13 @@ def test_the_file_alone_says_what_it_takes_and_predicts_encoded_pictures(
 
 @pytest.mark.parametrize(
     ("family", "normalise", "form"),
-    [("signals", "dataset", "onnx"), ("signals", "item", "torch"), ("volumes", "item", "onnx"), ("volumes", "dataset", "torch")],
-)  # fmt: skip
+    [
+        ("signals", "dataset", "onnx"),
+        ("signals", "item", "torch"),
+        ("volumes", "item", "onnx"),
+        ("volumes", "dataset", "torch"),
+    ],
+)
 def test_signals_and_volumes_predict_the_same_from_their_file(
     family: str, normalise: str, form: Format, tmp_path: Path
 ) -> None:
@@ -193,10 +200,18 @@ def test_the_command_wants_real_items_to_check_on(
     model = model_of(tmp_path / "model")
     code, _, err = run("export", str(model), "--format", "onnx")
     assert code == 2 and "an export is checked on real items" in err and "--check-on NAME" in err
-    write_dataset(tmp_path / "data" / "store" / "other", pictures(5), [0] * 5, ["one"])
+    other = write_dataset(tmp_path / "data" / "store" / "other", pictures(5), [0] * 5, ["one"])
     words = ("export", str(model), "--format", "onnx", "--check-on", "other", "--out", str(tmp_path / "out"))
-    code, out, _ = run(*words, "--json")
-    assert code == 0 and json.loads(out)["agreement"] == 1 and json.loads(out)["dataset"] == "other"
+    code, _, err = run(*words, "--log")
+    assert code == 2 and "no record of the run 'run-0'" in err and not (tmp_path / "out").exists()
+    record = registry.start_run(
+        key="run-0", experiment="convoy/classification", name="x", tags={}, parameters={}, dataset=other, digest=""
+    )  # fmt: skip
+    code, out, _ = run(*words, "--log", "--json")
+    seen = json.loads(out)
+    assert code == 0 and (seen["agreement"], seen["dataset"], seen["logged_to"]) == (1, "other", [record])
+    kept = connect().list_artifacts(record, "exports/onnx")
+    assert [file.path for file in kept] == ["exports/onnx/check.json", "exports/onnx/model.onnx"]
     code, _, err = run(*words)
     assert code == 2 and "is there already" in err
 
