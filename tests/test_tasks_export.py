@@ -234,7 +234,7 @@ def test_efficientnet_lite0_says_the_same_of_photos(
     classes = (tmp_path / "sample" / "classes.txt").read_text().splitlines()
     names = sorted((tmp_path / "sample" / "images").iterdir())
     labels = [int(name.name[:4]) for name in names]
-    photos = [np.asarray(Image.open(name).convert("RGB")) for name in names]
+    photos = [np.array(Image.open(name).convert("RGB")) for name in names]
     dataset = write_dataset(
         tmp_path / "imagenet", photos, labels, [f"{i} {name}" for i, name in enumerate(classes)]
     )
