@@ -68,6 +68,10 @@ app.command(
     "pipelines.commands_edges:edges", name="edges",
     help="Write the edge maps of a picture, by Sobel's filters and others.", sort_key=9,
 )  # fmt: skip
+app.command(
+    "pipelines.commands_export:export", name="export",
+    help="Write a model as one ONNX or torch.export file, with its preprocessing inside.", sort_key=10,
+)  # fmt: skip
 
 
 # What a person gave, or can mend: the exit code is 2.

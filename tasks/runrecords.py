@@ -13,7 +13,7 @@ from mlflow.entities import Run
 
 from tasks.modelstore import version_at
 from tasks.recordstore import connect, tracking_uri
-from tasks.registry import KEY, find_run
+from tasks.registry import run_with_key
 
 TESTED = "test."  # before the names of the metrics of a run's test
 PER_PAGE = 1000
@@ -93,7 +93,7 @@ def _run_named(client: MlflowClient, name: str, experiments: list[str]) -> Run |
     if name.startswith("models:/"):
         return client.get_run(version_at(client, name).run_id)
     if not name.startswith("runs:/"):
-        return find_run(client, name, experiments) if KEY.fullmatch(name) else None
+        return run_with_key(name)
     run_id = name.removeprefix("runs:/")
     found = client.search_runs(experiments, f"attributes.run_id = '{run_id}'") if run_id.isalnum() else []
     return found[0] if found else None

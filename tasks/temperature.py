@@ -14,12 +14,17 @@ LEAST_T, GREATEST_T = (
 )  # beyond them the validation split does not tell how confident a model may be
 
 
+def divided(probabilities: Tensor, temperature: float) -> Tensor:
+    """softmax(log p / T) of each row (B, K), in the type that it comes in; rounding may make neighbours equal."""
+    tiny = torch.finfo(torch.float32).tiny  # softmax in float32 may reach 0
+    return (probabilities.clamp_min(tiny).log() / temperature).softmax(1)
+
+
 def with_temperature(probabilities: Tensor, temperature: float) -> Tensor:
-    """softmax(log p / T) of each row of `probabilities` (B, K) float32; a row's most probable class stays the same."""
+    """`divided`, of rows (B, K) float32, each of which keeps its most probable class."""
     if temperature == 1:
         return probabilities
-    tiny = torch.finfo(torch.float32).tiny  # softmax in float32 may reach 0
-    scaled = (probabilities.double().clamp_min(tiny).log() / temperature).softmax(1).float()
+    scaled = divided(probabilities.double(), temperature).float()
     best = probabilities.argmax(1, keepdim=True)
     # nearly equal probabilities may round to equal ones, of which the first would be taken
     above = torch.nextafter(scaled.amax(1, keepdim=True), torch.ones(1))
