@@ -1,9 +1,9 @@
 """A model as one file for other runtimes, ONNX or torch.export, with its preprocessing inside.
 
 The program is what prediction computes, traced: resizing of pictures of any size (normalisation and fitting of signals
-and volumes of any length), the crops of the registered view, all networks, softmax, and the mean. It is traced once;
-both formats are written from that trace. Nothing is kept before the file, read back from disk, has predicted what the
-model predicts (tasks.exportcheck).
+and volumes of any length), the crops of the registered view, all networks, softmax, the mean, and the temperature. It
+is traced once; both formats are written from that trace. Nothing is kept before the file, read back from disk, has
+predicted what the model predicts (tasks.exportcheck).
 
     model.onnx or model.pt2     the program; its metadata say what goes in and what comes out
     check.json                  what the check saw
@@ -34,6 +34,7 @@ from tasks.exportcheck import Run, check
 from tasks.inputs import AnyPreprocessing
 from tasks.modelfile import SavedModel, load_model
 from tasks.predict import Scorer, load_predictor
+from tasks.temperature import divided
 from tasks.views import view_named
 
 Format = Literal["onnx", "torch"]
@@ -58,12 +59,16 @@ class Program(nn.Module):
         self.scorer = scorer
         self.preprocessing = saved.card.preprocessing
         self.view = view_named(saved.card.views)
+        self.temperature = saved.card.temperature
 
     def forward(self, items: Tensor) -> Tensor:
         want = self.preprocessing
         if isinstance(want, ArrayPreprocessing):
-            return self.scorer(to_stored(items, want), self.view)
-        return self.scorer(to_squares(items, want.stored_px, want.resize), self.view)
+            stored = to_stored(items, want)
+        else:
+            stored = to_squares(items, want.stored_px, want.resize)
+        probabilities = self.scorer(stored, self.view)
+        return probabilities if self.temperature == 1 else divided(probabilities, self.temperature)
 
 
 def export(model: Path, form: Format, out: Path, dataset: Dataset, source: dict[str, str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tasks.inputs import decode_readable, decoded_bytes, decoded_shape, decoded_
 from tasks.modelfile import SavedModel, load_model
 from tasks.precision import autocast, resolve_precision
 from tasks.settings import Precision, ViewName
+from tasks.temperature import with_temperature
 from tasks.views import NUM_CROPS, crops_of, require_view, view_named
 
 BATCH_SIZE = 256  # crops a forward pass
@@ -75,13 +76,21 @@ class Predictor:
         self.scorer = Scorer(saved.card, saved.members).eval().to(self.device)
         self.members = list(self.scorer.members)
 
-    @torch.inference_mode()
+    def temperature(self, view: ViewName) -> float:
+        """What calibrates the view: the card's, if it is the one that it was fitted for; of others nothing is known."""
+        return self.card.temperature if view == self.view else 1.0
+
     def probabilities(self, images: Tensor, view: ViewName | None = None) -> Tensor:
+        """What the model predicts, (B, K): `uncalibrated`, by the temperature of the view."""
+        name = view or self.view
+        return with_temperature(self.uncalibrated(images, name), self.temperature(name))
+
+    @torch.inference_mode()
+    def uncalibrated(self, images: Tensor, view: ViewName) -> Tensor:
         """Softmax outputs, averaged over the crops of the view and over the members.
 
-        `images` (B, C, T, T) uint8, T as the card's `stored_px`, on any device; `view` None: the registered one.
-        Returns (B, K) float32 on the CPU. No forward pass sees more than `batch_size` crops, unless one picture
-        has more.
+        `images` (B, C, T, T) uint8, T as the card's `stored_px`, on any device. Returns (B, K) float32 on
+        the CPU. No forward pass sees more than `batch_size` crops, unless one picture has more.
         """
         shape, dtype = decoded_shape(self.card.preprocessing), decoded_type(self.card.preprocessing)
         if images.shape[1:] != shape or images.dtype != dtype:
@@ -89,10 +98,9 @@ class Predictor:
             raise ValueError(
                 f"images must be ({wanted}) {type_name(dtype)}, got {tuple(images.shape)} {images.dtype}"
             )
-        name = view or self.view
-        require_view(name, self.card.preprocessing)
-        chunks = images.split(self.images_per_pass(name)) if len(images) else ()
-        pieces = [self._forward(chunk, name) for chunk in chunks]
+        require_view(view, self.card.preprocessing)
+        chunks = images.split(self.images_per_pass(view)) if len(images) else ()
+        pieces = [self._forward(chunk, view) for chunk in chunks]
         return torch.cat([*pieces, torch.empty(0, len(self.card.classes))])
 
     def images_per_pass(self, view: ViewName) -> int:

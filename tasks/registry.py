@@ -373,7 +373,7 @@ def resolve_model(uri: str | Path) -> Path:
             return folder.resolve()
     if Path(text).exists():
         raise FileNotFoundError(f"no model in {text}: neither it nor its folder `model` has a model.json")
-    run = _run_with_key(text)
+    run = run_with_key(text)
     if run is None:
         raise FileNotFoundError(
             f"no model {text!r}: it is neither a folder nor the key of a run. Give a folder, a run key, "
@@ -384,13 +384,14 @@ def resolve_model(uri: str | Path) -> Path:
 
 def run_id_of(key: str) -> str:
     """MLflow's id of the run with this key; raises ValueError if it has no record."""
-    run = _run_with_key(key)
+    run = run_with_key(key)
     if run is None:
         raise ValueError(f"MLflow at {tracking_uri()} has no record of the run {key!r}")
     return str(run.info.run_id)
 
 
-def _run_with_key(key: str) -> Run | None:
+def run_with_key(key: str) -> Run | None:
+    """The run that has this key, in whichever experiment."""
     if not KEY.fullmatch(key):
         return None
     client = connect()

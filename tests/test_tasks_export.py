@@ -25,7 +25,7 @@ from tasks.ensemble import combine
 from tasks.export import FILES, METADATA_FILE, Format, Program, export, free_axes, open_program, trace, write
 from tasks.exportcheck import TOLERANCE
 from tasks.families import FAMILIES
-from tasks.modelfile import SavedModel, save_model
+from tasks.modelfile import SavedModel, save_model, write_card
 from tasks.predict import Predictor, load_predictor
 from tasks.recordstore import connect
 from tests.conftest import Run
@@ -64,10 +64,11 @@ def model_of(folder: Path, view: str = "single", seed: int = 0) -> Path:
 
 
 @formats
-def test_an_ensemble_of_many_crops_predicts_the_same_from_its_file(
+def test_a_calibrated_ensemble_of_many_crops_predicts_the_same_from_its_file(
     form: Format, dataset: Dataset, tmp_path: Path
 ) -> None:
-    combine([model_of(tmp_path / str(seed), "ten_crop", seed) for seed in (1, 2)], tmp_path / "pair")
+    card = combine([model_of(tmp_path / str(seed), "ten_crop", seed) for seed in (1, 2)], tmp_path / "pair")
+    write_card(tmp_path / "pair", card.model_copy(update={"temperature": 1.7}))
     seen = export(tmp_path / "pair", form, tmp_path / "out", dataset, {})
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["check.json", FILES[form]]
     assert json.loads((tmp_path / "out" / "check.json").read_text()) == seen
