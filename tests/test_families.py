@@ -12,8 +12,8 @@ import torch
 from data.dataset import Dataset
 from data.random import SampleGenerator
 from data.stream import Layout
+from tasks.batches import BatchPlan
 from tasks.families import FAMILIES
-from tasks.loop import BatchPlan
 from tasks.modelfile import load_model
 from tasks.optim import build_optimizers
 from tasks.train import LocalSession, decode_here, train

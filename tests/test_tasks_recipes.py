@@ -11,7 +11,8 @@ from torch import nn
 from data.dataset import Dataset
 from data.stream import Layout
 from models.classification import cross_entropy
-from tasks.loop import BatchPlan, place_of, result_weights, training_jobs
+from tasks.batches import BatchPlan, training_jobs
+from tasks.loop import place_of, result_weights
 from tasks.optim import OptimConfig, balanced_weights, look_ahead, schedule_factor
 from tasks.stopping import Best
 from tasks.train import LocalSession, train
