@@ -22,7 +22,7 @@ def run_flow(
     executor: Executor = "ray",
     accept: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Run the family's training flow: its summary, with the seconds from the command to the first step.
+    """Run the family's training flow: its summary, and the seconds from the command to the first step (None: trained already).
 
     `resume`, the key of a run, takes the place of family, dataset, recipe, changes and accept.
     """
@@ -50,5 +50,6 @@ def run_flow(
         raise
     finally:
         reporter.close()
-    summary["to_first_step_s"] = summary.pop("first_step_at") - STARTED_AT
+    first_step_at = summary.pop("first_step_at")
+    summary["to_first_step_s"] = None if first_step_at is None else first_step_at - STARTED_AT
     return summary

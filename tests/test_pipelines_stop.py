@@ -124,6 +124,7 @@ def test_a_stopped_training_leaves_no_process_and_is_marked_killed(
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "convoy: stopped"
     assert out == ""
+    print(err)
 
 
 @pytest.mark.parametrize("training", ["long"], indirect=True)
