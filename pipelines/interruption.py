@@ -102,7 +102,7 @@ def account(ending: BaseException | None, under_way: bool) -> str:
         return "stopped before it took a step"
     lost = "the steps since its last checkpoint are lost"
     if isinstance(ending, KeyboardInterrupt):
-        return f"stopped at once: {lost}"
+        return f"stopped without a checkpoint: {lost}"
     return f"stopped, but no checkpoint could be kept ({str(ending).partition(chr(10))[0]}): {lost}"
 
 

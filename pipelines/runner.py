@@ -22,7 +22,9 @@ def run_flow(
     executor: Executor = "ray",
     accept: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Run the family's training flow: its summary, and the seconds from the command to the first step (None: trained already).
+    """Run the family's training flow: its summary, with the seconds from the command to the first step.
+
+    They are None where the run was trained already.
 
     `resume`, the key of a run, takes the place of family, dataset, recipe, changes and accept.
     """

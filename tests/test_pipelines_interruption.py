@@ -91,7 +91,7 @@ def test_the_second_signal_or_the_first_before_any_step_stops_at_once(
     with pytest.raises(Terminated):
         training(notes, train, under_way=under_way)
     assert seen == [KeyboardInterrupt]  # the one exception that a wait for Ray lets out
-    what = f"stopped at once: {LOST}" if under_way else "stopped before it took a step"
+    what = f"stopped without a checkpoint: {LOST}" if under_way else "stopped before it took a step"
     assert notes[-1] == f"{what}; go on: {GO_ON}"
 
 
@@ -107,7 +107,7 @@ def test_a_training_that_does_not_hear_is_stopped_in_time(
 
     with pytest.raises(Terminated):
         training(notes, train)
-    assert notes[-1] == f"stopped at once: {LOST}; go on: {GO_ON}"
+    assert notes[-1] == f"stopped without a checkpoint: {LOST}; go on: {GO_ON}"
 
 
 def test_a_failure_while_it_stops_is_told_and_a_failure_otherwise_is_raised(notes: list[str]) -> None:
