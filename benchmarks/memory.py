@@ -38,9 +38,9 @@ from data.storage import stored_order, write_shards
 from data.stream import layout_of
 from pipelines.configuration import configuration
 from tasks import cluster
+from tasks.batches import BatchPlan, training_jobs
 from tasks.families import FAMILIES
 from tasks.feed import cache_bytes, stream_depth
-from tasks.loop import BatchPlan, training_jobs
 
 BATCH, WORKERS, NUM_DRAWN, EVERY_S = 32, 2, 64, 0.1
 COUNTED = ("Pss_Anon:", "Pss_Shmem:")

@@ -24,6 +24,8 @@ def run_flow(
 ) -> dict[str, Any]:
     """Run the family's training flow: its summary, with the seconds from the command to the first step.
 
+    They are None where the run was trained already.
+
     `resume`, the key of a run, takes the place of family, dataset, recipe, changes and accept.
     """
     start_engines(executor)
@@ -50,5 +52,6 @@ def run_flow(
         raise
     finally:
         reporter.close()
-    summary["to_first_step_s"] = summary.pop("first_step_at") - STARTED_AT
+    first_step_at = summary.pop("first_step_at")
+    summary["to_first_step_s"] = None if first_step_at is None else first_step_at - STARTED_AT
     return summary

@@ -23,6 +23,7 @@ from pipelines import environment, gate, steps
 from pipelines.configuration import configuration
 from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
+from pipelines.interruption import resume_command, undisturbed
 from pipelines.parameters import choose_recipe, flatten
 from pipelines.reporting import Reporter, current_reporter
 from tasks import registry
@@ -72,8 +73,7 @@ def read_job(folder: Path) -> Job:
         raise ValueError(f"no run {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
     values = json.loads(file.read_text())
     config = FAMILIES[values["family"]].config.parse(values["config"], str(file))
-    accept = tuple(values.get("accept", ()))  # a run of before there were checks accepted none
-    return Job(values["family"], values["dataset"], values["recipe"], config, accept)
+    return Job(values["family"], values["dataset"], values["recipe"], config, tuple(values["accept"]))
 
 
 def run_folder(key: str) -> Path:
@@ -130,7 +130,8 @@ def run_job(
 ) -> dict[str, Any]:
     """Everything from the dataset to the registry; returns the summary that commands print.
 
-    Runs inside a flow. Stopped from outside, it marks the MLflow run KILLED and leaves no process of Ray behind.
+    Runs inside a flow. Stopped from outside, it keeps a checkpoint, marks the MLflow run KILLED and leaves no process
+    of Ray behind.
     """
     environment.prepare()
     if executor == "ray":
@@ -140,7 +141,8 @@ def run_job(
     with exclusive(folder):
         job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, accept, folder)
         reporter = current_reporter() or steps.LogReporter()
-        reporter.note(f"run {key}: {job.dataset} by {job.recipe}; if cut off: ./convoy train --resume {key}")
+        going_on = resume_command(key, executor)
+        reporter.note(f"run {key}: {job.dataset} by {job.recipe}; if cut off: {going_on}")
         summary = run_steps(job, key, folder, reporter, stop_after, executor)
     steps.publish(summary)
     return summary
@@ -208,7 +210,7 @@ def summary_of(job: Job, folder: Path, result: TrainResult) -> dict[str, Any]:
 def end_badly(run_id: str, error: BaseException) -> None:
     """Put a run in order that failed (an exception) or was stopped (a signal, a cancellation)."""
     stopped = not isinstance(error, Exception)
-    with steps.undisturbed():
+    with undisturbed():
         try:
             if run_id:
                 registry.end_run(run_id, "KILLED" if stopped else "FAILED")

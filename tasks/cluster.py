@@ -24,9 +24,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
 from data.stream import RowReader
+from tasks.batches import Job, batch_of, batch_of_rows
 from tasks.families import FAMILIES
 from tasks.features import Part, compute_part
-from tasks.loop import Job, batch_of, batch_of_rows
 from tasks.paths import ROOT
 from tasks.transfer import Weights
 
@@ -330,39 +330,6 @@ class Crew:
         if self.workers:
             return unpack(answer)
         return batch_of_rows(FAMILIES[self.family], answer, job, self.info, self.config)
-
-
-# --- progress: from the first rank to the driver ---------------------------------------------------------------
-
-
-@ray.remote(num_cpus=0)
-class Mailbox:
-    """Holds what a training run reports until the driver reads it. It outlives the workers that write to it."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[str, Any]] = []
-        self.has_failed = False
-
-    def put(self, message: tuple[str, Any]) -> None:
-        self.messages.append(message)
-        self.has_failed |= message[0] == "error"
-
-    def take(self) -> list[tuple[str, Any]]:
-        messages, self.messages = self.messages, []
-        return messages
-
-    def failed(self) -> bool:
-        return self.has_failed
-
-
-def open_mailbox() -> Any:
-    start: Any = Mailbox
-    return start.remote()
-
-
-def read_mailbox(mailbox: Any) -> list[tuple[str, Any]]:
-    """Messages since the last call: ("start", step), ("progress", values) or ("error", exception)."""
-    return ray.get(mailbox.take.remote())
 
 
 def require_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: float) -> int:

@@ -17,17 +17,9 @@ from torch import Tensor
 
 from data.dataset import Dataset, DatasetInfo, Split
 from data.stream import Layout, RowReader
+from tasks.batches import BatchPlan, Job, batch_of, batch_of_rows, plain_jobs, training_jobs
 from tasks.families import Family
-from tasks.loop import (
-    BatchPlan,
-    Job,
-    Session,
-    batch_of,
-    batch_of_rows,
-    fit,
-    plain_jobs,
-    training_jobs,
-)
+from tasks.loop import Session, fit
 
 PREFETCH_BATCHES = 3  # per augmentation worker
 # Shares of the memory for pictures. The cache: the window of tasks.loop, and the blocks that it begins and ends in.
