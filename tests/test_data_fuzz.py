@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from benchmarks.fuzz import GOOD, Case, judge
 from data import decode
-from data.checks import measure
 from data.decode import decode_image, decode_part
 from data.formats.yolo import MAX_SETTINGS_BYTES
+from data.measurement import measure
 from tests.annotated import coco_json, listing_of, pts, voc_xml
 from tests.corpus import CONVERSIONS, PACKINGS, Sound, pack
 from tests.corruption import DAMAGE, corrupt, mend_checksums, split_pieces
