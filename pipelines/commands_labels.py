@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from data.dataset import Dataset, Split
+from data.dataset import Dataset, Split, noun_of
 from pipelines.commands_models import evaluate_configuration, hearer, trained_on_another_version
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO
@@ -71,17 +71,20 @@ def label_errors(
             write_csv(out, report.suspects, SUSPECT_COLUMNS)
         if html is not None:
             write_label_page(html, data, split, report, notes)
-    document = document_of(report, name, split, folder, notes)
+    document = document_of(report, name, split, folder, notes, noun_of(data.info.family))
     emit(document, [*views(document), *(f"wrote {file}" for file in (out, html) if file)], as_json)
 
 
-def document_of(report: Report, name: str, split: Split, folder: Path, notes: list[str]) -> dict[str, Any]:
+def document_of(
+    report: Report, name: str, split: Split, folder: Path, notes: list[str], noun: str
+) -> dict[str, Any]:
     """What was found, as plain values."""
     found = report.label_errors
     return {
         "dataset": name,
         "split": split,
         "model": str(folder),
+        "items": noun,
         "num_images": len(report.labels),
         "accuracy": report.metrics["accuracy"],
         "estimated_errors": found.estimated,
@@ -99,7 +102,7 @@ def views(document: dict[str, Any]) -> list[Table | str]:
     """What was found, for a person."""
     suspects = document["suspects"]
     values = {
-        "images": document["num_images"],
+        document["items"]: document["num_images"],
         "accuracy of the model": f"{document['accuracy']:.2%}",
         "wrong labels, estimated": f"{document['estimated_errors']:.1f} ({document['noise_rate']:.2%})",
         "suspects": len(suspects),
