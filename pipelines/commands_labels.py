@@ -12,7 +12,7 @@ from pipelines.parameters import AUTO
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from tasks import registry
 from tasks.evaluate import Report, evaluate
-from tasks.labelerrors import noisy_pairs
+from tasks.labelerrors import noisy_pairs, weakness
 from tasks.labelpage import write_label_page
 from tasks.modelfile import load_card
 from tasks.paths import store
@@ -66,6 +66,9 @@ def label_errors(
             report = evaluate([folder], data, split=split, config=config, on_progress=hearer(reporter))
         finally:
             reporter.close()
+        if note := weakness(report.metrics["accuracy"]):
+            notes.append(note)
+            reporter.note(f"note: {note}")
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             write_csv(out, report.suspects, SUSPECT_COLUMNS)
