@@ -33,10 +33,10 @@ from rich.console import Console
 from rich.table import Table
 
 from data.archive import FileTree, memory_tree, open_tree
-from data.checks import measure
 from data.decode import DecodeError, decode_image, decode_part
 from data.formats import list_source
 from data.ingest import IngestConfig, check_classes, ingest, measure_items
+from data.measurement import measure
 from tests.corpus import Corpus, Sound, load_corpus
 from tests.corruption import corrupt
 from tests.pictures import write_tree

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from data.augment import AugmentConfig
 from data.classification import (
-    Batch,
     InputConfig,
     Pictures,
-    Records,
     decode_rows,
     empty_split,
     make_batch,
@@ -24,6 +22,7 @@ from data.classification import (
 from data.dataset import DatasetInfo
 from data.parameters import Parameters
 from data.random import SampleGenerator
+from data.records import Batch, Records
 from models.airnet import AirNet
 from models.classification import ARCHITECTURES, ModelConfig, arguments_of, build, cross_entropy, least_px
 from models.sides import WithSides

@@ -30,6 +30,18 @@ def shown(value: Any) -> str:
     return repr(value)
 
 
+def class_difference(model: Sequence[str], dataset: Sequence[str]) -> str:
+    """How the classes of a model and of a dataset differ, which they do, by name; long lists are cut."""
+    sides = [
+        (f"the {who} has", [name for name in names if name not in set(others)])
+        for who, names, others in (("model alone", model, dataset), ("dataset alone", dataset, model))
+    ]
+    if not any(names for _, names in sides):
+        place = next(i for i, (a, b) in enumerate(zip(model, dataset, strict=True)) if a != b)
+        return f"they have another order, from place {place} on: {model[place]!r} and {dataset[place]!r}"
+    return ", ".join(f"{text} {shown(tuple(names))}" for text, names in sides if names)
+
+
 def combine(folders: Sequence[Path], target: Path) -> ModelCard:
     """Write one model folder with the members of all `folders`, in their order, each counting the same.
 

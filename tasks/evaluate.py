@@ -21,7 +21,7 @@ from data.augment import shrink
 from data.dataset import Dataset, Split
 from data.stream import RowReader
 from tasks.calibrate import Calibration, fit_on_validation
-from tasks.ensemble import SAME_QUESTION, require_agreement, shown
+from tasks.ensemble import SAME_QUESTION, class_difference, require_agreement
 from tasks.inputs import as_pictures
 from tasks.memory import PeakMemory
 from tasks.metrics import confidence_figures, summarise
@@ -122,11 +122,17 @@ def require_same_classes(folders: Sequence[Path], predictors: Sequence[Predictor
         raise ValueError("evaluation needs at least one model folder")
     require_agreement(folders, [predictor.card for predictor in predictors], SAME_QUESTION)
     card = predictors[0].card
-    if card.family != dataset.info.family or card.classes != dataset.info.classes:
+    info = dataset.info
+    if card.family != info.family:
         raise ValueError(
-            f"the model in {folders[0]} ({card.family}) has classes {shown(card.classes)}, the dataset "
-            f"{dataset.info.name!r} ({dataset.info.family}) has {shown(dataset.info.classes)}: they must be the same, "
-            f"in the same order; evaluate on {card.dataset!r}, which the model was trained on"
+            f"the model in {folders[0]} is for {card.family}, the dataset {info.name!r} for {info.family}; give one of "
+            f"the same family"
+        )
+    if card.classes != info.classes:
+        raise ValueError(
+            f"the model in {folders[0]} and the dataset {info.name!r} must have the same classes in the same order: "
+            f"{class_difference(card.classes, info.classes)}; give a dataset of the model's classes (it was trained on "
+            f"{card.dataset!r}), or a model of this dataset's: ./convoy train {info.family} --dataset {info.name}"
         )
 
 

@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz import GOOD, Case, judge
-from data.checks import measure
 from data.decode import MAX_PIXELS, DecodeError, decode_image, decode_part
 from data.formats.yolo import MAX_SETTINGS_BYTES
 from data.jpeg import decode_upper
+from data.measurement import measure
 from tests.annotated import coco_json, listing_of, pts, voc_xml
 from tests.corpus import CONVERSIONS, PACKINGS, Sound, pack
 from tests.corruption import DAMAGE, corrupt, mend_checksums, split_pieces

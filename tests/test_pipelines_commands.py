@@ -393,7 +393,7 @@ def test_an_ingest_says_what_it_replaces(run: Run, tmp_path: Path) -> None:
     code, out, _err = run("data", "add", str(first), "--name", "again")
     assert code == 0 and "replaces" not in out
     code, out, _err = run("data", "add", str(second), "--name", "again")
-    assert code == 0 and f"replaces again ({digest}): 24 images of 2 classes, from first" in " ".join(
+    assert code == 0 and f"replaces again ({digest}): 24 pictures of 2 classes, from first" in " ".join(
         out.split()
     )
 
@@ -402,7 +402,19 @@ def test_a_home_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     environment = {**os.environ, "CONVOY_HOME": str(tmp_path / "file"), "PYTHONPATH": str(ROOT)}
     environment.pop("PREFECT_HOME", None)
-    command = [sys.executable, "-m", "pipelines", "doctor"]
+    command = [sys.executable, "-m", "pipelines", "demo"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "must be a folder that can be written to" in done.stderr
+    assert "to a folder that can be written to" in done.stderr
+
+
+def test_commands_that_only_read_need_no_folder_to_write_to(run: Run, tmp_path: Path) -> None:
+    assert run("data", "add", str(photographs(tmp_path / "source")), "--name", "read")[0] == 0
+    (tmp_path / "file").write_text("")  # below it nobody can make a folder, not even root
+    nowhere = {name: str(tmp_path / "file" / name) for name in ("HOME", "PREFECT_HOME", "XDG_CACHE_HOME")}
+    environment = {**os.environ, **nowhere, "PYTHONPATH": str(ROOT)}
+    for words in ("list", "show read", "versions read", "diff read 1 current", "check read --quick"):
+        command = [sys.executable, "-m", "pipelines", "data", *words.split()]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), words
+        assert "read" in done.stdout

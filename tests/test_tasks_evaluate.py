@@ -311,7 +311,7 @@ def test_a_report_that_was_cut_off_has_no_metrics(
 def test_a_model_of_other_classes_is_refused(tmp_path: Path, dataset: Dataset) -> None:
     folder = write_model(tmp_path / "model", ["ants", "bees"])
     with pytest.raises(
-        ValueError, match=r"has classes 2 \(ants, bees\), the dataset 'digits' .* evaluate on 'handmade'"
+        ValueError, match=r"the model alone has 2 \(ants, bees\), the dataset alone .* trained on 'handmade'"
     ):
         evaluate([folder], dataset, config=configure(), device=CPU)
 
