@@ -90,6 +90,15 @@ def changing(augment: AugmentConfig) -> list[str]:
     return [name for name, value in values.items() if value and value != (1.0, 1.0)]
 
 
+def without_chance(augment: AugmentConfig) -> AugmentConfig:
+    """The same with all that `changing` names switched off: the plain centre crop."""
+    off = {
+        name: (1.0, 1.0) if name == "crop_area" else type(getattr(augment, name))(0)
+        for name in changing(augment)
+    }
+    return augment.model_copy(update={**off, "crop_from": "square"})
+
+
 def decode(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
     """Decode rows of a dataset to arrays; see data.classification.decode_rows."""
     return decode_rows(rows, info.picture_channels, config.input, config.augment)
