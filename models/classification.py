@@ -112,8 +112,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 assert set(ARCHITECTURES) == set(get_args(Architecture))
 
-# start of the names → side of the smallest pictures, where that is more than 1; LeNets check theirs themselves
+# start of the names → side of the smallest pictures, where that is more than 1
 LEAST_PX = {
+    "lenet5": 16,
     "airnet": 9,
     "alexnet": 63,
     "vgg": 32,
