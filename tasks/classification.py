@@ -25,7 +25,15 @@ from data.dataset import DatasetInfo
 from data.parameters import Parameters
 from data.random import SampleGenerator
 from models.airnet import AirNet
-from models.classification import ARCHITECTURES, ModelConfig, arguments_of, build, cross_entropy, least_px
+from models.classification import (
+    ARCHITECTURES,
+    ModelConfig,
+    arguments_of,
+    build,
+    cross_entropy,
+    least_px,
+    saved_arguments_of,
+)
 from models.sides import WithSides
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.optim import OptimConfig
@@ -187,7 +195,7 @@ def card(config: ClassificationConfig, info: DatasetInfo, digest: str, run: str)
     """What a single trained classifier says of itself."""
     member = Member(
         architecture=config.model.name,
-        arguments=arguments_of(config.model.name, config.input.crop_px),
+        arguments=saved_arguments_of(config.model.name, config.input.crop_px),
         weights="member-0.safetensors",
         run=run,
     )
