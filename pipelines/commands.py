@@ -65,6 +65,10 @@ app.command(
     sort_key=8,
 )
 app.command(
+    "pipelines.commands_curve:learning_curve", name="learning-curve",
+    help="Compare the modes of transfer learning on few and on many pictures.", sort_key=7,
+)  # fmt: skip
+app.command(
     "pipelines.commands_edges:edges", name="edges",
     help="Write the edge maps of a picture, by Sobel's filters and others.", sort_key=9,
 )  # fmt: skip

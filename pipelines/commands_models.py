@@ -13,6 +13,7 @@ from data import arrays
 from data.dataset import NUM_AXES, Dataset, Split
 from data.decode import EXTENSIONS
 from models import classification, signals, volumes
+from models.papers import paper_of
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO, choose_recipe, recipes
 from pipelines.render import ConsoleReporter, emit, pairs, table
@@ -32,6 +33,11 @@ CATALOGUES = {  # family → its networks, and the channels at which their sizes
     "classification": (classification.ARCHITECTURES, 3),
     "signals": (signals.ARCHITECTURES, 1),
     "volumes": (volumes.ARCHITECTURES, 1),
+}
+LEAST_SIDES: dict[str, Callable[[str], int]] = {  # family → side of the smallest input of a network
+    "classification": classification.least_px,
+    "signals": signals.least_length,
+    "volumes": volumes.least_voxels,
 }
 PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
 MAX_SLICES = 12  # shown; the files and --json have all
@@ -286,18 +292,18 @@ def list_models(*, catalogue: Annotated[bool, Parameter(negative=())] = False, a
     Parameters
     ----------
     catalogue
-        The networks of models/, with their sizes.
+        The networks of models/: their sizes, the least input, the paper.
     """
     if catalogue:
         rows = [
-            (family, name, count_parameters(family, name))
+            (family, name, count_parameters(family, name), LEAST_SIDES[family](name), paper_of(name))
             for family, (networks, _channels) in CATALOGUES.items()
             for name in networks
         ]
-        keys = ("family", "name", "num_parameters")
+        keys = ("family", "name", "num_parameters", "least_side", "paper")
         document = {"catalogue": [dict(zip(keys, row, strict=True)) for row in rows]}
-        title = "Networks, at 10 classes and 3 channels (signals and volumes: 1)"
-        emit(document, [table(title, ("family", "name", "parameters"), rows)], as_json)
+        title = "Networks, at 10 classes and 3 channels (signals and volumes: 1); sides in pixels, samples, voxels"
+        emit(document, [table(title, ("family", "name", "parameters", "least side", "paper"), rows)], as_json)
         return
     models = registry.list_models()
     columns = ("name", "version", "aliases", "accuracy", "dataset", "created", "run_id")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from data.dataset import Dataset
+from models.signals import least_length
 from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.commands_models import CATALOGUES
 from pipelines.options import quiet_stdout
@@ -307,6 +309,22 @@ def test_the_catalogue_lists_every_network_with_its_size(run: Run) -> None:
     assert sizes["voxnet"] == 917_866
     assert sizes["resnet20_cifar"] == 269_722
     assert sizes["airnet94"] == 1_971_640
+    least = {row["name"]: row["least_side"] for row in rows}
+    assert (least["lenet5"], least["vgg16"], least["resnet20_cifar"]) == (16, 32, 1)
+    assert (least["m5"], least["resnet_ts"], least["voxnet"], least["resnet8_3d"]) == (
+        least_length("m5"),
+        1,
+        11,
+        1,
+    )
+
+
+def test_every_network_of_the_catalogue_cites_its_paper(run: Run) -> None:
+    rows = json.loads(run("models", "list", "--catalogue", "--json")[1])["catalogue"]
+    papers = {row["name"]: row["paper"] for row in rows}
+    assert all(re.fullmatch(r"\D+ (19|20)\d\d, https?://\S+", paper) for paper in papers.values())
+    assert papers["resnet_ts"].startswith("Wang") and papers["plain56_cifar"].startswith("He")
+    assert "1905.11946" in papers["efficientnet_lite1"]
 
 
 def test_parameters_explains_each_key_of_a_recipe(run: Run) -> None:
