@@ -41,7 +41,7 @@ def export(
     format
         onnx: for onnxruntime and others; torch: for torch.export.load.
     out
-        A new folder for the file and its check.json; otherwise out/exports/RUN-FORMAT.
+        A new folder for the file and its check.json; otherwise out/exports/SHA256-FORMAT, by the model's hash.
     check_on
         Name of an ingested dataset of the model's family; otherwise the one that the model was trained on.
     log
@@ -52,12 +52,13 @@ def export(
     dataset = dataset_to_check_on(card, check_on)
     runs = list(dict.fromkeys(member.run for member in card.members))
     run_ids = [registry.run_id_of(run) for run in runs] if log else []
-    target = out or Path("out") / "exports" / f"{runs[0]}-{format}"
-    source = {"model": model, "model_sha256": model_sha256(folder)}
+    sha256 = model_sha256(folder)
+    target = out or Path("out") / "exports" / f"{sha256[:12]}-{format}"
+    source = {"model": model, "model_sha256": sha256}
     with quiet_stdout(as_json):
         seen = export_model(folder, format, target, dataset, source)
         for run_id in run_ids:
-            registry.log_folder(run_id, target, f"exports/{format}")
+            registry.log_folder(run_id, target, f"exports/{sha256[:12]}-{format}")
     emit({"model": model, "out": target, **seen, "logged_to": run_ids}, views(seen, target), as_json)
 
 

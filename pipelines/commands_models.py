@@ -85,6 +85,10 @@ def evaluate(
     card = load_card(folders[0])
     data = Dataset.open(store() / (dataset or card.dataset))
     notes = [note for folder in folders if (note := trained_on_another_version(load_card(folder), data))]
+    if split == "val":
+        notes.append(
+            "temperatures are fitted on the validation split: its calibrated figures flatter the model"
+        )
     config = evaluate_configuration(card, data.info.name, recipe, views)
     reporter = ConsoleReporter()
     with quiet_stdout(as_json):

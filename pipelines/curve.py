@@ -23,10 +23,10 @@ from pipelines.artifacts import publish_curve
 from pipelines.configuration import AcceptForm, ChangesForm, RecipeForm, SectionForm, configuration
 from pipelines.engines import start_ray
 from pipelines.families import Executor
-from pipelines.interruption import interruptible
+from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, section
 from pipelines.reporting import Reporter, Status, current_reporter
-from pipelines.training import end_badly, exclusive, run_folder
+from pipelines.training import end_badly, exclusive, require_same_beginning, run_folder
 from tasks import registry
 from tasks.classification import ClassificationConfig
 from tasks.curve import FAMILY, CellResult, CurveConfig, Point, measure, points_of, scarce, steps_of
@@ -81,15 +81,9 @@ def learning_curve(
             else start_job(dataset, recipe, changes or {}, curve or {}, accept, folder)
         )
         reporter = current_reporter() or steps.LogReporter()
-        reporter.note(
-            f"learning curve {key}: {job.dataset} by {job.recipe}; if cut off: {resume_command(key)}"
-        )
+        going_on = resume_command("learning-curve", key, executor)
+        reporter.note(f"learning curve {key}: {job.dataset} by {job.recipe}; if cut off: {going_on}")
         return run_steps(job, key, folder, reporter, executor)
-
-
-def resume_command(key: str) -> str:
-    """What a person types to go on with a curve."""
-    return f"./convoy learning-curve --resume {key}"
 
 
 def job_of(
@@ -162,6 +156,7 @@ def run_steps(
         lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)
         for problem in lineage.problems:
             reporter.note(f"note: {problem}")
+        require_same_beginning(folder, lineage)
         run_id = open_record(job, data, lineage)
         for note in notes_of(job, data):
             reporter.note(note)
@@ -218,7 +213,7 @@ def run_cells(
         reporter.show(Status("cells", done, total, None, told))
 
     stopped = "stopped: cells that were done are kept"
-    with interruptible(executor, reporter.note, resume_command(key), stopped):
+    with interruptible(executor, reporter.note, resume_command("learning-curve", key, executor), stopped):
         return measure(job.config, job.curve, data, weights, folder, executor, hear)
 
 

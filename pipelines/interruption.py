@@ -82,9 +82,9 @@ def interruptible(
         raise KeyboardInterrupt
 
 
-def resume_command(key: str, executor: Executor) -> str:
-    """What a person types to go on with a run."""
-    return f"./convoy train --resume {key}" + ("" if executor == "ray" else f" --executor {executor}")
+def resume_command(command: str, key: str, executor: Executor) -> str:
+    """What a person types to go on with a run of `train`, or of another command."""
+    return f"./convoy {command} --resume {key}" + ("" if executor == "ray" else f" --executor {executor}")
 
 
 def watch_over(stop: Stop, over: threading.Event, say: Callable[[str], None]) -> None:

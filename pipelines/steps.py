@@ -162,7 +162,7 @@ def train_model(
                 f"goes on after step {step}" if step else "no checkpoint had been kept yet: starts over"
             )
 
-    going_on = resume_command(key, executor)
+    going_on = resume_command("train", key, executor)
     with bar, registry.system_metrics(run_id), interruptible(executor, reporter.note, going_on) as stop:
         result = train(
             family, config, dataset,

@@ -225,7 +225,7 @@ def share(value: Any) -> ray.ObjectRef:
     return ray.put(value)
 
 
-@ray.remote(max_retries=3)
+@ray.remote(max_retries=0)
 def _call(function: Callable[..., Any], num_threads: int, *arguments: Any) -> Any:
     torch.set_num_threads(num_threads)
     return function(*arguments)
@@ -236,7 +236,8 @@ def call_each(
 ) -> Iterator[tuple[int, Any]]:
     """Call a function with each of these arguments, on the cluster: (place in `calls`, result), as they end.
 
-    As many run at once as have a CPU for each thread (0: one) and their GPUs. What one raises ends them all.
+    As many run at once as have a CPU for each thread (0: one) and their GPUs. What one raises ends them all, and is
+    raised here; RuntimeError where a process was lost. Nothing is called twice: whoever calls tries again.
     """
     threads = max(1, num_threads)
     task: Any = _call
@@ -248,6 +249,11 @@ def call_each(
             yield pending.pop(done), ray.get(done)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise RuntimeError(
+            "a process of Ray was lost, perhaps for lack of memory: free some, or raise cpus_per_worker, so that fewer "
+            f"run at once ({str(error).strip().splitlines()[0]})"
+        ) from None
     finally:
         for reference in pending:
             ray.cancel(reference, force=True)

@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -40,12 +40,14 @@ from tasks.cluster import (
     connect,
     join_arrays,
     readonly_tensors,
+    require_resources,
     share,
 )
 from tasks.families import FAMILIES, Family
 from tasks.features import Compute, cached_features, caches, compute_here, device_of, started
 from tasks.feed import Feed, Feeds, fit_from, probe, resident
 from tasks.loop import Progress
+from tasks.settings import TrainConfig
 from tasks.train import Executor
 from tasks.transfer import Weights
 
@@ -58,7 +60,7 @@ Arrays = dict[str, np.ndarray]
 class CurveConfig(Parameters):
     """What a learning curve is made of."""
 
-    shots: tuple[int, ...] = Field(
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         min_length=1, description="training pictures a class; all of them where a class has fewer"
     )
     modes: tuple[Mode, ...] = Field(
@@ -133,13 +135,19 @@ def here() -> Place:
         function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], num_threads: int, _num_gpus: float
     ) -> Iterator[tuple[int, Any]]:
         torch.set_num_threads(num_threads or own_threads)
-        return ((place, function(*arguments)) for place, arguments in enumerate(calls))
+        try:
+            for place, arguments in enumerate(calls):
+                yield place, function(*arguments)
+        finally:
+            torch.set_num_threads(own_threads)
 
     return Place(each, lambda value: value, compute_here, 1)
 
 
-def on_ray() -> Place:
+def on_ray(settings: TrainConfig) -> Place:
+    """Raises ValueError where no node holds a single cell."""
     connect()
+    require_resources(1, max(1, settings.cpus_per_worker), settings.gpus_per_worker)
     return Place(call_each, share, compute_features, cluster_info().num_cpus)
 
 
@@ -182,6 +190,7 @@ def config_of(
     values["train"] |= {
         "epochs": num_steps / (num_images // min(num_images, base.train.batch_size)),
         "seed": cell.seed, "num_workers": 1, "augment_workers": 0, "time_budget_s": 0.0, "patience": 0,
+        "accumulate_batches": base.train.accumulate_batches if num_images >= base.train.batch_size else 1,
         "validate_every_epochs": 0, "checkpoint_every_steps": num_steps,
     }  # fmt: skip
     if cell.mode == "head":
@@ -241,7 +250,9 @@ def run_cell(
             feeds, family, config, info, Layout((len(rows),), 0), CellSession(device), lambda _step: None
         )
     except FloatingPointError as error:
-        raise FloatingPointError(f"cell {cell.name}: {error}") from None
+        raise FloatingPointError(
+            f"cell {cell.name}: {error}; start a new curve so, or without the mode {cell.mode}"
+        ) from None
     metrics = state["metrics"]
     return CellResult(
         cell.mode, cell.shots, cell.seed, len(rows), state["step"], metrics["val_accuracy"],
@@ -327,8 +338,8 @@ def measure(
         return [results[cell] for cell in cells]
     rows = {cell: choose_rows(labels, cell.shots, cell.seed) for cell in cells}
     configs = {cell: config_of(base, curve, cell, len(rows[cell]), num_steps) for cell in left}
-    where = on_ray() if executor == "ray" else here()
-    materials = Materials(dataset, weights, np.unique(np.concatenate([rows[cell] for cell in cells])), where)
+    where = on_ray(base.train) if executor == "ray" else here()
+    materials = Materials(dataset, weights, np.unique(np.concatenate([rows[cell] for cell in left])), where)
     shared = where.share(weights)
 
     def arguments(cell: Cell) -> tuple[Any, ...]:
@@ -336,16 +347,12 @@ def measure(
         places, train, val = materials.of(configs[cell], own)
         return cell, configs[cell], of_rows(dataset.info, labels[own]), shared, own, places, train, val
 
-    threads = torch.get_num_threads()
-    try:
-        settings = base.train
-        calls = [arguments(cell) for cell in left]
-        for place, result in where.each(run_cell, calls, settings.cpus_per_worker, settings.gpus_per_worker):
-            write_cell(folder, left[place], result)
-            results[left[place]] = result
-            on_progress(len(results), len(cells), result)
-    finally:
-        torch.set_num_threads(threads)
+    settings = base.train
+    calls = [arguments(cell) for cell in left]
+    for place, result in where.each(run_cell, calls, settings.cpus_per_worker, settings.gpus_per_worker):
+        write_cell(folder, left[place], result)
+        results[left[place]] = result
+        on_progress(len(results), len(cells), result)
     return [results[cell] for cell in cells]
 
 

@@ -1,6 +1,7 @@
 """What a learning curve leaves: cells.csv (a row a run), curve.json (all of it), curve.png (a line a mode)."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -22,9 +23,8 @@ LOOKS: dict[Mode, tuple[str, str, str]] = {
     "all": ("everything", VERMILLION, "s"),
     "scratch": ("everything, from scratch", GREY, "x"),
 }
-SPREAD = (
-    0.03  # of a decade: between the marks of modes at one place, so that their bars do not hide each other
-)
+# of a decade: between the marks of modes at one place, so that their bars do not hide each other
+SPREAD = 0.03
 
 
 def rows_of(points: Sequence[Point]) -> list[dict[str, Any]]:
@@ -77,10 +77,11 @@ def write_curve(
 ) -> list[Path]:
     """Write the three files; `about` says what was measured, and how."""
     table, document, picture = (folder / name for name in ("cells.csv", "curve.json", "curve.png"))
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(CellResult)])
-        writer.writeheader()
-        writer.writerows(asdict(result) for result in results)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(CellResult)])
+    writer.writeheader()
+    writer.writerows(asdict(result) for result in results)
+    write_whole(table, text.getvalue())
     values = {"about": about, "points": rows_of(points), "cells": [asdict(result) for result in results]}
     write_whole(document, json.dumps(values, indent=2) + "\n")
     save_figure(curve_figure(points, what), picture)

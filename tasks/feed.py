@@ -22,7 +22,7 @@ from tasks.families import Family
 from tasks.loop import Session, fit
 
 PREFETCH_BATCHES = 3  # per augmentation worker
-# Shares of the memory for pictures. The cache: the window of tasks.loop, and the blocks that it begins and ends in.
+# Shares of the memory for pictures. The cache: the window of tasks.batches, and the blocks that it begins and ends in.
 # What is left over goes to what reading, decoding and allocators take beside the pictures.
 CACHE_SHARE = 0.5
 FLIGHT_SHARE = 0.2  # what is on its way to the loop; as much again while validation comes between

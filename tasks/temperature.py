@@ -8,10 +8,8 @@ that is the same as dividing its own. tasks.calibrate finds the temperature.
 import torch
 from torch import Tensor
 
-LEAST_T, GREATEST_T = (
-    0.02,
-    50.0,
-)  # beyond them the validation split does not tell how confident a model may be
+# beyond them the validation split does not tell how confident a model may be
+LEAST_T, GREATEST_T = 0.02, 50.0
 
 
 def divided(probabilities: Tensor, temperature: float) -> Tensor:

@@ -118,6 +118,7 @@ def test_an_unknown_key_lists_the_curves_there_are() -> None:
         (("--resume", "k", "--shots", "1"), "give nothing else that decides it"),
         (("classification", "--dataset", "digits", "--modes", "nothing"), '"nothing"'),
         (("classification", "--dataset", "digits", "--weights", "w.pth", "--seeds", "0"), "num_seeds (=0)"),
+        (("classification", "--dataset", "digits", "--weights", "w.pth", "--shots", "0"), "shots"),
         (("classification", "--dataset", "digits"), "give --weights"),
     ],
 )
@@ -139,3 +140,11 @@ def test_the_command_prints_the_winners_and_copies_the_files(
     document = json.loads(out)
     assert len(document["points"]) == 2 and document["num_steps"] == 1
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"cells.csv", "curve.json", "curve.png"}
+
+
+def test_a_curve_does_not_go_on_with_other_data(changes: dict[str, Any]) -> None:
+    summary = learning_curve("digits", changes=changes, curve=CURVE, executor="in_process")
+    begun = Path(summary["folder"]) / "begun-with.json"
+    begun.write_text(json.dumps({**json.loads(begun.read_text()), "data": "another"}))
+    with pytest.raises(ValueError, match=r"began with data of digest another, and now it is .*start anew"):
+        learning_curve("digits", resume=summary["key"], executor="in_process")

@@ -26,6 +26,7 @@ from tasks.export import FILES, METADATA_FILE, Format, Program, export, free_axe
 from tasks.exportcheck import TOLERANCE
 from tasks.families import FAMILIES
 from tasks.modelfile import SavedModel, save_model, write_card
+from tasks.packaging import model_sha256
 from tasks.predict import Predictor, load_predictor
 from tasks.recordstore import connect
 from tests.conftest import Run
@@ -211,8 +212,9 @@ def test_the_command_wants_real_items_to_check_on(
     code, out, _ = run(*words, "--log", "--json")
     seen = json.loads(out)
     assert code == 0 and (seen["agreement"], seen["dataset"], seen["logged_to"]) == (1, "other", [record])
-    kept = connect().list_artifacts(record, "exports/onnx")
-    assert [file.path for file in kept] == ["exports/onnx/check.json", "exports/onnx/model.onnx"]
+    own = f"exports/{model_sha256(model)[:12]}-onnx"
+    kept = connect().list_artifacts(record, own)
+    assert [file.path for file in kept] == [f"{own}/check.json", f"{own}/model.onnx"]
     code, _, err = run(*words)
     assert code == 2 and "is there already" in err
 
