@@ -19,12 +19,12 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data.dataset import Dataset, DatasetInfo, Split
 from data.files import write_whole
@@ -60,7 +60,7 @@ Arrays = dict[str, np.ndarray]
 class CurveConfig(Parameters):
     """What a learning curve is made of."""
 
-    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    shots: tuple[int, ...] = Field(
         min_length=1, description="training pictures a class; all of them where a class has fewer"
     )
     modes: tuple[Mode, ...] = Field(
@@ -70,6 +70,13 @@ class CurveConfig(Parameters):
     num_seeds: int = Field(ge=1, description="of pictures, initial weights and order: runs of each cell")
     num_steps: int = Field(ge=0, description="of every cell; 0: as many as the recipe takes on all of train")
     num_stages: int = Field(ge=1, description="trained stages before the head; read by mode stages only")
+
+    @field_validator("shots")
+    @classmethod
+    def _some(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        if min(shots) < 1:
+            raise ValueError("of each class there must be at least 1 picture")
+        return shots
 
 
 @dataclass(frozen=True)
