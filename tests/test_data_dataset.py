@@ -96,5 +96,5 @@ def test_a_split_without_images_is_asked_for_by_name(store: Path) -> None:
     dataset = Dataset.open(store / "letters")
     dataset.require("train")
     bare = Dataset(dataset.path, dataset.info.model_copy(update={"counts": {"train": {"a": 3}}}))
-    with pytest.raises(ValueError, match=r"'letters' has no val images \(it has: train 3, val 0, test 0\)"):
+    with pytest.raises(ValueError, match=r"'letters' has no val pictures \(it has: train 3, val 0, test 0\)"):
         bare.require("val")

@@ -238,7 +238,7 @@ def test_several_models_are_evaluated_as_an_ensemble(model: Path, run: Run) -> N
     assert len(twice["models"]) == 2
     uncalibrated = "nll_uncalibrated"  # the model was not calibrated, several are when they are tested
     assert twice["metrics"][uncalibrated] == pytest.approx(alone["metrics"][uncalibrated], rel=1e-5)
-    assert "validation images of digits, view single" in twice["temperature_fitted_to"]
+    assert "validation pictures of digits, view single" in twice["temperature_fitted_to"]
 
 
 def test_predict_reads_files_and_folders_and_reports_what_it_cannot_read(

@@ -149,7 +149,7 @@ def test_the_card_keeps_the_temperature_and_prediction_uses_it(tmp_path: Path, d
     found = calibrate(folder, dataset, device=CPU)
     after, predictor = load_card(folder), load_predictor(folder, CPU)
     assert 1.2 < found.temperature < GREATEST_T
-    assert found.basis == "100 validation images of digits, view mirror"
+    assert found.basis == "100 validation pictures of digits, view mirror"
     assert after.temperature == found.temperature
     assert after == before.model_copy(update={"temperature": found.temperature, "calibrated_on": found.basis})
     blobs = [png(np.full((8, 8), level, np.uint8)) for level in (0, 90, 250)]
@@ -176,7 +176,7 @@ def test_without_validation_images_the_temperature_is_one_and_the_card_says_why(
     pictures = [np.zeros((8, 8), np.uint8)] * 3
     alone = write_dataset(tmp_path / "alone", pictures, [0, 1, 2], CLASSES)
     assert calibrate(folder, alone, device=CPU).temperature == 1
-    assert load_card(folder).calibrated_on == "nothing: alone has no validation images"
+    assert load_card(folder).calibrated_on == "nothing: alone has no validation pictures"
 
 
 def test_a_model_of_before_there_were_temperatures_predicts_as_it_did(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_report_measures_the_model_with_its_temperature_and_without(
         assert report.metrics[f"single.{name}"] == pytest.approx(plain.metrics[f"single.{name}"], rel=1e-5)
     assert report.metrics["nll"] < plain.metrics["nll"]
     assert report.metrics["accuracy"] == plain.metrics["accuracy"]
-    assert report.about["temperature_fitted_to"] == "100 validation images of digits, view mirror"
+    assert report.about["temperature_fitted_to"] == "100 validation pictures of digits, view mirror"
     assert plain.about["temperature_fitted_to"] == "nothing: an uncalibrated model"
 
 

@@ -24,7 +24,7 @@ def test_growth_beyond_the_crop_is_refused() -> None:
 
 def test_growth_with_dense_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="one size only"):
-        tiny_config("classification", train__growth=[[12, 0.5]])
+        tiny_config("classification", train__growth=[[16, 0.5]])
 
 
 def test_crop_larger_than_the_padded_picture_is_refused() -> None:

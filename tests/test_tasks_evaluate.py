@@ -323,7 +323,7 @@ def test_models_of_different_classes_are_no_ensemble(tmp_path: Path, folder: Pat
 
 
 def test_a_split_without_images_is_refused(folder: Path, dataset: Dataset) -> None:
-    with pytest.raises(ValueError, match="dataset 'digits' has no val images"):
+    with pytest.raises(ValueError, match="dataset 'digits' has no val pictures"):
         evaluate([folder], dataset, split="val", config=configure(), device=CPU)
 
 
