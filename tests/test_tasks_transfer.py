@@ -1,12 +1,16 @@
 """Transfer learning: weights from where they come, what is frozen, and features that stand for pictures."""
 
+import hashlib
+import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as safetensors
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,10 +19,13 @@ from models.classification import Classifier, arguments_of, build
 from models.stages import parameters_of, stages_of
 from tasks import cluster, features, transfer
 from tasks import weights as sources
+from tasks.families import FAMILIES
 from tasks.modelfile import load_card
 from tasks.optim import build_optimizers
-from tasks.train import train
+from tasks.precision import autocast
+from tasks.train import decode_here, train
 from tasks.transfer import Weights
+from tests.servers import Site, serve
 from tests.test_families import assert_equal_weights
 from tests.test_families import weights as weights_of
 from tests.tiny import PLAIN, TINY, tiny_config, tiny_dataset
@@ -125,6 +132,56 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_url_without_a_checksum_is_refused() -> None:
     with pytest.raises(ValueError, match="#sha256="):
         read("https://example.invalid/w.pth")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A server that gives a file of tensors under any name; downloads go to a folder of the test's own."""
+    monkeypatch.setattr(sources, "downloads", lambda: tmp_path / "downloads")
+    monkeypatch.setattr("data.transfer.RETRY_DELAY_S", 0.0)
+    with serve(safetensors(state_of(network())), kind="application/octet-stream") as site:
+        yield site
+
+
+def address(site: Site, name: str = "w.safetensors", sha256: str = "") -> str:
+    return f"{site.url.replace('x.tar', name)}#sha256={sha256 or hashlib.sha256(site.data).hexdigest()}"
+
+
+def test_a_url_gives_its_file_once_by_its_checksum(site: Site) -> None:
+    first, again = read(address(site)), read(address(site))
+    assert first.sha256 == again.sha256 == hashlib.sha256(site.data).hexdigest()
+    assert len(site.asked) == 1
+    assert first.source == address(site).partition("#")[0]
+    wanted = network().net.state_dict()
+    assert all(torch.equal(first.state[name], value) for name, value in wanted.items())
+
+
+def test_a_url_with_a_wrong_checksum_gives_nothing(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"expected {'0' * 64}, got {hashlib.sha256(site.data).hexdigest()}"):
+        read(address(site, sha256="0" * 64))
+    assert not list((tmp_path / "downloads").rglob("*.safetensors"))
+
+
+def test_a_url_that_breaks_off_goes_on_and_one_that_never_ends_is_refused(site: Site) -> None:
+    site.cut_at = [1000]
+    assert read(address(site)).sha256 == hashlib.sha256(site.data).hexdigest()
+    assert site.asked == ["", "bytes=1000-"]
+    site.ranges, site.cut_at = False, [1000] * 50
+    with pytest.raises(ConnectionError, match="truncated: the server stopped before the end"):
+        read(address(site, "other.safetensors", "1" * 64))
+
+
+def test_a_url_that_redirects_is_followed_and_still_checked(site: Site) -> None:
+    torch_bytes = io.BytesIO()
+    torch.save(state_of(network()), torch_bytes)
+    site.data = torch_bytes.getvalue()
+    site.location = site.url.replace("x.tar", "w.pth")
+    assert set(read(address(site, "x.tar")).state) == set(network().net.state_dict())
+    with pytest.raises(ValueError, match=r"expected 2{64}, got "):
+        read(address(site, "x.tar", "2" * 64))
+    site.location = site.url
+    with pytest.raises(ValueError, match="redirects in a circle"):
+        read(address(site, "x.tar", "3" * 64))
 
 
 def test_a_package_gives_its_file_and_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +353,47 @@ def test_the_model_says_what_it_began_with(digits: Dataset, tmp_path: Path) -> N
 def test_weights_that_were_not_read_are_an_error(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="were not read"):
         run(digits, tmp_path / "run", None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("mode", "num"), [("head", 0), ("stages", 1)])
+def test_in_bf16_cached_features_are_what_the_uncached_head_is_given(
+    digits: Dataset, mode: str, num: int
+) -> None:
+    """Both are what the frozen stages give under autocast: kept as float32, which holds every bf16 value."""
+    config = config_of(
+        transfer__mode=mode, transfer__num_stages=num, transfer__cache_features=True, train__precision="bf16"
+    )
+    weights = given(10)
+    cached = features.cached_features(digits, config, weights, features.compute_here)["train"]["images"]
+    model = features.frozen_model(digits.info, config, weights)
+    samples = decode_here(FAMILIES[FAMILY], digits, "train", config)
+    seen: list[Tensor] = []
+    first = stages_of(model.net)[model.num_frozen].modules[0]
+    model.net.get_submodule(first).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    num_images = (
+        features.BATCH_SIZE
+    )  # as many at once as when they were computed: kernels differ by the batch
+    with torch.inference_mode(), autocast(torch.device("cpu"), torch.bfloat16):
+        model(samples.images[:num_images])
+    assert seen[0].dtype is torch.bfloat16 and cached.dtype == np.float32
+    assert torch.equal(torch.from_numpy(cached[:num_images]), seen[0].float())
+    with torch.inference_mode():
+        exact = model.features(samples.images[:num_images], model.num_frozen)
+    assert not torch.equal(exact, seen[0].float())
+    torch.testing.assert_close(seen[0].float(), exact, rtol=0.05, atol=0.05)
+
+
+def test_in_bf16_a_head_on_cached_features_is_the_uncached_one_to_bf16s_rounding(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    """Features of other batches differ in their last bit, bf16's eighth; what is trained on them by as much."""
+    changes = {"transfer__mode": "head", "train__epochs": 2.0, "train__precision": "bf16"}
+    plain = run(digits, tmp_path / "plain", given(), **changes)
+    cached = run(digits, tmp_path / "cached", given(), **changes, transfer__cache_features=True)
+    one, two = weights_of(tmp_path / "plain"), weights_of(tmp_path / "cached")
+    largest = float(one["net.fc.weight"].abs().max())
+    torch.testing.assert_close(two["net.fc.weight"], one["net.fc.weight"], rtol=0, atol=largest * 2**-7)
+    assert cached.metrics["val_loss"] == pytest.approx(plain.metrics["val_loss"], rel=2**-6)
 
 
 @pytest.mark.slow
