@@ -51,7 +51,7 @@ from tasks.feed import (
     stream_depth,
     streamed_here,
 )
-from tasks.loop import BatchPlan, Progress, result_weights
+from tasks.loop import BatchPlan, Progress, Session, result_weights
 from tasks.modelfile import save_model
 from tasks.result import Listener, TrainResult, read_result, write_result
 from tasks.settings import TrainConfig
@@ -86,11 +86,7 @@ def train(
     """
     if (folder / "result.json").is_file():
         return read_result(folder)
-    dataset.require("train")
-    if weights is None and "transfer" in type(config).model_fields and config.transfer.weights:
-        raise ValueError(f"transfer.weights (={config.transfer.weights}) were not read: see tasks.weights")
-    layout = layout_of(dataset, "train")
-    BatchPlan.of(config.train, layout, 0, config.train.num_workers)  # raises early
+    layout = checked_layout(config, dataset, weights)
     folder.mkdir(parents=True, exist_ok=True)
     other: Executor = "in_process" if executor == "ray" else "ray"
     if any((folder / CHECKPOINTS[other]).glob("*")):
@@ -104,8 +100,25 @@ def train(
         state = fit_somewhere(family_name, config, dataset, layout, folder, listener, weights)
     finally:
         torch.set_num_threads(threads)
-    listener.close()
+    return keep(family_name, config, dataset, folder, key, digest, state, listener, weights)
 
+
+def checked_layout(config: Any, dataset: Dataset, weights: Weights | None) -> Layout:
+    """The layout of the train split; raises ValueError, before anything starts, for what training could not use."""
+    dataset.require("train")
+    if weights is None and "transfer" in type(config).model_fields and config.transfer.weights:
+        raise ValueError(f"transfer.weights (={config.transfer.weights}) were not read: see tasks.weights")
+    layout = layout_of(dataset, "train")
+    BatchPlan.of(config.train, layout, 0, config.train.num_workers)
+    return layout
+
+
+def keep(
+    family_name: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, state: dict[str, Any],
+    listener: Listener, weights: Weights | None,
+) -> TrainResult:  # fmt: skip
+    """Write what a run that has ended leaves: history, model, and the result, last."""
+    listener.close()
     family = FAMILIES[family_name]
     card = family.card(config, dataset.info, digest, key)
     if weights is not None:
@@ -167,7 +180,7 @@ def fit_in_process(
 
     mode = "resident" if features is not None else choose_mode(family, dataset, config)
     feeds = Feeds(feed("train"), feed("val"), info.num_images("val"))
-    session = LocalSession(folder / CHECKPOINTS["in_process"], device, listener)
+    session = LocalSession(folder / CHECKPOINTS["in_process"], device, listener.hear)
     return fit_from(feeds, family, config, info, layout, session, listener.start)
 
 
@@ -176,8 +189,8 @@ class LocalSession:
 
     rank, world_size = 0, 1
 
-    def __init__(self, folder: Path, device: torch.device, listener: Listener) -> None:
-        self.folder, self.device, self.listener = folder, device, listener
+    def __init__(self, folder: Path, device: torch.device, hear: Callable[[Progress], None]) -> None:
+        self.folder, self.device, self.hear = folder, device, hear
         folder.mkdir(parents=True, exist_ok=True)
 
     def _checkpoints(self) -> list[Path]:
@@ -195,7 +208,7 @@ class LocalSession:
             old.unlink()
 
     def report(self, progress: Progress) -> None:
-        self.listener.hear(progress)
+        self.hear(progress)
 
 
 # --- on Ray ----------------------------------------------------------------------------------------------------
@@ -360,6 +373,10 @@ class RaySession:
                 torch.save(state, Path(folder) / "state.pt")
             ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
+    def start(self, step: int) -> None:
+        if self.rank == 0:
+            self.mailbox.put.remote(("start", step))
+
     def report(self, progress: Progress) -> None:
         # As plain values: the mailbox would import this module, and torch with it, while training runs.
         self.mailbox.put.remote(("progress", asdict(progress)))
@@ -377,7 +394,8 @@ def train_on_worker(payload: dict[str, Any]) -> None:
         return
     lone = payload["config"].train.num_workers == 1
     try:
-        run_rank(payload)
+        session = RaySession(mailbox)
+        run_rank(payload, session, session.start)
     except Exception as error:
         if lone or isinstance(error, (ValueError, FloatingPointError)):
             # of a helper's error the error itself, without the helper's traceback in its text
@@ -386,14 +404,8 @@ def train_on_worker(payload: dict[str, Any]) -> None:
         raise
 
 
-def run_rank(payload: dict[str, Any]) -> None:
-    session = RaySession(payload["mailbox"])
+def run_rank(payload: dict[str, Any], session: Session, on_start: Callable[[int], None]) -> None:
     torch.set_num_threads(payload["threads"])
-
-    def on_start(first_step: int) -> None:
-        if session.rank == 0:
-            session.mailbox.put.remote(("start", first_step))
-
     config, info, layout = payload["config"], payload["info"], payload["layout"]
     feeds = streamed_feeds(payload) if "readers" in payload else resident_feeds(payload, session.device)
     [weights] = ray.get(payload["weights"])
