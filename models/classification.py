@@ -154,8 +154,12 @@ class Classifier(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 → float32, zero mean and unit deviation over the training pixels."""
         x = images.to(torch.float32, memory_format=torch.channels_last)
-        scale = 1 / (255 * self.std)
-        return torch.addcmul(-self.mean / self.std, x, scale)  # one pass over the pixels
+        W, C = x.shape[3], x.shape[1]
+        scale, shift = 1 / (255 * self.std), -self.mean / self.std
+        # In rows of W * C numbers: along the three channels of a pixel alone, addcmul takes twice as long.
+        rows = x.permute(0, 2, 3, 1).flatten(2)
+        rows = torch.addcmul(shift.flatten().repeat(W), rows, scale.flatten().repeat(W))
+        return rows.unflatten(2, (W, C)).permute(0, 3, 1, 2)
 
     def freeze(self, num_frozen: int) -> None:
         """Do not train the first `num_frozen` stages."""

@@ -1,6 +1,7 @@
 """`./convoy evaluate`, `./convoy predict` and `./convoy models`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from tasks.modelfile import load_card
 from tasks.paths import store
 from tasks.predict import Predictor, load_predictor
 from tasks.settings import EvaluateConfig, ViewName
+from tasks.slices import Slice, mark
 
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in EXTENSIONS.values() for suffix in suffixes)
 CATALOGUES = {  # family → its networks, and the channels at which their sizes are told
@@ -32,6 +34,7 @@ CATALOGUES = {  # family → its networks, and the channels at which their sizes
     "volumes": (volumes.ARCHITECTURES, 1),
 }
 PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
+MAX_SLICES = 12  # shown; the files and --json have all
 NUM_LIKELY = 3  # classes shown beside the most likely one
 
 app = App(name="models", help="List and show registered models.")
@@ -92,6 +95,8 @@ def evaluate(
         "dataset": data.info.name,
         "split": split,
         "metrics": report.metrics,
+        "temperature_fitted_to": report.about["temperature_fitted_to"],
+        "slices": [asdict(each) for each in report.slices],
         "per_class": report.per_class,
         "notes": notes,
         "out": out,
@@ -141,11 +146,33 @@ def hearer(reporter: ConsoleReporter) -> Callable[[int, int], None]:
 
 
 def report_views(report: Report, title: str) -> list[Table]:
-    """A report as tables: one line a view, one line a class."""
+    """A report as tables: one line a view, two of calibration, one a class, and the worst slices."""
+    basis = report.about["temperature_fitted_to"]
     return [
         table(f"{title}: the registered view is {report.registered_view}", *columns_of(report.views)),
+        table(f"Calibration, fitted to {basis}", *columns_of(report.calibration)),
         table("By class", *columns_of(report.per_class)),
+        slices_view(report.slices),
     ]
+
+
+def slices_view(slices: Sequence[Slice]) -> Table:
+    """The worst slices."""
+    left_out = f", the worst {MAX_SLICES} of {len(slices)}" if len(slices) > MAX_SLICES else ""
+    rows = [
+        (
+            each.kind,
+            each.name,
+            each.num_images,
+            each.accuracy,
+            each.accuracy_low,
+            each.accuracy_high,
+            mark(each),
+        )
+        for each in slices[:MAX_SLICES]
+    ]
+    columns = ("kind", "slice", "images", "accuracy", "accuracy_low", "accuracy_high", "")
+    return table(f"Slices{left_out}", columns, rows)
 
 
 def columns_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:

@@ -170,6 +170,8 @@ def run_steps(
                 page.leave, weights,
             )  # fmt: skip
             page.leave(reporter)  # of a resumed run that had been trained
+        with phase("calibrate"):
+            steps.calibrate_model(data, job.config, result.model_folder, run_id, reporter)
         metrics = dict(result.metrics)
         if stop_after != "train":
             with phase("evaluate"):

@@ -36,7 +36,7 @@ from tasks.precision import autocast, resolve_precision
 from tasks.settings import TrainConfig
 from tasks.stopping import Best, agree
 
-WINDOW_SHARE = 0.5  # of the memory for pictures: what waits, encoded, in a streamed epoch
+WINDOW_SHARE = 0.4  # of the memory for pictures: what waits, encoded, in a streamed epoch
 PROGRESS_EVERY_S = 0.5
 CHECKPOINT_EVERY_S = 15.0  # at the latest, for a lone worker
 

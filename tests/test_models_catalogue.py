@@ -144,6 +144,21 @@ def test_normalisation_travels_with_the_weights() -> None:
     assert torch.allclose(model.normalise(images), torch.tensor(1.5))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_channel_is_normalised_by_its_own_statistics(
+    memory_format: torch.memory_format, channels: int
+) -> None:
+    mean, std = (0.25, 0.5, 0.4)[:channels], (0.5, 0.2, 0.3)[:channels]
+    model = build("lenet5", 10, channels, {"input_px": 32}, mean, std)
+    images = torch.randint(0, 256, (2, channels, 5, 7), dtype=torch.uint8)
+    seen = model.normalise(images.to(memory_format=memory_format))
+    assert seen.shape == images.shape
+    assert seen.is_contiguous(memory_format=torch.channels_last)
+    for c in range(channels):
+        assert torch.allclose(seen[:, c], (images[:, c] / 255 - mean[c]) / std[c], atol=1e-6)
+
+
 def test_unknown_architecture_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"lenet-5.*known: lenet5, lenet5_course, airnet94"):
         build("lenet-5", 10, 1, {}, (0.5,), (0.5,))
