@@ -28,8 +28,8 @@ from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from models.classification import arguments_of, build
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
-from tasks.evaluate import decode_piece, piece_size, pieces_of
 from tasks.modelfile import SavedModel
+from tasks.outputs import decode_piece, piece_size, pieces_of
 from tasks.predict import Predictor
 from tasks.settings import ViewName
 
@@ -107,7 +107,7 @@ def passed(predictor: Predictor, dataset: Dataset, view: ViewName, most: int) ->
     num = 0
     for piece in pieces_of(dataset, "test", min(most, piece_size([predictor]))):
         [decoded] = decode_piece(piece, [predictor]).values()
-        num += len(predictor.probabilities(decoded, view))
+        num += len(predictor.uncalibrated(decoded, view))
         if num >= most:
             break
     return num
@@ -149,7 +149,12 @@ def main() -> None:
                 ratio = float(np.median(np.divide(times, spent["single"])))
                 bar = f"{BARS[name]:g}" if name in BARS else ""
                 table.add_row(
-                    case.dataset, case.architecture, name, f"{np.median(times) * 1000:.3f}", f"{ratio:.2f}", bar
+                    case.dataset,
+                    case.architecture,
+                    name,
+                    f"{np.median(times) * 1000:.3f}",
+                    f"{ratio:.2f}",
+                    bar,
                 )
             table.add_section()
     Console().print(f"{torch.get_num_threads()} threads, float32")

@@ -29,26 +29,33 @@ def run_flow(
     start_engines(executor)
     # Only now, for these imports take seconds that the engines can use.
     from pipelines.training import read_job, run_folder
-    from tasks.cluster import disconnect
 
     if resume is not None:
         job = read_job(run_folder(resume))
         family, dataset, recipe = job.family, job.dataset, job.recipe
     assert family is not None
-    module, _, name = PIPELINES[family].flow.partition(":")
+    summary = call_flow(
+        PIPELINES[family].flow, dataset, recipe=recipe, changes=changes or None, stop_after=stop_after,
+        resume=resume, executor=executor, accept=accept,
+    )  # fmt: skip
+    summary["to_first_step_s"] = summary.pop("first_step_at") - STARTED_AT
+    return summary
+
+
+def call_flow(entry: str, *arguments: Any, **options: Any) -> dict[str, Any]:
+    """Call a flow, `module:function`, when the engines are there, and report to the console: its summary."""
+    from tasks.cluster import disconnect
+
+    module, _, name = entry.partition(":")
     flow = getattr(import_module(module), name)
     server.wait()
     reporter = ConsoleReporter()
     set_reporter(reporter)
     try:
-        summary = flow(
-            dataset, recipe, changes or None, stop_after=stop_after, resume=resume, executor=executor,
-            accept=accept,
-        )  # fmt: skip
+        summary: dict[str, Any] = flow(*arguments, **options)
     except BaseException:
         disconnect()
         raise
     finally:
         reporter.close()
-    summary["to_first_step_s"] = summary.pop("first_step_at") - STARTED_AT
     return summary

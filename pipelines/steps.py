@@ -142,13 +142,7 @@ def train_model(
         reporter.show(
             Status("train", progress.step, progress.num_steps, progress.images_per_s, ", ".join(texts))
         )
-        values = {
-            **progress.metrics,
-            "lr": progress.lr,
-            "images_per_s": progress.images_per_s,
-            "input_wait": progress.input_wait,
-        }
-        registry.log_progress(run_id, progress.step, {**values, "epoch": progress.epoch})
+        log_progress(run_id, progress)
         bar.show(progress.step / progress.num_steps)
         under_way(reporter)
 
@@ -169,6 +163,24 @@ def train_model(
         )  # fmt: skip
     if executor == "ray":  # known only once Ray is connected, which training does
         registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
+    log_training(run_id, folder, result)
+    return result, called_at + result.first_step_s
+
+
+def log_progress(run_id: str, progress: Progress) -> None:
+    """Send what a run says while it trains to its record."""
+    values = {
+        **progress.metrics,
+        "lr": progress.lr,
+        "images_per_s": progress.images_per_s,
+        "input_wait": progress.input_wait,
+        "epoch": progress.epoch,
+    }
+    registry.log_progress(run_id, progress.step, values)
+
+
+def log_training(run_id: str, folder: Path, result: TrainResult) -> None:
+    """Keep what training took, and its course, with the run's record."""
     registry.log_metrics(
         run_id,
         {
@@ -179,7 +191,6 @@ def train_model(
         },
     )
     registry.log_folder(run_id, folder / "history.csv", "history")
-    return result, called_at + result.first_step_s
 
 
 @step("calibrate")
@@ -233,7 +244,7 @@ def register_model(
     """Put the model into the registry: `model`, its name there, and `version`."""
     name = registered_name(family, dataset.info.name)
     images = dataset.table("test", ["image"])["image"][:NUM_EXAMPLES].to_pylist()
-    tags = lineage.tags() | registry.get_tags(run_id, ["ray.job_id", "checks.accepted"])
+    tags = lineage.tags() | registry.get_tags(run_id, ["ray.job_id", "checks.accepted", "ensemble.members"])
     version = registry.register(run_id, model, name=name, example=images, tags=tags)
     return {"model": name, "version": version}
 

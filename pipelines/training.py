@@ -52,16 +52,21 @@ def start_job(
         return read_job(folder)
     config = configuration(family, dataset, recipe, changes)
     job = Job(family, dataset, choose_recipe(family, dataset, recipe), config, parse_accepted(accept))
+    write_job(job, folder)
+    return job
+
+
+def write_job(job: Job, folder: Path) -> None:
+    """Put the parameters of a run into its folder, before anything else."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {
-        "family": family,
-        "dataset": dataset,
+        "family": job.family,
+        "dataset": job.dataset,
         "recipe": job.recipe,
         "accept": job.accept,
-        "config": config.model_dump(mode="json"),
+        "config": job.config.model_dump(mode="json"),
     }
-    write_whole(file, json.dumps(values, indent=2) + "\n")
-    return job
+    write_whole(folder / "job.json", json.dumps(values, indent=2) + "\n")
 
 
 def read_job(folder: Path) -> Job:

@@ -13,6 +13,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,7 @@ def train_members(
             run = runs[place]
             train(
                 family_name, run.config, dataset, folder=run.folder, key=run.key, digest=digest, weights=run.weights,
-                executor=executor, on_progress=lambda progress, place=place: on_progress(place, progress),
-                on_start=lambda step, place=place: on_start(place, step),
+                executor=executor, on_progress=partial(on_progress, place), on_start=partial(on_start, place),
             )  # fmt: skip
     elif waiting:
         connect()
@@ -156,11 +156,7 @@ class Crowd:
         """Send a member to the cluster."""
         run = self.runs[place]
         settings = run.config.train
-        self.listeners[place] = Listener(
-            run.folder,
-            lambda progress: self.hear(place, progress),
-            lambda step: self.begin(place, step),
-        )
+        self.listeners[place] = Listener(run.folder, partial(self.hear, place), partial(self.begin, place))
         payload = {
             "place": place,
             "folder": str(run.folder.resolve()),

@@ -78,7 +78,13 @@ VIEWS: dict[ViewName, View] = {
     "multi_scale": multi_scale,
 }
 assert set(VIEWS) == set(get_args(ViewName))
-NUM_CROPS: dict[ViewName, int] = {"single": 1, "mirror": 2, "mirror_shift": 6, "ten_crop": 10, "multi_scale": 6}
+NUM_CROPS: dict[ViewName, int] = {
+    "single": 1,
+    "mirror": 2,
+    "mirror_shift": 6,
+    "ten_crop": 10,
+    "multi_scale": 6,
+}
 
 
 def view_named(name: str) -> ViewName:

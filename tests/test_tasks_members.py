@@ -105,7 +105,11 @@ def test_a_killed_member_is_begun_again_and_nothing_changes(digits: Dataset, tmp
 
     def kill(_place: int, progress: Progress) -> None:
         for process in psutil.process_iter(["cmdline", "ppid"]):
-            if not killed and progress.step > 3 and "ray::train_member" in " ".join(process.info["cmdline"] or ()):
+            if (
+                not killed
+                and progress.step > 3
+                and "ray::train_member" in " ".join(process.info["cmdline"] or ())
+            ):
                 os.kill(process.pid, signal.SIGKILL)
                 killed.append(process.pid)
 

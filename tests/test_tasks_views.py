@@ -141,6 +141,7 @@ def test_a_shift_of_a_picture_too_small_to_reflect_says_what_to_do() -> None:
 def test_an_unknown_view_lists_the_known_ones() -> None:
     assert view_named("ten_crop") == "ten_crop"
     with pytest.raises(
-        ValueError, match="'five_crop' is not known; known: single, mirror, mirror_shift, ten_crop, multi_scale"
+        ValueError,
+        match="'five_crop' is not known; known: single, mirror, mirror_shift, ten_crop, multi_scale",
     ):
         view_named("five_crop")
