@@ -17,6 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines import environment
+
+environment.prepare()  # as every command does: OpenMP reads it when torch is imported
+
 import numpy as np
 import torch
 from PIL import Image

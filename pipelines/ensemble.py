@@ -32,6 +32,7 @@ from pipelines.reporting import Reporter, Status, current_reporter
 from pipelines.steps import step
 from pipelines.training import Job, Phases, end_badly, exclusive, read_job, run_folder, write_job
 from tasks import cluster, registry
+from tasks.distil import Teacher
 from tasks.ensemble import combine
 from tasks.lineage import Lineage, params_sha256
 from tasks.loop import Progress
@@ -157,7 +158,8 @@ def run_team(
             data = steps.check_dataset(job.family, job.dataset)
             findings, verdict = gate.run_checks(data, job.accept, reporter)
             weights = [steps.resolve_weights(member.job.config, data) for member in team]
-            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights[0])
+            teacher = steps.resolve_teacher(job.config)  # which is the same for all
+            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights[0], teacher)
             hashes = [params_sha256(member.job.config)[:12] for member in team]
             lineage = replace(lineage, params_sha256="+".join(hashes))
             for problem in lineage.problems:
@@ -165,7 +167,9 @@ def run_team(
             open_runs(team, data, lineage, weights, run_ids)
             gate.keep_findings(findings, verdict, folder, run_ids[0])
         with phase("train"):
-            results = train_team(team, data, weights, lineage.dvc_digest, run_ids, executor, reporter)
+            results = train_team(
+                team, data, weights, teacher, lineage.dvc_digest, run_ids, executor, reporter
+            )
         with phase("calibrate"):
             join_members([result.model_folder for result in results], folder / "model")
             for member, model_folder, run_id in zip(
@@ -263,14 +267,14 @@ def parameters_of(team: list[Member]) -> dict[str, Any]:
 
 @step("train members")
 def train_team(
-    team: list[Member], data: Dataset, weights: Sequence[Weights | None], digest: str, run_ids: Sequence[str],
-    executor: Executor, reporter: Reporter,
+    team: list[Member], data: Dataset, weights: Sequence[Weights | None], teacher: Teacher | None, digest: str,
+    run_ids: Sequence[str], executor: Executor, reporter: Reporter,
 ) -> list[TrainResult]:  # fmt: skip
     """Train the members that are not trained yet, telling console or log, MLflow and the progress bar of it."""
     latest: dict[int, Progress] = {}
     num_waiting = sum(not (member.folder / "result.json").is_file() for member in team)
     runs = [
-        MemberRun(member.job.config, member.folder, member.key, each)
+        MemberRun(member.job.config, member.folder, member.key, each, teacher)
         for member, each in zip(team, weights, strict=True)
     ]
     bar = ProgressBar(f"training {len(team)} members on {data.info.name}")

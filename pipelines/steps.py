@@ -25,12 +25,13 @@ from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import Executor, registered_name
 from pipelines.reporting import Clock, Reporter, Status
 from tasks import cluster, registry
+from tasks.distil import Teacher
 from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
 from tasks.paths import store
 from tasks.train import TrainResult, train
 from tasks.transfer import Weights
-from tasks.weights import read_weights
+from tasks.weights import read_teacher, read_weights
 
 RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
@@ -99,13 +100,31 @@ def resolve_weights(config: Any, dataset: Dataset) -> Weights | None:
     )
 
 
+@step("resolve teacher")
+def resolve_teacher(config: Any) -> Teacher | None:
+    """Whom training learns from, read here for the same reason. None: nobody."""
+    if "distil" not in type(config).model_fields or not config.distil.teacher:
+        return None
+    return read_teacher(config.distil.teacher, registry.resolve_model)
+
+
 @step("resolve lineage")
 def resolve_lineage(
-    config: Parameters, dataset: Dataset, key: str, flow_run_id: str, weights: Weights | None = None
+    config: Parameters,
+    dataset: Dataset,
+    key: str,
+    flow_run_id: str,
+    weights: Weights | None = None,
+    teacher: Teacher | None = None,
 ) -> Lineage:
     """Which code, data and parameters this run is made of: found here, since a worker has no repository."""
     return resolve(
-        config=config, dataset_path=dataset.path, key=key, flow_run_id=flow_run_id, weights=weights
+        config=config,
+        dataset_path=dataset.path,
+        key=key,
+        flow_run_id=flow_run_id,
+        weights=weights,
+        teacher=teacher,
     )
 
 
@@ -128,7 +147,7 @@ def open_run(family: str, config: Any, dataset: Dataset, lineage: Lineage, param
 def train_model(
     family: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, run_id: str,
     executor: Executor, reporter: Reporter, under_way: Callable[[Reporter], None],
-    weights: Weights | None = None,
+    weights: Weights | None = None, teacher: Teacher | None = None,
 ) -> tuple[TrainResult, float]:  # fmt: skip
     """Train, telling the console or log, MLflow and Prefect's progress bar how far it is.
 
@@ -159,7 +178,7 @@ def train_model(
         result = train(
             family, config, dataset,
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
-            on_start=begin, weights=weights,
+            on_start=begin, weights=weights, teacher=teacher,
         )  # fmt: skip
     if executor == "ray":  # known only once Ray is connected, which training does
         registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})

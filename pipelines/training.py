@@ -163,7 +163,8 @@ def run_steps(
             data = steps.check_dataset(job.family, job.dataset)
             findings, verdict = gate.run_checks(data, job.accept, reporter)
             weights = steps.resolve_weights(job.config, data)
-            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)
+            teacher = steps.resolve_teacher(job.config)
+            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights, teacher)
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
@@ -172,7 +173,7 @@ def run_steps(
         with phase("train"):
             result, first_step_at = steps.train_model(
                 job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter,
-                page.leave, weights,
+                page.leave, weights, teacher,
             )  # fmt: skip
             page.leave(reporter)  # of a resumed run that had been trained
         with phase("calibrate"):

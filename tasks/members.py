@@ -23,6 +23,7 @@ import torch
 from data.dataset import Dataset
 from data.stream import Layout
 from tasks.cluster import cluster_info, connect, open_mailbox, read_mailbox
+from tasks.distil import Teacher, keep_teacher
 from tasks.loop import Progress
 from tasks.result import Listener, TrainResult, read_result
 from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, run_rank, source_of, train
@@ -43,6 +44,7 @@ class MemberRun:
     folder: Path
     key: str
     weights: Weights | None = None
+    teacher: Teacher | None = None
 
 
 def share_of_cpus(num_members: int, num_cpus: int) -> int:
@@ -92,7 +94,8 @@ def train_members(
             run = runs[place]
             train(
                 family_name, run.config, dataset, folder=run.folder, key=run.key, digest=digest, weights=run.weights,
-                executor=executor, on_progress=partial(on_progress, place), on_start=partial(on_start, place),
+                teacher=run.teacher, executor=executor, on_progress=partial(on_progress, place),
+                on_start=partial(on_start, place),
             )  # fmt: skip
     elif waiting:
         connect()
@@ -150,7 +153,8 @@ class Crowd:
     def checked(self, place: int) -> Layout:
         run = self.runs[place]
         run.folder.mkdir(parents=True, exist_ok=True)
-        return checked_layout(run.config, self.dataset, run.weights)
+        keep_teacher(run.folder, run.teacher)
+        return checked_layout(run.config, self.dataset, run.weights, run.teacher)
 
     def start(self, place: int, layout: Layout) -> Any:
         """Send a member to the cluster."""
@@ -165,6 +169,7 @@ class Crowd:
             "info": self.dataset.info,
             "layout": layout,
             "weights": [ray.put(run.weights)],
+            "teacher": [ray.put(run.teacher)],
             **self.source(run, layout),
             "mailbox": self.mailbox,
             "threads": settings.cpus_per_worker,
@@ -212,5 +217,5 @@ class Crowd:
         assert state is not None and state["ended"]
         keep(
             self.family_name, run.config, self.dataset, run.folder, run.key, self.digest, state,
-            self.listeners[place], run.weights,
+            self.listeners[place], run.weights, run.teacher,
         )  # fmt: skip

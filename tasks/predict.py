@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.backends import cudnn
 
 from tasks.card import ModelCard
-from tasks.inputs import decode_readable, decoded_bytes, decoded_shape, decoded_type, type_name
+from tasks.inputs import crop_values, decode_readable, decoded_bytes, decoded_shape, decoded_type, type_name
 from tasks.modelfile import SavedModel, load_model
 from tasks.precision import autocast, resolve_precision
 from tasks.settings import Precision, ViewName
@@ -24,6 +24,9 @@ from tasks.temperature import with_temperature
 from tasks.views import NUM_CROPS, crops_of, require_view, view_named
 
 BATCH_SIZE = 256  # crops a forward pass
+# of crops as float32 a forward pass, on a CPU. Activations are some times as large, and from 32 MiB on glibc maps fresh
+# pages for each tensor: ten crops of 224 px in passes of 256 took twice as long as ten passes of one crop.
+PASS_MB = 4
 DECODED_MB = 64  # of pictures that wait, decoded, for their forward passes
 
 PREDICTION_SCHEMA = pa.schema(
@@ -105,7 +108,10 @@ class Predictor:
 
     def images_per_pass(self, view: ViewName) -> int:
         """Images whose crops share a forward pass."""
-        return max(1, self.batch_size // NUM_CROPS[view])
+        most = self.batch_size
+        if self.device.type == "cpu":
+            most = min(most, int(PASS_MB * 2**20 / (4 * crop_values(self.card.preprocessing))))
+        return max(1, most // NUM_CROPS[view])
 
     def _forward(self, images: Tensor, view: ViewName) -> Tensor:
         """One chunk: (B, C, T, T) uint8 → (B, K) float32 on the CPU."""

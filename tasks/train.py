@@ -24,7 +24,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from data.dataset import Dataset, Split, read_rows
 from data.stream import Layout, layout_of
-from tasks.card import InitialWeights
+from tasks.card import InitialWeights, TaughtBy
 from tasks.cluster import (
     Crew,
     cluster_info,
@@ -38,6 +38,7 @@ from tasks.cluster import (
     readonly_tensors,
     require_resources,
 )
+from tasks.distil import Teacher, keep_teacher, require_teacher, taught
 from tasks.families import FAMILIES, Family
 from tasks.features import cached_features, caches, compute_here, started
 from tasks.feed import (
@@ -76,18 +77,21 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     on_start: Callable[[int], None] | None = None,
     weights: Weights | None = None,
+    teacher: Teacher | None = None,
 ) -> TrainResult:
     """Train a model of `family_name` on the dataset's train split, and write it to `folder`/model.
 
     `key` names the run, `digest` the dataset's version; `on_start` hears how many steps an earlier attempt has done.
-    `weights` are those that `config.transfer.weights` names, if it names any (tasks.weights).
+    `weights` are those that `config.transfer.weights` names, if it names any, and `teacher` the model of
+    `config.distil.teacher` (tasks.weights).
     Raises ValueError for parameters that do not fit the dataset or the cluster, FloatingPointError for a loss that is
     not finite.
     """
     if (folder / "result.json").is_file():
         return read_result(folder)
-    layout = checked_layout(config, dataset, weights)
+    layout = checked_layout(config, dataset, weights, teacher)
     folder.mkdir(parents=True, exist_ok=True)
+    keep_teacher(folder, teacher)
     other: Executor = "in_process" if executor == "ray" else "ray"
     if any((folder / CHECKPOINTS[other]).glob("*")):
         raise ValueError(
@@ -97,17 +101,18 @@ def train(
     fit_somewhere = fit_on_ray if executor == "ray" else fit_in_process
     threads = torch.get_num_threads()
     try:
-        state = fit_somewhere(family_name, config, dataset, layout, folder, listener, weights)
+        state = fit_somewhere(family_name, config, dataset, layout, folder, listener, weights, teacher)
     finally:
         torch.set_num_threads(threads)
-    return keep(family_name, config, dataset, folder, key, digest, state, listener, weights)
+    return keep(family_name, config, dataset, folder, key, digest, state, listener, weights, teacher)
 
 
-def checked_layout(config: Any, dataset: Dataset, weights: Weights | None) -> Layout:
+def checked_layout(config: Any, dataset: Dataset, weights: Weights | None, teacher: Teacher | None) -> Layout:
     """The layout of the train split; raises ValueError, before anything starts, for what training could not use."""
     dataset.require("train")
     if weights is None and "transfer" in type(config).model_fields and config.transfer.weights:
         raise ValueError(f"transfer.weights (={config.transfer.weights}) were not read: see tasks.weights")
+    require_teacher(config, dataset.info, teacher)
     layout = layout_of(dataset, "train")
     BatchPlan.of(config.train, layout, 0, config.train.num_workers)
     return layout
@@ -115,7 +120,7 @@ def checked_layout(config: Any, dataset: Dataset, weights: Weights | None) -> La
 
 def keep(
     family_name: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, state: dict[str, Any],
-    listener: Listener, weights: Weights | None,
+    listener: Listener, weights: Weights | None, teacher: Teacher | None,
 ) -> TrainResult:  # fmt: skip
     """Write what a run that has ended leaves: history, model, and the result, last."""
     listener.close()
@@ -124,6 +129,9 @@ def keep(
     if weights is not None:
         begun = InitialWeights(source=weights.source, sha256=weights.sha256, trained=config.transfer.mode)
         card = card.model_copy(update={"initial_weights": begun})
+    if teacher is not None:
+        by = TaughtBy(source=teacher.source, sha256=teacher.sha256)
+        card = card.model_copy(update={"taught_by": by})
     model = family.rebuild(card, card.members[0])
     model.load_state_dict(result_weights(state))
     save_model(folder / "model", card, [model])
@@ -155,7 +163,7 @@ def decode_here(family: Family, dataset: Dataset, split: Split, config: Any) -> 
 
 def fit_in_process(
     family_name: str, config: Any, dataset: Dataset, layout: Layout, folder: Path, listener: Listener,
-    weights: Weights | None,
+    weights: Weights | None, teacher: Teacher | None,
 ) -> dict[str, Any]:  # fmt: skip
     family, info = started(family_name, weights, caches(config)), dataset.info
     torch.set_num_threads(config.train.cpus_per_worker or torch.get_num_threads())
@@ -165,6 +173,7 @@ def fit_in_process(
             "set it to 0"
         )
     device = torch.device("cuda" if config.train.gpus_per_worker else "cpu")
+    family = taught(family, teacher, config, device)
 
     features = cached_features(dataset, config, weights, compute_here) if weights and caches(config) else None
 
@@ -216,7 +225,7 @@ class LocalSession:
 
 def fit_on_ray(
     family_name: str, config: Any, dataset: Dataset, layout: Layout, folder: Path, listener: Listener,
-    weights: Weights | None,
+    weights: Weights | None, teacher: Teacher | None,
 ) -> dict[str, Any]:  # fmt: skip
     connect()
     settings = config.train
@@ -228,6 +237,7 @@ def fit_on_ray(
         "info": dataset.info,
         "layout": layout,
         "weights": [ray.put(weights)],  # in a list, so that it is the worker who fetches them
+        "teacher": [ray.put(teacher)],
         **source_of(family_name, config, dataset, layout, weights),
         "mailbox": mailbox,
         "threads": cpus,
@@ -409,7 +419,8 @@ def run_rank(payload: dict[str, Any], session: Session, on_start: Callable[[int]
     config, info, layout = payload["config"], payload["info"], payload["layout"]
     feeds = streamed_feeds(payload) if "readers" in payload else resident_feeds(payload, session.device)
     [weights] = ray.get(payload["weights"])
-    family = started(payload["family"], weights, caches(config))
+    [teacher] = ray.get(payload["teacher"])
+    family = taught(started(payload["family"], weights, caches(config)), teacher, config, session.device)
     fit_from(feeds, family, config, info, layout, session, on_start)
 
 
