@@ -11,6 +11,7 @@ Datasets: scikit-learn's 1,797 digits, and crops of 500x375 of its two photograp
 
 import argparse
 import io
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from pipelines import environment
 
-environment.prepare()  # as every command does: OpenMP reads it when torch is imported
+if "OMP_WAIT_POLICY" not in os.environ:  # OpenMP reads it when torch is imported
+    environment.prepare()
 
 import numpy as np
 import torch

@@ -39,7 +39,7 @@ def decoded_bytes(preprocessing: AnyPreprocessing) -> int:
 def crop_values(preprocessing: AnyPreprocessing) -> int:
     """Numbers of one crop, as a network is given it."""
     if isinstance(preprocessing, ArrayPreprocessing):
-        return math.prod((preprocessing.shape[0], *preprocessing.crop))
+        return math.prod((preprocessing.channels, *preprocessing.crop))
     return preprocessing.channels * preprocessing.crop_px**2
 
 
