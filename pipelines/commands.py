@@ -40,6 +40,10 @@ app.command(
     help="Train a model on a dataset, test it, and register it.", sort_key=2,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_ensemble:ensemble", name="ensemble",
+    help="Train several models in parallel, and register them as one.", sort_key=2,
+)  # fmt: skip
+app.command(
     "pipelines.commands_models:evaluate", name="evaluate",
     help="Test a model, or several together, on a dataset.", sort_key=3,
 )  # fmt: skip

@@ -23,6 +23,7 @@ from tasks.card import ModelCard
 from tasks.evaluate import Report
 from tasks.evaluate import evaluate as evaluate_models
 from tasks.modelfile import load_card
+from tasks.pareto import table_rows
 from tasks.paths import store
 from tasks.predict import Predictor, load_predictor
 from tasks.settings import EvaluateConfig, ViewName
@@ -106,6 +107,7 @@ def evaluate(
         "split": split,
         "metrics": report.metrics,
         "temperature_fitted_to": report.about["temperature_fitted_to"],
+        "comparison": table_rows(report.comparison.rows()),
         "slices": [asdict(each) for each in report.slices],
         "per_class": report.per_class,
         "notes": notes,
@@ -160,10 +162,26 @@ def report_views(report: Report, title: str) -> list[Table]:
     basis = report.about["temperature_fitted_to"]
     return [
         table(f"{title}: the registered view is {report.registered_view}", *columns_of(report.views)),
+        pareto_view(table_rows(report.comparison.rows())),
         table(f"Calibration, fitted to {basis}", *columns_of(report.calibration)),
         table("By class", *columns_of(report.per_class)),
         slices_view(report.slices),
     ]
+
+
+def pareto_view(comparison: Sequence[dict[str, Any]]) -> Table:
+    """Models, views and ensembles by accuracy and cost (tasks.pareto.table_rows); what no other beats is marked."""
+    columns = ("model", "view", "networks", "accuracy", "low", "high", "images/s", "MiB", "Pareto front")
+    rows = []
+    for row in comparison:
+        fronts = [
+            name for name, is_on in (("fast", row["fast_front"]), ("small", row["small_front"])) if is_on
+        ]
+        numbers = [
+            row[name] for name in ("accuracy", "accuracy_low", "accuracy_high", "images_per_s", "memory_mb")
+        ]
+        rows.append((row["model"], row["view"], row["num_networks"], *numbers, " and ".join(fronts)))
+    return table("What accuracy costs", columns, rows)
 
 
 def slices_view(slices: Sequence[Slice]) -> Table:

@@ -24,6 +24,7 @@ def train(
     dataset: str | None = None,
     recipe: str = AUTO,
     changes: Changes = None,
+    teacher: str = "",
     resume: str | None = None,
     stop_after: StopAfter = "promote",
     executor: Executor = "ray",
@@ -43,6 +44,9 @@ def train(
         Name of an ingested dataset; ./convoy data list shows them.
     recipe
         Which recipe of params.yaml; auto: the one called like the dataset, else `default`.
+    teacher
+        A trained model to learn from, beside the labels: models:/NAME@ALIAS, a run key, a folder. Short for
+        --set distil.teacher=.
     resume
         Key of a run that was cut off: go on with it, by its own parameters.
     stop_after
@@ -52,7 +56,9 @@ def train(
     out
         Folder to copy the model, the course of training and the test's results to.
     """
-    nested = parse_changes(changes or [])
+    nested = parse_changes(
+        [*(changes or []), *([f"distil.teacher={json.dumps(teacher)}"] if teacher else [])]
+    )
     accepted = parse_accepted(accept or [])
     if out is not None:
         require_replaceable(out / "model")  # before hours of training, and again after

@@ -37,8 +37,8 @@ def run_flow(
         family, dataset, recipe = job.family, job.dataset, job.recipe
     assert family is not None
     summary = call_flow(
-        PIPELINES[family].flow, dataset, recipe, changes or None, stop_after=stop_after, resume=resume,
-        executor=executor, accept=accept,
+        PIPELINES[family].flow, dataset, recipe=recipe, changes=changes or None, stop_after=stop_after,
+        resume=resume, executor=executor, accept=accept,
     )  # fmt: skip
     first_step_at = summary.pop("first_step_at")
     summary["to_first_step_s"] = None if first_step_at is None else first_step_at - STARTED_AT

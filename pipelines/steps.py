@@ -23,12 +23,13 @@ from pipelines.families import Executor, registered_name
 from pipelines.interruption import interruptible, resume_command
 from pipelines.reporting import Clock, Reporter, Status
 from tasks import cluster, registry
+from tasks.distil import Teacher
 from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
 from tasks.paths import store
 from tasks.train import TrainResult, train
 from tasks.transfer import Weights
-from tasks.weights import read_weights
+from tasks.weights import read_teacher, read_weights
 
 RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
@@ -97,13 +98,31 @@ def resolve_weights(config: Any, dataset: Dataset) -> Weights | None:
     )
 
 
+@step("resolve teacher")
+def resolve_teacher(config: Any) -> Teacher | None:
+    """Whom training learns from, read here for the same reason. None: nobody."""
+    if "distil" not in type(config).model_fields or not config.distil.teacher:
+        return None
+    return read_teacher(config.distil.teacher, registry.resolve_model)
+
+
 @step("resolve lineage")
 def resolve_lineage(
-    config: Parameters, dataset: Dataset, key: str, flow_run_id: str, weights: Weights | None = None
+    config: Parameters,
+    dataset: Dataset,
+    key: str,
+    flow_run_id: str,
+    weights: Weights | None = None,
+    teacher: Teacher | None = None,
 ) -> Lineage:
     """Which code, data and parameters this run is made of: found here, since a worker has no repository."""
     return resolve(
-        config=config, dataset_path=dataset.path, key=key, flow_run_id=flow_run_id, weights=weights
+        config=config,
+        dataset_path=dataset.path,
+        key=key,
+        flow_run_id=flow_run_id,
+        weights=weights,
+        teacher=teacher,
     )
 
 
@@ -126,7 +145,7 @@ def open_run(family: str, config: Any, dataset: Dataset, lineage: Lineage, param
 def train_model(
     family: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, run_id: str,
     executor: Executor, reporter: Reporter, under_way: Callable[[Reporter], None],
-    weights: Weights | None = None,
+    weights: Weights | None = None, teacher: Teacher | None = None,
 ) -> tuple[TrainResult, float | None]:  # fmt: skip
     """Train, telling the console or log, MLflow and Prefect's progress bar how far it is.
 
@@ -141,13 +160,7 @@ def train_model(
         reporter.show(
             Status("train", progress.step, progress.num_steps, progress.images_per_s, ", ".join(texts))
         )
-        values = {
-            **progress.metrics,
-            "lr": progress.lr,
-            "images_per_s": progress.images_per_s,
-            "input_wait": progress.input_wait,
-        }
-        registry.log_progress(run_id, progress.step, {**values, "epoch": progress.epoch})
+        log_progress(run_id, progress)
         bar.show(progress.step / progress.num_steps)
         under_way(reporter)
 
@@ -167,10 +180,28 @@ def train_model(
         result = train(
             family, config, dataset,
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
-            on_start=begin, stopping=stop.asked.is_set, weights=weights,
+            on_start=begin, stopping=stop.asked.is_set, weights=weights, teacher=teacher,
         )  # fmt: skip
     if executor == "ray":  # known only once Ray is connected, which training does
         registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
+    log_training(run_id, folder, result)
+    return result, first_step_at
+
+
+def log_progress(run_id: str, progress: Progress) -> None:
+    """Send what a run says while it trains to its record."""
+    values = {
+        **progress.metrics,
+        "lr": progress.lr,
+        "images_per_s": progress.images_per_s,
+        "input_wait": progress.input_wait,
+        "epoch": progress.epoch,
+    }
+    registry.log_progress(run_id, progress.step, values)
+
+
+def log_training(run_id: str, folder: Path, result: TrainResult) -> None:
+    """Keep what training took, and its course, with the run's record."""
     registry.log_metrics(
         run_id,
         {
@@ -181,7 +212,6 @@ def train_model(
         },
     )
     registry.log_folder(run_id, folder / "history.csv", "history")
-    return result, first_step_at
 
 
 @step("calibrate")
@@ -235,7 +265,7 @@ def register_model(
     """Put the model into the registry: `model`, its name there, and `version`."""
     name = registered_name(family, dataset.info.name)
     images = dataset.table("test", ["image"])["image"][:NUM_EXAMPLES].to_pylist()
-    tags = lineage.tags() | registry.get_tags(run_id, ["ray.job_id", "checks.accepted"])
+    tags = lineage.tags() | registry.get_tags(run_id, ["ray.job_id", "checks.accepted", "ensemble.members"])
     version = registry.register(run_id, model, name=name, example=images, tags=tags)
     return {"model": name, "version": version}
 

@@ -54,16 +54,21 @@ def start_job(
         return read_job(folder)
     config = configuration(family, dataset, recipe, changes)
     job = Job(family, dataset, choose_recipe(family, dataset, recipe), config, parse_accepted(accept))
+    write_job(job, folder)
+    return job
+
+
+def write_job(job: Job, folder: Path) -> None:
+    """Put the parameters of a run into its folder, before anything else."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {
-        "family": family,
-        "dataset": dataset,
+        "family": job.family,
+        "dataset": job.dataset,
         "recipe": job.recipe,
         "accept": job.accept,
-        "config": config.model_dump(mode="json"),
+        "config": job.config.model_dump(mode="json"),
     }
-    write_whole(file, json.dumps(values, indent=2) + "\n")
-    return job
+    write_whole(folder / "job.json", json.dumps(values, indent=2) + "\n")
 
 
 def read_job(folder: Path) -> Job:
@@ -177,7 +182,8 @@ def run_steps(
             data = steps.check_dataset(job.family, job.dataset)
             findings, verdict = gate.run_checks(data, job.accept, reporter)
             weights = steps.resolve_weights(job.config, data)
-            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)
+            teacher = steps.resolve_teacher(job.config)
+            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights, teacher)
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
@@ -186,7 +192,7 @@ def run_steps(
         with phase("train"):
             result, first_step_at = steps.train_model(
                 job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter,
-                page.leave, weights,
+                page.leave, weights, teacher,
             )  # fmt: skip
             page.leave(reporter)  # of a resumed run that had been trained
         with phase("calibrate"):

@@ -37,6 +37,13 @@ class InitialWeights(Parameters):
     trained: str  # what was trained of it: all, head, or stages, as transfer.mode has it
 
 
+class TaughtBy(Parameters):
+    """The model that a network was distilled from."""
+
+    source: str  # as a person gave it
+    sha256: str  # of its card and weights
+
+
 class ModelCard(Parameters):
     """`model.json`."""
 
@@ -50,5 +57,6 @@ class ModelCard(Parameters):
     dataset: str
     dataset_digest: str  # DVC's md5 of the dataset the weights were fitted to, or "" if it had none
     initial_weights: InitialWeights | None = None
+    taught_by: TaughtBy | None = None
     temperature: float = Field(default=1.0, gt=0)  # of `views` and these members: see tasks.temperature
     calibrated_on: str = ""  # what the temperature was fitted to, or why it is 1; "" if nobody tried

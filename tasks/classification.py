@@ -35,6 +35,7 @@ from models.classification import (
 )
 from models.sides import WithSides
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
+from tasks.distil import DistilConfig, divergence
 from tasks.optim import OptimConfig
 from tasks.settings import EvaluateConfig, TrainConfig
 from tasks.transfer import TransferConfig, Weights, start_from
@@ -48,6 +49,7 @@ class ClassificationConfig(Parameters):
     input: InputConfig
     augment: AugmentConfig
     transfer: TransferConfig
+    distil: DistilConfig
     optim: OptimConfig
     train: TrainConfig
     evaluate: EvaluateConfig
@@ -80,6 +82,10 @@ class ClassificationConfig(Parameters):
     def _features_are_of_plain_pictures(self) -> Self:
         if not self.transfer.cache_features:
             return self
+        if self.distil.teacher:
+            raise ValueError(
+                "transfer.cache_features leaves no pictures to show to distil.teacher: set it to false"
+            )
         on = [f"augment.{name}" for name in changing(self.augment)] + ["train.growth"] * bool(
             self.train.growth
         )
@@ -156,11 +162,16 @@ def build_model(
 
 
 def loss(
-    model: nn.Module, batch: Batch, config: Any, class_weights: Tensor | None = None
+    model: nn.Module,
+    batch: Batch,
+    config: Any,
+    class_weights: Tensor | None = None,
+    teacher: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One forward pass: the mean loss to descend, side branches by their weights included, and what to log of it.
 
-    Samples count by the `class_weights` (K,) of their labels.
+    Samples count by the `class_weights` (K,) of their labels. `teacher` gives soft targets (B, K) for the pictures,
+    whose part in the loss is `config.distil.weight` (tasks.distil).
     """
     output = model(batch.images)
     logits, sides, shares = output if isinstance(output, WithSides) else (output, (), ())
@@ -175,8 +186,13 @@ def loss(
     value = entropy(logits)
     for side, share in zip(sides, shares, strict=True):
         value = value + share * entropy(side)
+    logged = {}
+    if teacher is not None:
+        apart = divergence(logits, teacher(batch.images), config.distil.temperature)
+        value = config.distil.weight * apart + (1 - config.distil.weight) * value
+        logged["from_teacher"] = apart.detach()
     accuracy = (logits.argmax(1) == batch.labels).float().mean()
-    return value, {"loss": value.detach(), "accuracy": accuracy.detach()}
+    return value, {"loss": value.detach(), "accuracy": accuracy.detach(), **logged}
 
 
 def validate(model: nn.Module, batches: Iterable[Batch], config: Any) -> dict[str, float]:  # noqa: ARG001

@@ -25,7 +25,8 @@ from tasks.ensemble import SAME_QUESTION, class_difference, require_agreement
 from tasks.inputs import as_pictures
 from tasks.memory import PeakMemory
 from tasks.metrics import confidence_figures, summarise
-from tasks.outputs import DecodeKey, averaged, decode_key, decode_piece, piece_size, pieces_of
+from tasks.outputs import DecodeKey, decode_key, decode_piece, piece_size, pieces_of, shares_of
+from tasks.pareto import Comparison
 from tasks.predict import Predictor, default_device, load_predictor
 from tasks.report import Report
 from tasks.settings import EvaluateConfig, Precision, ViewName
@@ -85,6 +86,7 @@ def evaluate(
     total = num_fitted + num_images * len(views)
     calibration = calibration_of(predictors, dataset, config, lambda done, _: tell(done, total))
     outcome = Outcome(num_images, len(dataset.info.classes), views)
+    comparison = Comparison(predictors, views)
     done = num_fitted
     for piece in pieces_of(dataset, split, piece_size(predictors), columns_of(dataset.info.family)):
         rows = slice(piece.start, piece.start + len(piece.labels))
@@ -92,11 +94,15 @@ def evaluate(
         outcome.about.append(piece.about)
         decoded = decode_piece(piece, predictors)
         for view in views:
-            seen = look(predictors, decoded, view, outcome.costs[view], warm_up=piece.start == 0)
+            if (
+                piece.start == 0
+            ):  # the first pass of a shape compiles and allocates: it is not what the view costs
+                warm_up(predictors, decoded, view)
+            seen = look(predictors, decoded, view, piece.labels, outcome.costs[view], comparison)
             outcome.uncalibrated[view][rows] = seen
             done += len(piece.labels)
             tell(done, total)
-    return make_report(dataset, split, config, predictors, outcome, calibration)
+    return make_report(dataset, split, config, predictors, outcome, calibration, comparison)
 
 
 def calibration_of(
@@ -136,25 +142,35 @@ def require_same_classes(folders: Sequence[Path], predictors: Sequence[Predictor
         )
 
 
+def warm_up(predictors: Sequence[Predictor], decoded: dict[DecodeKey, Tensor], view: ViewName) -> None:
+    """Compute one full pass of each model, to no avail."""
+    for predictor in predictors:
+        predictor.uncalibrated(decoded[decode_key(predictor)][: predictor.images_per_pass(view)], view)
+
+
 def look(
     predictors: Sequence[Predictor],
     decoded: dict[DecodeKey, Tensor],
     view: ViewName,
+    labels: np.ndarray,
     cost: Cost,
-    warm_up: bool,
+    comparison: Comparison,
 ) -> np.ndarray:
-    """Uncalibrated probabilities (B, K) of a piece by one view; adds to the view's cost."""
-    if warm_up:  # the first pass of a shape compiles and allocates: it is not what the view costs
-        for predictor in predictors:
-            predictor.uncalibrated(decoded[decode_key(predictor)][: predictor.images_per_pass(view)], view)
-    with PeakMemory(predictors[0].device) as memory:
-        began = time.perf_counter()
-        seen = averaged(predictors, decoded, view)
-        cost.time_s += time.perf_counter() - began
-    cost.unmeasured = memory.unmeasured
-    if memory.megabytes is not None:
-        cost.memory_mb.append(memory.megabytes)
-    return seen.numpy()
+    """Uncalibrated probabilities (B, K) of a piece by one view; adds to the view's cost, and to that of each model."""
+    total = np.zeros((len(labels), len(predictors[0].card.classes)), np.float32)
+    for place, (predictor, share) in enumerate(zip(predictors, shares_of(predictors), strict=True)):
+        with PeakMemory(predictor.device) as memory:
+            began = time.perf_counter()
+            seen = predictor.uncalibrated(decoded[decode_key(predictor)], view).numpy()
+            time_s = time.perf_counter() - began
+        total += seen * np.float32(share)
+        cost.time_s += time_s
+        cost.unmeasured = memory.unmeasured
+        if memory.megabytes is not None:
+            cost.memory_mb.append(memory.megabytes)
+        peak_mb = float("nan") if memory.megabytes is None else memory.megabytes
+        comparison.see(view, place, seen, labels, time_s, peak_mb)
+    return total
 
 
 def make_report(
@@ -164,6 +180,7 @@ def make_report(
     predictors: Sequence[Predictor],
     outcome: Outcome,
     calibration: Calibration,
+    comparison: Comparison,
 ) -> Report:
     """Metrics of every view, those of the registered one again under their bare names, and its worst mistakes."""
     registered, labels = config.registered_view, outcome.labels
@@ -194,6 +211,7 @@ def make_report(
         labels=labels,
         probabilities=probabilities,
         uncalibrated=uncalibrated,
+        comparison=comparison,
         worst=worst,
         worst_pictures=pictures_at(dataset, split, worst, predictors[0]),
     )

@@ -36,6 +36,13 @@ def decoded_bytes(preprocessing: AnyPreprocessing) -> int:
     return math.prod(decoded_shape(preprocessing)) * decoded_type(preprocessing).itemsize
 
 
+def crop_values(preprocessing: AnyPreprocessing) -> int:
+    """Numbers of one crop, as a network is given it."""
+    if isinstance(preprocessing, ArrayPreprocessing):
+        return math.prod((preprocessing.channels, *preprocessing.crop))
+    return preprocessing.channels * preprocessing.crop_px**2
+
+
 def decode_readable(
     blobs: Sequence[bytes], preprocessing: AnyPreprocessing
 ) -> tuple[np.ndarray, list[str | None]]:

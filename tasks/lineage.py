@@ -13,6 +13,7 @@ from typing import Any
 
 from data.parameters import Parameters
 from tasks import versioning
+from tasks.distil import Teacher
 from tasks.paths import ROOT
 from tasks.transfer import Weights
 
@@ -36,6 +37,8 @@ class Lineage:
     prefect_flow_run_id: str = ""
     weights_source: str = ""  # what training starts from, as a person named it; "" for chance
     weights_sha256: str = ""
+    teacher_source: str = ""  # whom it learns from, as a person named it; "" for nobody
+    teacher_sha256: str = ""
     problems: tuple[str, ...] = ()  # one sentence each, for people
 
     def tags(self) -> dict[str, str]:
@@ -53,6 +56,11 @@ class Lineage:
                 if self.weights_sha256
                 else {}
             ),
+            **(
+                {"teacher.source": self.teacher_source, "teacher.sha256": self.teacher_sha256}
+                if self.teacher_sha256
+                else {}
+            ),
         }
 
 
@@ -63,6 +71,7 @@ def resolve(
     key: str,
     flow_run_id: str = "",
     weights: Weights | None = None,
+    teacher: Teacher | None = None,
     root: Path = ROOT,
 ) -> Lineage:
     """Find out what a run with the parameters `config`, which has `train.seed`, on a dataset is made of.
@@ -81,6 +90,8 @@ def resolve(
         prefect_flow_run_id=flow_run_id,
         weights_source=weights.source if weights else "",
         weights_sha256=weights.sha256 if weights else "",
+        teacher_source=teacher.source if teacher else "",
+        teacher_sha256=teacher.sha256 if teacher else "",
         problems=tuple(problem for problem in (git_problem, dvc_problem) if problem),
     )
 

@@ -80,10 +80,14 @@ def decode_blobs(blobs: list[bytes], want: Preprocessing | ArrayPreprocessing) -
 
 def averaged(predictors: Sequence[Predictor], decoded: dict[DecodeKey, Tensor], view: ViewName) -> Tensor:
     """Uncalibrated probabilities (B, K) of a piece by one view, each network of each model counting the same."""
-    num_networks = sum(len(predictor.members) for predictor in predictors)
     num_images = len(decoded[decode_key(predictors[0])])
     total = torch.zeros(num_images, len(predictors[0].card.classes))
-    for predictor in predictors:
-        share = len(predictor.members) / num_networks
+    for predictor, share in zip(predictors, shares_of(predictors), strict=True):
         total += predictor.uncalibrated(decoded[decode_key(predictor)], view) * share
     return total
+
+
+def shares_of(predictors: Sequence[Predictor]) -> list[float]:
+    """How much each model counts in the average: by its networks."""
+    num_networks = sum(len(predictor.members) for predictor in predictors)
+    return [len(predictor.members) / num_networks for predictor in predictors]

@@ -114,6 +114,11 @@ class RaySession:
                 torch.save(state, Path(folder) / "state.pt")
             ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
+    def start(self, step: int) -> None:
+        """Tell the driver of the first step."""
+        if self.rank == 0:
+            self.mailbox.put.remote(("start", step))
+
     def report(self, progress: Progress) -> None:
         # As plain values: the mailbox would import this module, and torch with it, while training runs.
         self.mailbox.put.remote(("progress", asdict(progress)))

@@ -24,10 +24,18 @@ from tasks.figures import (
 )
 from tasks.labelerrors import LabelErrors, find_label_errors
 from tasks.metrics import PerClass, Reliability, confusion_matrix, per_class, reliability
+from tasks.pareto import Comparison, comparison_figure, table_rows
 from tasks.settings import ViewName
 from tasks.slices import Slice, find_slices
 
-FIGURES = ("reliability", "slices", "confusion", "per_class", "worst_mistakes")  # in the order of the page
+FIGURES = (
+    "pareto",
+    "reliability",
+    "slices",
+    "confusion",
+    "per_class",
+    "worst_mistakes",
+)  # in the order of the page
 SLICE_COLUMNS = tuple(field.name for field in fields(Slice))
 SUSPECT_COLUMNS = ("id", "label", "suggested", "confidence", "own_confidence", "margin")
 
@@ -51,6 +59,7 @@ class Report:
     labels: np.ndarray  # (N,) int64
     probabilities: np.ndarray  # (N, K) float32
     uncalibrated: np.ndarray  # (N, K) float32: the probabilities at temperature 1
+    comparison: Comparison  # each model and the first n together, by each view
     worst: np.ndarray  # (M,) int64: places of the most confident mistakes, the worst first
     worst_pictures: np.ndarray  # (M, C, S, S) uint8: what the network saw of them
 
@@ -151,9 +160,9 @@ class Report:
     def write(self, folder: Path) -> None:
         """Write tables and figures to `folder`, `metrics.json` last: a folder that has it is whole.
 
-        views.csv, per_class.csv, slices.csv, reliability.csv; confusion.csv has one row an image (actual, predicted),
-        as DVC's confusion template takes it; predictions.parquet; label_errors.csv, labels that are probably wrong; a
-        PNG for each figure; report.html, all of it to read; about.json says what was measured.
+        views.csv, pareto.csv, per_class.csv, slices.csv, reliability.csv; confusion.csv has one row an image (actual,
+        predicted), as DVC's confusion template takes it; predictions.parquet; label_errors.csv, labels that are
+        probably wrong; a PNG for each figure; report.html, all of it to read; about.json says what was measured.
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").unlink(missing_ok=True)
@@ -168,6 +177,7 @@ class Report:
 
     def _write_tables(self, folder: Path) -> None:
         write_csv(folder / "views.csv", self.views)
+        write_csv(folder / "pareto.csv", table_rows(self.comparison.rows()))
         write_csv(folder / "per_class.csv", self.per_class)
         write_csv(folder / "label_errors.csv", self.suspects, SUSPECT_COLUMNS)
         write_csv(folder / "slices.csv", [asdict(each) for each in self.slices], SLICE_COLUMNS)
@@ -203,6 +213,8 @@ class Report:
     def _write_figures(self, folder: Path) -> None:
         what = f"{self.about['dataset']}, {self.about['split']} split, n = {len(self.labels):,}"
         accuracy = f"accuracy {self.metrics['accuracy']:.2%}, view {self.registered_view}"
+        rows = self.comparison.rows()
+        save_figure(comparison_figure(rows, self.comparison.kind_of_name, what), folder / "pareto.png")
         captions = [
             (self.classes[self.labels[i]], self.classes[self.predicted[i]], float(self.confidence[i]))
             for i in self.worst

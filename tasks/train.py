@@ -18,7 +18,7 @@ from data.dataset import Dataset, Split, read_rows
 from data.stream import Layout, layout_of
 from models.classification import without_sides
 from tasks.batches import BatchPlan
-from tasks.card import InitialWeights
+from tasks.card import InitialWeights, TaughtBy
 from tasks.cluster import (
     Crew,
     cluster_info,
@@ -30,6 +30,7 @@ from tasks.cluster import (
     readonly_tensors,
     require_resources,
 )
+from tasks.distil import Teacher, keep_teacher, require_teacher, taught
 from tasks.families import FAMILIES, Family
 from tasks.features import cached_features, caches, compute_here, started
 from tasks.feed import (
@@ -43,7 +44,7 @@ from tasks.feed import (
     stream_depth,
     streamed_here,
 )
-from tasks.loop import Progress, result_weights
+from tasks.loop import Progress, Session, result_weights
 from tasks.mailbox import open_mailbox
 from tasks.modelfile import save_model
 from tasks.raytrain import Follower, RaySession, Trainer, process_group
@@ -70,23 +71,21 @@ def train(
     on_start: Callable[[int], None] | None = None,
     stopping: Callable[[], bool] = lambda: False,
     weights: Weights | None = None,
+    teacher: Teacher | None = None,
 ) -> TrainResult:
     """Train a model of `family_name` on the dataset's train split, and write it to `folder`/model.
 
     `key` names the run, `digest` the dataset's version; `on_start` hears how many steps an earlier attempt has done.
-    `weights` are those that `config.transfer.weights` names, if it names any (tasks.weights).
-    Once `stopping()` is true, a checkpoint is kept at the next step, and Interrupted raised. It may be called from any
-    thread, and often. Raises ValueError for parameters that do not fit the dataset or the cluster, FloatingPointError
-    for a loss that is not finite.
+    `weights` are those that `config.transfer.weights` names, if it names any, and `teacher` the model of
+    `config.distil.teacher` (tasks.weights). Once `stopping()` is true, a checkpoint is kept at the next step, and
+    Interrupted raised. It may be called from any thread, and often. Raises ValueError for parameters that do not fit
+    the dataset or the cluster, FloatingPointError for a loss that is not finite.
     """
     if (folder / "result.json").is_file():
         return read_result(folder)
-    dataset.require("train")
-    if weights is None and "transfer" in type(config).model_fields and config.transfer.weights:
-        raise ValueError(f"transfer.weights (={config.transfer.weights}) were not read: see tasks.weights")
-    layout = layout_of(dataset, "train")
-    BatchPlan.of(config.train, layout, 0, config.train.num_workers)  # raises early
+    layout = checked_layout(config, dataset, weights, teacher)
     folder.mkdir(parents=True, exist_ok=True)
+    keep_teacher(folder, teacher)
     other: Executor = "in_process" if executor == "ray" else "ray"
     if any((folder / CHECKPOINTS[other]).glob("*")):
         raise ValueError(
@@ -96,18 +95,40 @@ def train(
     fit_somewhere = fit_on_ray if executor == "ray" else fit_in_process
     threads = torch.get_num_threads()
     try:
-        state = fit_somewhere(family_name, config, dataset, layout, folder, listener, weights)
+        state = fit_somewhere(family_name, config, dataset, layout, folder, listener, weights, teacher)
     finally:
         torch.set_num_threads(threads)
-    listener.close()
     if not state["ended"]:
+        listener.close()
         raise Interrupted(state["step"])
+    return keep(family_name, config, dataset, folder, key, digest, state, listener, weights, teacher)
 
+
+def checked_layout(config: Any, dataset: Dataset, weights: Weights | None, teacher: Teacher | None) -> Layout:
+    """The layout of the train split; raises ValueError, before anything starts, for what training could not use."""
+    dataset.require("train")
+    if weights is None and "transfer" in type(config).model_fields and config.transfer.weights:
+        raise ValueError(f"transfer.weights (={config.transfer.weights}) were not read: see tasks.weights")
+    require_teacher(config, dataset.info, teacher)
+    layout = layout_of(dataset, "train")
+    BatchPlan.of(config.train, layout, 0, config.train.num_workers)
+    return layout
+
+
+def keep(
+    family_name: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, state: dict[str, Any],
+    listener: Listener, weights: Weights | None, teacher: Teacher | None,
+) -> TrainResult:  # fmt: skip
+    """Write what a run that has ended leaves: history, model, and the result, last."""
+    listener.close()
     family = FAMILIES[family_name]
     card = family.card(config, dataset.info, digest, key)
     if weights is not None:
         begun = InitialWeights(source=weights.source, sha256=weights.sha256, trained=config.transfer.mode)
         card = card.model_copy(update={"initial_weights": begun})
+    if teacher is not None:
+        by = TaughtBy(source=teacher.source, sha256=teacher.sha256)
+        card = card.model_copy(update={"taught_by": by})
     model = family.rebuild(card, card.members[0])
     model.load_state_dict(without_sides(result_weights(state)))
     save_model(folder / "model", card, [model])
@@ -139,7 +160,7 @@ def decode_here(family: Family, dataset: Dataset, split: Split, config: Any) -> 
 
 def fit_in_process(
     family_name: str, config: Any, dataset: Dataset, layout: Layout, folder: Path, listener: Listener,
-    weights: Weights | None,
+    weights: Weights | None, teacher: Teacher | None,
 ) -> dict[str, Any]:  # fmt: skip
     family, info = started(family_name, weights, caches(config)), dataset.info
     torch.set_num_threads(config.train.cpus_per_worker or torch.get_num_threads())
@@ -149,6 +170,7 @@ def fit_in_process(
             "set it to 0"
         )
     device = torch.device("cuda" if config.train.gpus_per_worker else "cpu")
+    family = taught(family, teacher, config, device)
 
     features = cached_features(dataset, config, weights, compute_here) if weights and caches(config) else None
 
@@ -164,7 +186,7 @@ def fit_in_process(
 
     mode = "resident" if features is not None else choose_mode(family, dataset, config)
     feeds = Feeds(feed("train"), feed("val"), info.num_images("val"))
-    session = LocalSession(folder / CHECKPOINTS["in_process"], device, listener)
+    session = LocalSession(folder / CHECKPOINTS["in_process"], device, listener.hear, listener.stopping)
     return fit_from(feeds, family, config, info, layout, session, listener.start)
 
 
@@ -173,8 +195,14 @@ class LocalSession:
 
     rank, world_size = 0, 1
 
-    def __init__(self, folder: Path, device: torch.device, listener: Listener) -> None:
-        self.folder, self.device, self.listener = folder, device, listener
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        hear: Callable[[Progress], None],
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.folder, self.device, self.hear, self.stopping = folder, device, hear, stopping
         folder.mkdir(parents=True, exist_ok=True)
 
     def _checkpoints(self) -> list[Path]:
@@ -192,10 +220,7 @@ class LocalSession:
             old.unlink()
 
     def report(self, progress: Progress) -> None:
-        self.listener.hear(progress)
-
-    def stopping(self) -> bool:
-        return self.listener.stopping()
+        self.hear(progress)
 
 
 # --- on Ray ----------------------------------------------------------------------------------------------------
@@ -203,7 +228,7 @@ class LocalSession:
 
 def fit_on_ray(
     family_name: str, config: Any, dataset: Dataset, layout: Layout, folder: Path, listener: Listener,
-    weights: Weights | None,
+    weights: Weights | None, teacher: Teacher | None,
 ) -> dict[str, Any]:  # fmt: skip
     connect()
     settings = config.train
@@ -215,6 +240,7 @@ def fit_on_ray(
         "info": dataset.info,
         "layout": layout,
         "weights": [ray.put(weights)],  # in a list, so that it is the worker who fetches them
+        "teacher": [ray.put(teacher)],
         **source_of(family_name, config, dataset, layout, weights),
         "mailbox": mailbox,
         "threads": cpus,
@@ -294,7 +320,8 @@ def train_on_worker(payload: dict[str, Any]) -> None:
         return
     lone = payload["config"].train.num_workers == 1
     try:
-        run_rank(payload)
+        session = RaySession(mailbox)
+        run_rank(payload, session, session.start)
     except Exception as error:
         if lone or isinstance(error, (ValueError, FloatingPointError)):
             # of a helper's error the error itself, without the helper's traceback in its text
@@ -303,18 +330,13 @@ def train_on_worker(payload: dict[str, Any]) -> None:
         raise
 
 
-def run_rank(payload: dict[str, Any]) -> None:
-    session = RaySession(payload["mailbox"])
+def run_rank(payload: dict[str, Any], session: Session, on_start: Callable[[int], None]) -> None:
     torch.set_num_threads(payload["threads"])
-
-    def on_start(first_step: int) -> None:
-        if session.rank == 0:
-            session.mailbox.put.remote(("start", first_step))
-
     config, info, layout = payload["config"], payload["info"], payload["layout"]
     feeds = streamed_feeds(payload) if "readers" in payload else resident_feeds(payload, session.device)
     [weights] = ray.get(payload["weights"])
-    family = started(payload["family"], weights, caches(config))
+    [teacher] = ray.get(payload["teacher"])
+    family = taught(started(payload["family"], weights, caches(config)), teacher, config, session.device)
     fit_from(feeds, family, config, info, layout, session, on_start)
 
 

@@ -9,6 +9,10 @@ What is averaged afterwards is the softmax output of each crop. Crops stay uint8
   averages logits; here it is softmax outputs, as in the other views.
 - ten_crop: four corners and the centre, each with its mirror image, of the picture with its reflected border
   (He et al. 2015, section 3.4, average softmax outputs too).
+- multi_scale: the picture at three scales, 1, 1.125 and 1.25, of each the centre and its mirror image, 1/6 each. These
+  are the ratios of 256, 288 and 320 px at which GoogLeNet was tested (Szegedy et al. 2014, section 7,
+  https://arxiv.org/abs/1409.4842). Scaled is the decoded square, so a larger scale shows less of the picture, larger,
+  and no new detail. Crops keep the side that the network was trained at: any network takes them.
 """
 
 from collections.abc import Callable
@@ -17,12 +21,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from data.augment import reflect_pad
+from data.augment import reflect_pad, shrink
 from data.fitting import ArrayPreprocessing, crop_middle
 from tasks.card import Preprocessing
 from tasks.settings import ViewName
 
 Place = tuple[int, int]  # upper left corner (row, column) of a crop, in pixels of the picture without border
+SCALES = (1.0, 1.125, 1.25)  # of multi_scale
 View = Callable[[Tensor, Preprocessing], tuple[Tensor, Tensor]]
 
 
@@ -53,14 +58,33 @@ def ten_crop(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tens
     return with_mirrored(crops_at(images, places, preprocessing.crop_px)), torch.full((10,), 0.1)
 
 
+def multi_scale(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """(B, C, T, T) uint8 → crops (6, B, C, c, c) and weights (6,)."""
+    crops = torch.cat([single(scaled(images, scale), preprocessing)[0] for scale in SCALES])
+    return with_mirrored(crops), torch.full((2 * len(SCALES),), 1 / (2 * len(SCALES)))
+
+
+def scaled(images: Tensor, scale: float) -> Tensor:
+    """Pictures of another side, the nearest in whole pixels: (B, C, T, T) uint8 → (B, C, T', T')."""
+    side_px = round(images.shape[2] * scale)
+    return images if side_px == images.shape[2] else shrink(images, side_px)  # which enlarges, too
+
+
 VIEWS: dict[ViewName, View] = {
     "single": single,
     "mirror": mirror,
     "mirror_shift": mirror_shift,
     "ten_crop": ten_crop,
+    "multi_scale": multi_scale,
 }
 assert set(VIEWS) == set(get_args(ViewName))
-NUM_CROPS: dict[ViewName, int] = {"single": 1, "mirror": 2, "mirror_shift": 6, "ten_crop": 10}
+NUM_CROPS: dict[ViewName, int] = {
+    "single": 1,
+    "mirror": 2,
+    "mirror_shift": 6,
+    "ten_crop": 10,
+    "multi_scale": 6,
+}
 
 
 def view_named(name: str) -> ViewName:

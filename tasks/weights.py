@@ -18,7 +18,9 @@ from data.address import is_url, public_url, split_checksum
 from data.download import fetch
 from data.files import file_sha256
 from models.efficientnet_lite import MEAN, STD
+from tasks.distil import Teacher
 from tasks.modelfile import load_card, weights_file
+from tasks.packaging import model_sha256
 from tasks.paths import downloads
 from tasks.transfer import Weights
 
@@ -107,6 +109,14 @@ def of_model(source: str, folder: Path, architecture: str) -> Weights:
     file = weights_file(folder, member)
     mean, std, state = split_statistics(load_file(file))
     return Weights(source, file_sha256(file), state, mean, std, card.classes)
+
+
+def read_teacher(source: str, resolve_model: Callable[[str], Path]) -> Teacher:
+    """The model that `distil.teacher` names, with all its networks."""
+    folder = resolve_model(source)
+    card = load_card(folder)
+    states = tuple(load_file(weights_file(folder, member)) for member in card.members)
+    return Teacher(source, model_sha256(folder), card, states)
 
 
 def read_state(file: Path) -> dict[str, Tensor]:

@@ -278,7 +278,7 @@ def test_written_figures_are_pictures(written: Path) -> None:
 def test_the_page_holds_the_numbers_and_every_figure(report: Report, written: Path, tmp_path: Path) -> None:
     page = (written / "report.html").read_text()
     assert f"{report.metrics['accuracy']:.2%}" in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert "http" not in page  # it needs no network
     names = ("<script>", *CLASSES[1:])
     replace(report, classes=names).write(tmp_path)

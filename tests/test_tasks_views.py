@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from data.augment import centre_crop
 from tasks.card import Preprocessing
 from tasks.settings import ViewName
-from tasks.views import NUM_CROPS, VIEWS, view_named
+from tasks.views import NUM_CROPS, SCALES, VIEWS, scaled, view_named
 
 
 def layout(stored_px: int, crop_px: int, pad_px: int) -> Preprocessing:
@@ -47,7 +47,7 @@ def test_every_view_gives_crops_of_the_networks_size_whose_weights_sum_to_one(
     assert (weights > 0).all()
 
 
-@pytest.mark.parametrize("name", ["mirror", "mirror_shift", "ten_crop"])
+@pytest.mark.parametrize("name", ["mirror", "mirror_shift", "ten_crop", "multi_scale"])
 @settings(deadline=None)
 @given(preprocessing=layouts())
 def test_the_second_half_of_the_crops_mirrors_the_first_and_counts_as_much(
@@ -97,6 +97,42 @@ def test_ten_crop_takes_the_corners_of_the_picture_with_its_border() -> None:
     assert weights.tolist() == pytest.approx([0.1] * 10)
 
 
+@settings(deadline=None)
+@given(preprocessing=layouts())
+def test_multi_scale_at_scale_one_is_the_single_view(preprocessing: Preprocessing) -> None:
+    assert SCALES[0] == 1
+    images = pictures(2, preprocessing.stored_px)
+    assert torch.equal(
+        VIEWS["multi_scale"](images, preprocessing)[0][0], VIEWS["single"](images, preprocessing)[0][0]
+    )
+
+
+def test_multi_scale_shows_the_middle_larger() -> None:
+    images = pictures(2, 32)
+    crops, weights = VIEWS["multi_scale"](images, layout(32, 32, 0))
+    for crop, side in zip(crops[1:3], (36, 40), strict=True):  # 32 · 1.125 and 32 · 1.25
+        large = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+        edge = (side - 32) // 2
+        expected = large[:, :, edge : edge + 32, edge : edge + 32]
+        assert (crop.float() - expected).abs().max() < 1.01  # half of it by rounding, half by fixed point
+    assert weights.tolist() == pytest.approx([1 / 6] * 6)
+
+
+@given(level=st.integers(0, 255), side=st.integers(3, 40), scale=st.floats(0.5, 2))
+def test_a_constant_picture_stays_constant_at_any_scale(level: int, side: int, scale: float) -> None:
+    images = torch.full((1, 3, side, side), level, dtype=torch.uint8)
+    larger = scaled(images, scale)
+    assert larger.shape[2:] == (round(side * scale),) * 2
+    assert (larger == level).all()
+
+
+@pytest.mark.parametrize("name", get_args(ViewName))
+def test_every_crop_of_a_constant_picture_is_that_picture(name: ViewName) -> None:
+    images = torch.full((1, 3, 12, 12), 77, dtype=torch.uint8)
+    crops, _ = VIEWS[name](images, layout(12, 8, 2))
+    assert (crops == 77).all()
+
+
 def test_a_shift_of_a_picture_too_small_to_reflect_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"1×1 px cannot be reflected by 1 px.*choose the view 'single'"):
         VIEWS["mirror_shift"](pictures(1, 1), layout(1, 1, 0))
@@ -105,6 +141,7 @@ def test_a_shift_of_a_picture_too_small_to_reflect_says_what_to_do() -> None:
 def test_an_unknown_view_lists_the_known_ones() -> None:
     assert view_named("ten_crop") == "ten_crop"
     with pytest.raises(
-        ValueError, match="'five_crop' is not known; known: single, mirror, mirror_shift, ten_crop"
+        ValueError,
+        match="'five_crop' is not known; known: single, mirror, mirror_shift, ten_crop, multi_scale",
     ):
         view_named("five_crop")

@@ -45,6 +45,7 @@ TINY: dict[str, dict[str, Any]] = {
         "transfer": {
             "weights": "", "mode": "all", "num_stages": 0, "cache_features": False, "body_lr_factor": 1.0,
         },
+        "distil": {"teacher": "", "temperature": 4.0, "weight": 0.9},
         "optim": {
             "name": "sgd", "lr": 0.05, "momentum": 0.9, "head_lr": 0.05, "bias_lr": 0.05, "weight_decay": 1e-4,
             "schedule": "linear", "warmup_share": 0.1, "final_share": 0.0, "label_smoothing": 0.0,

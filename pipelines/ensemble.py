@@ -1,0 +1,344 @@
+"""The flow that trains an ensemble: its members side by side, one decode, one test, one registered model.
+
+    ./convoy ensemble classification --dataset digits --members 5
+
+The ensemble and each member have a run key, a folder below `runs/` and an MLflow run; the members' keys are the
+ensemble's with their number behind, and their MLflow runs lie below its own. Every member's parameters are written
+before anything else, the list of members last, so that what was cut off goes on as it was begun: members that have
+been trained are not trained again.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from data.dataset import Dataset
+from data.files import write_whole
+from data.findings import parse_accepted
+from pipelines import environment, gate, steps
+from pipelines.artifacts import ProgressBar
+from pipelines.configuration import AcceptForm, ChangesForm, RecipeForm
+from pipelines.engines import start_ray
+from pipelines.families import Executor, StopAfter
+from pipelines.interruption import interruptible, resume_command
+from pipelines.members import plan_members, require_one_input
+from pipelines.parameters import AUTO, flatten
+from pipelines.reporting import Reporter, Status, current_reporter
+from pipelines.steps import step
+from pipelines.training import Job, Phases, end_badly, exclusive, read_job, run_folder, write_job
+from tasks import cluster, registry
+from tasks.distil import Teacher
+from tasks.ensemble import combine
+from tasks.lineage import Lineage, params_sha256
+from tasks.loop import Progress
+from tasks.members import MemberRun, share_of_cpus, train_members
+from tasks.train import TrainResult
+from tasks.transfer import Weights
+
+FAMILY = "classification"
+RECORD = "ensemble.json"
+PARENT_TAG, MEMBERS_TAG = "mlflow.parentRunId", "ensemble.members"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member's run: what it trains, and where."""
+
+    key: str
+    job: Job
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.key)
+
+
+@flow(name="train-ensemble", flow_run_name="train-ensemble-{dataset}", persist_result=False)
+def train_ensemble(
+    dataset: str,
+    members: int = 0,
+    models: tuple[str, ...] = (),
+    recipe: Annotated[str, RecipeForm(FAMILY)] = AUTO,
+    changes: Annotated[dict[str, Any] | None, ChangesForm(FAMILY)] = None,
+    stop_after: StopAfter = "promote",
+    resume: str | None = None,
+    executor: Executor = "ray",
+    accept: Annotated[tuple[str, ...], AcceptForm()] = (),
+) -> dict[str, Any]:
+    """Train several classifiers in parallel, test them together, and register them as one model.
+
+    Args:
+        dataset: name of an ingested dataset (./convoy data list)
+        members: how many; 0: one of each of `models`, or five. Their seeds follow each other
+        models: networks or recipes that the members take in turn; none: the recipe's network
+        recipe: parameters by name; auto: the recipe called like the dataset, else `default`
+        changes: parameters of all members that differ from the recipe; an empty field stays as the recipe says
+        stop_after: the last step: train, evaluate (no registration), or promote (everything)
+        resume: key of an ensemble that was cut off, to go on with it; its own parameters count then
+        executor: ray, or in_process to train one member after the other inside the flow's process
+        accept: checks of the dataset whose errors are waived (./convoy data check NAME)
+    """
+    environment.prepare()
+    if executor == "ray":
+        start_ray()
+    key = resume or str(flow_run.id)
+    with ExitStack() as held:
+        held.enter_context(exclusive(run_folder(key)))
+        begun = (run_folder(key) / RECORD).is_file()
+        if resume or begun:
+            team = read_team(key)
+        else:
+            jobs = plan_members(
+                FAMILY, dataset, members, models, recipe, changes or {}, parse_accepted(accept)
+            )
+            team = write_team(key, with_cpus(jobs, executor))
+        for member in team:
+            held.enter_context(exclusive(member.folder))
+        reporter = current_reporter() or steps.LogReporter()
+        going_on = resume_command("ensemble", key, executor)
+        reporter.note(f"ensemble {key}: {len(team)} members; if cut off: {going_on}")
+        summary = run_team(key, team, reporter, stop_after, executor)
+    steps.publish(summary)
+    return summary
+
+
+def with_cpus(jobs: list[Job], executor: Executor) -> list[Job]:
+    """The jobs with their threads written down, which decide the last bits: an even share of the cluster's CPUs."""
+    if executor != "ray":
+        return jobs
+    share = share_of_cpus(len(jobs), cluster.connect().num_cpus)
+    return [
+        replace(
+            job,
+            config=job.config.model_copy(
+                update={
+                    "train": job.config.train.model_copy(
+                        update={"cpus_per_worker": job.config.train.cpus_per_worker or share}
+                    )
+                }
+            ),
+        )
+        for job in jobs
+    ]
+
+
+def write_team(key: str, jobs: list[Job]) -> list[Member]:
+    """Begin the members' folders, and then the ensemble's record."""
+    team = [Member(f"{key}-{place}", job) for place, job in enumerate(jobs)]
+    for member in team:
+        write_job(member.job, member.folder)
+    write_whole(run_folder(key) / RECORD, json.dumps({"members": [member.key for member in team]}) + "\n")
+    return team
+
+
+def read_team(key: str) -> list[Member]:
+    """The members of an ensemble that was begun before; raises ValueError if there is none of that key."""
+    file = run_folder(key) / RECORD
+    if not file.is_file():
+        known = sorted(path.parent.name for path in run_folder(key).parent.glob(f"*/{RECORD}"))
+        raise ValueError(f"no ensemble {key!r} was begun; known: {', '.join(known) or 'none'}")
+    keys = json.loads(file.read_text())["members"]
+    return [Member(each, read_job(run_folder(each))) for each in keys]
+
+
+def run_team(
+    key: str, team: list[Member], reporter: Reporter, stop_after: StopAfter, executor: Executor
+) -> dict[str, Any]:
+    """The steps in their order, inside the records that MLflow keeps of them; returns the summary."""
+    folder, job, phase = run_folder(key), team[0].job, Phases()
+    model: dict[str, Any] = {"model": "", "version": 0, "alias": ""}
+    run_ids: list[str] = []  # the ensemble's, then the members'
+    rows: list[dict[str, Any]] = []
+    try:
+        require_one_input([member.job for member in team])
+        with phase("prepare"):
+            data = steps.check_dataset(job.family, job.dataset)
+            findings, verdict = gate.run_checks(data, job.accept, reporter)
+            weights = [steps.resolve_weights(member.job.config, data) for member in team]
+            teacher = steps.resolve_teacher(job.config)  # which is the same for all
+            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights[0], teacher)
+            hashes = [params_sha256(member.job.config)[:12] for member in team]
+            lineage = replace(lineage, params_sha256="+".join(hashes))
+            for problem in lineage.problems:
+                reporter.note(f"note: {problem}")
+            open_runs(team, data, lineage, weights, run_ids)
+            gate.keep_findings(findings, verdict, folder, run_ids[0])
+        with phase("train"):
+            results = train_team(
+                key, team, data, weights, teacher, lineage.dvc_digest, run_ids, executor, reporter
+            )
+        with phase("calibrate"):
+            join_members([result.model_folder for result in results], folder / "model")
+            for member, model_folder, run_id in zip(
+                [team[0], *team], [folder / "model", *(r.model_folder for r in results)], run_ids, strict=True
+            ):
+                steps.calibrate_model(data, member.job.config, model_folder, run_id, reporter)
+        metrics: dict[str, float] = {}
+        if stop_after != "train":
+            with phase("evaluate"):
+                models = [result.model_folder for result in results]
+                metrics, rows = test_team(job.config, data, models, folder, run_ids, reporter)
+        if stop_after == "promote":
+            with phase("register"):
+                model = steps.register_model(job.family, data, folder / "model", run_ids[0], lineage)
+                model["alias"] = steps.promote_model(model["model"], model["version"])
+        for run_id in run_ids:
+            registry.finish_run(run_id, "FINISHED")
+    except BaseException as error:
+        for run_id in run_ids or [""]:
+            end_badly(run_id, error)
+        raise
+    about = {
+        "key": key,
+        "family": job.family,
+        "dataset": job.dataset,
+        "recipe": job.recipe,
+        "folder": str(folder),
+    }
+    record = {"mlflow_run": run_ids[0], "mlflow_url": registry.run_url(run_ids[0]), "metrics": metrics}
+    costs = {"comparison": rows, "phases_s": phase.seconds}
+    return about | model | record | summary_of(team, results) | costs
+
+
+def summary_of(team: list[Member], results: list[TrainResult]) -> dict[str, Any]:
+    """What training adds to the summary: sums over the members, and a row for each."""
+    time_s = sum(result.train_time_s for result in results)  # of members that ran beside each other
+    images = sum(result.images_per_s * result.train_time_s for result in results)
+    rows = [
+        {
+            "key": member.key,
+            "architecture": member.job.config.model.name,
+            "seed": member.job.config.train.seed,
+            "cpus": member.job.config.train.cpus_per_worker,
+            "train_time_s": result.train_time_s,
+            "resumed_from_step": result.resumed_from_step,
+            **{name: value for name, value in result.metrics.items() if name == "val_accuracy"},
+        }
+        for member, result in zip(team, results, strict=True)
+    ]
+    return {
+        "members": rows,
+        "num_steps": sum(result.num_steps for result in results),
+        "train_time_s": time_s,
+        "images_per_s": images / time_s,
+    }
+
+
+@step("open MLflow runs")
+def open_runs(
+    team: list[Member], data: Dataset, lineage: Lineage, weights: Sequence[Weights | None], run_ids: list[str]
+) -> None:
+    """Open the ensemble's record and the members', or go on with them; their ids go to `run_ids`, its own first."""
+    run_ids.clear()
+    digest = lineage.dvc_digest
+    run_ids.append(
+        registry.start_run(
+            key=lineage.key,
+            experiment=f"convoy/{team[0].job.family}",
+            name=f"{data.info.name}-ensemble{len(team)}-{digest[:8] or 'untracked'}",
+            tags={**lineage.tags(), MEMBERS_TAG: ", ".join(member.key for member in team)},
+            parameters=parameters_of(team),
+            dataset=data,
+            digest=digest,
+        )
+    )
+    for member, each in zip(team, weights, strict=True):
+        seed = member.job.config.train.seed
+        its = replace(
+            lineage, key=member.key, params_sha256=params_sha256(member.job.config), seed=seed,
+            weights_source=each.source if each else "", weights_sha256=each.sha256 if each else "",
+        )  # fmt: skip
+        parameters = flatten(member.job.config.model_dump())
+        run_ids.append(steps.open_run(member.job.family, member.job.config, data, its, parameters))
+        registry.set_tags(run_ids[-1], {PARENT_TAG: run_ids[0]})
+
+
+def parameters_of(team: list[Member]) -> dict[str, Any]:
+    """The members' parameters as one list: what differs has each value, in their order."""
+    flat = [flatten(member.job.config.model_dump()) for member in team]
+    return {
+        name: value if all(other[name] == value for other in flat) else " | ".join(str(f[name]) for f in flat)
+        for name, value in flat[0].items()
+    }
+
+
+@step("train members")
+def train_team(
+    key: str, team: list[Member], data: Dataset, weights: Sequence[Weights | None], teacher: Teacher | None,
+    digest: str, run_ids: Sequence[str], executor: Executor, reporter: Reporter,
+) -> list[TrainResult]:  # fmt: skip
+    """Train the members that are not trained yet, telling console or log, MLflow and the progress bar of it."""
+    latest: dict[int, Progress] = {}
+    num_waiting = sum(not (member.folder / "result.json").is_file() for member in team)
+    runs = [
+        MemberRun(member.job.config, member.folder, member.key, each, teacher)
+        for member, each in zip(team, weights, strict=True)
+    ]
+    bar = ProgressBar(f"training {len(team)} members on {data.info.name}")
+
+    def hear(place: int, progress: Progress) -> None:
+        steps.log_progress(run_ids[1 + place], progress)
+        latest[place] = progress
+        done, begun = sum(each.step for each in latest.values()), len(latest)
+        # those that wait for their turn have not said how many steps they will take: the mean of the others
+        total = round(sum(each.num_steps for each in latest.values()) * num_waiting / begun)
+        active = [each.images_per_s for each in latest.values() if each.step < each.num_steps]
+        values = ", ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())
+        text = f"{begun} of {num_waiting} members begun; member {place}: {values}"
+        reporter.show(Status("train", done, total, sum(active) or progress.images_per_s, text))
+        bar.show(sum(each.step / each.num_steps for each in latest.values()) / num_waiting)
+
+    def begin(place: int, step: int) -> None:
+        if step:
+            reporter.note(f"member {place} goes on after step {step}")
+
+    going_on = resume_command("ensemble", key, executor)
+    stopped = "stopped: each member goes on from its last checkpoint"
+    with bar, registry.system_metrics(run_ids[0]), interruptible(executor, reporter.note, going_on, stopped):
+        results = train_members(
+            team[0].job.family, runs, data, digest=digest, executor=executor, on_progress=hear, on_start=begin
+        )
+    if executor == "ray":
+        for run_id in run_ids:
+            registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
+    for run_id, run, result in zip(run_ids[1:], runs, results, strict=True):
+        steps.log_training(run_id, run.folder, result)
+    return results
+
+
+@step("combine")
+def join_members(models: Sequence[Path], target: Path) -> None:
+    """Write the ensemble as one model, if that is not done."""
+    if not (target / "model.json").is_file():
+        combine(models, target)
+
+
+@step("evaluate")
+def test_team(
+    config: Any, data: Dataset, models: Sequence[Path], folder: Path, run_ids: Sequence[str], reporter: Reporter
+) -> tuple[dict[str, float], list[dict[str, Any]]]:  # fmt: skip
+    """Test the members alone and together, on one decode, by each view: the ensemble's metrics, and the comparison."""
+    from tasks.evaluate import evaluate
+    from tasks.pareto import table_rows
+
+    report = evaluate(
+        models,
+        data,
+        split="test",
+        config=config.evaluate,
+        on_progress=steps.progress_of(reporter, "evaluate"),
+    )
+    report.write(folder / "evaluation")
+    registry.log_metrics(run_ids[0], {f"test.{name}": value for name, value in report.metrics.items()})
+    registry.log_folder(run_ids[0], folder / "evaluation", "evaluation")
+    rows = report.comparison.rows()
+    for name, run_id in zip(report.comparison.names, run_ids[1:], strict=True):
+        accuracies = {row.view: row.accuracy for row in rows if row.model == name}
+        values = {f"test.{view}.accuracy": accuracy for view, accuracy in accuracies.items()}
+        registry.log_metrics(run_id, {**values, "test.accuracy": accuracies[report.registered_view]})
+    return dict(report.metrics), table_rows(rows)

@@ -1,0 +1,223 @@
+"""Several training runs side by side: the members of an ensemble, each by the loop and with a folder of its own.
+
+A member is an ordinary run of one process. On Ray it is a task, not a Ray Train run of its own: those block the main
+thread each, handle signals, and start a controller for every run. A task holds as many CPUs as the member has threads;
+`at_once` members run at a time, and the next one starts when one has ended. What members decode alike is decoded once
+and read by all from the object store. Checkpoints lie in the member's folder, so a task whose process dies is begun
+again and goes on from there, and so does a member when everything was killed: one that has ended is not trained again.
+
+A member's weights are those of the same run alone, with the same `train.cpus_per_worker`, bit for bit on a CPU.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from data.dataset import Dataset
+from data.stream import Layout
+from tasks.cluster import cluster_info, connect
+from tasks.distil import Teacher, keep_teacher
+from tasks.loop import Progress
+from tasks.mailbox import open_mailbox, read_mailbox
+from tasks.result import Listener, TrainResult, read_result
+from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, run_rank, source_of, train
+from tasks.transfer import Weights
+
+POLL_S = 0.25
+MAX_LOST_PROCESSES = 3  # of a member, until it fails
+
+Hear = Callable[[int, Progress], None]  # (place of the member, what it says)
+Begin = Callable[[int, int], None]  # (place of the member, its first step)
+
+
+@dataclass(frozen=True)
+class MemberRun:
+    """One member, complete."""
+
+    config: Any
+    folder: Path
+    key: str
+    weights: Weights | None = None
+    teacher: Teacher | None = None
+
+
+def share_of_cpus(num_members: int, num_cpus: int) -> int:
+    """CPUs of each member where as many as there are CPUs, at most, run at a time."""
+    return max(1, num_cpus // max(1, min(num_members, num_cpus)))
+
+
+def members_at_once(config: Any) -> int:
+    """How many members such as this one the cluster holds; raises ValueError if it is none."""
+    info, settings = cluster_info(), config.train
+    places = info.num_cpus // settings.cpus_per_worker
+    if settings.gpus_per_worker:
+        places = min(places, int(info.num_gpus / settings.gpus_per_worker))
+    if places < 1:
+        raise ValueError(
+            f"a member with train.cpus_per_worker (={settings.cpus_per_worker}) and train.gpus_per_worker "
+            f"(={settings.gpus_per_worker:g}) does not fit: the cluster ({info.address}) has {info.num_cpus} CPUs and "
+            f"{info.num_gpus} GPUs"
+        )
+    return places
+
+
+def train_members(
+    family_name: str,
+    runs: Sequence[MemberRun],
+    dataset: Dataset,
+    *,
+    digest: str,
+    executor: Executor = "ray",
+    on_progress: Hear = lambda _place, _progress: None,
+    on_start: Begin = lambda _place, _step: None,
+) -> list[TrainResult]:
+    """Train what has not been trained of `runs`, whose configs have one worker each; their results, in their order.
+
+    Raises what `tasks.train.train` raises; the members that are still under way are stopped then, and resume when this
+    is called again.
+    """
+    for run in runs:
+        if run.config.train.num_workers != 1:
+            raise ValueError(
+                f"train.num_workers (={run.config.train.num_workers}) must be 1 in an ensemble: its members are what "
+                "runs in parallel"
+            )
+    waiting = [place for place, run in enumerate(runs) if not (run.folder / "result.json").is_file()]
+    if executor == "in_process":
+        for place in waiting:
+            run = runs[place]
+            train(
+                family_name, run.config, dataset, folder=run.folder, key=run.key, digest=digest, weights=run.weights,
+                teacher=run.teacher, executor=executor, on_progress=partial(on_progress, place),
+                on_start=partial(on_start, place),
+            )  # fmt: skip
+    elif waiting:
+        connect()
+        Crowd(family_name, runs, dataset, digest, on_progress, on_start).train(waiting)
+    return [read_result(run.folder) for run in runs]
+
+
+@ray.remote
+def train_member(payload: dict[str, Any]) -> None:
+    """Run a member's loop to its end; the result is its last checkpoint."""
+    place, mailbox = payload["place"], payload["mailbox"]
+    device = torch.device("cuda" if payload["config"].train.gpus_per_worker else "cpu")
+
+    def hear(progress: Progress) -> None:
+        mailbox.put.remote(("progress", (place, asdict(progress))))
+
+    session = LocalSession(Path(payload["folder"]) / CHECKPOINTS["in_process"], device, hear)
+    run_rank(payload, session, lambda step: mailbox.put.remote(("start", (place, step))))
+
+
+class Crowd:
+    """Members under way on Ray, and those that wait for their turn."""
+
+    def __init__(
+        self, family_name: str, runs: Sequence[MemberRun], dataset: Dataset, digest: str, hear: Hear, begin: Begin
+    ) -> None:  # fmt: skip
+        self.family_name, self.runs, self.dataset, self.digest = family_name, runs, dataset, digest
+        self.hear, self.begin = hear, begin
+        self.mailbox = open_mailbox()
+        self.sources: dict[str, dict[str, Any]] = {}  # decoded splits that members share
+        self.readers: list[Any] = []
+        self.listeners: dict[int, Listener] = {}
+
+    def train(self, waiting: Sequence[int]) -> None:
+        """Train the members at these places, and write what each leaves as soon as it has ended."""
+        queue = deque(waiting)
+        layouts = {place: self.checked(place) for place in waiting}
+        at_once = min(members_at_once(self.runs[place].config) for place in waiting)
+        running: dict[Any, int] = {}
+        try:
+            while queue or running:
+                while queue and len(running) < at_once:
+                    place = queue.popleft()
+                    running[self.start(place, layouts[place])] = place
+                ended, _ = ray.wait([*running], timeout=POLL_S)
+                self.deliver()
+                for reference in ended:
+                    self.finish(running.pop(reference), reference)
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+            for actor in (self.mailbox, *self.readers):
+                ray.kill(actor)
+
+    def checked(self, place: int) -> Layout:
+        run = self.runs[place]
+        run.folder.mkdir(parents=True, exist_ok=True)
+        keep_teacher(run.folder, run.teacher)
+        return checked_layout(run.config, self.dataset, run.weights, run.teacher)
+
+    def start(self, place: int, layout: Layout) -> Any:
+        """Send a member to the cluster."""
+        run = self.runs[place]
+        settings = run.config.train
+        hear, begin = partial(self.hear, place), partial(self.begin, place)
+        self.listeners[place] = Listener(run.folder, hear, begin, lambda: False)
+        payload = {
+            "place": place,
+            "folder": str(run.folder.resolve()),
+            "family": self.family_name,
+            "config": run.config,
+            "info": self.dataset.info,
+            "layout": layout,
+            "weights": [ray.put(run.weights)],
+            "teacher": [ray.put(run.teacher)],
+            **self.source(run, layout),
+            "mailbox": self.mailbox,
+            "threads": settings.cpus_per_worker,
+        }
+        task: Any = train_member
+        return task.options(
+            num_cpus=settings.cpus_per_worker,
+            num_gpus=settings.gpus_per_worker,
+            max_retries=MAX_LOST_PROCESSES,
+        ).remote(payload)
+
+    def source(self, run: MemberRun, layout: Layout) -> dict[str, Any]:
+        """Where a member's pictures come from: decoded once for all that decode alike, or readers of its own."""
+        values = run.config.model_dump(mode="json")
+        decides = [values.get(name) for name in ("input", "augment", "transfer")]
+        key = json.dumps([*decides, values["train"]["data_mode"], values["train"]["data_gb"]])
+        if key in self.sources:
+            return self.sources[key]
+        found = source_of(self.family_name, run.config, self.dataset, layout, run.weights)
+        if "resident" in found:
+            self.sources[key] = found
+        self.readers += found.get("readers", {}).values()
+        return found
+
+    def deliver(self) -> None:
+        """Pass on what members have said."""
+        for kind, (place, value) in read_mailbox(self.mailbox):
+            if kind == "start":
+                self.listeners[place].start(value)
+            else:
+                self.listeners[place].hear(Progress(**value))
+
+    def finish(self, place: int, reference: Any) -> None:
+        """Write what a member leaves; raises the error that ended it."""
+        run = self.runs[place]
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.WorkerCrashedError:
+            raise RuntimeError(f"the process of {run.key} died {MAX_LOST_PROCESSES + 1} times") from None
+        self.deliver()  # its last words
+        session = LocalSession(run.folder / CHECKPOINTS["in_process"], torch.device("cpu"), lambda _: None)
+        state = session.load()
+        assert state is not None and state["ended"]
+        keep(
+            self.family_name, run.config, self.dataset, run.folder, run.key, self.digest, state,
+            self.listeners[place], run.weights, run.teacher,
+        )  # fmt: skip
