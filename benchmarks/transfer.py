@@ -2,6 +2,8 @@
 
     PYTHONPATH=. .venv/bin/python benchmarks/transfer.py [--weights package:NAME] [--epochs 5] [--steps 30]
 
+(with OMP_NUM_THREADS=1 beside other work: threads that wait for each other then cost several times as much).
+
 Ants and bees, EfficientNet-Lite0 by the recipe `finetune_head`. The bar: an epoch of a head at least 20 times as fast
 on cached features as on pictures, and the same accuracy. An epoch is its training steps alone: the validation at the
 end does not count, nor do the features, which are computed once and told beside it. The second table trains each mode
@@ -107,12 +109,13 @@ def compare_modes(dataset: Dataset, weights: Weights, home: Path, steps: int, se
     )
     table = Table(
         "mode", "val accuracy", "deviation", "seconds a run",
-        title=f"all {dataset.info.num_images('train')} pictures, {MODES_PX} px, {steps} steps, {seeds} seeds",
+        title=f"all {dataset.info.num_images('train')} pictures, {MODES_PX} px, {steps} steps, {seeds} seed(s)",
     )  # fmt: skip
     for point in points_of(results):
         times = [result.time_s for result in results if result.mode == point.mode]
         mean_s = sum(times) / len(times)
-        table.add_row(point.mode, f"{point.mean:.1%}", f"{point.deviation:.1%}", f"{mean_s:.1f}")
+        deviation = f"{point.deviation:.1%}" if seeds > 1 else "-"
+        table.add_row(point.mode, f"{point.mean:.1%}", deviation, f"{mean_s:.1f}")
     return table
 
 
