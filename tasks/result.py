@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from data.files import write_whole
 from tasks.loop import Progress
@@ -23,6 +24,16 @@ class TrainResult:
     input_wait: float  # share of the training time in which the loop waited for its next batch
     resumed_from_step: int
     metrics: dict[str, float]
+
+
+class Hearer(Protocol):
+    """Whoever is told how far training is."""
+
+    def hear(self, progress: Progress) -> None:
+        """Called for each message of the loop."""
+
+    def stopping(self) -> bool:
+        """Whether training is to stop at its next step, and keep a checkpoint."""
 
 
 class Listener:

@@ -47,7 +47,7 @@ from tasks.loop import Progress, result_weights
 from tasks.mailbox import open_mailbox
 from tasks.modelfile import save_model
 from tasks.raytrain import Follower, RaySession, Trainer, process_group
-from tasks.result import Listener, TrainResult, read_result, write_result
+from tasks.result import Hearer, Listener, TrainResult, read_result, write_result
 from tasks.stopping import Interrupted
 from tasks.transfer import Weights
 
@@ -173,7 +173,7 @@ class LocalSession:
 
     rank, world_size = 0, 1
 
-    def __init__(self, folder: Path, device: torch.device, listener: Listener) -> None:
+    def __init__(self, folder: Path, device: torch.device, listener: Hearer) -> None:
         self.folder, self.device, self.listener = folder, device, listener
         folder.mkdir(parents=True, exist_ok=True)
 
