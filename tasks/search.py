@@ -28,11 +28,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data.dataset import Dataset
 from data.stream import Layout, layout_of
+from tasks.batches import BatchPlan
 from tasks.cluster import cluster_info, connect, require_resources
 from tasks.families import Family
 from tasks.features import caches, started
 from tasks.feed import fit_from
-from tasks.loop import BatchPlan, Progress
+from tasks.loop import Progress
 from tasks.space import Space, changed, end_configs, own_values
 from tasks.study import Report, SearchMetric, Study, Trial
 from tasks.train import LocalSession, resident_feeds, source_of, streamed_feeds
@@ -103,7 +104,9 @@ def search(
             "family": family, "config": config, "info": dataset.info, "layout": layout, "metric": plan.metric,
             "weights": [ray.put(weights)], "folder": folder / TRIALS,
         }  # fmt: skip
-        run_trials(task, config, plan, ledger, open_source(family, dataset, layout, weights), folder, budget_s)
+        run_trials(
+            task, config, plan, ledger, open_source(family, dataset, layout, weights), folder, budget_s
+        )
     ledger.close_running(TIME_UP)
     require_winner(study)
     return study
@@ -123,7 +126,9 @@ def require_trainable(config: Any, plan: Plan, dataset: Dataset) -> Layout:
     if config.transfer.weights if "transfer" in type(config).model_fields else "":
         fixed = [key for key in plan.space if key.startswith("model.")]
         if fixed:
-            raise ValueError(f"--space {fixed[0]}: transfer.weights (={config.transfer.weights}) fit one network")
+            raise ValueError(
+                f"--space {fixed[0]}: transfer.weights (={config.transfer.weights}) fit one network"
+            )
     return layout
 
 
@@ -372,6 +377,9 @@ class Watch:
             self.validated = False
             report = self.report(progress.step, progress.time_s, progress.metrics)
             ray.tune.report({"report": report})  # the process may be told here to stop
+
+    def stopping(self) -> bool:
+        return False  # Tune ends a trial's process
 
     def report(self, step: int, time_s: float, metrics: dict[str, float]) -> Report:
         epoch = step / self.plan.steps_per_epoch

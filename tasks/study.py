@@ -89,7 +89,9 @@ class Study:
     def propose(self, changes: Mapping[str, Value]) -> None:
         """Have these values tried first, in a study that has no trial yet."""
         if not self.study.get_trials(deepcopy=False):
-            self.study.enqueue_trial({key: own_label(self.space[key], value) for key, value in changes.items()})
+            self.study.enqueue_trial(
+                {key: own_label(self.space[key], value) for key, value in changes.items()}
+            )
 
     def ask(self) -> Trial:
         """A new trial."""
@@ -101,7 +103,9 @@ class Study:
 
     def hear(self, number: int, report: Report) -> bool:
         """Keep what a trial says of itself; whether it is to be stopped."""
-        if report.validation in self.frozen(number).intermediate_values:  # it went on from a checkpoint before that
+        if (
+            report.validation in self.frozen(number).intermediate_values
+        ):  # it went on from a checkpoint before that
             return False
         trial = self.open(number)
         self.keep(trial, report)
