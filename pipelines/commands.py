@@ -40,6 +40,10 @@ app.command(
     help="Train a model on a dataset, test it, and register it.", sort_key=2,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_search:search", name="search",
+    help="Search better parameters by many trials, and train the best.", sort_key=2.5,
+)  # fmt: skip
+app.command(
     "pipelines.commands_models:evaluate", name="evaluate",
     help="Test a model, or several together, on a dataset.", sort_key=3,
 )  # fmt: skip

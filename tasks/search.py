@@ -34,8 +34,8 @@ from tasks.families import Family
 from tasks.features import caches, started
 from tasks.feed import fit_from
 from tasks.loop import Progress
-from tasks.space import Space, changed, end_configs, own_values
-from tasks.study import Report, SearchMetric, Study, Trial
+from tasks.space import SearchConfig, SearchMetric, Space, changed, end_configs, own_values
+from tasks.study import Report, Study, Trial
 from tasks.train import LocalSession, resident_feeds, source_of, streamed_feeds
 from tasks.transfer import Weights
 
@@ -56,45 +56,28 @@ SETTINGS = {
 class Audience(Protocol):
     """Whoever is told of the trials. Called in the thread that searches."""
 
-    def started(self, trial: Trial) -> None:
+    def started(self, study: Study, trial: Trial) -> None:
         """A trial begins, or goes on."""
 
     def validated(self, trial: Trial, report: Report) -> None:
         """A trial was validated."""
 
-    def ended(self, trial: Trial) -> None:
+    def ended(self, study: Study, trial: Trial) -> None:
         """A trial has ended, one way or another."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is searched, how, and for how long."""
-
-    space: Space
-    num_trials: int
-    metric: SearchMetric
-    seed: int
-    max_concurrent: int = 0  # 0: as many as the cluster holds
-    time_budget_s: float = 0.0  # of all attempts together; 0: none
-
-
-def open_study(folder: Path, plan: Plan) -> Study:
-    """The record of the search in `folder`, begun if there is none."""
-    return Study(folder / JOURNAL, plan.space, plan.metric, plan.seed)
-
-
 def search(
-    family: str, config: Any, plan: Plan, dataset: Dataset, folder: Path, audience: Audience,
+    family: str, config: Any, space: Space, plan: SearchConfig, dataset: Dataset, folder: Path, audience: Audience,
     weights: Weights | None = None,
 ) -> Study:  # fmt: skip
-    """Run the trials of `plan` around the parameters `config`; with some in `folder` already, the remaining ones.
+    """Run the trials of `plan` in `space` around the parameters `config`; with some in `folder`, the remaining ones.
 
     Raises ValueError for parameters that do not fit the dataset or the cluster, and where no trial came to its end.
     """
     connect()
-    layout = require_trainable(config, plan, dataset)
-    study = open_study(folder, plan)
-    own = own_values(config, plan.space)
+    layout = require_trainable(config, space, dataset)
+    study = Study(folder / JOURNAL, space, plan)
+    own = own_values(config, space)
     if own is not None:
         study.propose(own)
     ledger = Ledger(study, plan, folder / TRIALS, audience)
@@ -112,7 +95,7 @@ def search(
     return study
 
 
-def require_trainable(config: Any, plan: Plan, dataset: Dataset) -> Layout:
+def require_trainable(config: Any, space: Space, dataset: Dataset) -> Layout:
     """Raise ValueError if the dataset or some end of the space would fail every trial; else the split's layout."""
     dataset.require("train")
     if not dataset.info.num_images("val"):
@@ -121,10 +104,10 @@ def require_trainable(config: Any, plan: Plan, dataset: Dataset) -> Layout:
             "ingest it again with a larger ingest.val_fraction"
         )
     layout = layout_of(dataset, "train")
-    for end in end_configs(config, plan.space):
+    for end in end_configs(config, space):
         BatchPlan.of(end.train, layout, 0, end.train.num_workers)
     if config.transfer.weights if "transfer" in type(config).model_fields else "":
-        fixed = [key for key in plan.space if key.startswith("model.")]
+        fixed = [key for key in space if key.startswith("model.")]
         if fixed:
             raise ValueError(
                 f"--space {fixed[0]}: transfer.weights (={config.transfer.weights}) fit one network"
@@ -147,7 +130,7 @@ def require_winner(study: Study) -> None:
 
 
 def run_trials(
-    task: dict[str, Any], config: Any, plan: Plan, ledger: "Ledger", source: Any, folder: Path,
+    task: dict[str, Any], config: Any, plan: SearchConfig, ledger: "Ledger", source: Any, folder: Path,
     budget_s: float | None,
 ) -> None:  # fmt: skip
     """Have Tune run what is left."""
@@ -180,7 +163,7 @@ def run_trials(
         shutil.rmtree(folder / TUNE, ignore_errors=True)
 
 
-def num_concurrent(plan: Plan, cpus: int, gpus: float) -> int:
+def num_concurrent(plan: SearchConfig, cpus: int, gpus: float) -> int:
     """Trials at a time: as many as were asked for and the cluster holds. Tune would ask for suggestions ahead of it."""
     info = cluster_info()
     fitting = info.num_cpus // cpus
@@ -197,7 +180,7 @@ class Ledger:
     """Between Tune, which has ids, and the study, which has numbers; and whoever is told."""
 
     study: Study
-    plan: Plan
+    plan: SearchConfig
     checkpoints: Path
     audience: Audience
     numbers: dict[str, int] = field(default_factory=dict)  # of trials that run, by Tune's ids
@@ -206,14 +189,18 @@ class Ledger:
     def __post_init__(self) -> None:
         trials = self.study.trials()
         self.unfinished = [trial.number for trial in trials if trial.state == "running"]
-        self.num_left = self.plan.num_trials - len(trials) + len(self.unfinished)
+        self.num_left = self.plan.trials - len(trials) + len(self.unfinished)
         self.spent_before_s, self.began = self.study.spent_s, time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its parts so that it might restore them, and here the journal is what is gone on from."""
+        return {}
 
     def begin(self, id: str) -> dict[str, Any]:
         """What Tune's new trial is to do: first those that an earlier attempt did not finish, then new ones."""
         trial = self.study.trial(self.unfinished.pop(0)) if self.unfinished else self.study.ask()
         self.numbers[id] = trial.number
-        self.audience.started(trial)
+        self.audience.started(self.study, trial)
         return {"number": trial.number, "changes": json.dumps(trial.changes)}
 
     def hear(self, id: str, report: Report) -> bool:
@@ -247,7 +234,7 @@ class Ledger:
     def tidy(self, trial: Trial) -> None:
         self.study.spend(self.spent_before_s + time.monotonic() - self.began)
         shutil.rmtree(self.checkpoints / str(trial.number), ignore_errors=True)
-        self.audience.ended(trial)
+        self.audience.ended(self.study, trial)
 
 
 class Suggestions(Searcher):

@@ -12,9 +12,10 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
+from pydantic import Field
 
 from data.parameters import Parameters
 
@@ -26,7 +27,28 @@ NOT_SEARCHED = (
 )  # fmt: skip
 EXAMPLE = "optim.lr=log:1e-4..1e-1, optim.momentum=0.8..0.99 or model.name=lenet5,resnet8_cifar"
 Config = TypeVar("Config", bound=Parameters)
+SearchMetric = Literal["val_accuracy", "val_loss"]
 Value = Any  # of a parameter: a number, a text, a switch, or a list of them
+
+
+class SearchConfig(Parameters):
+    """How a space is searched, and for how long."""
+
+    trials: int = Field(ge=1, description="sets of values to try, those that are stopped early included")
+    metric: SearchMetric = Field(
+        description="what a better trial is: higher val_accuracy or lower val_loss, at its last validation"
+    )
+    reduction: int = Field(
+        ge=2, description="after 1, reduction, reduction², … validations the best in so many trials goes on"
+    )
+    seed: int = Field(
+        ge=0, description="decides what is suggested; trials train by train.seed. With one trial at a time, "
+        "the same seed suggests the same"
+    )  # fmt: skip
+    max_concurrent: int = Field(ge=0, description="trials at a time; 0: as many as the cluster holds")
+    time_budget_s: float = Field(
+        ge=0, description="seconds of trials, over all attempts, after which none goes on; 0: none"
+    )
 
 
 @dataclass(frozen=True)

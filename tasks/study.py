@@ -7,7 +7,7 @@ more, in which neither the last trials nor the scheduler's rungs are found again
 Suggestions are those of TPE (Bergstra et al. 2011, https://papers.nips.cc/paper/4443). Each has a generator of its own,
 seeded by (seed, number of the trial), so that a search that goes on suggests what it would have suggested. Trials are
 stopped by asynchronous successive halving (Li et al. 2018, https://arxiv.org/abs/1810.05934), in units of validations:
-after 1, 3, 9, … of them the best third goes on.
+of those that had 1, 3, 9, … of them, the best third goes on.
 """
 
 import json
@@ -28,11 +28,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from tasks.space import Choice, Space, Span, Value
+from tasks.space import Choice, SearchConfig, Space, Span, Value
 
-SearchMetric = Literal["val_accuracy", "val_loss"]
 State = Literal["running", "finished", "stopped early", "failed"]
-REDUCTION = 3  # of the trials at a rung, the best one in so many goes on
 STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "finished",
@@ -71,17 +69,17 @@ class Trial:
 class Study:
     """The trials of one search, in a file. One process at a time has it open."""
 
-    def __init__(self, file: Path, space: Space, metric: SearchMetric, seed: int) -> None:
+    def __init__(self, file: Path, space: Space, config: SearchConfig) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # What a killed process left locked; nobody else can be writing, for the search's folder is held.
         file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
-        self.space, self.seed = space, seed
-        self.maximize = metric != "val_loss"
+        self.space, self.seed = space, config.seed
+        self.maximize = config.metric != "val_loss"
         self.study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(file))),
             study_name="search",
             direction="maximize" if self.maximize else "minimize",
-            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=config.reduction),
             load_if_exists=True,
         )
         self.distributions = {key: distribution(values) for key, values in space.items()}
