@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import ray
 import ray.tune
 import torch
+from ray.tune.error import TuneError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -158,9 +159,18 @@ def run_trials(
     )
     try:
         tuner.fit()
+    except TuneError as error:
+        raise cause_of(error) from None
     finally:
         ray.kill(source)
         shutil.rmtree(folder / TUNE, ignore_errors=True)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What Tune met, where it raises the text of a traceback in its place."""
+    while isinstance(error, TuneError) and error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def num_concurrent(plan: SearchConfig, cpus: int, gpus: float) -> int:
@@ -193,7 +203,7 @@ class Ledger:
         self.spent_before_s, self.began = self.study.spent_s, time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its parts so that it might restore them, and here the journal is what is gone on from."""
+        """Nothing: Tune pickles its parts to restore them some day; here that is what the journal is for."""
         return {}
 
     def begin(self, id: str) -> dict[str, Any]:

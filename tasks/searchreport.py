@@ -20,6 +20,11 @@ LOOKS: dict[State, tuple[str, str]] = {
     "stopped early": (GREY, "."),
     "failed": (VERMILLION, "x"),
 }
+LABELS = {
+    "finished": "finished",
+    "stopped early": "stopped early, by its last validation",
+    "failed": "failed, by its last validation",
+}
 NAMES = {"val_accuracy": "validation accuracy", "val_loss": "validation loss"}
 PANEL_IN, MAX_COLUMNS = (3.2, 3.0), 4
 MIN_FINISHED = 5  # trials, for shares of the variance that say anything
@@ -88,7 +93,8 @@ def slices_figure(study: Study, metric: SearchMetric, what: str) -> Figure:
     """The value against each parameter; a panel's title says how much of the variance the parameter explains."""
     trials = study.trials()
     finished = [trial for trial in trials if trial.state == "finished"]
-    shares = study.importances() if len(finished) >= MIN_FINISHED else {}
+    telling = len(finished) >= MIN_FINISHED and len({trial.value for trial in finished}) > 1
+    shares = study.importances() if telling else {}
     num_columns = min(len(study.space), MAX_COLUMNS)
     num_rows = math.ceil(len(study.space) / num_columns)
     width = max(PANEL_IN[0] * num_columns, 5.0)
@@ -122,7 +128,13 @@ def scatter(axes: Axes, trials: list[Trial], places: list[float]) -> None:
         if own:
             x, y = zip(*own, strict=True)
             axes.scatter(
-                x, y, color=colour, marker=mark, s=36, label=state, zorder=3 if state == "finished" else 2
+                x,
+                y,
+                color=colour,
+                marker=mark,
+                s=36,
+                label=LABELS[state],
+                zorder=3 if state == "finished" else 2,
             )
     none = [places[i] for i, trial in enumerate(trials) if trial.value is None]
     if none:
