@@ -105,10 +105,15 @@ def noun_of(family: str) -> str:
     return family if family in NUM_AXES else "pictures"
 
 
+def one_of(family: str) -> str:
+    """What one of them is called."""
+    return noun_of(family).removesuffix("s")
+
+
 def in_words_of(family: str, text: str) -> str:
     """A text with the family's word in place of `{items}`, `{Items}` and `{item}`."""
     items = noun_of(family)
-    return text.format(items=items, Items=items.capitalize(), item=items.removesuffix("s"))
+    return text.format(items=items, Items=items.capitalize(), item=one_of(family))
 
 
 def classifies(family: str) -> bool:
