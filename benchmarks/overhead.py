@@ -28,8 +28,8 @@ from data.dataset import Dataset
 from data.stream import layout_of
 from pipelines.configuration import configuration
 from tasks import cluster
+from tasks.batches import BatchPlan
 from tasks.families import FAMILIES
-from tasks.loop import BatchPlan
 from tasks.optim import build_optimizers, schedule_factor, set_rates
 from tasks.paths import store
 from tasks.precision import autocast, resolve_precision

@@ -49,9 +49,9 @@ from data.stream import layout_of
 from models.classification import build
 from pipelines.configuration import configuration
 from tasks import cluster
+from tasks.batches import BatchPlan, training_jobs
 from tasks.families import FAMILIES
 from tasks.feed import cache_bytes, stream_depth
-from tasks.loop import BatchPlan, training_jobs
 
 BATCH, CROP, WORKERS = 128, 224, 2
 AREA, LOG_ASPECT = (0.08, 1.0), float(np.log(4 / 3))

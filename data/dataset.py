@@ -34,6 +34,15 @@ from data.parameters import Parameters
 SCHEMA_VERSION = 1
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 FamilyName = Literal["classification", "detection", "landmarks", "faces", "style", "signals", "volumes"]
 FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)

@@ -107,7 +107,7 @@ def require_replaceable(model: Path) -> None:
 
 def summary_views(summary: dict[str, Any]) -> list[Any]:
     """A run's summary, for a person."""
-    metrics = summary["metrics"]
+    metrics, first_step_s = summary["metrics"], summary["to_first_step_s"]
     model = (
         f"models:/{summary['model']}/{summary['version']} ({summary['alias']})"
         if summary["version"]
@@ -117,7 +117,7 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         "run": summary["key"],
         "recipe": f"{summary['recipe']}, {summary['architecture']}",
         "model": model or summary["folder"] + "/model",
-        "first step after": f"{summary['to_first_step_s']:.1f} s",
+        **({} if first_step_s is None else {"first step after": f"{first_step_s:.1f} s"}),
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
         f"{summary['images_per_s']:,.0f} images/s, {summary['input_wait']:.1%} of it waiting for input",
         "phases": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["phases_s"].items()),

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -19,20 +20,29 @@ LINE_EVERY_S = 5.0  # between two lines of progress where stderr is not a termin
 
 
 class ConsoleReporter:
-    """Shows notes and one progress bar a step on stderr; plain lines now and then where that is not a terminal."""
+    """Shows notes and one progress bar a step on stderr; plain lines now and then where that is not a terminal.
+
+    One thread at a time speaks.
+    """
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
+        self.lock = threading.RLock()
         self.progress: Progress | None = None
         self.task: TaskID | None = None
         self.step = ""
         self.last_s = 0.0
 
     def note(self, text: str) -> None:
-        self.close()
-        self.console.print(escape(text), soft_wrap=True)
+        with self.lock:
+            self.close()
+            self.console.print(escape(text), soft_wrap=True)
 
     def show(self, status: Status) -> None:
+        with self.lock:
+            self._show(status)
+
+    def _show(self, status: Status) -> None:
         if not self.console.is_terminal:
             self._line(status)
             return
@@ -66,9 +76,10 @@ class ConsoleReporter:
 
     def close(self) -> None:
         """Leave the bar as it is and give the line back."""
-        if self.progress is not None:
-            self.progress.stop()
-        self.progress, self.task, self.step = None, None, ""
+        with self.lock:
+            if self.progress is not None:
+                self.progress.stop()
+            self.progress, self.task, self.step = None, None, ""
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:

@@ -5,11 +5,8 @@ that fails for what a person gave is not. A step that is run again goes on where
 its checkpoint, the MLflow run is the same one, and a model is not registered twice.
 """
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from data.dataset import Dataset
 from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import Executor, registered_name
+from pipelines.interruption import interruptible, resume_command
 from pipelines.reporting import Clock, Reporter, Status
 from tasks import cluster, registry
 from tasks.lineage import Lineage, resolve
@@ -129,11 +127,12 @@ def train_model(
     family: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, run_id: str,
     executor: Executor, reporter: Reporter, under_way: Callable[[Reporter], None],
     weights: Weights | None = None,
-) -> tuple[TrainResult, float]:  # fmt: skip
+) -> tuple[TrainResult, float | None]:  # fmt: skip
     """Train, telling the console or log, MLflow and Prefect's progress bar how far it is.
 
     `under_way` is called each time that steps have been done: for what the first of them should not wait for.
-    Returns the result, and the time of the first step, in seconds since the epoch.
+    Returns the result, and the time of the first step, in seconds since the epoch: None where the run was trained
+    already. Told to stop by a signal, it keeps a checkpoint first.
     """
     bar = ProgressBar(f"training on {dataset.info.name}")
 
@@ -153,19 +152,22 @@ def train_model(
         under_way(reporter)
 
     again = (folder / "history.jsonl").is_file()
+    first_step_at: float | None = None
 
     def begin(step: int) -> None:
+        nonlocal first_step_at
+        first_step_at, stop.under_way = time.time(), True
         if again:
             reporter.note(
                 f"goes on after step {step}" if step else "no checkpoint had been kept yet: starts over"
             )
 
-    with bar, registry.system_metrics(run_id), interruptible(executor):
-        called_at = time.time()
+    going_on = resume_command("train", key, executor)
+    with bar, registry.system_metrics(run_id), interruptible(executor, reporter.note, going_on) as stop:
         result = train(
             family, config, dataset,
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
-            on_start=begin, weights=weights,
+            on_start=begin, stopping=stop.asked.is_set, weights=weights,
         )  # fmt: skip
     if executor == "ray":  # known only once Ray is connected, which training does
         registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
@@ -179,7 +181,24 @@ def train_model(
         },
     )
     registry.log_folder(run_id, folder / "history.csv", "history")
-    return result, called_at + result.first_step_s
+    return result, first_step_at
+
+
+@step("calibrate")
+def calibrate_model(dataset: Dataset, config: Any, model: Path, run_id: str, reporter: Reporter) -> None:
+    """Fit the model's temperature to the validation split, and keep it in its card."""
+    from tasks.calibrate import (
+        calibrate,
+    )  # with it comes scipy, which the first training step need not wait for
+
+    found = calibrate(
+        model,
+        dataset,
+        batch_size=config.evaluate.batch_size,
+        on_progress=progress_of(reporter, "calibrate"),
+    )
+    reporter.note(f"temperature {found.temperature:.3g}, fitted to {found.basis}")
+    registry.log_metrics(run_id, {"temperature": found.temperature})
 
 
 @step("evaluate")
@@ -191,7 +210,7 @@ def evaluate_model(
     from tasks.evaluate import evaluate
 
     report = evaluate(
-        [model], dataset, split="test", config=config.evaluate, on_progress=progress_of(reporter)
+        [model], dataset, split="test", config=config.evaluate, on_progress=progress_of(reporter, "evaluate")
     )
     report.write(folder / "evaluation")
     registry.log_metrics(run_id, {f"test.{name}": value for name, value in report.metrics.items()})
@@ -199,12 +218,12 @@ def evaluate_model(
     return dict(report.metrics)
 
 
-def progress_of(reporter: Reporter) -> Callable[..., None]:
-    """What evaluation calls with the crops seen so far, and in all."""
+def progress_of(reporter: Reporter, name: str) -> Callable[[int, int], None]:
+    """What the step `name` calls with the images looked at so far, and in all."""
     clock = Clock()
 
     def hear(done: int, total: int) -> None:
-        reporter.show(Status("evaluate", done, total, clock.rate(done)))
+        reporter.show(Status(name, done, total, clock.rate(done)))
 
     return hear
 
@@ -231,52 +250,3 @@ def promote_model(name: str, version: int) -> str:
 def publish(summary: dict[str, Any]) -> None:
     """Leave the result on the flow run's page."""
     publish_result(summary)
-
-
-@contextmanager
-def interruptible(executor: Executor) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C through while Ray trains, and give their handlers back to whoever had them.
-
-    A wait for Ray lets nothing out but KeyboardInterrupt: Prefect's own exception for SIGTERM would be lost in it. And
-    Ray Train answers Ctrl-C by ending the process with the code 0, as if all were well.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    told: list[int] = []
-
-    def interrupt(number: int, _frame: Any) -> None:
-        told.append(number)
-        raise KeyboardInterrupt
-
-    try:
-        if executor == "ray":
-            cluster.connect()  # first, since Ray sets a handler too when it starts
-        signal.signal(signal.SIGTERM, interrupt)
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        restore(handlers)
-        if told:
-            signal.raise_signal(told[0])  # Prefect's handler: it knows whether this is a cancellation
-        raise KeyboardInterrupt from None
-    finally:
-        restore(handlers)
-
-
-def restore(handlers: dict[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Keep SIGINT and SIGTERM away while a stopped run is put in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        restore(handlers)

@@ -23,11 +23,13 @@ from pipelines import environment, gate, steps
 from pipelines.configuration import configuration
 from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
+from pipelines.interruption import resume_command, undisturbed
 from pipelines.parameters import choose_recipe, flatten
 from pipelines.reporting import Reporter, current_reporter
 from tasks import registry
 from tasks.cluster import disconnect
 from tasks.families import FAMILIES
+from tasks.lineage import Lineage
 from tasks.paths import runs
 from tasks.train import TrainResult
 
@@ -72,8 +74,7 @@ def read_job(folder: Path) -> Job:
         raise ValueError(f"no run {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
     values = json.loads(file.read_text())
     config = FAMILIES[values["family"]].config.parse(values["config"], str(file))
-    accept = tuple(values.get("accept", ()))  # a run of before there were checks accepted none
-    return Job(values["family"], values["dataset"], values["recipe"], config, accept)
+    return Job(values["family"], values["dataset"], values["recipe"], config, tuple(values["accept"]))
 
 
 def run_folder(key: str) -> Path:
@@ -100,6 +101,22 @@ def exclusive(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def require_same_beginning(folder: Path, lineage: Lineage) -> None:
+    """Raise ValueError where a run of many trainings would go on with other data or weights than it began with."""
+    file = folder / "begun-with.json"
+    now = {"data": lineage.dvc_digest, "weights": lineage.weights_sha256}
+    if not file.is_file():
+        write_whole(file, json.dumps(now, indent=2) + "\n")
+        return
+    begun = json.loads(file.read_text())
+    for what, digest in now.items():
+        if digest != begun[what]:
+            raise ValueError(
+                f"{folder.name} began with {what} of digest {begun[what] or 'none'}, and now it is "
+                f"{digest or 'none'}: bring those back (./convoy data checkout), or start anew without --resume"
+            )
 
 
 class Phases:
@@ -130,7 +147,8 @@ def run_job(
 ) -> dict[str, Any]:
     """Everything from the dataset to the registry; returns the summary that commands print.
 
-    Runs inside a flow. Stopped from outside, it marks the MLflow run KILLED and leaves no process of Ray behind.
+    Runs inside a flow. Stopped from outside, it keeps a checkpoint, marks the MLflow run KILLED and leaves no process
+    of Ray behind.
     """
     environment.prepare()
     if executor == "ray":
@@ -140,7 +158,8 @@ def run_job(
     with exclusive(folder):
         job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, accept, folder)
         reporter = current_reporter() or steps.LogReporter()
-        reporter.note(f"run {key}: {job.dataset} by {job.recipe}; if cut off: ./convoy train --resume {key}")
+        going_on = resume_command("train", key, executor)
+        reporter.note(f"run {key}: {job.dataset} by {job.recipe}; if cut off: {going_on}")
         summary = run_steps(job, key, folder, reporter, stop_after, executor)
     steps.publish(summary)
     return summary
@@ -170,6 +189,8 @@ def run_steps(
                 page.leave, weights,
             )  # fmt: skip
             page.leave(reporter)  # of a resumed run that had been trained
+        with phase("calibrate"):
+            steps.calibrate_model(data, job.config, result.model_folder, run_id, reporter)
         metrics = dict(result.metrics)
         if stop_after != "train":
             with phase("evaluate"):
@@ -206,7 +227,7 @@ def summary_of(job: Job, folder: Path, result: TrainResult) -> dict[str, Any]:
 def end_badly(run_id: str, error: BaseException) -> None:
     """Put a run in order that failed (an exception) or was stopped (a signal, a cancellation)."""
     stopped = not isinstance(error, Exception)
-    with steps.undisturbed():
+    with undisturbed():
         try:
             if run_id:
                 registry.end_run(run_id, "KILLED" if stopped else "FAILED")

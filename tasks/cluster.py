@@ -11,7 +11,7 @@ import socket
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -24,9 +24,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
 from data.stream import RowReader
+from tasks.batches import Job, batch_of, batch_of_rows
 from tasks.families import FAMILIES
 from tasks.features import Part, compute_part
-from tasks.loop import Job, batch_of, batch_of_rows
 from tasks.paths import ROOT
 from tasks.transfer import Weights
 
@@ -217,6 +217,48 @@ def compute_features(
         raise error.cause from None
 
 
+# --- many small pieces of work ---------------------------------------------------------------------------------
+
+
+def share(value: Any) -> ray.ObjectRef:
+    """Put a value where all calls of `call_each` read it without a copy: it takes the value's place among arguments."""
+    return ray.put(value)
+
+
+@ray.remote(max_retries=0)
+def _call(function: Callable[..., Any], num_threads: int, *arguments: Any) -> Any:
+    torch.set_num_threads(num_threads)
+    return function(*arguments)
+
+
+def call_each(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], num_threads: int, num_gpus: float
+) -> Iterator[tuple[int, Any]]:
+    """Call a function with each of these arguments, on the cluster: (place in `calls`, result), as they end.
+
+    As many run at once as have a CPU for each thread (0: one) and their GPUs. What one raises ends them all, and is
+    raised here; RuntimeError where a process was lost. Nothing is called twice: whoever calls tries again.
+    """
+    threads = max(1, num_threads)
+    task: Any = _call
+    task = task.options(num_cpus=threads, num_gpus=num_gpus)
+    pending = {task.remote(function, threads, *arguments): place for place, arguments in enumerate(calls)}
+    try:
+        while pending:
+            [done], _ = ray.wait(list(pending), num_returns=1)
+            yield pending.pop(done), ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise RuntimeError(
+            "a process of Ray was lost, perhaps for lack of memory: free some, or raise cpus_per_worker, so that fewer "
+            f"run at once ({str(error).strip().splitlines()[0]})"
+        ) from None
+    finally:
+        for reference in pending:
+            ray.cancel(reference, force=True)
+
+
 # --- batches made beside training ------------------------------------------------------------------------------
 
 
@@ -330,39 +372,6 @@ class Crew:
         if self.workers:
             return unpack(answer)
         return batch_of_rows(FAMILIES[self.family], answer, job, self.info, self.config)
-
-
-# --- progress: from the first rank to the driver ---------------------------------------------------------------
-
-
-@ray.remote(num_cpus=0)
-class Mailbox:
-    """Holds what a training run reports until the driver reads it. It outlives the workers that write to it."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[str, Any]] = []
-        self.has_failed = False
-
-    def put(self, message: tuple[str, Any]) -> None:
-        self.messages.append(message)
-        self.has_failed |= message[0] == "error"
-
-    def take(self) -> list[tuple[str, Any]]:
-        messages, self.messages = self.messages, []
-        return messages
-
-    def failed(self) -> bool:
-        return self.has_failed
-
-
-def open_mailbox() -> Any:
-    start: Any = Mailbox
-    return start.remote()
-
-
-def read_mailbox(mailbox: Any) -> list[tuple[str, Any]]:
-    """Messages since the last call: ("start", step), ("progress", values) or ("error", exception)."""
-    return ray.get(mailbox.take.remote())
 
 
 def require_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: float) -> int:

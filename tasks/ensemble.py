@@ -54,12 +54,16 @@ def combine(folders: Sequence[Path], target: Path) -> ModelCard:
     require_agreement(folders, [load_card(folder) for folder in folders], SAME_MODEL)
     saved = [load_model(folder) for folder in folders]
     members = [member for model in saved for member in model.card.members]
-    card = saved[0].card.model_copy(
+    card = saved[
+        0
+    ].card.model_copy(
         update={
             "members": tuple(
                 member.model_copy(update={"weights": f"member-{i}.safetensors"})
                 for i, member in enumerate(members)
-            )
+            ),
+            "temperature": 1.0,  # the members' ones do not hold for their average: tasks.calibrate finds its own
+            "calibrated_on": "",
         }
     )
     save_model(target, card, [module for model in saved for module in model.members])

@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from pyarrow import Table
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data.dataset import DatasetInfo
-from data.random import SampleGenerator
-from data.stream import Layout, windowed_order
+from data.stream import Layout
+from tasks.batches import BatchPlan
 from tasks.families import Family
 from tasks.optim import (
     LOOKAHEAD_EVERY,
@@ -34,9 +32,8 @@ from tasks.optim import (
 )
 from tasks.precision import autocast, resolve_precision
 from tasks.settings import TrainConfig
-from tasks.stopping import Best, agree
+from tasks.stopping import Asking, Best, agree
 
-WINDOW_SHARE = 0.5  # of the memory for pictures: what waits, encoded, in a streamed epoch
 PROGRESS_EVERY_S = 0.5
 CHECKPOINT_EVERY_S = 15.0  # at the latest, for a lone worker
 
@@ -73,104 +70,8 @@ class Session(Protocol):
     def report(self, progress: Progress) -> None:
         """Tell whoever watches. Called on rank 0."""
 
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """Which samples a step sees: a function of the step alone, so anybody can make any batch at any time."""
-
-    num_samples: int
-    batch_size: int
-    num_steps: int
-    seed: int
-    rank: int
-    world_size: int
-    growth: tuple[tuple[int, float], ...]
-    layout: Layout
-    window: int  # samples that are mixed with each other
-    num_parts: int = 1  # of a batch, computed one after the other
-
-    @classmethod
-    def of(cls, config: TrainConfig, layout: Layout, rank: int, world_size: int) -> "BatchPlan":
-        """Raises ValueError where the batch does not divide over the workers."""
-        num_samples = layout.num_rows
-        parts = config.accumulate_batches
-        if config.batch_size % (world_size * parts):
-            times = f" times accumulate_batches (={parts})" if parts > 1 else ""
-            raise ValueError(
-                f"batch_size (={config.batch_size}) must be divisible by num_workers (={world_size}){times}"
-            )
-        batch_size = min(config.batch_size, num_samples // (world_size * parts) * world_size * parts)
-        if batch_size == 0:
-            parted = f" times accumulate_batches (={parts})" if parts > 1 else ""
-            raise ValueError(
-                f"{num_samples} training images are too few for num_workers (={world_size}){parted}"
-            )
-        num_steps = max(1, round(config.epochs * (num_samples // batch_size)))
-        window = layout.rows_within(config.data_gb * 1e9 * WINDOW_SHARE)
-        return cls(
-            num_samples, batch_size, num_steps, config.seed, rank, world_size, config.growth, layout, window,
-            parts,
-        )  # fmt: skip
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The last, smaller batch of an epoch is left out; the next epoch's order brings its samples back."""
-        return self.num_samples // self.batch_size
-
-    def indices(self, step: int, order: np.ndarray | None = None) -> np.ndarray:
-        """This rank's samples of a step: (batch_size / world_size,) int64."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = self.order(epoch) if order is None else order
-        return order[place * self.batch_size + self.rank : (place + 1) * self.batch_size : self.world_size]
-
-    def order(self, epoch: int) -> np.ndarray:
-        return windowed_order(self.generator(epoch), self.layout, self.window)
-
-    def generator(self, epoch: int) -> SampleGenerator:
-        return SampleGenerator(self.seed, epoch)
-
-    def shrink_px(self, step: int) -> int:
-        """Side that a step's pictures are shrunk to, in pixels; 0: they stay as they are."""
-        return next((px for px, share in self.growth if step < share * self.num_steps), 0)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One batch to be made: which samples, and how; without a generator, as evaluation sees them."""
-
-    indices: np.ndarray  # (B,) int64, into the split
-    generator: SampleGenerator | None = None
-    shrink_px: int = 0
-
-
-def training_jobs(plan: BatchPlan, first_step: int) -> Iterator[Job]:
-    """A rank's batches from `first_step` to the end; of each step `num_parts`, of equal size."""
-    epoch, order = -1, np.empty(0, np.int64)
-    for step in range(first_step, plan.num_steps):
-        if step // plan.steps_per_epoch != epoch:
-            epoch = step // plan.steps_per_epoch
-            order = plan.order(epoch)
-        for part in np.split(plan.indices(step, order), plan.num_parts):
-            yield Job(part, plan.generator(epoch), plan.shrink_px(step))
-
-
-def plain_jobs(indices: np.ndarray, batch_size: int) -> Iterator[Job]:
-    """These samples one batch after the other, as evaluation sees them."""
-    for start in range(0, len(indices), batch_size):
-        yield Job(indices[start : start + batch_size])
-
-
-def batch_of(family: Family, samples: Any, job: Job, info: DatasetInfo, config: Any) -> Any:
-    """A batch of a split whose samples are all there."""
-    return family.batch(samples, job.indices, info, config, job.generator, job.shrink_px)
-
-
-def batch_of_rows(family: Family, rows: Table, job: Job, info: DatasetInfo, config: Any) -> Any:
-    """The same batch from nothing but the job's rows, still encoded."""
-    arrays = family.decode(rows, info, config)
-    samples = family.records({name: torch.from_numpy(array) for name, array in arrays.items()})
-    places = np.arange(len(job.indices))
-    return family.batch(samples, job.indices, info, config, job.generator, job.shrink_px, places)
+    def stopping(self) -> bool:
+        """Whether somebody asked the run to stop. Called on rank 0; it must not wait."""
 
 
 @dataclass
@@ -204,7 +105,7 @@ def fit(
     validate: Callable[[nn.Module], dict[str, float]],
     session: Session,
 ) -> dict[str, Any]:
-    """Train to the end and return the last checkpoint's state.
+    """Train to the end, or until the session is to stop; the state of the last checkpoint, which says if it `ended`.
 
     `sample()` gives pictures (N, C, S, S) uint8 for data-dependent initial weights; `layout` is that of the train
     split; `make_batches(plan, first_step)` yields this rank's batches; `validate(model)` is called on rank 0. Raises
@@ -245,6 +146,7 @@ def fit(
         network = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     network.train()
     batches = Waiting(make_batches(plan, step))
+    asking = Asking(session, step)
     if state is not None and state["ended"]:
         return state
     started = time.perf_counter()
@@ -289,7 +191,8 @@ def fit(
         if train.time_budget_s:
             spent_s = agree(time_s(), session)
         last = step == plan.num_steps or (train.time_budget_s > 0 and spent_s >= train.time_budget_s)
-        if last or time.perf_counter() - meter.since > PROGRESS_EVERY_S:
+        stopped = not last and asking.told_to_stop(step)
+        if last or stopped or time.perf_counter() - meter.since > PROGRESS_EVERY_S:
             means, rate = meter.take()  # synchronises
             require_finite(means, step, plan.num_steps)
             metrics.update(means)
@@ -309,7 +212,7 @@ def fit(
             last = bool(agree(float(last or best.exhausted), session))
         # By the clock too, so that a short or slow run can be resumed; only where no other rank has another clock.
         overdue = session.world_size == 1 and time.perf_counter() - saved > CHECKPOINT_EVERY_S
-        if last or step % train.checkpoint_every_steps == 0 or overdue:
+        if last or stopped or step % train.checkpoint_every_steps == 0 or overdue:
             waited_s = waited_before_s + batches.time_s
             if last:
                 metrics.update(best.metrics)  # the result is what they were measured on
@@ -317,10 +220,10 @@ def fit(
             state |= {"best": best.state(), "ended": last}
             session.save(state, step)
             saved = time.perf_counter()
-        if last:
+        if last or stopped:
             break
 
-    assert state is not None and state["ended"]
+    assert state is not None
     return state
 
 

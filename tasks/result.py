@@ -26,15 +26,20 @@ class TrainResult:
 
 
 class Listener:
-    """Hears a run's progress on the driver: keeps `history.jsonl`, and passes each message on."""
+    """Hears a run's progress on the driver: keeps `history.jsonl`, and passes each message on.
+
+    What comes the other way is `stopping`: whether whoever listens wants the run to stop.
+    """
 
     def __init__(
         self,
         folder: Path,
         on_progress: Callable[[Progress], None] | None,
         on_start: Callable[[int], None] | None,
+        stopping: Callable[[], bool],
     ) -> None:
         self.file, self.on_progress, self.on_start = folder / "history.jsonl", on_progress, on_start
+        self.stopping = stopping
         if self.file.is_file():  # a full disk may have cut its last line
             whole, end, _cut = self.file.read_bytes().rpartition(b"\n")
             self.file.write_bytes(whole + end)

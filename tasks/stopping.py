@@ -1,15 +1,34 @@
-"""When a run ends before its last step: patience with the validation, and ranks that agree."""
+"""When a run ends before its last step: patience with the validation, a wish to stop, and ranks that agree."""
 
+import time
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+ASK_EVERY_S = 0.25
+MOST_STEPS = 1000  # between two questions: steps may become slower
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was asked to stop, and did: its last checkpoint holds every step that it took.
+
+    A KeyboardInterrupt, so that nothing takes it for a failure that a second attempt would mend.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
 
 
 class Rank(Protocol):
     rank: int
     world_size: int
     device: torch.device
+
+
+class Stoppable(Rank, Protocol):
+    def stopping(self) -> bool: ...
 
 
 def agree(value: float, session: Rank) -> float:
@@ -19,6 +38,28 @@ def agree(value: float, session: Rank) -> float:
     shared = torch.tensor([value], dtype=torch.float64, device=session.device)
     torch.distributed.broadcast(shared, src=0)
     return float(shared)
+
+
+class Asking:
+    """Asks rank 0 about every quarter of a second whether to stop, at steps that all ranks know beforehand.
+
+    Rank 0's word to the others is one number: after how many steps to ask again; 0 is the wish to stop.
+    """
+
+    def __init__(self, session: Stoppable, step: int) -> None:
+        self.session = session
+        self.asked_at, self.next, self.since = step, step + 1, time.perf_counter()
+
+    def told_to_stop(self, step: int) -> bool:
+        """Whether all ranks stop after `step`. To be called after every step."""
+        if step < self.next:
+            return False
+        now = time.perf_counter()
+        stopping = self.session.rank == 0 and self.session.stopping()
+        fitting = int((step - self.asked_at) * ASK_EVERY_S / max(now - self.since, 1e-9))
+        num_steps = int(agree(0.0 if stopping else float(min(max(fitting, 1), MOST_STEPS)), self.session))
+        self.asked_at, self.next, self.since = step, step + num_steps, now
+        return num_steps == 0
 
 
 class Best:

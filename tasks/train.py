@@ -5,10 +5,7 @@ course of its metrics in `history.csv`, and at the end `model/` and `result.json
 has a result, `train` returns it; for a folder with checkpoints, it resumes.
 """
 
-import tempfile
-import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +13,11 @@ from typing import Any, Literal
 import ray
 import ray.train
 import torch
-from ray.train.backend import BackendConfig
-from ray.train.torch import TorchConfig
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from data.dataset import Dataset, Split, read_rows
 from data.stream import Layout, layout_of
+from models.classification import without_sides
+from tasks.batches import BatchPlan
 from tasks.card import InitialWeights
 from tasks.cluster import (
     Crew,
@@ -32,9 +26,7 @@ from tasks.cluster import (
     connect,
     decode_split,
     join_arrays,
-    open_mailbox,
     open_reader,
-    read_mailbox,
     readonly_tensors,
     require_resources,
 )
@@ -51,13 +43,14 @@ from tasks.feed import (
     stream_depth,
     streamed_here,
 )
-from tasks.loop import BatchPlan, Progress, result_weights
+from tasks.loop import Progress, result_weights
+from tasks.mailbox import open_mailbox
 from tasks.modelfile import save_model
+from tasks.raytrain import Follower, RaySession, Trainer, process_group
 from tasks.result import Listener, TrainResult, read_result, write_result
-from tasks.settings import TrainConfig
+from tasks.stopping import Interrupted
 from tasks.transfer import Weights
 
-POLL_S = 0.25  # the follower's look at the mailbox
 NUM_KEPT_CHECKPOINTS = 2
 MAX_WORKER_FAILURES = 3
 Executor = Literal["ray", "in_process"]
@@ -75,14 +68,16 @@ def train(
     executor: Executor = "ray",
     on_progress: Callable[[Progress], None] | None = None,
     on_start: Callable[[int], None] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
     weights: Weights | None = None,
 ) -> TrainResult:
     """Train a model of `family_name` on the dataset's train split, and write it to `folder`/model.
 
     `key` names the run, `digest` the dataset's version; `on_start` hears how many steps an earlier attempt has done.
     `weights` are those that `config.transfer.weights` names, if it names any (tasks.weights).
-    Raises ValueError for parameters that do not fit the dataset or the cluster, FloatingPointError for a loss that is
-    not finite.
+    Once `stopping()` is true, a checkpoint is kept at the next step, and Interrupted raised. It may be called from any
+    thread, and often. Raises ValueError for parameters that do not fit the dataset or the cluster, FloatingPointError
+    for a loss that is not finite.
     """
     if (folder / "result.json").is_file():
         return read_result(folder)
@@ -97,7 +92,7 @@ def train(
         raise ValueError(
             f"run {folder.name} was begun with executor {other}; go on with it: --executor {other}"
         )
-    listener = Listener(folder, on_progress, on_start)
+    listener = Listener(folder, on_progress, on_start, stopping)
     fit_somewhere = fit_on_ray if executor == "ray" else fit_in_process
     threads = torch.get_num_threads()
     try:
@@ -105,6 +100,8 @@ def train(
     finally:
         torch.set_num_threads(threads)
     listener.close()
+    if not state["ended"]:
+        raise Interrupted(state["step"])
 
     family = FAMILIES[family_name]
     card = family.card(config, dataset.info, digest, key)
@@ -112,7 +109,7 @@ def train(
         begun = InitialWeights(source=weights.source, sha256=weights.sha256, trained=config.transfer.mode)
         card = card.model_copy(update={"initial_weights": begun})
     model = family.rebuild(card, card.members[0])
-    model.load_state_dict(result_weights(state))
+    model.load_state_dict(without_sides(result_weights(state)))
     save_model(folder / "model", card, [model])
     images = state["step"] * min(config.train.batch_size, dataset.info.num_images("train"))
     result = TrainResult(
@@ -197,6 +194,9 @@ class LocalSession:
     def report(self, progress: Progress) -> None:
         self.listener.hear(progress)
 
+    def stopping(self) -> bool:
+        return self.listener.stopping()
+
 
 # --- on Ray ----------------------------------------------------------------------------------------------------
 
@@ -278,91 +278,8 @@ def source_of(
     return {"readers": readers, "depth": depth}
 
 
-def process_group(settings: TrainConfig) -> BackendConfig:
-    """How the workers find each other; a lone one needs nobody, and is spared seconds of its start."""
-    if settings.num_workers == 1:
-        return BackendConfig()
-    return TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo")
-
-
-class Trainer(DataParallelTrainer):
-    """Ray Train's trainer, two processes lighter: each would take a core for more than a second before the first step.
-
-    The one hands out Ray Data's datasets, of which there are none here. The other frees a placement group whose
-    controller was killed, which matters only where the cluster outlives the driver.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        embedded = cluster_info().address == "embedded"
-        unneeded = (DatasetsCallback, PlacementGroupCleanerCallback) if embedded else (DatasetsCallback,)
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, unneeded)]
-
-
-class Follower(threading.Thread):
-    """Reads the mailbox of a run while `fit` blocks the main thread, and keeps the first error it meets."""
-
-    def __init__(self, mailbox: Any, listener: Listener) -> None:
-        super().__init__(name="follow-training", daemon=True)
-        self.mailbox, self.listener = mailbox, listener
-        self.done = threading.Event()
-        self.error: Exception | None = None
-        self.start()
-
-    def run(self) -> None:
-        while not self.done.wait(POLL_S):
-            self.read()
-        self.read()
-
-    def read(self) -> None:
-        try:
-            for kind, value in read_mailbox(self.mailbox):
-                if kind == "start":
-                    self.listener.start(value)
-                elif kind == "progress":
-                    self.listener.hear(Progress(**value))
-                else:
-                    self.error = self.error or value
-        except Exception as error:  # a thread's exception would be lost: it is raised after the training
-            self.error = self.error or error
-
-    def stop(self) -> None:
-        self.done.set()
-        self.join()
-
-
 def last_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[-1]
-
-
-class RaySession:
-    """One rank of a Ray Train run. Ray keeps the checkpoints, and starts the ranks again when one is lost."""
-
-    def __init__(self, mailbox: Any) -> None:
-        context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
-        self.mailbox = mailbox
-
-    def load(self) -> dict[str, Any] | None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        with checkpoint.as_directory() as path:
-            state = torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=True)
-            random = Path(path) / f"random-{self.rank}.pt"
-            state["random"] = torch.load(random, weights_only=True) if random.is_file() else None
-        return state
-
-    def save(self, state: dict[str, Any], step: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state["random"], Path(folder) / f"random-{self.rank}.pt")
-            if self.rank == 0:
-                torch.save(state, Path(folder) / "state.pt")
-            ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-    def report(self, progress: Progress) -> None:
-        # As plain values: the mailbox would import this module, and torch with it, while training runs.
-        self.mailbox.put.remote(("progress", asdict(progress)))
 
 
 def train_on_worker(payload: dict[str, Any]) -> None:

@@ -12,10 +12,11 @@ import torch
 from data.dataset import Dataset
 from data.random import SampleGenerator
 from data.stream import Layout
+from tasks.batches import BatchPlan
 from tasks.families import FAMILIES
-from tasks.loop import BatchPlan
 from tasks.modelfile import load_model
 from tasks.optim import build_optimizers
+from tasks.stopping import Interrupted
 from tasks.train import LocalSession, decode_here, train
 from tests.tiny import TINY, tiny_config, tiny_dataset
 
@@ -42,9 +43,25 @@ def assert_equal_weights(one: Path, other: Path) -> None:
     assert not different
 
 
-def run(family: str, dataset: Dataset, folder: Path, executor: Any = "in_process", **changes: Any) -> Any:
+def run(
+    family: str,
+    dataset: Dataset,
+    folder: Path,
+    executor: Any = "in_process",
+    stopping: Any = lambda: False,
+    **changes: Any,
+) -> Any:
     config = tiny_config(family, **changes)
-    return train(family, config, dataset, folder=folder, key=folder.name, digest="d" * 32, executor=executor)
+    return train(
+        family,
+        config,
+        dataset,
+        folder=folder,
+        key=folder.name,
+        digest="d" * 32,
+        executor=executor,
+        stopping=stopping,
+    )
 
 
 def first_batch(
@@ -127,7 +144,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     assert any(not torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-class Interrupted(Exception):
+class Crash(Exception):
     """Stands for a crash in the middle of a run."""
 
 
@@ -142,15 +159,43 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     def save_then_crash(session: LocalSession, state: dict[str, Any], step: int) -> None:
         save(session, state, step)
         if step == crash_at:
-            raise Interrupted
+            raise Crash
 
     monkeypatch.setattr(LocalSession, "save", save_then_crash)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Crash):
         run(family, datasets[family], tmp_path / "broken")
     monkeypatch.undo()
     result = run(family, datasets[family], tmp_path / "broken")
     assert result.resumed_from_step == crash_at
     assert_equal_weights(tmp_path / "straight", tmp_path / "broken")
+
+
+@families
+def test_a_run_that_is_told_to_stop_loses_no_step(
+    family: str, datasets: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(family, datasets[family], tmp_path / "straight")
+    monkeypatch.setattr("tasks.stopping.ASK_EVERY_S", 0.0)  # that is, after every step
+    answers = iter([False] * 6 + [True])  # checkpoints are kept every 5 steps
+    with pytest.raises(Interrupted, match="stopped after step 7") as stopped:
+        run(family, datasets[family], tmp_path / "stopped", stopping=lambda: next(answers))
+    assert stopped.value.step == 7
+    assert not (tmp_path / "stopped" / "result.json").exists()
+    result = run(family, datasets[family], tmp_path / "stopped")
+    assert result.resumed_from_step == 7
+    assert_equal_weights(tmp_path / "straight", tmp_path / "stopped")
+
+
+@families
+def test_a_run_that_is_told_to_stop_at_its_last_step_is_done(
+    family: str, datasets: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = run(family, datasets[family], tmp_path / "straight")
+    monkeypatch.setattr("tasks.stopping.ASK_EVERY_S", 0.0)
+    answers = iter([False] * (straight.num_steps - 1) + [True])
+    result = run(family, datasets[family], tmp_path / "told", stopping=lambda: next(answers))
+    assert result.num_steps == straight.num_steps
+    assert next(answers)  # nobody asked after the last step
 
 
 @families

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 
 from pipelines import server
 from pipelines.engines import same_handler
-from pipelines.steps import interruptible, undisturbed
 from tasks.paths import ROOT
 
 PARENT = """
@@ -102,52 +100,3 @@ def test_a_handler_that_a_library_sets_from_a_thread_is_put_back() -> None:
         signal.raise_signal(signal.SIGUSR1)  # would end the process
     finally:
         signal.signal(signal.SIGUSR1, before)
-
-
-def test_sigterm_interrupts_training_and_reaches_its_handler() -> None:
-    class Terminated(BaseException):
-        pass
-
-    def terminated(_number: int, _frame: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminated)
-    ctrl_c = signal.getsignal(signal.SIGINT)
-    try:
-        seen: list[type[BaseException]] = []
-
-        def train() -> None:
-            try:
-                signal.raise_signal(signal.SIGTERM)
-            except BaseException as error:
-                seen.append(type(error))
-                raise
-
-        with pytest.raises(Terminated), interruptible("in_process"):
-            train()
-        assert seen == [KeyboardInterrupt]
-        assert signal.getsignal(signal.SIGTERM) is terminated
-        assert signal.getsignal(signal.SIGINT) is ctrl_c
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_an_exit_in_training_is_an_interruption_and_handlers_come_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
-
-    def train() -> None:
-        signal.signal(signal.SIGINT, lambda *_: None)  # as Ray Train does
-        sys.exit(0)
-
-    with pytest.raises(KeyboardInterrupt), interruptible("in_process"):
-        train()
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_signals_wait_while_a_stopped_run_is_put_in_order() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with undisturbed():
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.05)
-    assert signal.getsignal(signal.SIGTERM) is before

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import IO
 
 import psutil
 import pytest
+import torch
 
 from data.dataset import Dataset
 from tasks.paths import ROOT, runs, store
@@ -20,8 +22,10 @@ from tasks.recordstore import connect
 from tests.tiny import tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
-CHECKPOINTS = ("--set", "train.checkpoint_every_steps=20")
-EPOCHS = {"endless": "train.epochs=100000", "long": "train.epochs=60"}
+CHANGES = {  # only what is told to stop keeps a checkpoint of an endless run
+    "endless": ("train.epochs=100000", "train.checkpoint_every_steps=100000000"),
+    "long": ("train.epochs=60", "train.checkpoint_every_steps=20"),
+}
 START_S, STOP_S = 240, 60
 # The agents of Ray look for their parent now and then, and nobody can tell them when it was killed.
 RAY_AGENTS_S = 90
@@ -84,7 +88,7 @@ def digits(module_home: Path) -> Dataset:
 
 @pytest.fixture(params=["endless"])
 def training(module_home: Path, digits: Dataset, request: pytest.FixtureRequest) -> Iterator[Training]:
-    changes = (*CHECKPOINTS, "--set", EPOCHS[request.param])
+    changes = [word for change in CHANGES[request.param] for word in ("--set", change)]
     running = start(module_home, "classification", "--dataset", digits.info.name, *changes)
     yield running
     for process in running.family():  # only where the test failed
@@ -124,6 +128,17 @@ def test_a_stopped_training_leaves_no_process_and_is_marked_killed(
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "convoy: stopped"
     assert out == ""
+    told = re.search(r"^stopped after step (\d+): no step is lost; go on: (.*)$", err, re.MULTILINE)
+    if (
+        number == signal.SIGTERM and group
+    ):  # Ray's own processes have ended too, and nobody was left to keep anything
+        assert told is None and "stopped without a checkpoint" in err
+        return
+    assert told is not None, err
+    assert told[2] == f"./convoy train --resume {training.key}"
+    newest = max((runs() / training.key / "ray").rglob("state.pt"))
+    state = torch.load(newest, weights_only=True)
+    assert (state["step"], state["ended"]) == (int(told[1]), False)
 
 
 @pytest.mark.parametrize("training", ["long"], indirect=True)

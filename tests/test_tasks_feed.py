@@ -15,9 +15,9 @@ from data import storage
 from data.dataset import Dataset
 from data.ingest import ingest
 from data.stream import layout_of
+from tasks.batches import BatchPlan, plain_jobs, training_jobs
 from tasks.families import FAMILIES
 from tasks.feed import choose_mode, resident, round_up, stream_depth, streamed_here
-from tasks.loop import BatchPlan, plain_jobs, training_jobs
 from tasks.train import decode_here
 from tests.pictures import encode, picture, write_tree
 from tests.tiny import PLAIN, ingest_config, tiny_config

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from data.stream import Layout
-from tasks.loop import BatchPlan, Meter, validate_with
+from tasks.batches import BatchPlan
+from tasks.loop import Meter, validate_with
 from tests.tiny import tiny_config
 
 

@@ -1,5 +1,6 @@
 """Recipes: schedules, Lookahead, class weights, accumulation, patience and time budgets."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import nn
 from data.dataset import Dataset
 from data.stream import Layout
 from models.classification import cross_entropy
-from tasks.loop import BatchPlan, place_of, result_weights, training_jobs
+from tasks.batches import BatchPlan, training_jobs
+from tasks.loop import place_of, result_weights
 from tasks.optim import OptimConfig, balanced_weights, look_ahead, schedule_factor
 from tasks.stopping import Best
 from tasks.train import LocalSession, train
@@ -129,8 +131,11 @@ def test_parts_of_a_batch_are_the_batch() -> None:
         BatchPlan.of(thirds, Layout((200,), 0), 0, 1)
 
 
-def test_accumulated_steps_equal_whole_ones(digits: Dataset, tmp_path: Path) -> None:
+def test_accumulated_steps_equal_whole_ones(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """LeNet-5 has no batch norm, so that the gradients are the same but for rounding."""
+    monkeypatch.setattr("tasks.loop.PROGRESS_EVERY_S", math.inf)  # one mean, of all steps
     _, whole = fitted(digits, tmp_path / "whole")
     _, parted = fitted(digits, tmp_path / "parted", train__accumulate_batches=4)
     assert whole["step"] == parted["step"]

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from data.dataset import Dataset
 from tasks import cluster
 from tasks.loop import Progress
+from tasks.result import read_result
+from tasks.stopping import Interrupted
 from tasks.train import train
 from tests.test_families import assert_equal_weights, weights
 from tests.tiny import tiny_config, tiny_dataset
@@ -39,12 +42,18 @@ def embedded_ray() -> Iterator[None]:
 
 
 def run(
-    dataset: Dataset, folder: Path, executor: Any = "ray", on_progress: Any = None, **changes: Any
+    dataset: Dataset,
+    folder: Path,
+    executor: Any = "ray",
+    on_progress: Any = None,
+    stopping: Any = lambda: False,
+    **changes: Any,
 ) -> Path:
     config = tiny_config(FAMILY, **changes)
     train(
-        FAMILY, config, dataset, folder=folder, key="k", digest="", executor=executor, on_progress=on_progress
-    )
+        FAMILY, config, dataset, folder=folder, key="k", digest="", executor=executor, on_progress=on_progress,
+        stopping=stopping,
+    )  # fmt: skip
     return folder
 
 
@@ -81,6 +90,77 @@ def test_two_workers_come_close_to_one(digits: Dataset, tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
 
 
+class StopAfter:
+    """Wants the run to stop at its first message past a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.seen = step, 0
+
+    def __call__(self, progress: Progress) -> None:
+        self.seen = progress.step
+
+    def stopping(self) -> bool:
+        return self.seen >= self.step
+
+
+LONG = {"train__epochs": 60.0}  # enough to be told to stop before the end
+
+
+@pytest.fixture(scope="module")
+def straight(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Uninterrupted long runs, by their number of workers."""
+
+    @cache
+    def made(num_workers: int) -> Path:
+        folder = tmp_path_factory.mktemp("straight") / "run"
+        executor = "in_process" if num_workers == 1 else "ray"
+        return run(digits, folder, executor, **LONG, train__num_workers=num_workers)
+
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_run_told_to_stop_goes_on_at_that_step_and_nothing_changes(
+    num_workers: int, digits: Dataset, straight: Callable[[int], Path], tmp_path: Path
+) -> None:
+    changes = {**LONG, "train__num_workers": num_workers, "train__checkpoint_every_steps": 10**6}
+    stop = StopAfter(1)
+    with pytest.raises(Interrupted) as stopped:
+        run(digits, tmp_path / "run", on_progress=stop, stopping=stop.stopping, **changes)
+    assert stop.seen == stopped.value.step  # the last step was told of
+    run(digits, tmp_path / "run", **changes)
+    result = read_result(tmp_path / "run")
+    assert 1 < result.resumed_from_step == stopped.value.step < result.num_steps
+    assert_equal_weights(tmp_path / "run", straight(num_workers))
+
+
+def ranks_at_the_end(folder: Path) -> list[str]:
+    """Which ranks kept the last checkpoint together: Ray Train puts what each hands in into one folder."""
+    newest = max((folder / "ray").rglob("state.pt")).parent
+    return sorted(file.name for file in newest.glob("random-*.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__time_budget_s": 1.0},
+        # at this rate no validation is better than the first, or only a few are
+        {"train__patience": 2, "train__validate_every_epochs": 1, "optim__lr": 1e-9, "optim__bias_lr": 1e-9},
+    ],
+    ids=["time-budget", "patience"],
+)
+def test_two_workers_end_early_at_the_same_step(
+    changes: dict[str, Any], digits: Dataset, tmp_path: Path
+) -> None:
+    changes |= {"train__epochs": 10_000.0, "train__num_workers": 2, "train__checkpoint_every_steps": 10**6}
+    run(digits, tmp_path / "run", **changes)
+    result = read_result(tmp_path / "run")
+    assert 0 < result.num_steps < 10_000
+    assert ranks_at_the_end(tmp_path / "run") == ["random-0.pt", "random-1.pt"]
+
+
 class KillWorker:
     """Sends SIGKILL to the training worker once, at its first message past a checkpoint."""
 
@@ -110,6 +190,41 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(digits: Dataset, tmp_pa
     run(digits, tmp_path / "straight", "in_process", **changes)
     assert killer.killed_at
     assert_equal_weights(tmp_path / "killed", tmp_path / "straight")
+
+
+class KillWhileStopping(StopAfter):
+    """Wants the run to stop, and kills one of its workers in the same moment."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.killed: list[int] = []
+
+    def __call__(self, progress: Progress) -> None:
+        super().__call__(progress)
+        if self.stopping() and not self.killed:
+            self.killed = training_workers()[-1:]
+            os.kill(self.killed[0], signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_worker_killed_while_the_run_stops_is_replaced_for_that(
+    digits: Dataset, straight: Callable[[int], Path], tmp_path: Path
+) -> None:
+    killer = KillWhileStopping()
+    with pytest.raises(Interrupted) as stopped:
+        run(
+            digits,
+            tmp_path / "run",
+            on_progress=killer,
+            stopping=killer.stopping,
+            **LONG,
+            train__num_workers=2,
+        )
+    assert killer.killed
+    run(digits, tmp_path / "run", **LONG, train__num_workers=2)
+    assert read_result(tmp_path / "run").resumed_from_step == stopped.value.step
+    assert_equal_weights(tmp_path / "run", straight(2))
 
 
 class KillHelpers:
