@@ -32,11 +32,11 @@ from data.measurement import measure
 from data.report import IngestReport
 from data.splits import assign_splits
 from data.storage import plan_shards
+from tests.datasets import DATASETS
 from tests.pictures import class_tree, encode, picture, png, png_bomb, write_tree
 from tests.test_data_archive import pack_tar, pack_zip
 from tests.test_data_decode import with_orientation
 
-DATASETS = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parents[1] / "../shared/datasets"))
 CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.2, near_duplicate_distance=3, max_source_gb=1)
 
 
