@@ -222,9 +222,13 @@ class Dataset:
             )
         return cls(path, DatasetInfo.parse(values, str(file)))
 
-    def is_current(self) -> bool:
-        """Whether its folder still holds it, and not another version that was put there since it was opened."""
-        return Dataset.open(self.path).info == self.info
+    def require_current(self) -> None:
+        """Raise a ValueError if its folder holds another version now, which was put there since it was opened."""
+        if Dataset.open(self.path).info != self.info:
+            raise ValueError(
+                f"dataset {self.info.name!r} was replaced while it was read; bring that version back, and "
+                "start again (a training run resumes)"
+            )
 
     def shards(self, split: Split) -> list[Path]:
         return [self.path / shard.file for shard in self.info.shards if shard.split == split]
