@@ -10,7 +10,6 @@ archive is not part of the checkout (CONVOY_DATASETS names its folder).
 
 import argparse
 import math
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -31,8 +30,8 @@ from tasks.classification import without_chance
 from tasks.figures import BLUE, VERMILLION, save_figure, title
 from tasks.loop import Progress
 from tasks.train import train
+from tests.datasets import DATASETS
 
-FOLDER = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parent.parent.parent / "shared" / "datasets"))
 NETS = {  # name → colour, dashes
     "plain20_cifar": (VERMILLION, "--"),
     "plain56_cifar": (VERMILLION, "-"),
@@ -101,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=Path, default=FOLDER / "cifar10_mini.tar")
+    parser.add_argument("--source", type=Path, default=DATASETS / "cifar10_mini.tar")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--px", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
