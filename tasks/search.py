@@ -375,9 +375,6 @@ class Watch:
             report = self.report(progress.step, progress.time_s, progress.metrics)
             ray.tune.report({"report": report})  # the process may be told here to stop
 
-    def stopping(self) -> bool:
-        return False  # Tune ends a trial's process
-
     def report(self, step: int, time_s: float, metrics: dict[str, float]) -> Report:
         epoch = step / self.plan.steps_per_epoch
         return Report(-(-step // self.every), metrics[self.metric], step, epoch, time_s, metrics)
