@@ -2,11 +2,11 @@
 
     PYTHONPATH=. .venv/bin/python benchmarks/fuzz.py [DATASETS] [--cases 10000] [--seed 0]
 
-Takes real images, annotations and archives from the datasets folder (CONVOY_DATASETS, default ../shared/datasets), and
-images that Pillow converts to the other formats; damages each case at random (tests/corruption.py) and gives it to
-what ingest runs, in processes with a limit of time for each case and of memory. Every case follows from the seed and
-its number: `--case N` runs one in this process, where a debugger sees it. The exit code is 1 if any case fails, and
-its file is written to the folder `--keep`.
+Takes real images, annotations, signals, volumes and archives from the datasets folder (CONVOY_DATASETS, default
+../shared/datasets), and images that Pillow converts to the other formats; damages each case at random
+(tests/corruption.py) and gives it to what ingest runs, in processes with a limit of time for each case and of memory.
+Every case follows from the seed and its number: `--case N` runs one in this process, where a debugger sees it. The exit
+code is 1 if any case fails, and its file is written to the folder `--keep`.
 """
 
 import argparse
@@ -33,10 +33,10 @@ from rich.console import Console
 from rich.table import Table
 
 from data.archive import FileTree, memory_tree, open_tree
-from data.checks import measure
 from data.decode import DecodeError, decode_image, decode_part
 from data.formats import list_source
 from data.ingest import IngestConfig, check_classes, ingest, measure_items
+from data.measurement import measure
 from tests.corpus import Corpus, Sound, load_corpus
 from tests.corruption import corrupt
 from tests.pictures import write_tree
@@ -44,7 +44,7 @@ from tests.pictures import write_tree
 LIMIT_S = 20.0  # of one case
 MEMORY_GB = 3.0  # of address space, above what a worker has at its start
 CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.2, near_duplicate_distance=4, max_source_gb=0.1)
-SHARES = {"image": 0.66, "annotation": 0.2, "archive": 0.09, "ingest": 0.05}
+SHARES = {"image": 0.58, "annotation": 0.18, "array": 0.12, "archive": 0.08, "ingest": 0.04}
 GOOD = ("used", "set aside", "refused")
 
 
@@ -77,14 +77,21 @@ class Outcome:
     memory_mb: float
 
 
+def pools(corpus: Corpus) -> dict[str, list[Sound]]:
+    """What each way damages."""
+    return {
+        "image": corpus.images, "annotation": corpus.sources, "array": corpus.arrays, "archive": corpus.archives,
+        "ingest": corpus.images,
+    }  # fmt: skip
+
+
 def draw(corpus: Corpus, seed: int, number: int) -> Case:
     """The case of this number."""
     random = Random(f"{seed} {number}")
     way = random.choices(list(SHARES), list(SHARES.values()))[0]
-    sound = random.choice({"image": corpus.images, "ingest": corpus.images}.get(way, corpus.sources))
-    if way == "archive":
-        sound = random.choice(corpus.archives)
-    other = random.choice(corpus.images).data if way != "annotation" else random.choice(corpus.sources).data
+    pool = pools(corpus)[way]
+    sound = random.choice(pool)
+    other = random.choice(pool if way in ("annotation", "array") else corpus.images).data
     data, damage = corrupt(sound.data, random, other)
     return Case(number, way, sound, data, damage, random)
 
@@ -127,7 +134,7 @@ def _box(width: int, height: int, random: Random) -> tuple[float, float, float, 
 
 
 def run_annotation(case: Case) -> str:
-    """List and measure a source whose annotation is damaged."""
+    """List and measure a source whose annotation, signal or volume is damaged."""
     files = case.sound.files | {case.sound.name: case.data}
     tree = memory_tree("source", files)
     if case.sound.kind == "classes, CSV":  # its tree is the table alone, and reads what that names
@@ -144,7 +151,7 @@ def _read(files: dict[str, bytes], name: str) -> bytes:
 def _list_and_measure(tree: Any, family: str) -> str:
     listing = list_source(tree, family)
     classes = check_classes(tree.name, family, listing)
-    found = measure_items(tree, listing, family, classes, None, 1)
+    found = measure_items(listing.tree or tree, listing, family, classes, None, 1)
     for image in found.set_aside:
         check_line(image.reason)
     for name in (*found.classes, *listing.points, *(item.id for item in listing.items)):
@@ -179,7 +186,8 @@ def run_ingest(case: Case) -> str:
 
 
 RUN: dict[str, Callable[[Case], str]] = {
-    "image": run_image, "annotation": run_annotation, "archive": run_archive, "ingest": run_ingest,
+    "image": run_image, "annotation": run_annotation, "array": run_annotation, "archive": run_archive,
+    "ingest": run_ingest,
 }  # fmt: skip
 
 
@@ -202,9 +210,8 @@ def judge(case: Case) -> tuple[str, str]:
 
 def check_sound(corpus: Corpus) -> None:
     """Raise a ValueError unless every file is fine before it is damaged: else the fuzzer would see nothing."""
-    ways = {"image": corpus.images, "annotation": corpus.sources, "archive": corpus.archives}
-    for way, sounds in ways.items():
-        for sound in sounds:
+    for way, sounds in pools(corpus).items():
+        for sound in sounds if way != "ingest" else ():
             result, detail = judge(Case(-1, way, sound, sound.data, "none", Random(0)))
             if result != "used":
                 raise ValueError(f"{sound.kind} {sound.name} is {result} before it is damaged: {detail}")

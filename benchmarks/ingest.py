@@ -22,10 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from data.archive import open_tree
-from data.checks import CHUNK_IMAGES
+from data.dataset import Dataset
 from data.decode import decode_image
+from data.findings import find
 from data.formats import list_source
 from data.ingest import IngestConfig, ingest
+from data.measurement import CHUNK_IMAGES
 
 DEFAULT = "cifar10_jpeg.tar.xz"
 CONFIG = IngestConfig(val_fraction=0.1, test_fraction=0.2, near_duplicate_distance=11, max_source_gb=100)
@@ -79,6 +81,7 @@ def main(source: Path, workers: int, spool: Path) -> None:
 
     rows.append(("ingest", *timed(whole)))
     report = reports[0]
+    findings = find(Dataset.open(spool / "bench")).findings
     table = Table(
         title=f"{source.name}: {len(blobs):,} images, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
@@ -92,8 +95,8 @@ def main(source: Path, workers: int, spool: Path) -> None:
         table.add_row(f"  of it: {name}", f"{seconds:.1f}", f"{len(blobs) / seconds:,.0f}", share, "", "")
     Console().print(table)
     print(
-        f"near-duplicates: {report.near_duplicate_images:,} images in {report.near_duplicate_clusters:,} clusters; "
-        + "; ".join(f"{o.images} of {o.split} also in {o.other}" for o in report.overlaps)
+        f"near-duplicates: {report.near_duplicate_images:,} pictures in {report.near_duplicate_clusters:,} clusters; "
+        + "; ".join(f"{f.name}: {f.amount}" for f in findings if f.name.endswith("across-splits"))
     )
 
 

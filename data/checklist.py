@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data import faults, targets
-from data.checks import ODDITIES
 from data.dataset import NUM_AXES, DatasetInfo, classifies, schema_of
 from data.faults import Find, num_boxes, odd, reported, set_aside
 from data.formats import coco, identities, landmarks, listing, yolo
+from data.measurement import ODDITIES
 from data.report import WRONG_EXTENSION
 
 Severity = Literal["error", "warning", "info"]
@@ -35,7 +35,7 @@ class Check:
 
     name: str  # what --accept takes
     severity: Severity  # where it is found at all
-    meaning: str
+    meaning: str  # these two with the places of data.dataset.in_words_of
     remedy: str
     find: Find
     stops_above: float | None = None  # share of `of` above which it is an error
@@ -107,24 +107,24 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         name="truncated", severity="warning", stops_above=MAX_SET_ASIDE, find=set_aside("truncated"),
-        meaning="Pictures that are cut short; they are not in the dataset.",
+        meaning="{Items} that are cut short; they are not in the dataset.",
         remedy="copy or download them again, and add the source again",
     ),
     Check(
         name="not-an-image", severity="warning", stops_above=MAX_SET_ASIDE, find=set_aside("not-an-image"),
-        meaning="Files among the pictures that are empty, no pictures, or of a format that is not read.",
+        meaning="Files among the {items} that are empty, no {items}, or of a format that is not read.",
         remedy="remove or convert them, and add the source again",
     ),
     Check(
         name="decompression-bomb", severity="warning", stops_above=MAX_SET_ASIDE,
         find=set_aside("decompression-bomb"),
-        meaning="Small files that unpack to more pixels than any camera takes; they are not in the dataset.",
+        meaning="Small files that unpack to more than any {item} holds; they are not in the dataset.",
         remedy="remove them; if they are meant, save them smaller",
     ),
     Check(
         name="annotation-unreadable", severity="warning", stops_above=MAX_SET_ASIDE,
         find=set_aside("annotation-unreadable"),
-        meaning="Pictures whose own annotation file cannot be parsed; they are not in the dataset.",
+        meaning="{Items} whose own annotation file cannot be parsed; they are not in the dataset.",
         remedy="mend the files at the lines named, and add the source again",
     ),
     # pictures that are used, with something odd about them
@@ -171,27 +171,27 @@ CHECKS: tuple[Check, ...] = (
     # the same picture twice
     Check(
         name="duplicates", severity="warning", find=faults.duplicates,
-        meaning="Pictures that stand in one split more than once, byte for byte.",
+        meaning="{Items} that stand in one split more than once, byte for byte.",
         remedy="remove the copies: they count double in training and in the test",
     ),
     Check(
         name="near-duplicates", severity="info", find=faults.near_duplicates,
-        meaning="Pictures that look like another of the same split: scaled, saved again, or the next frame.",
+        meaning="{Items} that look like another of the same split: scaled, saved again, or the next frame.",
         remedy="thin them out if they are many: they make a dataset seem larger than it is",
     ),
     Check(
         name="duplicates-across-splits", severity="warning", stops_above=MAX_LEAKED_COPIES,
         find=faults.duplicates_across_splits,
-        meaning="Held-out pictures that were trained on too, byte for byte: the test measures memory.", remedy=_SPLITS,
+        meaning="Held-out {items} that were trained on too, byte for byte: the test measures memory.", remedy=_SPLITS,
     ),
     Check(
         name="near-duplicates-across-splits", severity="warning", stops_above=MAX_LEAKED,
         find=faults.near_duplicates_across_splits,
-        meaning="Held-out pictures that look like one that was trained on: the test flatters.", remedy=_SPLITS,
+        meaning="Held-out {items} that look like one that was trained on: the test flatters.", remedy=_SPLITS,
     ),
     Check(
         name="groups-across-splits", severity="warning", stops_above=MAX_LEAKED, find=faults.groups_across_splits,
-        meaning="Held-out pictures of a group (a person, a patient, a video) that was trained on.", remedy=_SPLITS,
+        meaning="Held-out {items} of a group (a person, a patient, a video) that was trained on.", remedy=_SPLITS,
     ),
     Check(
         name="report-outdated", severity="warning", find=faults.outdated_report,
@@ -201,19 +201,19 @@ CHECKS: tuple[Check, ...] = (
     # labels
     Check(
         name="conflicting-labels", severity="warning", stops_above=MAX_CONFLICTS, find=faults.conflicting_labels,
-        meaning="The same picture, byte for byte, under several labels or with different boxes or points.",
+        meaning="The same {item}, byte for byte, under several labels, or annotated in several ways.",
         remedy="decide for one label, and remove the other copies",
     ),
     Check(
         name="conflicting-near-duplicates", severity="warning", find=faults.conflicting_near_duplicates,
         of_family=has_classes,
-        meaning="Pictures that look the same, under several labels.",
+        meaning="{Items} that look the same, under several labels.",
         remedy="look at the pairs, and decide for one label",
     ),
     Check(
         name="class-missing", severity="error", find=faults.class_missing, of_family=has_classes,
-        meaning="Classes without a training picture: no model can know them.",
-        remedy="add pictures, or remove the class from the source",
+        meaning="Classes without a training {item}: no model can know them.",
+        remedy="add {items}, or remove the class from the source",
     ),
     Check(
         name="class-untrained", severity="warning", stops_above=MAX_UNTRAINED, find=faults.class_untrained,
@@ -229,25 +229,25 @@ CHECKS: tuple[Check, ...] = (
         name="class-untested", severity="warning", find=faults.class_not_in("test"),
         of_family=lambda info: has_classes(info) or has_boxes(info),
         meaning="Classes that are trained and of which nothing is in the test.",
-        remedy="add pictures, or raise ingest.test_fraction: what the model does with these classes stays unknown",
+        remedy="add {items}, or raise ingest.test_fraction: what the model does with these classes stays unknown",
     ),
     Check(
         name="class-unvalidated", severity="warning", find=faults.class_not_in("val"),
         of_family=lambda info: has_classes(info) or has_boxes(info),
         meaning="Classes that are trained and of which nothing is in validation.",
-        remedy="add pictures, or raise ingest.val_fraction: what is chosen by validation is blind to these classes",
+        remedy="add {items}, or raise ingest.val_fraction: what is chosen by validation is blind to these classes",
     ),
     Check(
         name="class-imbalance", severity="warning", find=faults.class_imbalance,
         of_family=lambda info: has_classes(info) or has_boxes(info),
         meaning=f"Classes that the most frequent one outnumbers more than {faults.IMBALANCE:g} times in training.",
-        remedy="add pictures of the rare classes, and read macro_f1 and the table of classes, not accuracy",
+        remedy="add {items} of the rare classes, and read macro_f1 and the table of classes, not accuracy",
     ),
     Check(
         name="few-pictures", severity="warning", find=faults.few_pictures,
         of_family=lambda info: has_classes(info) or has_boxes(info),
-        meaning=f"Classes with fewer than {faults.FEW_PER_CLASS} training pictures, or boxes.",
-        remedy="add pictures, or start from a pretrained network",
+        meaning=f"Classes of which training has fewer than {faults.FEW_PER_CLASS}.",
+        remedy="add {items}, or start from a pretrained network",
     ),
     Check(
         name="single-picture-identities", severity="info", find=faults.single_picture_identities,
@@ -258,19 +258,19 @@ CHECKS: tuple[Check, ...] = (
     # splits
     Check(
         name="no-test-split", severity="error", find=faults.no_split("test"),
-        meaning="There is no picture to test on: nothing would be known of the model.",
-        remedy="add pictures, or raise ingest.test_fraction",
+        meaning="There is no {item} to test on: nothing would be known of the model.",
+        remedy="add {items}, or raise ingest.test_fraction",
     ),
     Check(
         name="no-validation-split", severity="info", find=faults.no_split("val"),
-        meaning="There is no picture to watch training by.",
+        meaning="There is no {item} to watch training by.",
         remedy="raise ingest.val_fraction, and add the source again",
     ),
     Check(
         name="few-test-pictures", severity="warning", find=faults.few_tested,
         of_family=lambda info: has_classes(info) or has_boxes(info),
-        meaning=f"Fewer than {faults.FEW_TESTED} test pictures: an accuracy is uncertain by 10 points and more.",
-        remedy="add pictures, or raise ingest.test_fraction",
+        meaning=f"Fewer than {faults.FEW_TESTED} test {{items}}: an accuracy is uncertain by 10 points and more.",
+        remedy="add {items}, or raise ingest.test_fraction",
     ),
     # boxes, points, pairs
     Check(
@@ -329,8 +329,8 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="annotations-unmatched", severity="warning",
         find=reported(ISSUES["annotations-unmatched"], unit="entries"),
-        meaning="Entries of annotations and lists that fit no picture; they are left out.",
-        remedy="look whether pictures are missing, or names are written otherwise",
+        meaning="Entries of annotations and lists that fit no {item}; they are left out.",
+        remedy="look whether {items} are missing, or names are written otherwise",
     ),
     Check(
         name="pictures-unannotated", severity="info", of_family=lambda info: has_boxes(info) or has_points(info),

@@ -18,6 +18,7 @@ from data.decode import decode_many
 from data.mixing import mix
 from data.parameters import Parameters
 from data.random import SampleGenerator
+from data.records import Batch, Records
 
 COLUMNS = ("image", "label", "width", "height")  # of a dataset's rows: what samples are made of
 
@@ -52,20 +53,6 @@ class InputConfig(Parameters):
 
 
 @dataclass(frozen=True)
-class Records:
-    """Decoded samples of one split, in the order of their indices. Images (N, C, S, S) uint8, labels (N,) int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> "Records":
-        return Records(self.images.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
 class Pictures:
     """Samples that stay encoded, since each crop is decoded anew: N files one after the other, on the CPU.
 
@@ -91,33 +78,6 @@ class Pictures:
     @cached_property
     def ends(self) -> np.ndarray:
         return np.concatenate([[0], np.cumsum(self.num_bytes.numpy())])
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step sees: images (B, C, crop, crop) uint8, labels (B,) int64, indices (B,) into the split.
-
-    Where pictures are mixed, `partner_labels` (B,) are those of each one's partner, and `weights` (B,) float32 the
-    share that its own label keeps.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: np.ndarray
-    partner_labels: Tensor | None = None
-    weights: Tensor | None = None
-
-    def to(self, device: torch.device) -> "Batch":
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.indices,
-            move(self.partner_labels),
-            move(self.weights),
-        )
 
 
 def decode_rows(

@@ -34,6 +34,15 @@ from data.parameters import Parameters
 SCHEMA_VERSION = 1
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 FamilyName = Literal["classification", "detection", "landmarks", "faces", "style", "signals", "volumes"]
 FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
@@ -101,8 +110,14 @@ EARLIER_SCHEMA = pa.schema(
 
 
 def noun_of(family: str) -> str:
-    """What the items of a dataset of this family are called in reports."""
-    return family if family in NUM_AXES else "images"
+    """What the items of a dataset of this family are called, wherever a person reads of them."""
+    return family if family in NUM_AXES else "pictures"
+
+
+def in_words_of(family: str, text: str) -> str:
+    """A text with the family's word in place of `{items}`, `{Items}` and `{item}`."""
+    items = noun_of(family)
+    return text.format(items=items, Items=items.capitalize(), item=items.removesuffix("s"))
 
 
 def classifies(family: str) -> bool:
@@ -242,7 +257,9 @@ class Dataset:
         """Raise a ValueError if the split has no image."""
         if not self.info.num_images(split):
             have = ", ".join(f"{name} {self.info.num_images(name)}" for name in SPLITS)
-            raise ValueError(f"dataset {self.info.name!r} has no {split} images (it has: {have})")
+            raise ValueError(
+                f"dataset {self.info.name!r} has no {split} {noun_of(self.info.family)} (it has: {have})"
+            )
 
 
 def list_names(store: Path) -> list[str]:

@@ -9,16 +9,14 @@ called directly: `PIL.Image.open` would try others, and it warns about large ima
 """
 
 import io
-import math
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-import simplejpeg
 from PIL import (
     BmpImagePlugin,
     ExifTags,
@@ -32,16 +30,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
-MAX_PIXELS = 120_000_000  # 108-megapixel phone photos pass; decoded as RGB this is half a gigabyte
-MAX_SCANS = (
-    100  # of a progressive JPEG: each costs a pass over all pixels; cameras and editors write about ten
-)
-MAX_DEFLATE_RATIO = 1032
+from data.jpeg import MAX_SCANS, SCAN, Scaled, decode_upper
 
-# Markers of a JPEG: ITU-T T.81, table B.1.
-SCAN = b"\xff\xda"  # what a scan begins with
-SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), 0xC2  # what their frames begin with
-EXIF = 0xE1
+MAX_PIXELS = 120_000_000  # 108-megapixel phone photos pass; decoded as RGB this is half a gigabyte
+MAX_DEFLATE_RATIO = 1032
 
 FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -199,81 +191,19 @@ def decode_many(
 def decode_part(data: bytes, box_xyxy: Sequence[float], side_px: int, channels: Literal[1, 3]) -> np.ndarray:
     """Decode what a box shows, pixels of the upright image: (h, w, channels) uint8; raises DecodeError.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides of the box still have `side_px` pixels there.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides of the box still have `side_px` pixels there, and
+    not below the box: damage there goes unseen. Files of a dataset were decoded whole when they came in.
     """
     part_px = min(box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1])
     factor = next(k for k in (8, 4, 2, 1) if part_px >= k * side_px or k == 1)
     with quiet_pillow(), _failures_as_decode_errors(data):
-        scaled = _plain_jpeg(data, factor, channels, box_xyxy[3]) or _scaled_pixels(data, factor, channels)
+        is_jpeg = sniff_format(data) == "JPEG"
+        scaled = decode_upper(data, factor, channels, box_xyxy[3], MAX_PIXELS) if is_jpeg else None
+        scaled = scaled or _scaled_pixels(data, factor, channels)
     scale_y, scale_x = scaled.size[1] / scaled.full[1], scaled.size[0] / scaled.full[0]
     left, right = _pixels_within(box_xyxy[0] * scale_x, box_xyxy[2] * scale_x, scaled.size[0])
     top, bottom = _pixels_within(box_xyxy[1] * scale_y, box_xyxy[3] * scale_y, scaled.size[1])
     return scaled.pixels[top:bottom, left:right]
-
-
-class Scaled(NamedTuple):
-    """A decoded picture, perhaps without its lower part: pixels (h, w, C), whole it were `size`, unscaled `full`."""
-
-    pixels: np.ndarray
-    size: tuple[int, int]  # width and height
-    full: tuple[int, int]
-
-
-def _plain_jpeg(data: bytes, factor: int, channels: Literal[1, 3], bottom: float) -> Scaled | None:
-    """A JPEG as most are, at 1 / factor of its size, down to row `bottom` at least; None for any other file.
-
-    The same pixels as Pillow's, without its objects and copies: they cost a third of the time.
-    """
-    if sniff_format(data) != "JPEG":
-        return None
-    frame = _plain_frame(data)
-    if frame is None:
-        return None
-    try:
-        height, width, space, _sampling = simplejpeg.decode_jpeg_header(data)
-        if (space, channels) not in (("YCbCr", 3), ("Gray", 1)):
-            return None
-        _check_pixels(width, height)
-        rows = _rows_to_decode(data, frame, bottom)
-        cut = rows < height
-        if cut:
-            data = data[: frame + 5] + rows.to_bytes(2, "big") + data[frame + 7 :]
-        least_px = {"min_width": -(-width // factor), "min_height": -(-min(rows, height) // factor)}
-        # what is left over of a picture that was cut short is a warning of libjpeg's
-        pixels = simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY", strict=not cut, **least_px)
-        return Scaled(pixels, (-(-width // factor), -(-height // factor)), (width, height))
-    except ValueError:  # it refuses what libjpeg only warns of; ingest asked Pillow, so Pillow decides
-        return None
-
-
-def _plain_frame(data: bytes) -> int | None:
-    """Where the frame of a JPEG begins that has no EXIF and not too many scans; a search would cost 50 µs."""
-    place, frame = 2, None
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == SCAN[1]:
-            return frame
-        if marker == EXIF and data.startswith(b"Exif\0\0", place + 4):
-            return None
-        if marker == PROGRESSIVE and data.count(SCAN) > MAX_SCANS:
-            return None
-        if marker in (*SEQUENTIAL, PROGRESSIVE):
-            frame = place
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return None  # an odd header is Pillow's
-
-
-def _rows_to_decode(data: bytes, frame: int, bottom: float) -> int:
-    """The rows that the decoder must be told a JPEG has for those above `bottom` to come out as they are.
-
-    A row of blocks more than they need, since its colours are interpolated with those of the next. More than the
-    picture has where nothing can be saved: of a progressive one all scans are read whatever its height, and a file that
-    does not end as it should is truncated, which must be noticed.
-    """
-    if data[frame + 1] not in SEQUENTIAL or not data.endswith(b"\xff\xd9"):
-        return MAX_PIXELS
-    block_px = 8 * max(data[frame + 11 + 3 * part] & 15 for part in range(data[frame + 9]))
-    return (math.ceil(bottom / block_px) + 1) * block_px
 
 
 def _scaled_pixels(data: bytes, factor: int, channels: Literal[1, 3]) -> Scaled:

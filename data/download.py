@@ -18,7 +18,7 @@ import requests
 from urllib3.exceptions import HTTPError, IncompleteRead, NameResolutionError
 
 from data.address import Fetched, check_scheme, file_name, is_url, public_url, split_checksum
-from data.checks import file_sha256
+from data.files import file_sha256
 from data.s3 import open_s3
 from data.transfer import (
     CHUNK_BYTES,

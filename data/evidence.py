@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.dataset import SPLITS, TARGET_FIELDS, Dataset, DatasetInfo, Split, schema_of
+from data.dataset import SPLITS, TARGET_FIELDS, Dataset, DatasetInfo, Split, noun_of, schema_of
 from data.report import IngestReport, read_report
 
 
@@ -36,6 +36,11 @@ class Evidence:
 
     def __len__(self) -> int:
         return len(self.split)
+
+    @property
+    def noun(self) -> str:
+        """What its items are called."""
+        return noun_of(self.info.family)
 
     @cached_property
     def ids(self) -> list[str]:

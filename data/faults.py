@@ -62,7 +62,7 @@ def odd(what: str) -> Find:
     def find(evidence: Evidence) -> Found:
         examples = evidence.report.oddity_examples.get(what, ())
         count = evidence.report.oddities.get(what, 0)
-        return Found(count, len(evidence), "pictures", tuple((id,) for id in examples))
+        return Found(count, len(evidence), evidence.noun, tuple((id,) for id in examples))
 
     return find
 
@@ -110,7 +110,7 @@ def duplicates(evidence: Evidence) -> Found:
     """Pictures beyond the first of the same bytes, within a split."""
     groups = [g for split in SPLITS for g in groups_of(evidence.content, evidence.inside(split))]
     extra = sum(len(group) - 1 for group in groups)
-    return Found(extra, len(evidence), "pictures", named(evidence, groups, MAX_EXAMPLES))
+    return Found(extra, len(evidence), evidence.noun, named(evidence, groups, MAX_EXAMPLES))
 
 
 def near_duplicates(evidence: Evidence) -> Found:
@@ -121,19 +121,19 @@ def near_duplicates(evidence: Evidence) -> Found:
             _, first = np.unique(evidence.content[group], return_index=True)
             groups += [group[np.sort(first)]] if len(first) > 1 else []
     extra = sum(len(group) - 1 for group in groups)
-    return Found(extra, len(evidence), "pictures", named(evidence, groups, MAX_EXAMPLES))
+    return Found(extra, len(evidence), evidence.noun, named(evidence, groups, MAX_EXAMPLES))
 
 
 def duplicates_across_splits(evidence: Evidence) -> Found:
     """Held-out pictures that stand in another split too, byte for byte."""
     everywhere = np.ones(len(evidence), bool)
-    return _leaks(evidence, evidence.content, everywhere, "pictures")
+    return _leaks(evidence, evidence.content, everywhere)
 
 
 def near_duplicates_across_splits(evidence: Evidence) -> Found:
     """Held-out pictures that look like one of another split, and are none of it byte for byte."""
     copies = _leaked(evidence, evidence.content, np.ones(len(evidence), bool))
-    return _leaks(evidence, evidence.cluster, (evidence.cluster >= 0) & ~copies, "pictures")
+    return _leaks(evidence, evidence.cluster, (evidence.cluster >= 0) & ~copies)
 
 
 def groups_across_splits(evidence: Evidence) -> Found:
@@ -141,7 +141,7 @@ def groups_across_splits(evidence: Evidence) -> Found:
     everywhere = np.ones(len(evidence), bool)
     same = _leaked(evidence, evidence.content, everywhere)
     same |= _leaked(evidence, evidence.cluster, evidence.cluster >= 0)
-    return _leaks(evidence, evidence.group, ~same, "pictures")
+    return _leaks(evidence, evidence.group, ~same)
 
 
 _HELD_OUT: tuple[tuple[Split, tuple[Split, ...]], ...] = (("test", ("train", "val")), ("val", ("train",)))
@@ -157,7 +157,7 @@ def _leaked(evidence: Evidence, numbers: np.ndarray, where: np.ndarray) -> np.nd
     return leaked
 
 
-def _leaks(evidence: Evidence, numbers: np.ndarray, where: np.ndarray, unit: str) -> Found:
+def _leaks(evidence: Evidence, numbers: np.ndarray, where: np.ndarray) -> Found:
     """The worse of test and validation, with pairs of (held out, learnt from), those of two labels first.
 
     A handful in a small split has a great share and stops nothing: it must not hide a leak in the other that does.
@@ -180,7 +180,8 @@ def _leaks(evidence: Evidence, numbers: np.ndarray, where: np.ndarray, unit: str
         differ = evidence.labels[pairs[:, 0]] != evidence.labels[pairs[:, 1]]
         pairs = pairs[np.argsort(~differ, kind="stable")]
         texts += [f"{differ.sum():,} of them under another label"] if differ.any() else []
-    return Found(count, num, f"{split} {unit}", named(evidence, list(pairs), MAX_EXAMPLES), "; ".join(texts))
+    examples = named(evidence, list(pairs), MAX_EXAMPLES)
+    return Found(count, num, f"{split} {evidence.noun}", examples, "; ".join(texts))
 
 
 # ------------------------------------------------------------------------------- labels
@@ -191,7 +192,7 @@ def conflicting_labels(evidence: Evidence) -> Found:
     same = groups_of(evidence.content, np.ones(len(evidence), bool))
     groups = [g for g in same if len({evidence.targets(int(place)) for place in g}) > 1]
     count = sum(len(group) for group in groups)
-    return Found(count, len(evidence), "pictures", named(evidence, groups, MAX_EXAMPLES))
+    return Found(count, len(evidence), evidence.noun, named(evidence, groups, MAX_EXAMPLES))
 
 
 def conflicting_near_duplicates(evidence: Evidence) -> Found:
@@ -207,7 +208,7 @@ def conflicting_near_duplicates(evidence: Evidence) -> Found:
             groups.append(ordered)
     count = sum(len(group) for group in groups)
     ends = [group[[0, -1]] for group in groups]  # of two classes
-    return Found(count, len(evidence), "pictures", named(evidence, ends, MAX_EXAMPLES))
+    return Found(count, len(evidence), evidence.noun, named(evidence, ends, MAX_EXAMPLES))
 
 
 def training_counts(evidence: Evidence) -> dict[str, int]:
@@ -299,7 +300,7 @@ def no_split(split: Split) -> Find:
 def few_tested(evidence: Evidence) -> Found:
     """Test pictures, where there are few."""
     num = evidence.info.num_images("test")
-    return Found(num if num < FEW_TESTED else 0, 0, "test pictures")
+    return Found(num if num < FEW_TESTED else 0, 0, f"test {evidence.noun}")
 
 
 def tiny_pictures(evidence: Evidence) -> Found:
@@ -336,4 +337,4 @@ def _pictures(evidence: Evidence, bad: np.ndarray, order: np.ndarray) -> Found:
     places = np.flatnonzero(bad)
     places = places[np.argsort(order[places], kind="stable")]
     examples = named(evidence, [np.array([place]) for place in places[:MAX_EXAMPLES]], MAX_EXAMPLES)
-    return Found(len(places), len(evidence), "pictures", examples)
+    return Found(len(places), len(evidence), evidence.noun, examples)

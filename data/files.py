@@ -1,11 +1,21 @@
-"""Single files that appear whole or not at all. It imports nothing, so that models and versions can have it cheaply."""
+"""Single files: their checksum, and writing them so that they appear whole or not at all.
 
+It imports nothing of ours, so that models and versions can have it cheaply.
+"""
+
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data import faults
 from data.checklist import CHECKS, NAMES, SEVERITIES, Check, Severity
-from data.dataset import Dataset, DatasetInfo
+from data.dataset import Dataset, DatasetInfo, in_words_of
 from data.evidence import gather
 from data.parameters import Parameters
 
@@ -74,7 +74,7 @@ def find(dataset: Dataset) -> Findings:
             continue
         fault = check.find(evidence)
         if fault.count:
-            found.append(make_finding(check, fault))
+            found.append(make_finding(check, fault, dataset.info.family))
     return Findings(
         name=dataset.info.name,
         num_images=len(evidence),
@@ -83,8 +83,8 @@ def find(dataset: Dataset) -> Findings:
     )
 
 
-def make_finding(check: Check, fault: faults.Found) -> Finding:
-    """A fault with its check's words, and how grave it is."""
+def make_finding(check: Check, fault: faults.Found, family: str) -> Finding:
+    """A fault with its check's words, said of the family's items, and how grave it is."""
     limit = check.stops_above
     stops = limit is not None and fault.count >= faults.FEWEST_TO_STOP and fault.count / fault.of > limit
     return Finding(
@@ -94,8 +94,8 @@ def make_finding(check: Check, fault: faults.Found) -> Finding:
         of=fault.of,
         unit=fault.unit,
         detail=fault.detail,
-        meaning=check.meaning,
-        remedy=check.remedy,
+        meaning=in_words_of(family, check.meaning),
+        remedy=in_words_of(family, check.remedy),
         examples=fault.examples,
     )
 

@@ -53,10 +53,8 @@ def statistics(info: DatasetInfo, normalise: Normalise) -> tuple[tuple[float, ..
 
 def decode_fitted(blob: bytes, want: ArrayPreprocessing) -> np.ndarray:
     """Decode one item: (C, *stored) float32. Raises DecodeError."""
-    item = decode_item(blob, len(want.stored))
+    item = _decode(blob, want)
     values = item.values
-    if len(values) != want.channels:
-        raise DecodeError(f"{len(values)} channels, where {want.channels} are expected")
     if want.normalise == "item":
         flat = values.reshape(len(values), -1)
         mean, std = flat.mean(1, dtype=np.float64), flat.std(1, dtype=np.float64)
@@ -65,6 +63,23 @@ def decode_fitted(blob: bytes, want: ArrayPreprocessing) -> np.ndarray:
         values = ((values - mean.reshape(shape)) / std.reshape(shape)).astype(np.float32)
     values = _at_wanted_rate(values, item, want)
     return fit(values, want.stored, want.fill)
+
+
+def decode_as_it_came(blob: bytes, want: ArrayPreprocessing) -> np.ndarray | None:
+    """Decode one item, at the wanted rate or spacing, but neither normalised nor fitted: (C, *axes) float32.
+
+    None where it is resampled after it was normalised: nobody could give that. Raises DecodeError.
+    """
+    item = _decode(blob, want)
+    values = _at_wanted_rate(item.values, item, want)
+    return None if want.normalise == "item" and values is not item.values else values
+
+
+def _decode(blob: bytes, want: ArrayPreprocessing) -> Item:
+    item = decode_item(blob, len(want.stored))
+    if len(item.values) != want.channels:
+        raise DecodeError(f"{len(item.values)} channels, where {want.channels} are expected")
+    return item
 
 
 def decode_all(blobs: Sequence[bytes], want: ArrayPreprocessing) -> np.ndarray:

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from math import sqrt
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -22,20 +21,8 @@ from pydantic import Field, model_validator
 from data import arrays
 from data.address import Fetched
 from data.archive import FileTree, narrow_tree, open_tree
-from data.checks import Measured, measure_all
-from data.dataset import (
-    NUM_AXES,
-    SCHEMA_VERSION,
-    SPLITS,
-    DatasetInfo,
-    Shard,
-    Split,
-    classifies,
-    count_boxes,
-    count_images,
-    schema_of,
-    write_info,
-)
+from data.dataset import SPLITS, Shard, Split, classifies, schema_of, write_info
+from data.description import describe_dataset
 from data.duplicates import (
     MAX_DISTANCE,
     affordable_distance,
@@ -45,6 +32,7 @@ from data.duplicates import (
     take_pictures,
 )
 from data.formats import Listing, RawItem, list_source, table_tree
+from data.measurement import measure_all
 from data.parameters import Parameters
 from data.report import VOLATILE, Duplicates, Fault, Found, IngestReport, SetAside, fault_of, make_report
 from data.samples import SAMPLES, sample_tree
@@ -145,7 +133,7 @@ def ingest(
         info = describe_dataset(name, family, licence, tree.name, found, splits, shards)
         info = info.model_copy(update={"points": listing.points, "files_sha256": files})
         laps.append(("write", time.perf_counter()))
-        report = make_report(info, str(store / name), listing, found, duplicates, splits, laps)
+        report = make_report(info, str(store / name), listing, found, duplicates, laps)
         report = report.model_copy(update=compare_sides(found, known, splits, fresh_splits))
         values = report.model_dump(mode="json", exclude=VOLATILE, exclude_defaults=True)
         (partial / "report.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
@@ -343,84 +331,3 @@ def store_rows(
         sizes = [found.sizes[i] for i in places]
         shards += write_shards(folder, split, schema_of(family), rows, sizes, read)
     return tuple(shards)
-
-
-def describe_dataset(
-    name: str,
-    family: str,
-    licence: str,
-    source: str,
-    found: Found,
-    splits: Sequence[Split],
-    shards: tuple[Shard, ...],
-) -> DatasetInfo:
-    """What `dataset.json` says."""
-    measured = found.measured
-    rows = [found.row(i) for i in range(len(found.items))]
-    digest = hashlib.sha256()
-    for item, key in zip(found.items, measured.sha256, strict=True):
-        digest.update(f"{item.id}\0{key}\n".encode())
-    channels: int = 1 if measured.grey.all() else 3
-    trained = measured.take(np.flatnonzero(np.array(splits) == "train"))
-    about: dict[str, Any] = {}
-    if family in NUM_AXES:
-        facts = [fact for fact in measured.facts if fact is not None]
-        of_train = [fact for fact in trained.facts if fact is not None]
-        channels, (mean, std) = len(facts[0].sums), arrays.channel_statistics(of_train)
-        about = {"axes": arrays.spreads(facts), "rate_hz": arrays.usual_rate(facts)}
-        about["spacing_mm"] = arrays.usual_spacing(facts)
-    else:
-        mean, std = channel_statistics(trained, channels)
-    return DatasetInfo(
-        **about,
-        schema_version=SCHEMA_VERSION,
-        name=name,
-        family=family,
-        classes=found.classes,
-        channels=channels,
-        counts=count_images(family, splits, rows, found.classes),
-        width_px=_spread(measured.width_px),
-        height_px=_spread(measured.height_px),
-        channel_mean=mean,
-        channel_std=std,
-        colour_covariance=colour_covariance(trained) if channels == 3 and family not in NUM_AXES else (),
-        source=source,
-        source_sha256=digest.hexdigest(),
-        licence=licence,
-        set_aside=len(found.set_aside),
-        shards=shards,
-        num_boxes=count_boxes(splits, rows, found.classes) if family == "detection" else {},
-    )
-
-
-def channel_statistics(measured: Measured, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of all pixels in [0, 1], each image at its own size; exact sums.
-
-    A deviation below 1/255 (a channel that is the same everywhere) is given as 1/255, since one divides by it.
-    """
-    num = sum((measured.width_px * measured.height_px).tolist())
-    means, deviations = [], []
-    for channel in range(channels):
-        total = sum(measured.sums[:, channel].tolist())  # Python's integers do not overflow
-        squares = sum(measured.squares[:, channel].tolist())
-        means.append(round(total / num / 255, 8))
-        deviations.append(round(max(sqrt(squares * num - total**2) / num, 1.0) / 255, 8))
-    return tuple(means), tuple(deviations)
-
-
-def colour_covariance(measured: Measured) -> tuple[tuple[float, ...], ...]:
-    """Covariance of red, green and blue over the pixels that were looked at, in grey levels squared: (3, 3)."""
-    num, *rest = measured.colour.sum(0).tolist()
-    if not num:
-        return ()
-    means = np.array(rest[:3]) / num
-    products = np.zeros((3, 3))
-    products[np.triu_indices(3)] = np.array(rest[3:]) / num
-    covariance = np.triu(products - np.outer(means, means))
-    whole = covariance + np.triu(covariance, 1).T
-    return tuple(tuple(round(value, 4) for value in row) for row in whole.tolist())
-
-
-def _spread(values: np.ndarray) -> tuple[int, int, int]:
-    ordered = np.sort(values)
-    return int(ordered[0]), int(ordered[len(ordered) // 2]), int(ordered[-1])

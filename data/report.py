@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import Field
 
 from data import arrays
-from data.checks import ODDITIES, Measured
 from data.dataset import NUM_AXES, SPLITS, DatasetInfo, Split, noun_of
 from data.decode import EXTENSIONS
 from data.formats import Listing, RawItem
+from data.measurement import ODDITIES, Measured
 from data.parameters import Parameters
 from data.targets import LeftOut, Targets
 
@@ -66,15 +66,6 @@ class Duplicates:
     wished_distance: int
 
 
-class Overlap(Parameters):
-    """Images of one split that another split holds too, by their bytes or nearly."""
-
-    split: Split
-    other: Split
-    images: int  # of `split`
-    examples: tuple[tuple[str, str], ...]  # (id in split, id in other)
-
-
 class Issue(Parameters):
     """One kind of fault in targets: how often, and where for instance."""
 
@@ -112,8 +103,6 @@ class IngestReport(Parameters):
     near_duplicate_images: int  # in clusters of at least two different files
     near_duplicate_clusters: int
     near_duplicate_distance: int  # as used: less than wished for where all pictures look alike
-    across_splits: int  # test images that train holds too
-    overlaps: tuple[Overlap, ...]
     label_conflicts: int  # pictures, by bytes, under more than one label
     label_conflict_examples: tuple[tuple[str, ...], ...]  # ids of such a picture
     source_splits: tuple[Split, ...]  # those that came with the source
@@ -135,6 +124,7 @@ class IngestReport(Parameters):
     fresh_splits: bool = False  # earlier versions were left out of account on purpose
 
 
+RETIRED = {"across_splits", "overlaps"}  # fields of reports of before: data.faults counts what they held
 # What report.json leaves out. What an ingest moved is told of that ingest, and kept in the list of versions: the same
 # source once more moves nothing, and must give the same bytes.
 VOLATILE = {"path", "source", "time_s", "phase_s", "images_per_s", "known_images", "moved", "fresh_splits"}
@@ -148,7 +138,8 @@ def read_report(folder: Path) -> IngestReport:
             f"{file} is missing; restore it (dvc checkout, dvc pull), or ingest the source again"
         )
     left_out = {"path": str(folder), "source": "", "time_s": 0.0, "phase_s": {}, "images_per_s": 0.0}
-    return IngestReport.parse({**json.loads(file.read_text()), **left_out}, str(file))
+    values = {name: value for name, value in json.loads(file.read_text()).items() if name not in RETIRED}
+    return IngestReport.parse({**values, **left_out}, str(file))
 
 
 def make_report(
@@ -157,7 +148,6 @@ def make_report(
     listing: Listing,
     found: Found,
     duplicates: Duplicates,
-    splits: Sequence[Split],
     laps: Sequence[tuple[str, float]],
 ) -> IngestReport:
     """Count it all; `laps` are the ends of the phases, in seconds of one clock, the first being the start."""
@@ -170,7 +160,6 @@ def make_report(
             near[cluster].append(item.id)
     oddities = _oddities(found, info.family)
     conflicts = _label_conflicts(found)
-    overlaps = _overlaps(found, duplicates, splits)
     time_s = laps[-1][1] - laps[0][1]
     return IngestReport(
         name=info.name,
@@ -190,8 +179,6 @@ def make_report(
         near_duplicate_images=sum(members[cluster] for cluster in near),
         near_duplicate_clusters=len(near),
         near_duplicate_distance=duplicates.distance,
-        across_splits=sum(o.images for o in overlaps if (o.split, o.other) == ("test", "train")),
-        overlaps=overlaps,
         label_conflicts=len(conflicts),
         label_conflict_examples=tuple(conflicts[:MAX_EXAMPLES]),
         source_splits=tuple(split for split in SPLITS if any(item.split == split for item in listing.items)),
@@ -236,24 +223,6 @@ def _label_conflicts(found: Found) -> list[tuple[str, ...]]:
         labels[key].add(str(found.row(i)))
         ids[key].append(item.id)
     return sorted(tuple(ids[key]) for key in ids if len(labels[key]) > 1)
-
-
-def _overlaps(found: Found, duplicates: Duplicates, splits: Sequence[Split]) -> tuple[Overlap, ...]:
-    inside: dict[Split, dict[str, str]] = {split: {} for split in SPLITS}  # cluster: its first id
-    for item, cluster, split in zip(found.items, duplicates.cluster_ids, splits, strict=True):
-        inside[split].setdefault(cluster, item.id)
-    overlaps = []
-    wanted: tuple[tuple[Split, Split], ...] = (("test", "train"), ("test", "val"), ("val", "train"))
-    for split, other in wanted:
-        pairs = [
-            (item.id, inside[other][cluster])
-            for item, cluster, side in zip(found.items, duplicates.cluster_ids, splits, strict=True)
-            if side == split and cluster in inside[other]
-        ]
-        overlaps.append(
-            Overlap(split=split, other=other, images=len(pairs), examples=tuple(pairs[:MAX_EXAMPLES]))
-        )
-    return tuple(overlaps)
 
 
 def _notes(info: DatasetInfo, duplicates: Duplicates, found: Found) -> tuple[str, ...]:

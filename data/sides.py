@@ -21,8 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.checks import file_sha256, measure
-from data.dataset import EARLIER_FILE, EARLIER_SCHEMA, SPLITS, Dataset, Split
+from data.dataset import EARLIER_FILE, EARLIER_SCHEMA, SPLITS, Dataset, Split, noun_of
 from data.duplicates import (
     THUMB_PX,
     describe,
@@ -33,6 +32,8 @@ from data.duplicates import (
     same_pairs,
     take_pictures,
 )
+from data.files import file_sha256
+from data.measurement import measure
 from data.report import MAX_EXAMPLES, Found, Moved
 from data.splits import strongest, strongest_by
 
@@ -256,22 +257,22 @@ def count_moved(
 
 def losses(before: Dataset, after: Dataset, name: str) -> tuple[str, ...]:
     """What an earlier version called `name` had and the next one lacks, where that may be a mistake."""
-    texts = []
+    texts, noun = [], noun_of(after.info.family)
     gone = sorted(_classes(before) - _classes(after))
     if gone:
         more = f" and {len(gone) - MAX_EXAMPLES:,} more" if len(gone) > MAX_EXAMPLES else ""
-        noun, verb = ("classes", "are") if len(gone) > 1 else ("class", "is")
-        texts.append(f"{noun} {', '.join(gone[:MAX_EXAMPLES])}{more} of {name} {verb} gone")
+        kind, verb = ("classes", "are") if len(gone) > 1 else ("class", "is")
+        texts.append(f"{kind} {', '.join(gone[:MAX_EXAMPLES])}{more} of {name} {verb} gone")
     old, new = _images(before), _images(after)
     ids, keys = {id for id, _ in new}, {key for _, key in new}
     lost = sum(id not in ids and key not in keys for id, key in old)
     if lost > GONE_SHARE * len(old):
         share = f"{lost:,} of the {len(old):,}" if lost < len(old) else f"all {lost:,}"
-        texts.append(f"{share} images of {name} are gone")
+        texts.append(f"{share} {noun} of {name} are gone")
     for split in SPLITS:
         number = before.info.num_images(split)
         if number and not after.info.num_images(split):
-            texts.append(f"no {split} images are left; {name} had {number:,}")
+            texts.append(f"no {split} {noun} are left; {name} had {number:,}")
     return tuple(texts)
 
 

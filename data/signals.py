@@ -7,7 +7,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from data.classification import Batch, Records
 from data.dataset import DatasetInfo
 from data.fitting import (
     ArrayPreprocessing,
@@ -23,6 +22,7 @@ from data.fitting import (
 )
 from data.parameters import Parameters
 from data.random import SampleGenerator
+from data.records import Batch, Records
 
 LONGEST_KEPT = 4096  # samples, where nobody said how many
 

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.checks import file_sha256
 from data.dataset import PAIR_SCHEMA, PAIRS_FILE, Shard, Split
+from data.files import file_sha256
 from data.formats.listing import Pair
 
 SHARD_BYTES = 64 << 20

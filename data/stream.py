@@ -109,16 +109,20 @@ class RowReader:
         table = self.cache.pop(number, None)
         if table is None:
             file, group = self.blocks[number]
+            self._make_room(self.footers[file].row_group(group).total_byte_size)
             # a reader for each block: one that stays open keeps the block that it read last
             with pq.ParquetFile(self.files[file], metadata=self.footers[file]) as shard:
                 table = shard.read_row_group(group, columns=self.columns, use_threads=False)
             self.cached_bytes += table.nbytes
             self.num_reads += 1
         self.cache[number] = table  # as the one used last
-        while self.cached_bytes > self.cache_bytes and len(self.cache) > 1:
+        return table
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Drop what was used longest ago, so that a block of so many bytes fits beside its pages as they are read."""
+        while self.cache and self.cached_bytes + num_bytes > self.cache_bytes:
             self.cached_bytes -= self.cache.popitem(last=False)[1].nbytes
             pa.default_memory_pool().release_unused()  # else it keeps as much again for itself
-        return table
 
 
 def _require_unchanged(dataset: Dataset) -> None:

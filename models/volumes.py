@@ -16,6 +16,7 @@ from data.parameters import Parameters
 from models.standardised import Standardised, initialise
 
 Architecture = Literal["voxnet", "resnet8_3d"]
+LEAST_VOXELS = 11  # of VoxNet: what is left after its convolutions and its pooling is one voxel
 
 
 class VoxNet(nn.Module):
@@ -25,7 +26,7 @@ class VoxNet(nn.Module):
         super().__init__()
         side = ((input_voxels - 5) // 2 + 1 - 2) // 2
         if side < 1:
-            raise ValueError(f"voxnet needs crop_voxels of at least 11, got {input_voxels}")
+            raise ValueError(f"voxnet needs crop_voxels of at least {LEAST_VOXELS}, got {input_voxels}")
         self.features = nn.Sequential(
             nn.Conv3d(channels, 32, 5, stride=2), nn.LeakyReLU(0.1), nn.Dropout(0.2),
             nn.Conv3d(32, 32, 3), nn.LeakyReLU(0.1), nn.MaxPool3d(2), nn.Dropout(0.3),
@@ -84,6 +85,11 @@ class VolumeModel(Parameters):
     """Which network."""
 
     name: Architecture = Field(description="a network of the catalogue: ./convoy models list --catalogue")
+
+
+def least_voxels(name: str) -> int:
+    """Side of the smallest volumes that a network takes."""
+    return LEAST_VOXELS if name == "voxnet" else 1
 
 
 def arguments_of(name: str, crop_voxels: int) -> dict[str, Any]:

@@ -97,3 +97,11 @@ def publish_findings(findings: Findings, verdict: Verdict) -> None:
     key = f"checks-{findings.name}".replace("_", "-")
     with get_client(sync_client=True) as client:
         client.create_artifact(artifact("table", json.dumps(rows), description, key))
+
+
+def publish_curve(summary: dict[str, Any]) -> None:
+    """Leave a learning curve on its run's page, as a table."""
+    description = f"{summary['dataset']} by the recipe {summary['recipe']}: accuracy on validation by mode"
+    key = f"curve-{summary['dataset']}".replace("_", "-")
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact("table", json.dumps(summary["points"]), description, key))

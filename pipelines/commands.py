@@ -43,6 +43,10 @@ app.command(
     "pipelines.commands_models:evaluate", name="evaluate",
     help="Test a model, or several together, on a dataset.", sort_key=3,
 )  # fmt: skip
+app.command(
+    "pipelines.commands_compare:compare", name="compare",
+    help="Compare tested runs: mean and sd over seeds, and differences.", sort_key=3.5,
+)  # fmt: skip
 app.command("pipelines.commands_models:predict", name="predict", help="Classify images.", sort_key=4)
 app.command(
     "pipelines.commands_models:app", name="models", help="List and show registered models.", sort_key=5
@@ -61,8 +65,16 @@ app.command(
     sort_key=8,
 )
 app.command(
+    "pipelines.commands_curve:learning_curve", name="learning-curve",
+    help="Compare the modes of transfer learning on few and on many pictures.", sort_key=7,
+)  # fmt: skip
+app.command(
     "pipelines.commands_edges:edges", name="edges",
     help="Write the edge maps of a picture, by Sobel's filters and others.", sort_key=9,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_export:export", name="export",
+    help="Write a model as one ONNX or torch.export file, with its preprocessing inside.", sort_key=10,
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from data.checks import check as check_bytes
 from data.checks import shard_fault
-from data.dataset import Dataset
+from data.dataset import Dataset, noun_of
 from data.findings import Finding, Findings, Verdict, find, judge, parse_accepted
 from pipelines.families import PIPELINES
 from pipelines.options import Accept, Json, quiet_stdout
@@ -55,7 +55,10 @@ def check(
                 from tasks.checkpage import write_check_page
 
                 write_check_page(html, dataset, findings, verdict)
-    document = {"name": name, "num_images": num_images, "problems": problems, "time_s": time_s}
+    document = {
+        "name": name, "items": noun_of(dataset.info.family), "num_images": num_images, "problems": problems,
+        "time_s": time_s,
+    }  # fmt: skip
     emit(document | document_of(findings, verdict, html), views(document, findings, verdict, html), as_json)
     return int(bool(problems) or bool(verdict and verdict.stopped_by))
 
@@ -106,10 +109,11 @@ def views(
         )
         mend = "the checks were not run; restore the dataset (dvc checkout, dvc pull), or ingest its source again"
         return [damaged, mend]
-    fine = f"{name}: {document['num_images']:,} images, all as ingest wrote them ({document['time_s']:.1f} s)"
+    amount = f"{document['num_images']:,} {document['items']}"
+    fine = f"{name}: {amount}, all as ingest wrote them ({document['time_s']:.1f} s)"
     shown: list[Table | str] = [fine]
     if findings.findings:
-        shown.append(findings_table(findings, verdict))
+        shown.append(findings_table(findings, verdict, explained=True))
     else:
         shown.append("no check found anything")
     if verdict.unused:
@@ -123,19 +127,20 @@ def views(
     return shown
 
 
-def findings_table(findings: Findings, verdict: Verdict) -> Table:
-    """A line a finding, coloured by how grave it is."""
+def findings_table(findings: Findings, verdict: Verdict, explained: bool = False) -> Table:
+    """A line a finding, coloured by how grave it is; if wished with what it means and what to do."""
     accepted = {finding.name for finding in verdict.accepted}
+    columns = ["", "check", "found", *(["what it means → what to do"] if explained else [])]
     rows = [
         (
             "accepted" if finding.name in accepted else finding.severity,
             finding.name,
             found(finding),
             f"{finding.meaning} → {finding.remedy}",
-        )
+        )[: len(columns)]
         for finding in findings.findings
     ]
-    view = table("Checks", ("", "check", "found", "what it means → what to do"), rows)
+    view = table("Checks", columns, rows)
     for row, finding in zip(view.rows, findings.findings, strict=True):
         row.style = "" if finding.name in accepted else STYLES[finding.severity]
     return view

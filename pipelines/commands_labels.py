@@ -5,14 +5,14 @@ from typing import Any
 
 from rich.table import Table
 
-from data.dataset import Dataset, Split
+from data.dataset import Dataset, Split, noun_of
 from pipelines.commands_models import evaluate_configuration, hearer, trained_on_another_version
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from tasks import registry
 from tasks.evaluate import Report, evaluate
-from tasks.labelerrors import noisy_pairs
+from tasks.labelerrors import noisy_pairs, weakness
 from tasks.labelpage import write_label_page
 from tasks.modelfile import load_card
 from tasks.paths import store
@@ -66,22 +66,28 @@ def label_errors(
             report = evaluate([folder], data, split=split, config=config, on_progress=hearer(reporter))
         finally:
             reporter.close()
+        if note := weakness(report.metrics["accuracy"]):
+            notes.append(note)
+            reporter.note(f"note: {note}")
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             write_csv(out, report.suspects, SUSPECT_COLUMNS)
         if html is not None:
             write_label_page(html, data, split, report, notes)
-    document = document_of(report, name, split, folder, notes)
+    document = document_of(report, name, split, folder, notes, noun_of(data.info.family))
     emit(document, [*views(document), *(f"wrote {file}" for file in (out, html) if file)], as_json)
 
 
-def document_of(report: Report, name: str, split: Split, folder: Path, notes: list[str]) -> dict[str, Any]:
+def document_of(
+    report: Report, name: str, split: Split, folder: Path, notes: list[str], noun: str
+) -> dict[str, Any]:
     """What was found, as plain values."""
     found = report.label_errors
     return {
         "dataset": name,
         "split": split,
         "model": str(folder),
+        "items": noun,
         "num_images": len(report.labels),
         "accuracy": report.metrics["accuracy"],
         "estimated_errors": found.estimated,
@@ -99,7 +105,7 @@ def views(document: dict[str, Any]) -> list[Table | str]:
     """What was found, for a person."""
     suspects = document["suspects"]
     values = {
-        "images": document["num_images"],
+        document["items"]: document["num_images"],
         "accuracy of the model": f"{document['accuracy']:.2%}",
         "wrong labels, estimated": f"{document['estimated_errors']:.1f} ({document['noise_rate']:.2%})",
         "suspects": len(suspects),

@@ -1,6 +1,7 @@
 """`./convoy evaluate`, `./convoy predict` and `./convoy models`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from data import arrays
 from data.dataset import NUM_AXES, Dataset, Split
 from data.decode import EXTENSIONS
 from models import classification, signals, volumes
+from models.papers import paper_of
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO, choose_recipe, recipes
 from pipelines.render import ConsoleReporter, emit, pairs, table
@@ -24,6 +26,7 @@ from tasks.modelfile import load_card
 from tasks.paths import store
 from tasks.predict import Predictor, load_predictor
 from tasks.settings import EvaluateConfig, ViewName
+from tasks.slices import Slice, mark
 
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in EXTENSIONS.values() for suffix in suffixes)
 CATALOGUES = {  # family → its networks, and the channels at which their sizes are told
@@ -31,7 +34,13 @@ CATALOGUES = {  # family → its networks, and the channels at which their sizes
     "signals": (signals.ARCHITECTURES, 1),
     "volumes": (volumes.ARCHITECTURES, 1),
 }
+LEAST_SIDES: dict[str, Callable[[str], int]] = {  # family → side of the smallest input of a network
+    "classification": classification.least_px,
+    "signals": signals.least_length,
+    "volumes": volumes.least_voxels,
+}
 PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
+MAX_SLICES = 12  # shown; the files and --json have all
 NUM_LIKELY = 3  # classes shown beside the most likely one
 
 app = App(name="models", help="List and show registered models.")
@@ -76,6 +85,10 @@ def evaluate(
     card = load_card(folders[0])
     data = Dataset.open(store() / (dataset or card.dataset))
     notes = [note for folder in folders if (note := trained_on_another_version(load_card(folder), data))]
+    if split == "val":
+        notes.append(
+            "temperatures are fitted on the validation split: its calibrated figures flatter the model"
+        )
     config = evaluate_configuration(card, data.info.name, recipe, views)
     reporter = ConsoleReporter()
     with quiet_stdout(as_json):
@@ -92,6 +105,8 @@ def evaluate(
         "dataset": data.info.name,
         "split": split,
         "metrics": report.metrics,
+        "temperature_fitted_to": report.about["temperature_fitted_to"],
+        "slices": [asdict(each) for each in report.slices],
         "per_class": report.per_class,
         "notes": notes,
         "out": out,
@@ -141,11 +156,33 @@ def hearer(reporter: ConsoleReporter) -> Callable[[int, int], None]:
 
 
 def report_views(report: Report, title: str) -> list[Table]:
-    """A report as tables: one line a view, one line a class."""
+    """A report as tables: one line a view, two of calibration, one a class, and the worst slices."""
+    basis = report.about["temperature_fitted_to"]
     return [
         table(f"{title}: the registered view is {report.registered_view}", *columns_of(report.views)),
+        table(f"Calibration, fitted to {basis}", *columns_of(report.calibration)),
         table("By class", *columns_of(report.per_class)),
+        slices_view(report.slices),
     ]
+
+
+def slices_view(slices: Sequence[Slice]) -> Table:
+    """The worst slices."""
+    left_out = f", the worst {MAX_SLICES} of {len(slices)}" if len(slices) > MAX_SLICES else ""
+    rows = [
+        (
+            each.kind,
+            each.name,
+            each.num_images,
+            each.accuracy,
+            each.accuracy_low,
+            each.accuracy_high,
+            mark(each),
+        )
+        for each in slices[:MAX_SLICES]
+    ]
+    columns = ("kind", "slice", "images", "accuracy", "accuracy_low", "accuracy_high", "")
+    return table(f"Slices{left_out}", columns, rows)
 
 
 def columns_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
@@ -259,18 +296,18 @@ def list_models(*, catalogue: Annotated[bool, Parameter(negative=())] = False, a
     Parameters
     ----------
     catalogue
-        The networks of models/, with their sizes.
+        The networks of models/: their sizes, the least input, the paper.
     """
     if catalogue:
         rows = [
-            (family, name, count_parameters(family, name))
+            (family, name, count_parameters(family, name), LEAST_SIDES[family](name), paper_of(name))
             for family, (networks, _channels) in CATALOGUES.items()
             for name in networks
         ]
-        keys = ("family", "name", "num_parameters")
+        keys = ("family", "name", "num_parameters", "least_side", "paper")
         document = {"catalogue": [dict(zip(keys, row, strict=True)) for row in rows]}
-        title = "Networks, at 10 classes and 3 channels (signals and volumes: 1)"
-        emit(document, [table(title, ("family", "name", "parameters"), rows)], as_json)
+        title = "Networks, at 10 classes and 3 channels (signals and volumes: 1); sides in pixels, samples, voxels"
+        emit(document, [table(title, ("family", "name", "parameters", "least side", "paper"), rows)], as_json)
         return
     models = registry.list_models()
     columns = ("name", "version", "aliases", "accuracy", "dataset", "created", "run_id")

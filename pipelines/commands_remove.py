@@ -1,16 +1,13 @@
 """`./convoy data remove`: a dataset leaves the store; DVC's cache keeps its bytes."""
 
-import shutil
 import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from data.dataset import list_names
 from pipelines.options import Json
 from pipelines.render import ConsoleReporter, emit
-from tasks import versioning
-from tasks import versions as history
+from tasks import placing
 from tasks.paths import store
 
 
@@ -26,15 +23,7 @@ def remove(
     yes
         Do not ask.
     """
-    path = store() / name
-    known = sorted({*list_names(store()), *history.recorded_names()})
-    if name not in known:
-        raise ValueError(f"there is no dataset {name!r}; there are: {', '.join(known) or 'none'}")
-    if stage := versioning.stage_of(path):
-        raise ValueError(
-            f"{name!r} is made by the stage {stage} of dvc.yaml, and `dvc repro` would make it again: take the "
-            "stage and what reads it out of dvc.yaml first"
-        )
+    placing.require_removable(name)
     if not yes:
         if not sys.stdin.isatty():
             raise ValueError(f"nobody can be asked here; give --yes: ./convoy data remove {name} --yes")
@@ -42,15 +31,8 @@ def remove(
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise ValueError(f"{name} was not removed: the answer was not y")
-    with history.exclusive(name, ConsoleReporter().note):
-        history.keep(name)  # what lies in the folder is in the cache before it goes
-        pointer, listed = path.with_name(f"{name}.dvc"), history.list_file(name)
-        digest = history.current(name)
-        if path.exists():
-            shutil.rmtree(path)
-        pointer.unlink(missing_ok=True)
-        listed.unlink(missing_ok=True)
-    back = f"git checkout COMMIT -- {pointer} {listed}, then ./convoy data pull {name}"
+    digest, files = placing.remove(name, ConsoleReporter().note)
+    back = f"git checkout COMMIT -- {' '.join(map(str, files))}, then ./convoy data pull {name}"
     said = (
         f"removed {name} ({digest}); DVC's cache keeps its bytes. If git has its pointer, get it back: {back}"
     )

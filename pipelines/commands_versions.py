@@ -12,7 +12,7 @@ from data.difference import KINDS, Difference, change_line, changes_csv, compare
 from data.files import write_whole
 from pipelines.options import Json, quiet_stdout
 from pipelines.render import ConsoleReporter, emit, pairs, table
-from tasks import versioning
+from tasks import placing, versioning
 from tasks import versions as history
 from tasks.paths import store
 from tasks.versions import Version
@@ -74,7 +74,7 @@ def checkout(name: str, version: str, /, *, as_json: Json = False) -> None:
     version
         Its number, latest, or the first digits of its digest; ./convoy data versions NAME shows them.
     """
-    found = history.checkout(name, version, ConsoleReporter().note)
+    found = placing.checkout(name, version, ConsoleReporter().note)
     said = f"{name}: version {found.number} ({found.md5}) is in {store() / name}"
     emit({"name": name, **version_document(found, found.md5)}, [said], as_json)
 
@@ -219,9 +219,9 @@ def push(*names: str, all_versions: AllVersions = False, as_json: Json = False) 
     """
     with quiet_stdout(as_json):
         if names:
-            pushed, (files, absent) = list(names), history.push(names, all_versions)
+            pushed, (files, absent) = list(names), placing.push(names, all_versions)
         else:
-            pushed, files, absent = history.push_all(all_versions)
+            pushed, files, absent = placing.push_all(all_versions)
     views = [f"pushed {files:,} files of {', '.join(pushed) or 'no dataset'}"]
     views += [f"not here, so not pushed: {', '.join(absent)}"] if absent else []
     emit({"names": pushed, "files": files, "not_here": absent}, views, as_json)
@@ -242,9 +242,9 @@ def pull(*names: str, all_versions: AllVersions = False, as_json: Json = False) 
     note = ConsoleReporter().note
     absent: dict[str, str] = {}
     if names:
-        changed = history.pull(names, all_versions, note)
+        changed = placing.pull(names, all_versions, note)
     else:
-        changed, absent = history.pull_all(all_versions, note)
+        changed, absent = placing.pull_all(all_versions, note)
     views = [f"{name}: {pulled(name, new)}" for name, new in changed.items()]
     views += [f"not fetched: {name}: {reason}" for name, reason in absent.items()]
     document = {"datasets": changed, "not_fetched": absent}

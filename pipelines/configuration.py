@@ -71,6 +71,20 @@ class ChangesForm:
         return form
 
 
+class SectionForm:
+    """Makes a dict parameter of a flow a form of a section of params.yaml, none of its fields required."""
+
+    def __init__(self, model: type[Parameters]) -> None:
+        self.model = model
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(source)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = self.model.model_json_schema()
+        return optional_form(schema, schema.get("$defs", {}))
+
+
 def optional_form(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """A JSON schema with its references written out and nothing required."""
     if "$ref" in schema:

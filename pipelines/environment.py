@@ -1,6 +1,7 @@
 """The environment that the engines read when they are imported: quiet, private, and below one home folder.
 
-`prepare` runs before anything that imports Prefect, Ray, MLflow or DVC. What a person has set already stays.
+`prepare` runs before anything that imports Prefect, Ray, MLflow or DVC. What a person has set already stays. It writes
+nothing: commands that only read work where nothing may be written.
 """
 
 import os
@@ -35,4 +36,18 @@ def prepare() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+
+
+def make_prefect_home() -> None:
+    """Make the folder in which Prefect keeps its record; to be called before it is imported, when a flow is to run.
+
+    Raises a ValueError where it cannot be made. Prefect itself would go on without it, and fail later.
+    """
+    folder = Path(os.environ["PREFECT_HOME"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"PREFECT_HOME (={folder}) cannot be made ({error.strerror}); set CONVOY_HOME (={home()}), or "
+            "PREFECT_HOME itself, to a folder that can be written to"
+        ) from error

@@ -27,10 +27,16 @@ class Stop:
 
 
 @contextmanager
-def interruptible(executor: Executor, say: Callable[[str], None], resume: str) -> Iterator[Stop]:
+def interruptible(
+    executor: Executor,
+    say: Callable[[str], None],
+    resume: str,
+    idle: str = "stopped before it took a step",
+) -> Iterator[Stop]:
     """Have the first signal ask a training to stop, and give the handlers back to whoever had them.
 
-    `say` tells a person what happens, `resume` is the command that goes on with the run. While Ray is waited for,
+    `say` tells a person what happens, `resume` is the command that goes on with the run, `idle` the account of what was
+    stopped where no loop is under way. While Ray is waited for,
     nothing but KeyboardInterrupt gets out: Prefect's own exception for SIGTERM would be lost in the wait.
     """
     stop, over, told = Stop(), threading.Event(), list[int]()
@@ -69,16 +75,16 @@ def interruptible(executor: Executor, say: Callable[[str], None], resume: str) -
             watch.join()
         restore(handlers)
     if told or ending:
-        say(f"{account(ending, stop.under_way)}; go on: {resume}")
+        say(f"{account(ending, stop.under_way, idle)}; go on: {resume}")
     if told:
         signal.raise_signal(told[0])
     if ending:
         raise KeyboardInterrupt
 
 
-def resume_command(key: str, executor: Executor) -> str:
-    """What a person types to go on with a run."""
-    return f"./convoy train --resume {key}" + ("" if executor == "ray" else f" --executor {executor}")
+def resume_command(command: str, key: str, executor: Executor) -> str:
+    """What a person types to go on with a run of `train`, or of another command."""
+    return f"./convoy {command} --resume {key}" + ("" if executor == "ray" else f" --executor {executor}")
 
 
 def watch_over(stop: Stop, over: threading.Event, say: Callable[[str], None]) -> None:
@@ -92,14 +98,14 @@ def watch_over(stop: Stop, over: threading.Event, say: Callable[[str], None]) ->
         signal.pthread_kill(main, signal.SIGINT)
 
 
-def account(ending: BaseException | None, under_way: bool) -> str:
+def account(ending: BaseException | None, under_way: bool, idle: str) -> str:
     """What became of a training that a signal has ended."""
     if ending is None:
         return "stopped; the training was done by then"
     if isinstance(ending, Interrupted):
         return f"stopped after step {ending.step}: no step is lost"
     if not under_way:
-        return "stopped before it took a step"
+        return idle
     lost = "the steps since its last checkpoint are lost"
     if isinstance(ending, KeyboardInterrupt):
         return f"stopped without a checkpoint: {lost}"

@@ -29,29 +29,36 @@ def run_flow(
     `resume`, the key of a run, takes the place of family, dataset, recipe, changes and accept.
     """
     start_engines(executor)
-    # Only now, for these imports take seconds that the engines can use.
-    from pipelines.training import read_job, run_folder
-    from tasks.cluster import disconnect
-
     if resume is not None:
+        # Only now, for these imports take seconds that the engines can use.
+        from pipelines.training import read_job, run_folder
+
         job = read_job(run_folder(resume))
         family, dataset, recipe = job.family, job.dataset, job.recipe
     assert family is not None
-    module, _, name = PIPELINES[family].flow.partition(":")
+    summary = call_flow(
+        PIPELINES[family].flow, dataset, recipe, changes or None, stop_after=stop_after, resume=resume,
+        executor=executor, accept=accept,
+    )  # fmt: skip
+    first_step_at = summary.pop("first_step_at")
+    summary["to_first_step_s"] = None if first_step_at is None else first_step_at - STARTED_AT
+    return summary
+
+
+def call_flow(address: str, *arguments: Any, **options: Any) -> dict[str, Any]:
+    """Call the flow at `module:function`, reporting to the console; `start_engines` must have been called."""
+    from tasks.cluster import disconnect
+
+    module, _, name = address.partition(":")
     flow = getattr(import_module(module), name)
     server.wait()
     reporter = ConsoleReporter()
     set_reporter(reporter)
     try:
-        summary = flow(
-            dataset, recipe, changes or None, stop_after=stop_after, resume=resume, executor=executor,
-            accept=accept,
-        )  # fmt: skip
+        summary: dict[str, Any] = flow(*arguments, **options)
     except BaseException:
         disconnect()
         raise
     finally:
         reporter.close()
-    first_step_at = summary.pop("first_step_at")
-    summary["to_first_step_s"] = None if first_step_at is None else first_step_at - STARTED_AT
     return summary

@@ -15,6 +15,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from pipelines import environment
 from tasks.paths import ROOT
 
 START_TIMEOUT_S = 180.0
@@ -29,6 +30,7 @@ def start() -> None:
     To be called before Prefect is imported, since it reads its settings then.
     """
     global _server
+    environment.make_prefect_home()
     if _server is not None or "PREFECT_API_URL" in os.environ or has_profile():
         return
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)

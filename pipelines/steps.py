@@ -162,7 +162,7 @@ def train_model(
                 f"goes on after step {step}" if step else "no checkpoint had been kept yet: starts over"
             )
 
-    going_on = resume_command(key, executor)
+    going_on = resume_command("train", key, executor)
     with bar, registry.system_metrics(run_id), interruptible(executor, reporter.note, going_on) as stop:
         result = train(
             family, config, dataset,
@@ -184,6 +184,23 @@ def train_model(
     return result, first_step_at
 
 
+@step("calibrate")
+def calibrate_model(dataset: Dataset, config: Any, model: Path, run_id: str, reporter: Reporter) -> None:
+    """Fit the model's temperature to the validation split, and keep it in its card."""
+    from tasks.calibrate import (
+        calibrate,
+    )  # with it comes scipy, which the first training step need not wait for
+
+    found = calibrate(
+        model,
+        dataset,
+        batch_size=config.evaluate.batch_size,
+        on_progress=progress_of(reporter, "calibrate"),
+    )
+    reporter.note(f"temperature {found.temperature:.3g}, fitted to {found.basis}")
+    registry.log_metrics(run_id, {"temperature": found.temperature})
+
+
 @step("evaluate")
 def evaluate_model(
     config: Any, dataset: Dataset, model: Path, folder: Path, run_id: str, reporter: Reporter
@@ -193,7 +210,7 @@ def evaluate_model(
     from tasks.evaluate import evaluate
 
     report = evaluate(
-        [model], dataset, split="test", config=config.evaluate, on_progress=progress_of(reporter)
+        [model], dataset, split="test", config=config.evaluate, on_progress=progress_of(reporter, "evaluate")
     )
     report.write(folder / "evaluation")
     registry.log_metrics(run_id, {f"test.{name}": value for name, value in report.metrics.items()})
@@ -201,12 +218,12 @@ def evaluate_model(
     return dict(report.metrics)
 
 
-def progress_of(reporter: Reporter) -> Callable[..., None]:
-    """What evaluation calls with the crops seen so far, and in all."""
+def progress_of(reporter: Reporter, name: str) -> Callable[[int, int], None]:
+    """What the step `name` calls with the images looked at so far, and in all."""
     clock = Clock()
 
     def hear(done: int, total: int) -> None:
-        reporter.show(Status("evaluate", done, total, clock.rate(done)))
+        reporter.show(Status(name, done, total, clock.rate(done)))
 
     return hear
 

@@ -29,6 +29,7 @@ from pipelines.reporting import Reporter, current_reporter
 from tasks import registry
 from tasks.cluster import disconnect
 from tasks.families import FAMILIES
+from tasks.lineage import Lineage
 from tasks.paths import runs
 from tasks.train import TrainResult
 
@@ -102,6 +103,22 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
+def require_same_beginning(folder: Path, lineage: Lineage) -> None:
+    """Raise ValueError where a run of many trainings would go on with other data or weights than it began with."""
+    file = folder / "begun-with.json"
+    now = {"data": lineage.dvc_digest, "weights": lineage.weights_sha256}
+    if not file.is_file():
+        write_whole(file, json.dumps(now, indent=2) + "\n")
+        return
+    begun = json.loads(file.read_text())
+    for what, digest in now.items():
+        if digest != begun[what]:
+            raise ValueError(
+                f"{folder.name} began with {what} of digest {begun[what] or 'none'}, and now it is "
+                f"{digest or 'none'}: bring those back (./convoy data checkout), or start anew without --resume"
+            )
+
+
 class Phases:
     """Wall-clock seconds of each step."""
 
@@ -141,7 +158,7 @@ def run_job(
     with exclusive(folder):
         job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, accept, folder)
         reporter = current_reporter() or steps.LogReporter()
-        going_on = resume_command(key, executor)
+        going_on = resume_command("train", key, executor)
         reporter.note(f"run {key}: {job.dataset} by {job.recipe}; if cut off: {going_on}")
         summary = run_steps(job, key, folder, reporter, stop_after, executor)
     steps.publish(summary)
@@ -172,6 +189,8 @@ def run_steps(
                 page.leave, weights,
             )  # fmt: skip
             page.leave(reporter)  # of a resumed run that had been trained
+        with phase("calibrate"):
+            steps.calibrate_model(data, job.config, result.model_folder, run_id, reporter)
         metrics = dict(result.metrics)
         if stop_after != "train":
             with phase("evaluate"):

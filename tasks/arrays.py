@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from data.arrays import decode_item
-from data.classification import Records
 from data.dataset import DatasetInfo
 from data.decode import DecodeError
 from data.fitting import ArrayPreprocessing, decode_all
+from data.records import Records
 from tasks.card import CARD_VERSION, Member, ModelCard
 from tasks.settings import EvaluateConfig, TrainConfig
 

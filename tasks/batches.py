@@ -14,7 +14,7 @@ from data.stream import Layout, windowed_order
 from tasks.families import Family
 from tasks.settings import TrainConfig
 
-WINDOW_SHARE = 0.5  # of the memory for pictures: what waits, encoded, in a streamed epoch
+WINDOW_SHARE = 0.4  # of the memory for pictures: what waits, encoded, in a streamed epoch
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from data.fitting import ArrayPreprocessing
 from data.parameters import Parameters
 
@@ -48,3 +50,5 @@ class ModelCard(Parameters):
     dataset: str
     dataset_digest: str  # DVC's md5 of the dataset the weights were fitted to, or "" if it had none
     initial_weights: InitialWeights | None = None
+    temperature: float = Field(default=1.0, gt=0)  # of `views` and these members: see tasks.temperature
+    calibrated_on: str = ""  # what the temperature was fitted to, or why it is 1; "" if nobody tried

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.dataset import NUM_AXES, SPLITS, Dataset, DatasetInfo, Split
+from data.dataset import NUM_AXES, SPLITS, Dataset, DatasetInfo, Split, noun_of
 from data.evidence import Evidence, gather, read_pictures
 from data.files import write_whole
 from data.findings import Finding, Findings, Verdict
@@ -63,7 +63,7 @@ def headline(info: DatasetInfo, findings: Findings, verdict: Verdict) -> str:
     """What the dataset is, and whether training may start; whether it is sound where its family has no training."""
     num_boxes = sum(sum(classes.values()) for classes in info.num_boxes.values())
     kinds = {"faces": "people", "style": "folders"}.get(info.family, "classes")
-    numbers = [(f"{findings.num_images:,}", info.family if info.family in NUM_AXES else "pictures")]
+    numbers = [(f"{findings.num_images:,}", noun_of(info.family))]
     numbers += [(f"{len(info.classes):,}", kinds)] if info.classes else []
     numbers += [(f"{info.num_images(split):,}", split) for split in SPLITS]
     numbers += [(f"{num_boxes:,}", "boxes")] if num_boxes else []
@@ -117,8 +117,7 @@ def distributions(evidence: Evidence) -> list[str]:
     elif info.family == "detection":
         drawn.append(balance_chart("Boxes by class", info.num_boxes, info.classes))
     elif info.family != "landmarks":
-        what = info.family if info.family in NUM_AXES else "pictures"
-        drawn.append(balance_chart(f"{what.capitalize()} by class", info.counts, info.classes))
+        drawn.append(balance_chart(f"{evidence.noun.capitalize()} by class", info.counts, info.classes))
     if info.family not in NUM_AXES and {"width", "height"} <= set(evidence.columns.column_names):
         width, height = evidence.sizes_px.T
         drawn += size_charts(width, height)

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from data.augment import AugmentConfig
 from data.classification import (
-    Batch,
     InputConfig,
     Pictures,
-    Records,
     decode_rows,
     empty_split,
     make_batch,
@@ -24,8 +22,17 @@ from data.classification import (
 from data.dataset import DatasetInfo
 from data.parameters import Parameters
 from data.random import SampleGenerator
+from data.records import Batch, Records
 from models.airnet import AirNet
-from models.classification import ARCHITECTURES, ModelConfig, arguments_of, build, cross_entropy, least_px
+from models.classification import (
+    ARCHITECTURES,
+    ModelConfig,
+    arguments_of,
+    build,
+    cross_entropy,
+    least_px,
+    saved_arguments_of,
+)
 from models.sides import WithSides
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.optim import OptimConfig
@@ -88,6 +95,15 @@ def changing(augment: AugmentConfig) -> list[str]:
     """Names of what augmentation changes by chance."""
     values = augment.model_dump(exclude={"crop_aspect", "crop_from"})
     return [name for name, value in values.items() if value and value != (1.0, 1.0)]
+
+
+def without_chance(augment: AugmentConfig) -> AugmentConfig:
+    """The same with all that `changing` names switched off: the plain centre crop."""
+    off = {
+        name: (1.0, 1.0) if name == "crop_area" else type(getattr(augment, name))(0)
+        for name in changing(augment)
+    }
+    return augment.model_copy(update={**off, "crop_from": "square"})
 
 
 def decode(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
@@ -178,7 +194,7 @@ def card(config: ClassificationConfig, info: DatasetInfo, digest: str, run: str)
     """What a single trained classifier says of itself."""
     member = Member(
         architecture=config.model.name,
-        arguments=arguments_of(config.model.name, config.input.crop_px),
+        arguments=saved_arguments_of(config.model.name, config.input.crop_px),
         weights="member-0.safetensors",
         run=run,
     )

@@ -11,7 +11,7 @@ import socket
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -215,6 +215,48 @@ def compute_features(
         return ray.get([task.remote(part, info, config, shared, threads) for part in parts])
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+
+
+# --- many small pieces of work ---------------------------------------------------------------------------------
+
+
+def share(value: Any) -> ray.ObjectRef:
+    """Put a value where all calls of `call_each` read it without a copy: it takes the value's place among arguments."""
+    return ray.put(value)
+
+
+@ray.remote(max_retries=0)
+def _call(function: Callable[..., Any], num_threads: int, *arguments: Any) -> Any:
+    torch.set_num_threads(num_threads)
+    return function(*arguments)
+
+
+def call_each(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], num_threads: int, num_gpus: float
+) -> Iterator[tuple[int, Any]]:
+    """Call a function with each of these arguments, on the cluster: (place in `calls`, result), as they end.
+
+    As many run at once as have a CPU for each thread (0: one) and their GPUs. What one raises ends them all, and is
+    raised here; RuntimeError where a process was lost. Nothing is called twice: whoever calls tries again.
+    """
+    threads = max(1, num_threads)
+    task: Any = _call
+    task = task.options(num_cpus=threads, num_gpus=num_gpus)
+    pending = {task.remote(function, threads, *arguments): place for place, arguments in enumerate(calls)}
+    try:
+        while pending:
+            [done], _ = ray.wait(list(pending), num_returns=1)
+            yield pending.pop(done), ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise RuntimeError(
+            "a process of Ray was lost, perhaps for lack of memory: free some, or raise cpus_per_worker, so that fewer "
+            f"run at once ({str(error).strip().splitlines()[0]})"
+        ) from None
+    finally:
+        for reference in pending:
+            ray.cancel(reference, force=True)
 
 
 # --- batches made beside training ------------------------------------------------------------------------------

@@ -30,6 +30,18 @@ def shown(value: Any) -> str:
     return repr(value)
 
 
+def class_difference(model: Sequence[str], dataset: Sequence[str]) -> str:
+    """How the classes of a model and of a dataset differ, which they do, by name; long lists are cut."""
+    sides = [
+        (f"the {who} has", [name for name in names if name not in set(others)])
+        for who, names, others in (("model alone", model, dataset), ("dataset alone", dataset, model))
+    ]
+    if not any(names for _, names in sides):
+        place = next(i for i, (a, b) in enumerate(zip(model, dataset, strict=True)) if a != b)
+        return f"they have another order, from place {place} on: {model[place]!r} and {dataset[place]!r}"
+    return ", ".join(f"{text} {shown(tuple(names))}" for text, names in sides if names)
+
+
 def combine(folders: Sequence[Path], target: Path) -> ModelCard:
     """Write one model folder with the members of all `folders`, in their order, each counting the same.
 
@@ -42,12 +54,16 @@ def combine(folders: Sequence[Path], target: Path) -> ModelCard:
     require_agreement(folders, [load_card(folder) for folder in folders], SAME_MODEL)
     saved = [load_model(folder) for folder in folders]
     members = [member for model in saved for member in model.card.members]
-    card = saved[0].card.model_copy(
+    card = saved[
+        0
+    ].card.model_copy(
         update={
             "members": tuple(
                 member.model_copy(update={"weights": f"member-{i}.safetensors"})
                 for i, member in enumerate(members)
-            )
+            ),
+            "temperature": 1.0,  # the members' ones do not hold for their average: tasks.calibrate finds its own
+            "calibrated_on": "",
         }
     )
     save_model(target, card, [module for model in saved for module in model.members])

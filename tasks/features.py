@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from data.classification import Batch, Records
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
 from data.files import whole
 from data.random import SampleGenerator
+from data.records import Batch, Records
 from models.classification import Classifier
 from models.stages import require_composed, stages_of
 from tasks import classification

@@ -22,8 +22,9 @@ from tasks.families import Family
 from tasks.loop import Session, fit
 
 PREFETCH_BATCHES = 3  # per augmentation worker
-# Shares of the memory for pictures. The cache: a window of half of it, and the blocks that it begins and ends in.
-CACHE_SHARE = 0.6
+# Shares of the memory for pictures. The cache: the window of tasks.batches, and the blocks that it begins and ends in.
+# What is left over goes to what reading, decoding and allocators take beside the pictures.
+CACHE_SHARE = 0.5
 FLIGHT_SHARE = 0.2  # what is on its way to the loop; as much again while validation comes between
 PROBE_ROWS = 8
 # of training pictures that data-dependent initial weights look at

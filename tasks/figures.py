@@ -7,15 +7,17 @@ grey print. Class names are shown as they are: a `$` in one starts no formula.
 import itertools
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unicodedata import east_asian_width
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from tasks.metrics import PerClass, Reliability
+from tasks.slices import FEW, Slice
 
 BLUE, ORANGE, VERMILLION, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
 DPI = 120
@@ -23,6 +25,7 @@ LETTERS_PER_INCH = 10  # of a title, at its font size
 MAX_NAME = 22  # columns of text that a class name may take, a Chinese character two
 MAX_COUNTS = 25  # classes up to which each cell of the confusion matrix shows its count
 MAX_TICKS = 120  # classes up to which each row of the confusion matrix has its name
+MAX_SLICES = 40  # worst slices that their figure shows
 MAX_BARS = 100  # classes that the per-class figure shows
 CELL_IN, CAPTION_IN = (2.0, 2.55), 0.55  # width and height of a mistake in inches, and of its caption
 NUM_CONFUSIONS = 20  # most frequent confusions, listed beside a matrix whose cells are too small to read
@@ -155,10 +158,27 @@ def per_class_figure(figures: PerClass, classes: Sequence[str], what: str) -> Fi
     return figure
 
 
-def reliability_figure(table: Reliability, what: str) -> Figure:
-    """Accuracy against confidence by bins, and how many images each bin holds."""
-    figure = Figure(figsize=(6.4, 7.2), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+def reliability_figure(tables: Mapping[str, Reliability], what: str) -> Figure:
+    """Accuracy against confidence by bins, and how many images each bin holds: by name, side by side."""
+    figure = Figure(figsize=(0.8 + 5.6 * len(tables), 7.2), layout="constrained")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=0.12)  # type: ignore[call-arg]  # between the ends of two axes' numbers
+    grid = figure.subplots(2, len(tables), sharex=True, sharey="row", height_ratios=[3, 1], squeeze=False)
+    for (name, table), (upper, lower) in zip(tables.items(), grid.T, strict=True):
+        draw_bins(upper, lower, table)
+        upper.set_title(f"{name}: ECE {table.expected_error:.4f}", fontsize=10)
+    most = max(int(table.count.max()) for table in tables.values())
+    grid[1, 0].set(ylim=(0, max(10, most * 5)), ylabel="images")
+    grid[0, 0].set_ylabel("accuracy of the bin")
+    grid[0, 0].legend(loc="upper left", frameon=False)
+    [table, *_] = tables.values()
+    title(figure, f"Calibration in {len(table.count)} bins", what)
+    return figure
+
+
+def draw_bins(upper: Axes, lower: Axes, table: Reliability) -> None:
+    """One reliability diagram, and the images of its bins below."""
     width, middle = table.high - table.low, (table.low + table.high) / 2
     full = table.count > 0
     upper.bar(middle[full], table.accuracy[full], width[full] * 0.94, color=BLUE, label="accuracy")
@@ -171,20 +191,50 @@ def reliability_figure(table: Reliability, what: str) -> Figure:
         label="gap to the mean confidence",
     )
     upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
-    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy of the bin")
-    upper.legend(loc="upper left", frameon=False)
+    upper.set(xlim=(0, 1), ylim=(0, 1.02))
     bars = lower.bar(middle, table.count, width * 0.94, color=GREY)
     lower.bar_label(bars, labels=[f"{n:,}" if n else "" for n in table.count], fontsize=7, padding=1)
     lower.set_yscale("symlog", linthresh=1)
-    lower.set(
-        ylim=(0, max(10, int(table.count.max()) * 5)),
-        xlabel="confidence of the predicted class",
-        ylabel="images",
-    )
+    lower.set_xlabel("confidence of the predicted class")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
-    title(figure, f"Calibration: ECE {table.expected_error:.4f} in {len(table.count)} bins", what)
+
+
+def slices_figure(slices: Sequence[Slice], accuracy: float, what: str) -> Figure:
+    """Accuracy of the worst slices with their intervals, against that of the whole split."""
+    shown = slices[:MAX_SLICES]
+    figure = Figure(figsize=(8.5, 2.1 + 0.24 * max(4, len(shown))), layout="constrained")
+    axes = figure.add_subplot()
+    for place, each in enumerate(shown):
+        colour = VERMILLION if each.below else GREY if each.few else BLUE
+        axes.hlines(place, each.accuracy_low, each.accuracy_high, color=colour, linewidth=2.2)
+        axes.plot(each.accuracy, place, marker="o", color=colour, markersize=5.5)
+    axes.axvline(accuracy, color="black", linewidth=1, linestyle="--")
+    names = [f"{each.kind}: {short(each.name)} ({each.num_images:,})" for each in shown]
+    axes.set_yticks(range(len(shown)), labels=names, fontsize=9, parse_math=False)
+    axes.set_ylim(max(4, len(shown)) - 0.4, -0.6)
+    lowest = min([each.accuracy_low for each in shown] + [accuracy])
+    axes.set_xlim(max(-0.02, np.floor(lowest * 10 - 0.2) / 10), 1.015)
+    axes.grid(axis="x", color="#E9E9E9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("accuracy, 95% interval (in brackets: images)")
+    left_out = (
+        f", the worst {len(shown)} of {len(slices)}" if len(shown) < len(slices) else ", the worst first"
+    )
+    title(figure, f"Accuracy of slices{left_out}", what)
+    figure.legend(
+        handles=slice_legend(accuracy), loc="outside lower center", ncols=4, frameon=False, fontsize=9
+    )
     return figure
+
+
+def slice_legend(accuracy: float) -> list[Line2D]:
+    """What the colours of slices mean."""
+    colours = {"below all": VERMILLION, "not below all": BLUE, f"fewer than {FEW} images": GREY}
+    dots = [Line2D([], [], color=colour, marker="o", label=name) for name, colour in colours.items()]
+    return [*dots, Line2D([], [], color="black", linewidth=1, linestyle="--", label=f"all, {accuracy:.2%}")]
 
 
 def mistakes_figure(pictures: np.ndarray, captions: Sequence[Caption], num_wrong: int, what: str) -> Figure:

@@ -22,6 +22,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Mean share of wrong labels in the test sets of ten well-known datasets: Northcutt, Athalye, Mueller 2021, "Pervasive
+# Label Errors in Test Sets Destabilize Machine Learning Benchmarks", https://arxiv.org/abs/2103.14749
+USUAL_NOISE = 0.033
+WEAK_FACTOR = (
+    6  # a model that errs so many times as often as labels usually do suspects its own mistakes above all
+)
 ROUNDING = 1e-6  # a probability that is its class's mean reaches it, whatever the sum was rounded to
 
 
@@ -44,6 +50,23 @@ class LabelErrors:
     def noise_rate(self) -> float:
         """Estimated share of wrong labels."""
         return self.estimated / max(1.0, float(self.joint.sum()))
+
+
+def weakness(accuracy: float) -> str:
+    """What to know of a model that disagrees with many labels, "" of one that does not.
+
+    A suspect is a picture on which model and label disagree. Where they disagree on more than WEAK_FACTOR times the
+    share of labels that usually are wrong, below an accuracy of about 80%, most suspects are the model's mistakes,
+    unless these labels are far worse than usual.
+    """
+    disagreement = 1 - accuracy
+    if disagreement <= WEAK_FACTOR * USUAL_NOISE:
+        return ""
+    return (
+        f"the model disagrees with {disagreement:.0%} of these labels; where as many are wrong as in published test "
+        f"sets ({USUAL_NOISE:.1%}), only one in {disagreement / USUAL_NOISE:.0f} of these is a wrong label and the "
+        "others are the model's mistakes: train a better one first, or read the suspects as a hint"
+    )
 
 
 def find_label_errors(probabilities: np.ndarray, labels: np.ndarray) -> LabelErrors:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.dataset import NUM_AXES, Dataset, Split
+from data.dataset import NUM_AXES, Dataset, Split, noun_of
 from data.evidence import pictures_at
 from data.files import write_whole
 from tasks import page
@@ -41,8 +41,8 @@ def label_page(dataset: Dataset, split: Split, report: Report, notes: list[str])
         f"Labels of {name}",
         f'<h1>Labels that are probably wrong: {escape(name)}</h1><div class="quiet">{escape(method(report))}</div>',
         "".join(f'<div class="verdict stop">{escape(note)}</div>' for note in notes),
-        numbers(report),
-        pairs_table(report),
+        numbers(report, noun_of(dataset.info.family)),
+        pairs_table(report, noun_of(dataset.info.family)),
         f'<h2>{escape(heading)}</h2><div class="tiles">{"".join(tiles)}</div>',
     )
 
@@ -56,11 +56,11 @@ def method(report: Report) -> str:
     )
 
 
-def numbers(report: Report) -> str:
+def numbers(report: Report, noun: str) -> str:
     """The headline."""
     found = report.label_errors
     fields = [
-        (f"{len(report.labels):,}", "pictures"),
+        (f"{len(report.labels):,}", noun),
         (f"{found.estimated:,.0f}", "wrong labels, estimated"),
         (f"{found.noise_rate:.2%}", "of all, estimated"),
         (f"{len(found.suspects):,}", "suspects"),
@@ -68,7 +68,7 @@ def numbers(report: Report) -> str:
     return f'<div class="numbers">{"".join(f"<div>{n}<span>{escape(text)}</span></div>" for n, text in fields)}</div>'
 
 
-def pairs_table(report: Report) -> str:
+def pairs_table(report: Report, noun: str) -> str:
     """Which labels are mistaken for which."""
     pairs = noisy_pairs(report.label_errors)[:MAX_PAIRS]
     if not pairs:
@@ -77,7 +77,7 @@ def pairs_table(report: Report) -> str:
         (report.classes[given], report.classes[true], f"{count:.1f}", f"{share:.1%}")
         for given, true, count, share in pairs
     ]
-    table = page.table(("labelled", "is rather", "pictures, estimated", "of those labelled so"), rows)
+    table = page.table(("labelled", "is rather", f"{noun}, estimated", "of those labelled so"), rows)
     return f"<h2>Between classes</h2>{table}"
 
 

@@ -105,7 +105,7 @@ def fit(
     validate: Callable[[nn.Module], dict[str, float]],
     session: Session,
 ) -> dict[str, Any]:
-    """Train to the end, or until the session is to stop, and return the last checkpoint's state: has it `ended`?
+    """Train to the end, or until the session is to stop; the state of the last checkpoint, which says if it `ended`.
 
     `sample()` gives pictures (N, C, S, S) uint8 for data-dependent initial weights; `layout` is that of the train
     split; `make_batches(plan, first_step)` yields this rank's batches; `validate(model)` is called on rank 0. Raises

@@ -122,6 +122,13 @@ def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> fl
     return float(-np.log(np.maximum(true, LEAST_PROBABILITY)).mean())
 
 
+def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of Σ_k (p_k - [k is true])², from 0 to 2 (Brier 1950)."""
+    rows = probabilities.astype(np.float64)
+    true = rows[np.arange(len(labels)), labels]
+    return float(((rows**2).sum(axis=1) - 2 * true + 1).mean())
+
+
 def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Share of samples whose true class is among the `k` most probable; of equals, the first class counts first."""
     rows, classes = np.arange(len(labels)), np.arange(probabilities.shape[1])
@@ -131,7 +138,8 @@ def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> flo
 
 
 def summarise(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The figures of one way to predict: accuracy with its 95% interval, ECE, NLL, macro-F1, top-5 from 6 classes on.
+    """The figures of one way to predict: accuracy with its 95% interval, macro-F1, `confidence_figures`, and top-5
+    from 6 classes on.
 
     Raises ValueError for what is not probabilities.
     """
@@ -145,9 +153,17 @@ def summarise(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]
         "accuracy_low": low,
         "accuracy_high": high,
         "macro_f1": per_class(confusion_matrix(labels, predicted, num_classes)).macro_f1,
-        "nll": negative_log_likelihood(probabilities, labels),
-        "ece": reliability(probabilities, labels).expected_error,
+        **confidence_figures(probabilities, labels),
     }
     if num_classes >= 6:
         figures["top5_accuracy"] = top_k_accuracy(probabilities, labels, 5)
     return figures
+
+
+def confidence_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How well the probabilities themselves fit: NLL, Brier's score and ECE."""
+    return {
+        "nll": negative_log_likelihood(probabilities, labels),
+        "brier": brier_score(probabilities, labels),
+        "ece": reliability(probabilities, labels).expected_error,
+    }

@@ -34,6 +34,11 @@ def save_model(folder: Path, card: ModelCard, members: list[nn.Module]) -> None:
         # clone: safetensors refuses views and non-contiguous (channels-last) tensors
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
         save_file(tensors, folder / member.weights)
+    write_card(folder, card)
+
+
+def write_card(folder: Path, card: ModelCard) -> None:
+    """Write `model.json`, whole or not at all."""
     text = json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
     write_whole(folder / "model.json", text)
 

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.backends import cudnn
 
+from tasks.card import ModelCard
 from tasks.inputs import decode_readable, decoded_bytes, decoded_shape, decoded_type, type_name
 from tasks.modelfile import SavedModel, load_model
 from tasks.precision import autocast, resolve_precision
 from tasks.settings import Precision, ViewName
+from tasks.temperature import with_temperature
 from tasks.views import NUM_CROPS, crops_of, require_view, view_named
 
 BATCH_SIZE = 256  # crops a forward pass
@@ -32,6 +34,27 @@ PREDICTION_SCHEMA = pa.schema(
         ("error", pa.string()),  # why the image could not be read; null where it could
     ]
 )
+
+
+class Scorer(nn.Module):
+    """What tensors go through in prediction: crops, networks, softmax, and the mean; exports are traced from it."""
+
+    def __init__(self, card: ModelCard, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.card = card
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor, view: ViewName) -> Tensor:
+        """Decoded items (B, C, T, T) uint8, or arrays of float32 → (B, K) float32."""
+        B = images.shape[0]  # len() would fix the size in a trace
+        crops, weights = crops_of(images, view, self.card.preprocessing)
+        inputs = crops.flatten(0, 1)  # (V * B, C, c, c)
+        total = torch.zeros(B, len(self.card.classes), device=images.device)
+        for member in self.members:
+            logits = member(inputs)
+            softmax = logits.float().softmax(1).unflatten(0, (len(weights), B))  # (V, B, K)
+            total += (weights.to(images.device)[:, None, None] * softmax).sum(0)
+        return total / len(self.members)
 
 
 class Predictor:
@@ -50,15 +73,24 @@ class Predictor:
         self.dtype = resolve_precision(precision, self.device)
         self.view = view_named(saved.card.views)
         self.batch_size = batch_size
-        self.members = [member.eval().to(self.device) for member in saved.members]
+        self.scorer = Scorer(saved.card, saved.members).eval().to(self.device)
+        self.members = list(self.scorer.members)
+
+    def temperature(self, view: ViewName) -> float:
+        """What calibrates the view: the card's, if it is the one that it was fitted for; of others nothing is known."""
+        return self.card.temperature if view == self.view else 1.0
+
+    def probabilities(self, images: Tensor, view: ViewName | None = None) -> Tensor:
+        """What the model predicts, (B, K): `uncalibrated`, by the temperature of the view."""
+        name = view or self.view
+        return with_temperature(self.uncalibrated(images, name), self.temperature(name))
 
     @torch.inference_mode()
-    def probabilities(self, images: Tensor, view: ViewName | None = None) -> Tensor:
+    def uncalibrated(self, images: Tensor, view: ViewName) -> Tensor:
         """Softmax outputs, averaged over the crops of the view and over the members.
 
-        `images` (B, C, T, T) uint8, T as the card's `stored_px`, on any device; `view` None: the registered one.
-        Returns (B, K) float32 on the CPU. No forward pass sees more than `batch_size` crops, unless one picture
-        has more.
+        `images` (B, C, T, T) uint8, T as the card's `stored_px`, on any device. Returns (B, K) float32 on
+        the CPU. No forward pass sees more than `batch_size` crops, unless one picture has more.
         """
         shape, dtype = decoded_shape(self.card.preprocessing), decoded_type(self.card.preprocessing)
         if images.shape[1:] != shape or images.dtype != dtype:
@@ -66,10 +98,9 @@ class Predictor:
             raise ValueError(
                 f"images must be ({wanted}) {type_name(dtype)}, got {tuple(images.shape)} {images.dtype}"
             )
-        name = view or self.view
-        require_view(name, self.card.preprocessing)
-        chunks = images.split(self.images_per_pass(name)) if len(images) else ()
-        pieces = [self._forward(chunk, name) for chunk in chunks]
+        require_view(view, self.card.preprocessing)
+        chunks = images.split(self.images_per_pass(view)) if len(images) else ()
+        pieces = [self._forward(chunk, view) for chunk in chunks]
         return torch.cat([*pieces, torch.empty(0, len(self.card.classes))])
 
     def images_per_pass(self, view: ViewName) -> int:
@@ -78,17 +109,9 @@ class Predictor:
 
     def _forward(self, images: Tensor, view: ViewName) -> Tensor:
         """One chunk: (B, C, T, T) uint8 → (B, K) float32 on the CPU."""
-        B = len(images)
-        crops, weights = crops_of(images.to(self.device), view, self.card.preprocessing)
-        inputs = crops.flatten(0, 1)  # (V * B, C, c, c)
-        total = torch.zeros(B, len(self.card.classes), device=self.device)
-        for member in self.members:
-            # cuDNN's default for float32 is TF32, with ten bits of mantissa: another machine would disagree
-            with cudnn.flags(enabled=True, allow_tf32=False), autocast(self.device, self.dtype):
-                logits = member(inputs)
-            softmax = logits.float().softmax(1).unflatten(0, (len(weights), B))  # (V, B, K)
-            total += (weights.to(self.device)[:, None, None] * softmax).sum(0)
-        return (total / len(self.members)).cpu()
+        # cuDNN's default for float32 is TF32, with ten bits of mantissa: another machine would disagree
+        with cudnn.flags(enabled=True, allow_tf32=False), autocast(self.device, self.dtype):
+            return self.scorer(images.to(self.device), view).cpu()
 
     def predict(self, blobs: Sequence[bytes], view: ViewName | None = None) -> pa.Table:
         """Predict encoded images: a table of `PREDICTION_SCHEMA`, one row each and in their order.

@@ -1,15 +1,25 @@
-"""What training will see: a contact sheet of some pictures, as they are and as they come in the first epochs."""
+"""What training will see: a sheet of some samples, as they are and as they come in the first epochs.
 
+Pictures and volumes are shown as pictures, signals as curves.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 
-from data.dataset import Dataset
+from data.dataset import NUM_AXES, Dataset
 from data.random import SampleGenerator
+from data.signals import preprocessing
 from tasks.families import FAMILIES
-from tasks.figures import Figure, preview_figure
+from tasks.figures import BLUE, ORANGE, Figure, preview_figure, short
 from tasks.inputs import as_pictures
+
+MAX_LANES = 12  # channels of a signal that are drawn
+LANE_IN, LEAST_ROW_IN = 0.3, 0.9  # height of a channel, and of all of them together at least, in inches
+LANE_SHARE = 0.84  # of a lane that its curve may fill
 
 
 def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: int, num_epochs: int) -> Figure:
@@ -29,8 +39,60 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     for epoch in range(num_epochs):
         generator = SampleGenerator(config.train.seed, epoch)
         batches.append(family.batch(records, indices, dataset.info, config, generator, 0, rows))
+    names = [dataset.info.classes[label] for label in batches[0].labels.tolist()]
+    seed = f"seed {config.train.seed}"
+    if NUM_AXES.get(family_name) == 1:
+        signals = np.stack([batch.images.numpy() for batch in batches], 1)  # (N, 1 + E, C, L)
+        rate_hz = preprocessing(dataset.info, config.input).rate_hz
+        return signals_figure(signals, names, rate_hz, f"{dataset.info.name}, {seed}")
     columns = [as_pictures(batch.images.numpy()).transpose(0, 2, 3, 1) for batch in batches]
     pictures = np.stack(columns, 1)  # (N, 1 + E, H, W, C)
-    names = [dataset.info.classes[label] for label in batches[0].labels.tolist()]
     size = f", {config.input.crop_px} px" if batches[0].images.dtype == torch.uint8 else ""
-    return preview_figure(pictures, names, f"{dataset.info.name}{size}, seed {config.train.seed}")
+    return preview_figure(pictures, names, f"{dataset.info.name}{size}, {seed}")
+
+
+def signals_figure(signals: np.ndarray, names: Sequence[str], rate_hz: float, what: str) -> Figure:
+    """Signals (N, 1 + E, C, L): each row one of them, first as evaluation sees it, then in E epochs.
+
+    A channel has a lane of its own, scaled to what it reaches in that row, and its ends written beside it: channels of
+    any range can be read, and in one lane amplitudes can be compared. Beyond MAX_LANES channels the first are shown.
+    """
+    num_rows, num_columns, C, L = signals.shape
+    lanes = min(C, MAX_LANES)
+    row_in = max(LEAST_ROW_IN, LANE_IN * lanes)
+    figure = Figure(figsize=(1.9 + 1.35 * num_columns, 1.1 + (row_in + 0.12) * num_rows))
+    grid = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True)
+    seconds = np.arange(L) / rate_hz if rate_hz else np.arange(L)
+    for row, name in enumerate(names):
+        low, high = signals[row, :, :lanes].min((0, 2)), signals[row, :, :lanes].max((0, 2))
+        for column in range(num_columns):
+            axes = grid[row, column]
+            draw_lanes(axes, seconds, signals[row, column, :lanes], low, high)
+            axes.tick_params(left=False, labelleft=False, labelbottom=row == num_rows - 1, labelsize=6)
+            if row == 0:
+                axes.set_title("as evaluated" if column == 0 else f"epoch {column - 1}", fontsize=8)
+        ends = [f"{bottom:.3g} to {top:.3g}" for bottom, top in zip(low, high, strict=True)]
+        first = grid[row, 0]
+        first.set_yticks(lanes - 0.5 - np.arange(lanes), labels=ends)
+        first.tick_params(labelleft=True)
+        first.set_ylabel(short(name), fontsize=8, parse_math=False)
+    figure.supxlabel("seconds" if rate_hz else "samples", fontsize=8)
+    cut = f", the first {lanes} of {C} channels" if lanes < C else ""
+    figure.suptitle(f"What training sees: {what}{cut}", fontsize=10, parse_math=False)
+    height_in = figure.get_figheight()
+    figure.tight_layout(
+        pad=0.4, rect=(0, 0.1 / height_in, 1, 1 - 0.3 / height_in)
+    )  # room for names above and below
+    return figure
+
+
+def draw_lanes(axes: Axes, time: np.ndarray, signal: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """Curves of (C, L) at `time` (L,) below each other; `low` and `high` (C,) are the ends of their lanes."""
+    C = len(signal)
+    for channel, values in enumerate(signal):
+        height = (high[channel] - low[channel]) or 1.0
+        base = C - 1 - channel + (1 - LANE_SHARE) / 2
+        colour = (BLUE, ORANGE)[channel % 2]
+        axes.plot(time, base + LANE_SHARE * (values - low[channel]) / height, colour, linewidth=0.7)
+    axes.set(xlim=(time[0], time[-1]), ylim=(0, C))
+    axes.hlines(np.arange(1, C), time[0], time[-1], color="#DDDDDD", linewidth=0.5)

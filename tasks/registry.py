@@ -373,15 +373,29 @@ def resolve_model(uri: str | Path) -> Path:
             return folder.resolve()
     if Path(text).exists():
         raise FileNotFoundError(f"no model in {text}: neither it nor its folder `model` has a model.json")
-    client = connect()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    run = _find_run(client, text, experiments) if KEY.fullmatch(text) else None
+    run = run_with_key(text)
     if run is None:
         raise FileNotFoundError(
             f"no model {text!r}: it is neither a folder nor the key of a run. Give a folder, a run key, "
             "runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION; see: ./convoy models list"
         )
-    return _model_of_run(client, run.info.run_id)
+    return _model_of_run(connect(), run.info.run_id)
+
+
+def run_id_of(key: str) -> str:
+    """MLflow's id of the run with this key; raises ValueError if it has no record."""
+    run = run_with_key(key)
+    if run is None:
+        raise ValueError(f"MLflow at {tracking_uri()} has no record of the run {key!r}")
+    return str(run.info.run_id)
+
+
+def run_with_key(key: str) -> Run | None:
+    """The run that has this key, in whichever experiment."""
+    if not KEY.fullmatch(key):
+        return None
+    client = connect()
+    return _find_run(client, key, [experiment.experiment_id for experiment in client.search_experiments()])
 
 
 def _model_of_run(client: MlflowClient, run_id: str) -> Path:

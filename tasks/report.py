@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.figures import confusion_figure, mistakes_figure, per_class_figure, reliability_figure, save_figure
+from data.files import write_whole
+from tasks.evaluationpage import evaluation_page
+from tasks.figures import (
+    confusion_figure,
+    mistakes_figure,
+    per_class_figure,
+    reliability_figure,
+    save_figure,
+    slices_figure,
+)
 from tasks.labelerrors import LabelErrors, find_label_errors
 from tasks.metrics import PerClass, Reliability, confusion_matrix, per_class, reliability
 from tasks.settings import ViewName
+from tasks.slices import Slice, find_slices
 
+FIGURES = ("reliability", "slices", "confusion", "per_class", "worst_mistakes")  # in the order of the page
+SLICE_COLUMNS = tuple(field.name for field in fields(Slice))
 SUSPECT_COLUMNS = ("id", "label", "suggested", "confidence", "own_confidence", "margin")
 
 
@@ -25,19 +37,27 @@ class Report:
     """An evaluation of one model, or of an ensemble, on one split.
 
     `metrics` is flat: `<view>.<metric>` for each view, and `<metric>` for the registered view; shares and
-    probabilities in [0, 1], `nll` in nats, `images_per_s`, `memory_mb` in MiB. All else is of the registered view.
+    probabilities in [0, 1], `nll` in nats, `images_per_s`, `memory_mb` in MiB. `temperature` calibrates the registered
+    view, and `nll_uncalibrated`, `brier_uncalibrated`, `ece_uncalibrated` are without it. All else is of that view.
     """
 
     metrics: dict[str, float]
     about: dict[str, str | int | float]  # what was measured, on what, and how
     view_names: tuple[ViewName, ...]
     registered_view: ViewName
+    family: str
     classes: tuple[str, ...]
-    ids: np.ndarray  # (N,) of str, in the order of the split
+    rows: pa.Table  # N rows, in the order of the split, of the columns that slices are made of
     labels: np.ndarray  # (N,) int64
     probabilities: np.ndarray  # (N, K) float32
+    uncalibrated: np.ndarray  # (N, K) float32: the probabilities at temperature 1
     worst: np.ndarray  # (M,) int64: places of the most confident mistakes, the worst first
     worst_pictures: np.ndarray  # (M, C, S, S) uint8: what the network saw of them
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the N images."""
+        return list(self.rows["id"].to_pylist())
 
     @cached_property
     def predicted(self) -> np.ndarray:
@@ -63,6 +83,26 @@ class Report:
         return reliability(self.probabilities, self.labels)
 
     @cached_property
+    def reliability_uncalibrated(self) -> Reliability:
+        return reliability(self.uncalibrated, self.labels)
+
+    @cached_property
+    def slices(self) -> list[Slice]:
+        """By class, size, source and group, the worst first."""
+        return find_slices(self.rows, self.family, self.classes, self.labels, self.predicted == self.labels)
+
+    @property
+    def calibration(self) -> list[dict[str, Any]]:
+        """Two rows, before and after: temperature, NLL, Brier's score and ECE of the registered view."""
+        names = ("nll", "brier", "ece")
+        before = {name: self.metrics[f"{name}_uncalibrated"] for name in names}
+        after = {name: self.metrics[name] for name in names}
+        return [
+            {"probabilities": "as the network gives them", "temperature": 1.0, **before},
+            {"probabilities": "calibrated", "temperature": self.metrics["temperature"], **after},
+        ]
+
+    @cached_property
     def label_errors(self) -> LabelErrors:
         """Labels that are probably wrong, if the model was not trained on these pictures."""
         return find_label_errors(self.probabilities, self.labels)
@@ -70,10 +110,10 @@ class Report:
     @property
     def suspects(self) -> list[dict[str, Any]]:
         """The pictures whose labels are probably wrong, the most suspect first: one row each."""
-        found = self.label_errors
+        found, ids = self.label_errors, self.ids
         return [
             {
-                "id": str(self.ids[place]),
+                "id": ids[place],
                 "label": self.classes[self.labels[place]],
                 "suggested": self.classes[suggested],
                 "confidence": float(self.probabilities[place, suggested]),
@@ -111,14 +151,17 @@ class Report:
     def write(self, folder: Path) -> None:
         """Write tables and figures to `folder`, `metrics.json` last: a folder that has it is whole.
 
-        views.csv, per_class.csv, reliability.csv; confusion.csv has one row an image (actual, predicted), as DVC's
-        confusion template takes it; predictions.parquet; label_errors.csv, labels that are probably wrong; a PNG for
-        each figure; about.json says what was measured.
+        views.csv, per_class.csv, slices.csv, reliability.csv; confusion.csv has one row an image (actual, predicted),
+        as DVC's confusion template takes it; predictions.parquet; label_errors.csv, labels that are probably wrong; a
+        PNG for each figure; report.html, all of it to read; about.json says what was measured.
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").unlink(missing_ok=True)
         self._write_tables(folder)
         self._write_figures(folder)
+        write_whole(
+            folder / "report.html", evaluation_page(self, [folder / f"{name}.png" for name in FIGURES])
+        )
         _write_json(folder / "about.json", self.about)
         _write_json(folder / "metrics.json.partial", self.metrics)
         (folder / "metrics.json.partial").replace(folder / "metrics.json")
@@ -127,10 +170,8 @@ class Report:
         write_csv(folder / "views.csv", self.views)
         write_csv(folder / "per_class.csv", self.per_class)
         write_csv(folder / "label_errors.csv", self.suspects, SUSPECT_COLUMNS)
-        bins = self.reliability
-        columns = ("bin_low", "bin_high", "count", "accuracy", "confidence")
-        values = zip(bins.low, bins.high, bins.count, bins.accuracy, bins.confidence, strict=True)
-        write_csv(folder / "reliability.csv", [dict(zip(columns, row, strict=True)) for row in values])
+        write_csv(folder / "slices.csv", [asdict(each) for each in self.slices], SLICE_COLUMNS)
+        write_csv(folder / "reliability.csv", self._reliability_rows())
         names = np.array(self.classes, dtype=object)
         actual, predicted = names[self.labels], names[self.predicted]
         pairs = zip(actual, predicted, strict=True)
@@ -148,6 +189,17 @@ class Report:
         )
         pq.write_table(table, folder / "predictions.parquet")
 
+    def _reliability_rows(self) -> list[dict[str, Any]]:
+        """One row a bin, calibrated and uncalibrated."""
+        now, before = self.reliability, self.reliability_uncalibrated
+        columns = {
+            "bin_low": now.low, "bin_high": now.high,
+            "count": now.count, "accuracy": now.accuracy, "confidence": now.confidence,
+            "count_uncalibrated": before.count, "accuracy_uncalibrated": before.accuracy,
+            "confidence_uncalibrated": before.confidence,
+        }  # fmt: skip
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
     def _write_figures(self, folder: Path) -> None:
         what = f"{self.about['dataset']}, {self.about['split']} split, n = {len(self.labels):,}"
         accuracy = f"accuracy {self.metrics['accuracy']:.2%}, view {self.registered_view}"
@@ -160,7 +212,11 @@ class Report:
             confusion_figure(self.confusion, self.classes, f"{what}; {accuracy}"), folder / "confusion.png"
         )
         save_figure(per_class_figure(self.class_figures, self.classes, what), folder / "per_class.png")
-        save_figure(reliability_figure(self.reliability, what), folder / "reliability.png")
+        tables = {"at temperature 1": self.reliability_uncalibrated}
+        if (temperature := self.metrics["temperature"]) != 1:
+            tables[f"at temperature {temperature:.3g}"] = self.reliability
+        save_figure(reliability_figure(tables, what), folder / "reliability.png")
+        save_figure(slices_figure(self.slices, self.metrics["accuracy"], what), folder / "slices.png")
         save_figure(
             mistakes_figure(self.worst_pictures, captions, num_wrong, what), folder / "worst_mistakes.png"
         )

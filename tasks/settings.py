@@ -51,7 +51,7 @@ class TrainConfig(Parameters):
     )
     data_gb: float = Field(
         gt=0,
-        description="memory for pictures, in 10^9 bytes. What does not fit as files is mixed in windows of half of it",
+        description="memory for pictures, in 10^9 bytes. What does not fit as files is mixed in windows of 0.4 of it",
     )
     checkpoint_every_steps: int = Field(ge=1, description="steps between two checkpoints")
     validate_every_epochs: int = Field(

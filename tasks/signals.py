@@ -7,11 +7,11 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 from torch import nn
 
-from data.classification import Batch, Records
 from data.dataset import DatasetInfo
 from data.fitting import ArrayPreprocessing, statistics
 from data.parameters import Parameters
 from data.random import SampleGenerator
+from data.records import Batch, Records
 from data.signals import SignalAugment, SignalInput, make_batch, preprocessing, resolve
 from models.signals import SignalModel, build, require_fit
 from tasks import arrays

@@ -16,6 +16,7 @@ import torch
 
 from data.dataset import Dataset, Split, read_rows
 from data.stream import Layout, layout_of
+from models.classification import without_sides
 from tasks.batches import BatchPlan
 from tasks.card import InitialWeights
 from tasks.cluster import (
@@ -108,7 +109,7 @@ def train(
         begun = InitialWeights(source=weights.source, sha256=weights.sha256, trained=config.transfer.mode)
         card = card.model_copy(update={"initial_weights": begun})
     model = family.rebuild(card, card.members[0])
-    model.load_state_dict(result_weights(state))
+    model.load_state_dict(without_sides(result_weights(state)))
     save_model(folder / "model", card, [model])
     images = state["step"] * min(config.train.batch_size, dataset.info.num_images("train"))
     result = TrainResult(

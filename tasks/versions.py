@@ -1,4 +1,4 @@
-"""The versions of a dataset: recorded one after the other, listed, put back, fetched.
+"""The versions of a dataset: recorded one after the other, and listed; tasks.placing puts them back and fetches them.
 
     data/store/digits.dvc              which version lies in data/store/digits; git tracks both
     data/store/digits.versions.json    all versions, oldest first: what a pointer needs, when, and from where
@@ -27,7 +27,7 @@ from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
 from data.report import IngestReport
 from data.sides import Earlier, join_earlier, losses, read_earlier
-from data.storage import check_name, move_into_place, partial_folder
+from data.storage import check_name
 from tasks import versioning
 from tasks.paths import store
 
@@ -46,10 +46,6 @@ class Version(Parameters):
     source: str = ""  # as given
     images: dict[Split, int] = Field(default={})
     notes: tuple[str, ...] = ()
-
-
-class Lacking(RuntimeError):
-    """The remote was asked, and brought nothing of a version: DVC copies a folder's list after all of its files."""
 
 
 @dataclass(frozen=True)
@@ -311,145 +307,3 @@ def earlier_sides(name: str, versions: Sequence[Version], fresh_splits: bool) ->
             if version.added:
                 break
         yield join_earlier(parts) if parts else None
-
-
-def checkout(name: str, which: str, note: Callable[[str], None] | None = None) -> Version:
-    """Put a version into the dataset's folder, and make it the current one; fetched if it is not here.
-
-    Raises a ValueError, and changes nothing, if what is in the folder is no recorded version.
-    """
-    require_list(name)
-    with exclusive(name, note):
-        versions = require_list(name)
-        version = find(name, which, versions)
-        place(name, version.md5)
-        if current(name) != version.md5:
-            versioning.point(store() / name, version.md5, version.size, version.nfiles)
-        write_list(name, versions)
-    return version
-
-
-def place(name: str, digest: str) -> bool:
-    """Have a recorded version in the dataset's folder, replaced in one step; whether it was not there yet.
-
-    What is recorded stays as it is: to point at the version is the caller's.
-    """
-    path = store() / name
-    if path.exists():
-        found = versioning.measure(path)
-        if found == digest:
-            return False
-        if not versioning.is_cached(found):
-            if found not in [version.md5 for version in history(name)]:
-                raise ValueError(
-                    f"{path} was changed since it was recorded, and would be lost; keep it as a version: .venv/bin/dvc "
-                    f"add {path}, or move it away"
-                )
-            versioning.save(path)
-    _fetch(name, digest)
-    with partial_folder(store(), name) as partial:
-        versioning.restore(digest, partial)
-        move_into_place(store(), name, Dataset.open(partial).info.family, partial)
-    return True
-
-
-def recorded_names() -> list[str]:
-    """Names of the datasets that a pointer or dvc.lock names, whether their bytes are here or not."""
-    return versioning.recorded_below(store())
-
-
-def pull(
-    names: Sequence[str], all_versions: bool, note: Callable[[str], None] | None = None
-) -> dict[str, bool]:
-    """Have the current version of each dataset in its folder, from the remote if need be; whether that changed it."""
-    changed = {}
-    for name in names:
-        _require_digest(name)
-        with exclusive(name, note):
-            for version in history(name) if all_versions else []:
-                _fetch(f"version {version.number} of {name}", version.md5)
-            changed[name] = place(name, _require_digest(name))  # who held it may have moved the pointer
-    return changed
-
-
-def pull_all(
-    all_versions: bool, note: Callable[[str], None] | None = None
-) -> tuple[dict[str, bool], dict[str, str]]:
-    """`pull` of all recorded datasets, and why others are absent by name: git may name what nobody has pushed.
-
-    One that cannot be had does not keep the others away: its error is raised at the end, as is that of a remote that
-    lacks every dataset.
-    """
-    changed: dict[str, bool] = {}
-    absent: dict[str, str] = {}
-    errors: list[Exception] = []
-    lacking: list[Lacking] = []
-    for name in recorded_names():
-        try:
-            changed |= pull([name], False, note)
-        except Lacking as error:
-            absent[name] = str(error)
-            lacking.append(error)
-        except (RuntimeError, ValueError) as error:
-            errors.append(error)
-        for version in history(name) if all_versions else []:
-            if version.md5 == current(name):
-                continue
-            try:
-                _fetch(f"version {version.number} of {name}", version.md5)
-            except Lacking as error:
-                absent[f"{name} version {version.number}"] = str(error)
-            except RuntimeError as error:
-                errors.append(error)
-    if errors or (lacking and not changed):
-        raise (errors or lacking)[0]
-    return changed, absent
-
-
-def _fetch(what: str, digest: str) -> None:
-    """Have a version in the cache; what the remote says of a digest is told of `what`."""
-    try:
-        versioning.fetch([digest])
-    except RuntimeError as error:
-        text = str(error).replace(digest, f"{what} ({digest})", 1)
-        if f": {digest} is missing" in text:
-            raise Lacking(text.replace(f": {digest} is missing", ": it is missing")) from error
-        raise RuntimeError(text) from error
-
-
-def push(names: Sequence[str], all_versions: bool) -> tuple[int, list[str]]:
-    """Copy to the remote what it lacks of the current, or all, versions: (files, versions absent from this cache)."""
-    digests, absent = [], []
-    for name in names:
-        digest = _require_digest(name)
-        if not versioning.is_cached(digest):
-            raise RuntimeError(
-                f"DVC's cache lacks {name} ({digest}), or some of it; fetch it first: ./convoy data pull {name}"
-            )
-        digests.append(digest)
-        for version in history(name) if all_versions else []:
-            if version.md5 in digests:
-                continue
-            if versioning.is_cached(version.md5):
-                digests.append(version.md5)
-            else:
-                absent.append(f"{name} version {version.number}")
-    return (versioning.push(digests) if digests else 0), absent
-
-
-def push_all(all_versions: bool) -> tuple[list[str], int, list[str]]:
-    """`push` of all recorded datasets but those that were never made here: (names, files, versions not here)."""
-    names = recorded_names()
-    here = [name for name in names if (store() / name).exists() or versioning.is_cached(current(name))]
-    files, absent = push(here, all_versions)
-    return here, files, [name for name in names if name not in here] + absent
-
-
-def _require_digest(name: str) -> str:
-    digest = current(name)
-    if not digest:
-        known = ", ".join(recorded_names()) or "none"
-        raise ValueError(
-            f"DVC has recorded no dataset {name!r} (recorded: {known}); git pull brings pointers"
-        )
-    return digest

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from data.classification import Batch, Records
 from data.dataset import DatasetInfo
 from data.fitting import ArrayPreprocessing, statistics
 from data.parameters import Parameters
 from data.random import SampleGenerator
+from data.records import Batch, Records
 from data.volumes import VolumeAugment, VolumeInput, make_batch, preprocessing
 from models.volumes import ARCHITECTURES, VolumeModel, arguments_of, build
 from tasks import arrays

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data.address import is_url, public_url, split_checksum
-from data.checks import file_sha256
 from data.download import fetch
+from data.files import file_sha256
 from models.efficientnet_lite import MEAN, STD
 from tasks.modelfile import load_card, weights_file
 from tasks.paths import downloads

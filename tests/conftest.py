@@ -31,6 +31,7 @@ from pipelines import environment  # noqa: E402
 from pipelines.leaving import leave  # noqa: E402
 
 environment.prepare()
+environment.make_prefect_home()
 
 
 EXIT_STATUS = pytest.StashKey[int]()

@@ -35,6 +35,7 @@ class Corpus:
     images: list[Sound]
     sources: list[Sound]  # annotations
     archives: list[Sound]
+    arrays: list[Sound]  # signals and volumes
 
 
 def load_corpus(datasets: Path) -> Corpus:
@@ -52,7 +53,7 @@ def load_corpus(datasets: Path) -> Corpus:
             Sound(kind, f"{i}", convert(picture), files=small) for kind, convert in CONVERSIONS.items()
         ]
     archives = [Sound(f"archive, {kind}", kind, pack(small, kind), files=small) for kind in PACKINGS]
-    return Corpus(images, _sources(datasets, small), archives)
+    return Corpus(images, _sources(datasets, small), archives, _arrays(datasets))
 
 
 def read_tar(path: Path, ending: str, number: int, step: int = 1) -> dict[str, bytes]:
@@ -305,3 +306,38 @@ def _pairs_csv(people: dict[str, bytes]) -> dict[str, bytes]:
         f"{a},{b},{int(a.split('/')[0] == b.split('/')[0])},{i}" for i, (a, b) in enumerate(pairwise(names))
     ]
     return images | {"pairs.csv": "\n".join(["path_a,path_b,same,fold", *rows]).encode()}
+
+
+def _arrays(datasets: Path) -> list[Sound]:
+    """Signals and volumes of every format, each with the others of its source."""
+    spoken = read_tar(datasets / "fsdd_20.tar.xz", ".wav", 6, 60)
+    waves = {f"{Path(name).name[0]}/{Path(name).name}": data for name, data in spoken.items()}
+    scans = read_tar(datasets / "hippocampus_100.tar", ".nii.gz", 4)
+    brains = {f"{'ab'[i % 2]}/{Path(name).name}": data for i, (name, data) in enumerate(scans.items())}
+    series = read_tar(datasets / "ucr_uea_ts.tar.xz", ".ts", 1)
+    (lines,) = (data.decode().splitlines() for data in series.values())
+    begin = next(i for i, line in enumerate(lines) if line.lower().startswith("@data"))
+    few = "\n".join([*lines[: begin + 1], *lines[begin + 1 :: 20]]).encode()
+    rows = [np.array(line.rpartition(":")[0].split(","), float) for line in lines[begin + 1 : begin + 5]]
+    tables = {f"{'ab'[i % 2]}/{i}.csv": "\n".join(map(str, row)).encode() for i, row in enumerate(rows)}
+    plain = {f"{'ab'[i % 2]}/{i}.npy": _saved(np.save, row) for i, row in enumerate(rows)}
+    with np.load(datasets / "modelnet10_chair_monitor_vox32.npz") as file:
+        part = {name: file[name][::200] for name in ("x_packed", "y", "is_test")} | {
+            "classes": file["classes"]
+        }
+    solids = {"solids.npz": _saved(lambda target, **arrays: np.savez(target, **arrays), **part)}
+    sources = [
+        ("WAV", "signals", waves), ("signals, .ts", "signals", {"few.ts": few}), ("signals, CSV", "signals", tables),
+        ("npy", "signals", plain), ("NIfTI", "volumes", brains), ("npz", "volumes", solids),
+    ]  # fmt: skip
+    return [
+        Sound(kind, name, data, family, files)
+        for kind, family, files in sources
+        for name, data in files.items()
+    ]
+
+
+def _saved(save: Callable[..., None], *values: Any, **named: Any) -> bytes:
+    buffer = io.BytesIO()
+    save(buffer, *values, **named)
+    return buffer.getvalue()

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from data.dataset import SCHEMA, SCHEMA_VERSION, Dataset, DatasetInfo, Shard, write_info
+from data.dataset import SCHEMA, SCHEMA_VERSION, Dataset, DatasetInfo, Shard, Split, write_info
 from models.classification import build
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.modelfile import save_model
@@ -41,20 +41,31 @@ def write_dataset(
     labels: Sequence[int],
     classes: Sequence[str],
     num_shards: int = 1,
+    num_val: int = 0,
 ) -> Dataset:
-    """A dataset whose test split is `pictures`, (H, W) or (H, W, 3) uint8, spread over shards in their order."""
+    """A dataset of `pictures`, (H, W) or (H, W, 3) uint8, spread over shards in their order.
+
+    The first `num_val` are its validation split, the others its test split.
+    """
     folder.mkdir(parents=True)
     channels: Literal[1, 3] = 1 if pictures[0].ndim == 2 else 3
     shards = []
-    for number, places in enumerate(np.array_split(np.arange(len(pictures)), num_shards)):
-        file = f"test-{number:05d}.parquet"
-        rows = [row_of(int(place), pictures[place], labels[place]) for place in places]
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / file)
-        shards.append(Shard(file=file, split="test", rows=len(places), sha256=""))
-    counts = {name: list(labels).count(index) for index, name in enumerate(classes)}
+    places = np.arange(len(pictures))
+    sides: dict[Split, np.ndarray] = {"val": places[:num_val], "test": places[num_val:]}
+    counts: dict[Split, dict[str, int]] = {}
+    for split, inside in sides.items():
+        for number, part in enumerate(
+            np.array_split(inside, min(num_shards, len(inside))) if len(inside) else []
+        ):
+            file = f"{split}-{number:05d}.parquet"
+            rows = [row_of(int(place), pictures[place], labels[place]) for place in part]
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / file)
+            shards.append(Shard(file=file, split=split, rows=len(part), sha256=""))
+        found = [labels[place] for place in inside]
+        counts[split] = {name: found.count(index) for index, name in enumerate(classes)}
     info = DatasetInfo(
         schema_version=SCHEMA_VERSION, name=folder.name, family="classification", classes=tuple(classes),
-        channels=channels, counts={"test": counts}, width_px=(1, 1, 1), height_px=(1, 1, 1),
+        channels=channels, counts=counts, width_px=(1, 1, 1), height_px=(1, 1, 1),
         channel_mean=(0.5,) * channels, channel_std=(0.25,) * channels, source="by hand", source_sha256="",
         licence="", set_aside=0, shards=tuple(shards),
     )  # fmt: skip

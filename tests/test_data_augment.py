@@ -25,9 +25,10 @@ from data.augment import (
     shrink,
     warp,
 )
-from data.classification import InputConfig, Records, make_batch
+from data.classification import InputConfig, make_batch
 from data.colour import Colours
 from data.random import SampleGenerator
+from data.records import Records
 from tests.handmade import write_dataset
 from tests.tiny import PLAIN
 

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.checks import check, measure
+from data.checks import check
 from data.decode import decode_image
 from data.formats import Boxes, RawItem
 from data.formats.coco import read_coco
 from data.formats.voc import parse_xml, read_voc
 from data.formats.yolo import read_yolo
+from data.measurement import measure
 from data.targets import check_targets
 from tests.annotated import coco_json, ingest_source, issues_of, listing_of, rows_of, voc_xml
 from tests.pictures import picture, png

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from data import download, s3, transfer
 from data.address import Fetched, file_name, public_url, split_checksum
-from data.checks import file_sha256
 from data.download import fetch
+from data.files import file_sha256
 from data.ingest import IngestConfig, ingest
 from tests.pictures import class_tree
 from tests.servers import Site, serve

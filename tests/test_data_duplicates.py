@@ -11,7 +11,6 @@ from PIL import Image, ImageEnhance
 
 from data import duplicates
 from data.archive import open_tree
-from data.checks import join_measured, measure
 from data.decode import decode_image
 from data.duplicates import (
     MAX_DISTANCE,
@@ -24,6 +23,7 @@ from data.duplicates import (
     perceptual_hashes,
     same_picture,
 )
+from data.measurement import join_measured, measure
 from data.samples import sample_digits
 from tests.pictures import encode, picture
 

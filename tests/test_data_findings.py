@@ -1,6 +1,7 @@
 """Each named check finds its planted fault, and none finds anything in sound sources; the gate stops what it should."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from data import duplicates, faults
 from data.checklist import CHECKS, ISSUES, NAMES, Check
-from data.dataset import Dataset
+from data.dataset import Dataset, DatasetInfo
 from data.evidence import Evidence, codes_of, gather, groups_of, pictures_at
 from data.faults import FEWEST_TO_STOP, Found
 from data.findings import (
@@ -29,8 +30,18 @@ from data.ingest import IngestConfig, ingest
 from data.report import fault_of, read_report
 from tests.faulty import PLANTED, SOUND, Files, classification, stock
 from tests.pictures import write_tree
+from tests.waves import tone, wav
 
 CONFIG = {"val_fraction": 0.1, "test_fraction": 0.1, "near_duplicate_distance": 3, "max_source_gb": 1}
+
+
+OF_ARRAYS = DatasetInfo.model_construct(family="signals")
+CHECKED_OF_ARRAYS = [  # without those whose faults only pictures have
+    check.name
+    for check in CHECKS
+    if check.of_family(OF_ARRAYS)
+    and check.name not in ("cmyk", "deep", "alpha", "animated", "exif-rotated", "wrong-extension")
+]
 
 
 def dataset_of(tmp_path: Path, family: str, files: Files, **changes: float) -> Dataset:
@@ -61,6 +72,41 @@ def test_each_check_finds_its_planted_fault(tmp_path: Path, name: str) -> None:
     assert finding.of >= finding.count or finding.of == 0
     assert finding.meaning.endswith(".")
     assert finding.remedy
+
+
+@pytest.mark.parametrize("name", CHECKED_OF_ARRAYS)
+@pytest.mark.parametrize("family", ["signals", "volumes"])
+def test_what_is_said_of_signals_and_volumes_speaks_of_no_pictures(family: str, name: str) -> None:
+    (check,) = (check for check in CHECKS if check.name == name)
+    finding = make_finding(check, Found(1, 2, family), family)
+    said = f"{finding.meaning} {finding.remedy}".lower()
+    assert not re.search(r"picture|image|pixel|\{|\}", said), said
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=NAMES)
+def test_the_same_is_said_of_pictures_without_a_place_left_open(check: Check) -> None:
+    finding = make_finding(check, Found(1, 2, "pictures"), "classification")
+    assert not re.search(r"\{|\}", finding.meaning + finding.remedy)
+
+
+def test_a_leak_of_signals_is_counted_in_signals(tmp_path: Path) -> None:
+    files = {
+        f"{split}/{name}/{i}.wav": wav(tone(100 * k + i + start, 2 + 3 * k))
+        for start, (split, num) in zip((0, 50), {"train": 6, "test": 3}.items(), strict=True)
+        for k, name in enumerate(("low", "high"))
+        for i in range(num)
+    }
+    files["test/low/again.wav"] = files["train/low/0.wav"]
+    finding = found(dataset_of(tmp_path, "signals", files, val_fraction=0))["duplicates-across-splits"]
+    assert (finding.amount, finding.of) == ("1 of 7 test signals (14%)", 7)
+
+
+def test_a_report_of_before_is_read_without_what_it_counted_otherwise(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path, "classification", SOUND["classification"][1]())
+    report, file = read_report(dataset.path), dataset.path / "report.json"
+    values = json.loads(file.read_text()) | {"across_splits": 0, "overlaps": []}
+    file.write_text(json.dumps(values))
+    assert read_report(dataset.path) == report
 
 
 def test_every_check_has_a_planted_fault() -> None:
@@ -192,7 +238,7 @@ def test_an_error_is_a_share_above_the_limit_and_more_than_a_handful(
 ) -> None:
     of = max(count, of)
     limit = None if limit_percent is None else limit_percent / 100
-    finding = make_finding(check_of(limit), Found(count, of, "pictures"))
+    finding = make_finding(check_of(limit), Found(count, of, "pictures"), "classification")
     grave = limit_percent is not None and 100 * count > limit_percent * of and count >= FEWEST_TO_STOP
     assert finding.severity == ("error" if grave else "warning")
 

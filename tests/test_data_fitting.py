@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from data import fitting, signals, volumes
-from data.classification import Records
 from data.dataset import SCHEMA_VERSION, DatasetInfo
 from data.decode import DecodeError
 from data.fitting import (
@@ -25,6 +24,7 @@ from data.fitting import (
 )
 from data.npy import write_npy
 from data.random import SampleGenerator
+from data.records import Records
 from data.signals import SignalAugment, SignalInput
 from data.volumes import VolumeAugment, VolumeInput
 from tests.waves import nifti, tone, wav

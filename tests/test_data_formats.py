@@ -197,6 +197,7 @@ def test_a_table_gives_labels_splits_and_groups(tmp_path: Path) -> None:
         ("path,label\n/etc/passwd,cat\n", "is absolute"),
         ("path,label,split\n1.jpg,cat,holdout\n", r"split \(='holdout'\) must be one of train"),
         ("path,label\n1.jpg,c\x07t\n", "control characters"),
+        ("path,lab\x1del\n1.jpg,cat\n", r"column 'lab.x1del' holds control characters"),
         ('path,label\n"1.jpg,cat\n', "not a readable CSV"),
         ("path,label\n", "no images found"),
     ],

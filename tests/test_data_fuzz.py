@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz import GOOD, Case, judge
-from data import decode
-from data.checks import measure
-from data.decode import decode_image, decode_part
+from data.decode import MAX_PIXELS, DecodeError, decode_image, decode_part
 from data.formats.yolo import MAX_SETTINGS_BYTES
+from data.jpeg import decode_upper
+from data.measurement import measure
 from tests.annotated import coco_json, listing_of, pts, voc_xml
 from tests.corpus import CONVERSIONS, PACKINGS, Sound, pack
 from tests.corruption import DAMAGE, corrupt, mend_checksums, split_pieces
@@ -109,9 +109,7 @@ def test_what_ingest_accepts_of_a_damaged_jpeg_streaming_decodes() -> None:
         data = bytes(sound[:place] + bytes(6) + sound[place + 6 :])
         (reason,) = measure([data]).reason
         if not reason:
-            odd += (
-                decode._plain_jpeg(data, 1, 3, 160) is None
-            )  # libjpeg warns, and simplejpeg makes that an error
+            odd += decode_upper(data, 1, 3, 160, MAX_PIXELS) is None  # a warning of libjpeg's is its error
             part = decode_part(data, (0, 0, 200, 160), 200, 3)
             assert part.shape == (160, 200, 3)
             whole = np.asarray(decode_image(data, channels=3))
@@ -119,6 +117,17 @@ def test_what_ingest_accepts_of_a_damaged_jpeg_streaming_decodes() -> None:
             upper = decode_part(data, (0, 0, 200, 64), 200, 3)  # the rows below are not decoded
             assert upper.tobytes() == whole[:64].tobytes()
     assert odd > 0
+
+
+def test_damage_below_a_part_is_seen_when_the_picture_comes_in_and_harms_no_part_above() -> None:
+    sound = encode(picture(5, 200, 160), "JPEG", quality=90)
+    place = len(sound) - 200
+    data = sound[:place] + b"\xff\xc0\0\x04" + sound[place + 4 :]  # a second frame amid the last rows
+    assert measure([data]).reason[0].startswith("damaged JPEG")
+    with pytest.raises(DecodeError, match="damaged JPEG"):
+        decode_part(data, (0, 0, 200, 160), 200, 3)
+    upper = decode_part(data, (0, 0, 200, 64), 200, 3)
+    assert upper.tobytes() == decode_part(sound, (0, 0, 200, 64), 200, 3).tobytes()
 
 
 def test_odd_metadata_of_a_part_is_no_warning() -> None:

@@ -19,13 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import checks, storage
 from data import ingest as ingest_module
-from data.checks import check, measure
+from data import measurement, storage
+from data.checks import check
 from data.dataset import SPLITS, Dataset, Split
 from data.decode import decode_image
+from data.description import channel_statistics, colour_covariance
 from data.duplicates import join_groups
-from data.ingest import IngestConfig, channel_statistics, colour_covariance, ingest
+from data.findings import find
+from data.ingest import IngestConfig, ingest
+from data.measurement import measure
 from data.report import IngestReport
 from data.splits import assign_splits
 from data.storage import plan_shards
@@ -46,6 +49,11 @@ def ingest_files(tmp_path: Path, files: dict[str, bytes], **options: Any) -> tup
     source = write_tree(tmp_path / "source", files)
     report = run(source, tmp_path / "store", **options)
     return report, Dataset.open(tmp_path / "store" / "set")
+
+
+def counts(dataset: Dataset) -> dict[str, int]:
+    """What the checks find."""
+    return {finding.name: finding.count for finding in find(dataset).findings}
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -118,8 +126,8 @@ def test_folder_tar_zip_and_table_give_the_same_shards(tmp_path: Path) -> None:
 def test_several_processes_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = class_tree("ab", 12) | {"a/bad.png": b"no"}
     ingest_files(tmp_path / "one", files)
-    monkeypatch.setattr(checks, "IN_PROCESS_IMAGES", 0)
-    monkeypatch.setattr(checks, "CHUNK_IMAGES", 5)
+    monkeypatch.setattr(measurement, "IN_PROCESS_IMAGES", 0)
+    monkeypatch.setattr(measurement, "CHUNK_IMAGES", 5)
     heard: list[tuple[int, int | None]] = []
     ingest_files(tmp_path / "two", files, workers=2, progress=lambda done, total: heard.append((done, total)))
     assert digests(tmp_path / "one/store/set") == digests(tmp_path / "two/store/set")
@@ -360,7 +368,7 @@ def test_duplicates_are_counted_and_stay_on_one_side(tmp_path: Path) -> None:
         assert rows[f"a/copy{i}.jpg"]["split"] == rows[f"a/{i}.png"]["split"]
         assert rows[f"a/copy{i}.jpg"]["group"] == rows[f"a/{i}.png"]["group"]
     assert rows["b/other label.png"]["split"] == rows["a/1.png"]["split"]
-    assert report.across_splits == 0
+    assert not {name for name in counts(dataset) if name.endswith("across-splits")}
 
 
 def test_duplicates_across_the_sources_splits_are_reported_and_left(tmp_path: Path) -> None:
@@ -371,10 +379,11 @@ def test_duplicates_across_the_sources_splits_are_reported_and_left(tmp_path: Pa
     rows = rows_of(dataset)
     assert rows["test/a/same.png"]["split"] == "test"
     assert rows["train/a/3.png"]["split"] == "train"
-    assert report.across_splits == 2
-    (overlap,) = (o for o in report.overlaps if (o.split, o.other) == ("test", "train"))
-    assert overlap.examples == (("test/a/near.jpg", "train/a/4.png"), ("test/a/same.png", "train/a/3.png"))
-    assert "no val images" in report.notes
+    found = {finding.name: finding for finding in find(dataset).findings}
+    same, near = (found[f"{kind}duplicates-across-splits"] for kind in ("", "near-"))
+    assert (same.count, same.examples) == (1, (("test/a/same.png", "train/a/3.png"),))
+    assert (near.count, near.examples) == (1, (("test/a/near.jpg", "train/a/4.png"),))
+    assert "no val pictures" in report.notes
     assert check(dataset).problems == ()
 
 
@@ -565,12 +574,12 @@ def test_what_dead_processes_left_is_cleaned_up_and_a_dataset_moved_aside_comes_
 INGEST_SCRIPT = """
 import sys
 from pathlib import Path
-from data import checks
+from data import measurement
 from data.ingest import IngestConfig, ingest
 
 if __name__ == "__main__":
     source, store, workers = sys.argv[1:]
-    checks.IN_PROCESS_IMAGES, checks.CHUNK_IMAGES = 10, 4
+    measurement.IN_PROCESS_IMAGES, measurement.CHUNK_IMAGES = 10, 4
     config = IngestConfig(val_fraction=0.2, test_fraction=0.2, near_duplicate_distance=3, max_source_gb=1)
     show = lambda done, total: print(done, flush=True)
     ingest(source, name="set", family="classification", store=Path(store), config=config, workers=int(workers),

@@ -160,7 +160,7 @@ def test_of_a_source_that_moves_an_image_and_its_new_copies_the_image_alone_coun
         ([f"{c}/{i}.png" for c in "ab" for i in range(1, 20)], ()),
         ([*(f"a/{i}.png" for i in range(20)), "c/new.png"], ("class b of v is gone",)),
         (["a/0.png", "a/1.png", "b/0.png", "b/1.png"], ()),
-        (["a/0.png", "b/0.png", "b/1.png"], ("37 of the 40 images of v are gone",)),
+        (["a/0.png", "b/0.png", "b/1.png"], ("37 of the 40 pictures of v are gone",)),
     ],
 )
 def test_what_a_version_lost_is_told_where_it_may_be_a_mistake(
@@ -177,7 +177,7 @@ def test_a_split_that_became_empty_is_told(store: Store) -> None:
     store.add(class_tree("ab", 20))
     before = Dataset.open(store.folder / "version1")
     store.add(class_tree("ab", 20), NO_TEST, fresh=True)
-    texts = [f"no {s} images are left; v had {before.info.num_images(s):,}" for s in ("val", "test")]
+    texts = [f"no {s} pictures are left; v had {before.info.num_images(s):,}" for s in ("val", "test")]
     assert losses(before, store.dataset, "v") == tuple(texts)
 
 

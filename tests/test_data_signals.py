@@ -95,7 +95,7 @@ def test_a_table_of_paths_is_read_as_for_pictures(tmp_path: Path) -> None:
 def test_several_processes_measure_what_one_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_tree(tmp_path / "source", two_classes())
     one = ingest(root, name="a", family="signals", store=tmp_path / "1", config=CONFIG, workers=1)
-    monkeypatch.setattr("data.checks.IN_PROCESS_IMAGES", 0)
+    monkeypatch.setattr("data.measurement.IN_PROCESS_IMAGES", 0)
     two = ingest(root, name="a", family="signals", store=tmp_path / "2", config=CONFIG, workers=2)
     assert one.counts == two.counts
     for file in (tmp_path / "1" / "a").iterdir():

@@ -115,12 +115,15 @@ def test_a_picture_scores_the_same_beside_any_others(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if least_px(name) > 1])
 def test_the_least_side_is_the_least(name: str) -> None:
+    def output(px: int) -> torch.Tensor:
+        net = ARCHITECTURES[name](num_classes=2, channels=3, **arguments_of(name, px)).eval()
+        return net(torch.empty(2, 3, px, px))
+
     with torch.device("meta"):
-        net = ARCHITECTURES[name](num_classes=2, channels=3).eval()
         px = least_px(name)
-        assert net(torch.empty(2, 3, px, px)).shape == (2, 2)
-        with pytest.raises((RuntimeError, IndexError)):
-            net(torch.empty(2, 3, px - 1, px - 1))
+        assert output(px).shape == (2, 2)
+        with pytest.raises((RuntimeError, IndexError, ValueError)):
+            output(px - 1)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -142,6 +145,21 @@ def test_normalisation_travels_with_the_weights() -> None:
     assert {"mean", "std"} <= set(model.state_dict())
     images = torch.full((1, 1, 32, 32), 255, dtype=torch.uint8)
     assert torch.allclose(model.normalise(images), torch.tensor(1.5))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_channel_is_normalised_by_its_own_statistics(
+    memory_format: torch.memory_format, channels: int
+) -> None:
+    mean, std = (0.25, 0.5, 0.4)[:channels], (0.5, 0.2, 0.3)[:channels]
+    model = build("lenet5", 10, channels, {"input_px": 32}, mean, std)
+    images = torch.randint(0, 256, (2, channels, 5, 7), dtype=torch.uint8)
+    seen = model.normalise(images.to(memory_format=memory_format))
+    assert seen.shape == images.shape
+    assert seen.is_contiguous(memory_format=torch.channels_last)
+    for c in range(channels):
+        assert torch.allclose(seen[:, c], (images[:, c] / 255 - mean[c]) / std[c], atol=1e-6)
 
 
 def test_unknown_architecture_lists_the_known_ones() -> None:

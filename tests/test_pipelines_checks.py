@@ -270,8 +270,25 @@ def test_label_errors_are_listed_written_and_drawn(run: Run, model: Path, tmp_pa
 
 def test_label_errors_of_another_dataset_are_refused(run: Run, model: Path) -> None:
     code, _, err = run("data", "label-errors", "faulty", "--model", str(model))
-    assert code == 2
-    assert "they must be the same" in err
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the model alone has 10 (0, 1, 2, 3, 4, 5, 6, 7, …), the dataset alone has" in err
+    assert "a model of this dataset's: ./convoy train classification --dataset faulty" in err
+
+
+def test_a_weak_model_is_warned_of_on_the_console_on_the_page_and_in_the_document(
+    run: Run, module_home: Path, tmp_path: Path
+) -> None:
+    digits = tiny_dataset("classification", module_home / "data" / "store")
+    config, page = tiny_config("classification", train__epochs=0.1), tmp_path / "suspects.html"
+    folder = train(
+        "classification", config, digits, folder=tmp_path / "run", key="k", digest="", executor="in_process"
+    ).model_folder
+    command = ("data", "label-errors", "digits", "--model", str(folder), "--html", str(page), "--json")
+    code, out, err = run(*command)
+    report = json.loads(out)
+    assert code == 0 and report["accuracy"] < 0.8
+    said = f"the model disagrees with {1 - report['accuracy']:.0%} of these labels"
+    assert said in " ".join(err.split()) and said in page.read_text() and said in report["notes"][-1]
 
 
 def test_the_sound_source_needs_no_accepting(run: Run, tmp_path: Path) -> None:

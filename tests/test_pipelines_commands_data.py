@@ -115,3 +115,22 @@ def test_add_says_what_training_will_say(run: Run, tmp_path: Path) -> None:
     large = {f"{c}/{i}.png": png(100 * k + i, 200, 170) for k, c in enumerate("ab") for i in range(12)}
     code, out, _ = run("data", "add", str(write_tree(tmp_path / "large", large)), "--name", "large")
     assert code == 0 and "next: ./convoy train classification --dataset large --recipe photos" in out
+
+
+def test_add_tells_what_check_tells_by_the_same_numbers_in_the_same_words(run: Run, tmp_path: Path) -> None:
+    pictures = class_tree("ab", 12, "train/") | {"test/b/new.png": png(77)}
+    pictures["test/a/same.png"] = pictures["val/b/same.png"] = pictures["train/a/3.png"]
+    pictures["train/a/twice.png"] = pictures["train/a/4.png"]
+    source = str(write_tree(tmp_path / "leaky", pictures))
+    added = json.loads(run("data", "add", source, "--name", "leaky", "--json")[1])["findings"]
+    checked = json.loads(run("data", "check", "leaky", "--json")[1])["findings"]
+    assert added == checked
+    amounts = {finding["name"]: (finding["count"], finding["of"], finding["unit"]) for finding in added}
+    assert amounts["duplicates-across-splits"] == (1, 1, "val pictures")
+    assert amounts["duplicates"] == (1, 28, "pictures")
+    said = [
+        run(*command)[1]
+        for command in (("data", "add", source, "--name", "leaky"), ("data", "check", "leaky"))
+    ]
+    for text in said:
+        assert "1 of 1 val pictures (100%): 1 of 2 in test" in " ".join(text.split())

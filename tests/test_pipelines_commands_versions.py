@@ -41,7 +41,7 @@ def test_an_add_says_which_version_it_made_or_that_there_is_none(run: Run, two: 
     _, out, _ = run("data", "add", str(two), "--name", "set", "--fresh-splits", "--set", "test_fraction=0")
     assert "version 4 of set" in out
     assert "ATTENTION: splits drawn afresh, earlier versions left out of account" in out
-    assert "images moved from test to train, drawn afresh" in out
+    assert "pictures moved from test to train, drawn afresh" in out
 
 
 def test_an_add_says_what_it_found_in_the_folder_and_what_is_gone(
@@ -95,7 +95,7 @@ def test_a_difference_is_shown_counted_and_written(run: Run, tmp_path: Path) -> 
         ("removed", "a/new.png"),
     ]
     assert versions.current("set") == before
-    assert "the same 24 images" in run("data", "diff", "set", "latest", "current")[1]
+    assert "the same 24 pictures" in run("data", "diff", "set", "latest", "current")[1]
 
 
 def test_images_that_left_the_test_split_are_told_first(run: Run, two: Path) -> None:
@@ -120,7 +120,7 @@ def test_versions_go_to_a_remote_and_come_back(run: Run, tmp_path: Path, module_
     shutil.rmtree(store() / "set")
     code, out, err = run("data", "pull")
     assert code == 0, err
-    assert out == f"set: 24 images, {versions.current('set')}\n"
+    assert out == f"set: 24 pictures, {versions.current('set')}\n"
     assert "were here already" in run("data", "pull", "set")[1]
     assert run("data", "checkout", "set", "1")[0] == 0
     (module_home / ".dvc" / "config").unlink()
@@ -143,7 +143,7 @@ def test_all_leaves_out_what_was_never_made_here_or_pushed_and_a_name_does_not(
     shutil.rmtree(store() / "set")
     code, out, err = run("data", "pull")
     assert (code, err) == (0, "")
-    assert out.startswith("set: 24 images, ")
+    assert out.startswith("set: 24 pictures, ")
     assert f"not fetched: made: {tmp_path}/remote has not all of made (" in out
     document = json.loads(run("data", "pull", "--json")[1])
     assert (document["datasets"], list(document["not_fetched"])) == ({"set": False}, ["made"])

@@ -95,7 +95,7 @@ def test_the_summary_says_what_was_measured(finished: dict[str, Any]) -> None:
     assert metrics["accuracy"] == finished["metrics"]["accuracy"]
     (run,) = runs_with_key(finished["key"])
     assert run.data.metrics["test.accuracy"] == finished["metrics"]["accuracy"]
-    assert set(finished["phases_s"]) == {"prepare", "train", "evaluate", "register"}
+    assert set(finished["phases_s"]) == {"prepare", "train", "calibrate", "evaluate", "register"}
 
 
 def test_the_first_model_becomes_champion_and_the_next_a_challenger(finished: dict[str, Any]) -> None:

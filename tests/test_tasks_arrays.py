@@ -77,7 +77,7 @@ def test_it_learns_and_testing_gives_what_prediction_gives(
     predicted = load_predictor(result.model_folder, CPU).predict(rows["image"].to_pylist())
     np.testing.assert_allclose(predicted["probabilities"].to_pylist(), report.probabilities, atol=1e-5)
     assert predicted["label"].to_pylist() == [dataset.info.classes[i] for i in report.predicted]
-    assert report.ids.tolist() == rows["id"].to_pylist()
+    assert report.ids == rows["id"].to_pylist()
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from data.classification import Batch
 from data.random import SampleGenerator
+from data.records import Batch
 from models.sides import WithSides
 from tasks import classification
 from tasks.classification import ClassificationConfig

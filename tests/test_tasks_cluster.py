@@ -11,7 +11,7 @@ import pytest
 import torch
 from ray.cluster_utils import Cluster
 
-from data.classification import Batch
+from data.records import Batch
 from tasks import cluster
 from tasks.cluster import ALLOCATOR, join_arrays, pack, readonly_tensors, unpack
 from tasks.paths import ROOT

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.ensemble import combine
+from tasks.ensemble import class_difference, combine
 from tasks.modelfile import load_model
 from tests.handmade import write_model
 
@@ -58,3 +58,18 @@ def test_a_folder_that_holds_a_model_is_not_overwritten(tmp_path: Path) -> None:
 def test_no_model_is_no_ensemble(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one model"):
         combine([], tmp_path / "none")
+
+
+def test_classes_that_differ_are_named_and_long_lists_are_cut() -> None:
+    assert class_difference(("a", "b", "c"), ("b", "c", "d")) == (
+        "the model alone has 1 (a), the dataset alone has 1 (d)"
+    )
+    assert class_difference(("a", "b"), ("a",)) == "the model alone has 1 (b)"
+    assert class_difference(("a", "b", "c"), ("a", "c", "b")) == (
+        "they have another order, from place 1 on: 'b' and 'c'"
+    )
+    many = tuple(f"c{i}" for i in range(100))
+    assert (
+        class_difference(("x",), ("x", *many))
+        == "the dataset alone has 100 (c0, c1, c2, c3, c4, c5, c6, c7, …)"
+    )

@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import tasks.evaluate
+import tasks.outputs
 import tasks.report
 from data.dataset import Dataset
 from data.decode import decode_many
 from tasks.ensemble import combine
-from tasks.evaluate import evaluate, piece_size
+from tasks.evaluate import evaluate
 from tasks.memory import why_not_measurable
 from tasks.metrics import summarise
+from tasks.outputs import piece_size
 from tasks.predict import load_predictor
 from tasks.report import Report
 from tasks.settings import EvaluateConfig
@@ -88,7 +90,7 @@ def test_evaluation_measures_what_prediction_gives(
     np.testing.assert_allclose(report.probabilities, predicted, atol=1e-5)
     assert [CLASSES[i] for i in report.predicted] == [row["label"] for row in rows]
     assert report.labels.tolist() == digits[1]
-    assert report.ids.tolist() == dataset.table("test", ["id"])["id"].to_pylist()
+    assert report.ids == dataset.table("test", ["id"])["id"].to_pylist()
 
 
 def test_every_view_is_measured_and_the_registered_one_twice(
@@ -101,9 +103,14 @@ def test_every_view_is_measured_and_the_registered_one_twice(
         measured = {name: report.metrics[f"{view}.{name}"] for name in expected}
         assert measured == pytest.approx(expected, abs=1e-5)
         assert report.metrics[f"{view}.images_per_s"] > 0
-    bare = {name: value for name, value in report.metrics.items() if "." not in name and name != "num_images"}
-    assert bare == {name: report.metrics[f"mirror.{name}"] for name in bare}
-    assert len(bare) == len([name for name in report.metrics if name.startswith("mirror.")])
+    mirror = {name: value for name, value in report.metrics.items() if name.startswith("mirror.")}
+    assert mirror == {name: report.metrics[name.removeprefix("mirror.")] for name in mirror}
+    others = {name for name in report.metrics if "." not in name} - {
+        name.removeprefix("mirror.") for name in mirror
+    }
+    assert others == {
+        "num_images", "temperature", "nll_uncalibrated", "brier_uncalibrated", "ece_uncalibrated"
+    }  # fmt: skip
     assert [row["view"] for row in report.views] == ["single", "mirror", "ten_crop"]
 
 
@@ -155,7 +162,7 @@ def test_images_are_decoded_once_for_all_views_and_models_that_agree_on_how(
         decoded[side_px] += len(blobs)
         return decode_many(blobs, side_px, *rest)
 
-    monkeypatch.setattr(tasks.evaluate, "decode_many", counting)
+    monkeypatch.setattr(tasks.outputs, "decode_many", counting)
     folders = [
         write_model(tmp_path / "a", CLASSES, seed=1),
         write_model(tmp_path / "b", CLASSES, seed=2, pad_px=2),
@@ -168,7 +175,7 @@ def test_images_are_decoded_once_for_all_views_and_models_that_agree_on_how(
 def test_pieces_of_the_split_stay_below_the_memory_limit(tmp_path: Path) -> None:
     large = write_model(tmp_path / "large", CLASSES, channels=3, stored_px=1000, crop_px=224)
     predictor = load_predictor(large, CPU, batch_size=16)
-    assert 1 <= piece_size([predictor]) * 3 * 1000**2 <= tasks.evaluate.PIECE_MB * 2**20
+    assert 1 <= piece_size([predictor]) * 3 * 1000**2 <= tasks.outputs.PIECE_MB * 2**20
     small = load_predictor(write_model(tmp_path / "small", CLASSES), CPU, batch_size=100)
     assert piece_size([small]) == 1000  # full passes
 
@@ -177,18 +184,18 @@ def test_any_size_of_piece_and_batch_gives_the_same_report(
     report: Report, folder: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for piece_images, batch_size in [(7, 1), (1000, 1000), (32, 5)]:
-        monkeypatch.setattr(tasks.evaluate, "PIECE_IMAGES", piece_images)
+        monkeypatch.setattr(tasks.outputs, "PIECE_IMAGES", piece_images)
         again = evaluate([folder], dataset, config=configure(batch_size=batch_size), device=CPU)
         np.testing.assert_allclose(again.probabilities, report.probabilities, atol=1e-5)
         assert np.array_equal(again.confusion, report.confusion)
-        assert again.ids.tolist() == report.ids.tolist()
+        assert again.ids == report.ids
 
 
-def test_progress_rises_to_the_number_of_crops(folder: Path, dataset: Dataset) -> None:
+def test_progress_counts_each_image_once_for_each_view(folder: Path, dataset: Dataset) -> None:
     heard: list[tuple[int, int]] = []
     evaluate([folder], dataset, config=configure(), device=CPU, on_progress=lambda *now: heard.append(now))
     assert heard == sorted(heard)
-    assert heard[-1] == (13 * NUM_IMAGES, 13 * NUM_IMAGES)  # 1 + 2 + 10 crops of each image
+    assert heard[-1] == (3 * NUM_IMAGES, 3 * NUM_IMAGES)
 
 
 def test_the_worst_mistakes_are_the_most_confident(report: Report, dataset: Dataset) -> None:
@@ -245,22 +252,39 @@ def test_written_tables_reconcile_with_the_metrics(report: Report, written: Path
     )
     assert error == pytest.approx(metrics["ece"], abs=1e-5)
     assert all(row["accuracy"] == "" for row in bins if not int(row["count"]))
+    assert sum(int(row["count_uncalibrated"]) for row in bins) == len(pairs)
+    slices = rows_of(written / "slices.csv")
+    assert {row["name"]: row["num_images"] for row in slices if row["kind"] == "class"} == {
+        row["class"]: row["support"] for row in classes if int(row["support"])
+    }
     assert [row["view"] for row in rows_of(written / "views.csv")] == ["single", "mirror", "ten_crop"]
 
 
 def test_written_predictions_are_the_reports(report: Report, written: Path) -> None:
     table = pq.read_table(written / "predictions.parquet")
     assert table.column_names == ["id", "label", "predicted", "confidence", "probabilities"]
-    assert table["id"].to_pylist() == report.ids.tolist()
+    assert table["id"].to_pylist() == report.ids
     assert table["label"].to_pylist() == [CLASSES[i] for i in report.labels]
     assert np.array_equal(np.array(table["probabilities"].to_pylist(), np.float32), report.probabilities)
 
 
 def test_written_figures_are_pictures(written: Path) -> None:
-    for name in ("confusion", "per_class", "reliability", "worst_mistakes"):
+    for name in ("confusion", "per_class", "reliability", "slices", "worst_mistakes"):
         with Image.open(written / f"{name}.png") as picture:
             assert min(picture.size) > 300
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10  # something is drawn
+
+
+def test_the_page_holds_the_numbers_and_every_figure(report: Report, written: Path, tmp_path: Path) -> None:
+    page = (written / "report.html").read_text()
+    assert f"{report.metrics['accuracy']:.2%}" in page
+    assert page.count("data:image/png;base64,") == 5
+    assert "http" not in page  # it needs no network
+    names = ("<script>", *CLASSES[1:])
+    replace(report, classes=names).write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
 
 
 def test_about_says_what_was_measured(written: Path) -> None:
@@ -287,7 +311,7 @@ def test_a_report_that_was_cut_off_has_no_metrics(
 def test_a_model_of_other_classes_is_refused(tmp_path: Path, dataset: Dataset) -> None:
     folder = write_model(tmp_path / "model", ["ants", "bees"])
     with pytest.raises(
-        ValueError, match=r"has classes 2 \(ants, bees\), the dataset 'digits' .* evaluate on 'handmade'"
+        ValueError, match=r"the model alone has 2 \(ants, bees\), the dataset alone .* trained on 'handmade'"
     ):
         evaluate([folder], dataset, config=configure(), device=CPU)
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tasks.figures import (
     MAX_BARS,
+    MAX_SLICES,
     NUM_CONFUSIONS,
     confusion_figure,
     mistakes_figure,
@@ -21,8 +22,10 @@ from tasks.figures import (
     reliability_figure,
     save_figure,
     short,
+    slices_figure,
 )
 from tasks.metrics import confusion_matrix, per_class, reliability
+from tasks.slices import Slice
 
 HOSTILE = ["", "$x^2$", "a\nb", "ants & <bees>", "x" * 300, "_under\\score", "猫", "%s{}"]
 WHAT = "a dataset of a rather long name, test split, n = 10,000; accuracy 93.31%, view mirror_shift"
@@ -134,13 +137,42 @@ def test_of_many_classes_those_of_lowest_f1_are_shown() -> None:
 
 def test_the_reliability_figure_draws_the_table() -> None:
     table = reliability(*outputs())
-    figure = reliability_figure(table, WHAT)
+    figure = reliability_figure({"at temperature 1": table}, WHAT)
     assert_nothing_is_cut_off(figure)
     upper, lower = figure.axes
     full = table.count > 0
     assert bar_heights(upper) == table.accuracy[full].tolist()
     assert bar_heights(lower) == table.count.tolist()
-    assert f"ECE {table.expected_error:.4f}" in title_of(figure)
+    assert upper.get_title() == f"at temperature 1: ECE {table.expected_error:.4f}"
+
+
+def test_the_reliability_figure_shows_before_and_after_at_one_scale() -> None:
+    probabilities, labels = outputs()
+    tables = {
+        "before": reliability(probabilities, labels),
+        "after": reliability(probabilities**0.3 / (probabilities**0.3).sum(1, keepdims=True), labels),
+    }
+    figure = reliability_figure(tables, WHAT)
+    assert_nothing_is_cut_off(figure)
+    for (name, table), upper, lower in zip(tables.items(), figure.axes[:2], figure.axes[2:], strict=True):
+        assert upper.get_title() == f"{name}: ECE {table.expected_error:.4f}"
+        assert bar_heights(lower) == table.count.tolist()
+    assert figure.axes[2].get_ylim() == figure.axes[3].get_ylim()
+
+
+@pytest.mark.parametrize("num_slices", [0, 1, 12, 60])
+def test_the_slices_figure_shows_the_worst_of_them(num_slices: int) -> None:
+    slices = [
+        Slice("source", names(num_slices)[i], 20 + i, 0.9, 0.8, 0.95, few=i < 10, below=i % 2 == 0)
+        for i in range(num_slices)
+    ]
+    figure = slices_figure(slices, 0.96, WHAT)
+    assert_nothing_is_cut_off(figure)
+    (axes,) = figure.axes
+    assert_labels_do_not_overlap(axes)
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown == [f"source: {short(each.name)} ({each.num_images})" for each in slices[:MAX_SLICES]]
+    assert (f"the worst {MAX_SLICES} of {num_slices}" in title_of(figure)) == (num_slices > MAX_SLICES)
 
 
 @pytest.mark.parametrize(("num_shown", "channels"), [(1, 3), (5, 1), (24, 3), (100, 1)])

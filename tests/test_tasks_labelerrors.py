@@ -15,6 +15,7 @@ from tasks.labelerrors import (
     find_label_errors,
     noisy_pairs,
     normalised_margins,
+    weakness,
 )
 
 FLIPPED = 0.05
@@ -137,3 +138,12 @@ def test_what_does_not_fit_is_refused() -> None:
         find_label_errors(np.ones((2, 3)), np.zeros(3, np.int64))
     with pytest.raises(ValueError, match="must be finite"):
         find_label_errors(np.full((1, 2), np.nan), np.zeros(1, np.int64))
+
+
+@pytest.mark.parametrize(("accuracy", "one_in"), [(1.0, 0), (0.81, 0), (0.8, 6), (0.67, 10), (0.1, 27)])
+def test_a_model_is_weak_where_labels_of_the_usual_noise_explain_few_of_its_disagreements(
+    accuracy: float, one_in: int
+) -> None:
+    assert (
+        (f"only one in {one_in} of these" in weakness(accuracy)) == bool(one_in) == bool(weakness(accuracy))
+    )

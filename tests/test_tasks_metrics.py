@@ -56,6 +56,8 @@ def test_classification_figures_equal_scikit_learns(drawn: tuple[np.ndarray, np.
     assert figures["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro"))
     rows_sum_to_one = probabilities.astype(np.float64)
     rows_sum_to_one /= rows_sum_to_one.sum(axis=1, keepdims=True)
+    brier = sklearn.metrics.brier_score_loss(labels, rows_sum_to_one, labels=classes, scale_by_half=False)
+    assert figures["brier"] == pytest.approx(brier, abs=1e-5)
     log_loss = sklearn.metrics.log_loss(labels, rows_sum_to_one, labels=classes)
     assert figures["nll"] == pytest.approx(log_loss, abs=1e-5)
 

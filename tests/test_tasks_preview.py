@@ -44,3 +44,33 @@ def test_the_sheet_is_drawn(channels: int, tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, channels)).astype(np.uint8)
     save_figure(preview_figure(pictures, ["a $ name", "ß"], "x"), tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_channels_of_any_range_fill_lanes_of_one_height_with_their_ends_beside_them(tmp_path: Path) -> None:
+    wave = np.sin(np.linspace(0, 20, 50))
+    scales = np.array([1.0, 1e6, 1e-6, 0.0])  # the last is flat
+    signals = np.broadcast_to(scales[:, None] * wave, (2, 3, 4, 50))
+    figure = module.signals_figure(signals, ["a $ name", "b"], 100.0, "x")
+    for axes in figure.axes:
+        heights = [np.ptp(np.asarray(line.get_ydata())) for line in axes.lines]
+        assert heights == pytest.approx([module.LANE_SHARE] * 3 + [0])
+        lanes = [np.floor(np.asarray(line.get_ydata())) for line in axes.lines]
+        assert [set(lane.tolist()) for lane in lanes] == [{3.0}, {2.0}, {1.0}, {0.0}]
+        assert axes.get_xlim() == (0, 0.49)
+    ends = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert ends[1] == f"{wave.min() * 1e6:.3g} to {wave.max() * 1e6:.3g}" and ends[3] == "0 to 0"
+    save_figure(figure, tmp_path / "sheet.png")
+
+
+def test_amplitudes_of_a_channel_can_be_compared_along_a_row() -> None:
+    wave = np.sin(np.linspace(0, 20, 50))
+    signals = np.stack([wave, 0.5 * wave])[None, :, None]  # (1, 2, 1, 50)
+    figure = module.signals_figure(signals, ["a"], 0.0, "x")
+    whole, half = (np.ptp(np.asarray(axes.lines[0].get_ydata())) for axes in figure.axes)
+    assert half / whole == pytest.approx(0.5)
+
+
+def test_of_many_channels_the_first_are_drawn_and_the_title_says_so() -> None:
+    figure = module.signals_figure(np.zeros((1, 1, 40, 8)), ["a"], 0.0, "x")
+    assert len(figure.axes[0].lines) == module.MAX_LANES
+    assert f"the first {module.MAX_LANES} of 40 channels" in figure.get_suptitle()

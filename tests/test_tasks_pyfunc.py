@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tasks import registry
+from tasks.modelfile import load_card, write_card
 from tasks.packaging import DISTRIBUTIONS, OURS, closure, imported, requirements
 from tasks.paths import ROOT
 from tasks.predict import load_predictor
@@ -27,6 +29,7 @@ from tests.recording import make_model, pictures, start
 
 URI = "models:/classifier@champion"
 TIMEOUT_S = 240
+TEMPERATURE = 2.5
 
 # What a stranger's process does with the model; it prints the answers and which modules it took.
 STRANGER = """
@@ -49,6 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         run_id = start("pyfunc", folder / "pets")
         model = make_model(folder / "runs" / "pyfunc" / "model")
+        write_card(model, load_card(model).model_copy(update={"temperature": TEMPERATURE}))
         version = registry.register(run_id, model, name="classifier", example=pictures(2), tags={})
         registry.promote_first("classifier", version)
         yield folder
@@ -98,6 +102,17 @@ def assert_same(rows: list[dict[str, Any]], home: Path, blobs: list[bytes]) -> N
     assert sum(row["error"] is not None for row in rows) == 1
 
 
+def assert_calibrated(rows: list[dict[str, Any]], home: Path, blobs: list[bytes]) -> None:
+    """Logits were divided by the temperature: the ratio of two classes is what it was, to the power of 1/T."""
+    predictor = load_predictor(home / "runs" / "pyfunc" / "model")
+    images, _ = predictor.decode(blobs)
+    before = predictor.uncalibrated(torch.from_numpy(images), predictor.view).numpy()
+    after = np.array([row["probabilities"] for row in rows if row["error"] is None])
+    expected = before ** (1 / TEMPERATURE)
+    np.testing.assert_allclose(after, expected / expected.sum(1, keepdims=True), rtol=1e-4)
+    assert not np.allclose(after, before, rtol=1e-2)
+
+
 def request_of(blobs: list[bytes]) -> str:
     encoded = [[base64.b64encode(blob).decode()] for blob in blobs]
     return json.dumps({"dataframe_split": {"columns": ["image"], "data": encoded}})
@@ -118,6 +133,7 @@ def test_a_stranger_gets_the_predictors_answers_from_the_models_own_code(
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert_same(answer["rows"], home, blobs)
+    assert_calibrated(answer["rows"], home, blobs)
     assert {"ray", "prefect", "dvc"}.isdisjoint(answer["modules"])
     own = [path for name, path in answer["modules"].items() if name.split(".")[0] in OURS and path]
     assert len(own) > 10

@@ -17,7 +17,7 @@ import yaml
 from data.checks import check
 from data.dataset import SPLITS, Dataset
 from data.ingest import IngestConfig, ingest
-from tasks import lineage, versioning, versions
+from tasks import lineage, placing, versioning, versions
 from tasks.paths import ROOT, store
 from tasks.versions import UNRECORDED, Added, Version
 from tests.pictures import class_tree, png, write_tree
@@ -135,7 +135,7 @@ def test_a_dataset_that_dvc_never_saw_is_version_1_once_another_takes_its_place(
     before = versioning.measure(store() / "set")
     added = add(source(tmp_path, 9))
     assert added.version and added.version.number == 2
-    versions.checkout("set", "1")
+    placing.checkout("set", "1")
     assert versioning.measure(store() / "set") == before
 
 
@@ -145,7 +145,7 @@ def test_what_was_changed_by_hand_is_kept_before_an_add_replaces_it(tmp_path: Pa
     add(source(tmp_path, 9))
     listed = versions.history("set")
     assert [version.notes for version in listed] == [(), (UNRECORDED,), ()]
-    versions.checkout("set", "2")
+    placing.checkout("set", "2")
     assert (store() / "set" / "notes.txt").read_text() == "a person's work"
 
 
@@ -176,7 +176,7 @@ def test_what_an_add_lost_is_told_and_stands_in_the_list(tmp_path: Path) -> None
     add(source(tmp_path, 20))
     other = write_tree(tmp_path / "other", {f"{'cd'[i % 2]}/{i}.png": png(900 + i) for i in range(20)})
     added = add(other)
-    assert added.losses == ("classes a, b of version 1 are gone", "all 40 images of version 1 are gone")
+    assert added.losses == ("classes a, b of version 1 are gone", "all 40 pictures of version 1 are gone")
     assert versions.history("set")[1].notes == added.losses
     assert add(source(tmp_path, 20)).losses[0] == "classes c, d of version 2 are gone"
 
@@ -301,19 +301,19 @@ def test_a_digest_that_fits_two_versions_is_refused() -> None:
 def test_each_version_can_be_put_back_and_lineage_names_it(three: list[Added]) -> None:
     added = three
     for number in (1, 3, 2):
-        version = versions.checkout("set", str(number))
+        version = placing.checkout("set", str(number))
         assert version.number == number
         path = store() / "set"
         assert versions.current("set") == added[number - 1].digest == versioning.measure(path)
         assert lineage.data_state(path) == (added[number - 1].digest, "")
         assert check(Dataset.open(path)).problems == ()
-    assert versions.checkout("set", "2").number == 2  # once more
+    assert placing.checkout("set", "2").number == 2  # once more
     assert [version.number for version in versions.history("set")] == [1, 2, 3]
 
 
 @pytest.mark.usefixtures("three")
 def test_dvc_agrees_with_what_is_checked_out(home: Path) -> None:
-    versions.checkout("set", "1")
+    placing.checkout("set", "1")
     command = [sys.executable, "-m", "dvc", "status"]
     said = subprocess.run(command, cwd=home, capture_output=True, text=True, check=True).stdout
     assert "up to date" in said
@@ -323,7 +323,7 @@ def test_dvc_agrees_with_what_is_checked_out(home: Path) -> None:
 def test_a_pointer_keeps_what_else_stands_in_it() -> None:
     file = store() / "set.dvc"
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "desc": "blood cells"}))
-    versions.checkout("set", "1")
+    placing.checkout("set", "1")
     values = yaml.safe_load(file.read_text())
     assert values["desc"] == "blood cells"
     assert values["outs"][0]["md5"] == versions.history("set")[0].md5
@@ -336,7 +336,7 @@ def test_a_folder_that_was_changed_by_hand_is_not_replaced() -> None:
     with pytest.raises(
         ValueError, match=r"was changed since it was recorded, and would be lost; keep it"
     ) as error:
-        versions.checkout("set", "1")
+        placing.checkout("set", "1")
     assert "\n" not in str(error.value)
     assert (store() / "set" / "notes.txt").read_text() == "a person's work"
     assert (store() / "set.dvc").read_text() == pointer
@@ -352,7 +352,7 @@ def test_what_is_in_the_folder_alone_is_in_the_cache_before_it_is_replaced(
     with pytest.raises(
         RuntimeError, match=r"is not in DVC's cache, and no remote is set; set one: .*data remote"
     ):
-        versions.checkout("set", "1")
+        placing.checkout("set", "1")
     shutil.rmtree(store() / "set")
     shutil.move(tmp_path / "first", store() / "set")
     versions.keep("set")
@@ -366,7 +366,7 @@ def test_a_damaged_cache_is_noticed_and_the_folder_stays(three: list[Added]) -> 
     file.chmod(0o644)
     file.write_text(file.read_text() + " ")
     with pytest.raises(RuntimeError, match="DVC's cache is damaged"):
-        versions.checkout("set", "1")
+        placing.checkout("set", "1")
     assert versions.current("set") == third.digest == versioning.measure(store() / "set")
     assert [name.name for name in store().iterdir() if ".partial-" in name.name] == []
 
@@ -381,11 +381,11 @@ def test_a_checkout_that_ended_between_its_two_steps_is_no_change_by_hand(
 
     monkeypatch.setattr(versioning, "point", killed)
     with pytest.raises(KeyboardInterrupt):
-        versions.checkout("set", "1")
+        placing.checkout("set", "1")
     monkeypatch.undo()
     monkeypatch.setenv("CONVOY_HOME", str(home))
     assert (versions.current("set"), versioning.measure(store() / "set")) == (third.digest, first.digest)
-    versions.checkout("set", "2")
+    placing.checkout("set", "2")
     assert versions.current("set") == versioning.measure(store() / "set")
 
 
@@ -396,7 +396,7 @@ def test_images_stay_in_test_from_version_to_version_even_past_a_checkout(tmp_pa
     add(source(tmp_path, 8))
     add(source(tmp_path, 20))
     tested = set(Dataset.open(store() / "set").table("test", ["id"])["id"].to_pylist())
-    versions.checkout("set", "1")
+    placing.checkout("set", "1")
     lose = CONFIG.model_copy(update={"test_fraction": 0.0, "val_fraction": 0.0})
     added = versions.add(source(tmp_path, 21), name="set", family="classification", config=lose)
     assert added.version and added.version.number == 3
@@ -442,7 +442,7 @@ def test_what_an_add_moved_stands_in_the_list(tmp_path: Path) -> None:
     versions.add(source(tmp_path, 20), name="set", family="classification", config=lose, fresh_splits=True)
     notes = versions.history("set")[1].notes
     assert notes[0].startswith("splits drawn afresh")
-    assert any(note.endswith("images moved from test to train, drawn afresh") for note in notes)
+    assert any(note.endswith("pictures moved from test to train, drawn afresh") for note in notes)
 
 
 # ------------------------------------------------------------------------------------------ stages of DVC
@@ -468,7 +468,7 @@ def test_what_a_stage_makes_has_dvc_lock_for_its_version(home: Path, tmp_path: P
     assert digest == versioning.measure(store() / "set")
     assert not versions.list_file("set").exists()
     assert not (store() / "set.dvc").exists()
-    for call in (lambda: versions.require_list("set"), lambda: versions.checkout("set", "1")):
+    for call in (lambda: versions.require_list("set"), lambda: placing.checkout("set", "1")):
         with pytest.raises(
             ValueError, match=r"made by the stage ingest of dvc\.yaml, and dvc\.lock is its version"
         ):
@@ -499,39 +499,39 @@ def test_another_checkout_pulls_what_one_pushed(
 ) -> None:
     added = three
     versioning.set_remote(str(tmp_path / "remote"), {}, local=False)
-    assert versions.push(["set"], all_versions=False)[0] == versions.history("set")[2].nfiles + 1
+    assert placing.push(["set"], all_versions=False)[0] == versions.history("set")[2].nfiles + 1
     whole = ids(Dataset.open(store() / "set"))
     other = clone(home, tmp_path / "clone", monkeypatch)
-    assert versions.recorded_names() == ["set"]
-    assert versions.pull(["set"], all_versions=False) == {"set": True}
+    assert placing.recorded_names() == ["set"]
+    assert placing.pull(["set"], all_versions=False) == {"set": True}
     dataset = Dataset.open(other / "data" / "store" / "set")
     assert ids(dataset) == whole
     assert check(dataset).problems == ()
     assert versions.current("set") == added[2].digest
-    assert versions.pull(["set"], all_versions=False) == {"set": False}
+    assert placing.pull(["set"], all_versions=False) == {"set": False}
     with pytest.raises(
         RuntimeError, match=r"has not all of set \(.* push it from where it was made: \./convoy data push"
     ):
-        versions.checkout("set", "1")
+        placing.checkout("set", "1")
 
     monkeypatch.setenv("CONVOY_HOME", str(home))
-    assert versions.push(["set"], all_versions=True)[0] > 0
-    assert versions.push(["set"], all_versions=True) == (0, [])
+    assert placing.push(["set"], all_versions=True)[0] > 0
+    assert placing.push(["set"], all_versions=True) == (0, [])
     monkeypatch.setenv("CONVOY_HOME", str(other))
-    assert versions.checkout("set", "1").md5 == added[0].digest  # fetched on the way
-    assert versions.push(["set"], all_versions=True) == (0, ["set version 2"])
-    versions.pull(["set"], all_versions=True)
+    assert placing.checkout("set", "1").md5 == added[0].digest  # fetched on the way
+    assert placing.push(["set"], all_versions=True) == (0, ["set version 2"])
+    placing.pull(["set"], all_versions=True)
     shutil.rmtree(tmp_path / "remote")
-    versions.checkout("set", "2")
+    placing.checkout("set", "2")
 
 
 @pytest.mark.usefixtures("three")
 def test_a_pull_leaves_what_was_changed_by_hand(tmp_path: Path) -> None:
     versioning.set_remote(str(tmp_path / "remote"), {}, local=False)
-    versions.push(["set"], all_versions=True)
+    placing.push(["set"], all_versions=True)
     (store() / "set" / "notes.txt").write_text("a person's work")
     with pytest.raises(ValueError, match="would be lost"):
-        versions.pull(["set"], all_versions=False)
+        placing.pull(["set"], all_versions=False)
     assert (store() / "set" / "notes.txt").exists()
 
 
@@ -539,7 +539,7 @@ def test_a_pull_follows_a_pointer_that_git_changed(three: list[Added]) -> None:
     first, _, third = three
     point_at(1)
     assert versioning.measure(store() / "set") == third.digest
-    assert versions.pull(["set"], all_versions=False) == {"set": True}
+    assert placing.pull(["set"], all_versions=False) == {"set": True}
     assert versioning.measure(store() / "set") == first.digest
 
 
@@ -550,14 +550,14 @@ def test_a_pull_leaves_the_pointer_where_the_folders_version_is_not_in_the_cache
     lose_list(home, third.digest)
     point_at(1)
     pointer = (store() / "set.dvc").read_bytes()
-    assert versions.pull(["set"], all_versions=False) == {"set": True}
+    assert placing.pull(["set"], all_versions=False) == {"set": True}
     assert versioning.measure(store() / "set") == first.digest
     assert (store() / "set.dvc").read_bytes() == pointer
     assert versioning.is_cached(third.digest)
 
 
 @pytest.mark.parametrize(
-    "change", [lambda: versions.pull(["set"], False), lambda: versions.checkout("set", "1")]
+    "change", [lambda: placing.pull(["set"], False), lambda: placing.checkout("set", "1")]
 )
 def test_what_fails_to_replace_the_folder_leaves_the_pointer(
     home: Path, three: list[Added], change: Callable[[], Any]
@@ -579,10 +579,10 @@ def test_a_pull_that_waited_for_another_brings_what_that_one_made(three: list[Ad
     with held_by_another() as (_, release):
 
         def note(_: str) -> None:
-            versions.place("set", point_at(1).md5)
+            placing.place("set", point_at(1).md5)
             release()
 
-        assert versions.pull(["set"], all_versions=False, note=note) == {"set": False}
+        assert placing.pull(["set"], all_versions=False, note=note) == {"set": False}
     assert versions.current("set") == first.digest == versioning.measure(store() / "set")
 
 
@@ -593,7 +593,7 @@ def no_remote(_: Path) -> str:
 def lost_object(tmp_path: Path) -> str:
     url = str(tmp_path / "remote")
     versioning.set_remote(url, {}, local=False)
-    versions.push(["set"], all_versions=False)
+    placing.push(["set"], all_versions=False)
     entry = next(
         file for file in (tmp_path / "remote").rglob("*") if file.is_file() and file.suffix != ".dir"
     )
@@ -604,7 +604,7 @@ def lost_object(tmp_path: Path) -> str:
 def damaged_object(tmp_path: Path) -> str:
     url = lost_object(tmp_path)
     shutil.rmtree(tmp_path / "remote")
-    versions.push(["set"], all_versions=False)
+    placing.push(["set"], all_versions=False)
     entry = next(
         file for file in (tmp_path / "remote").rglob("*") if file.is_file() and file.suffix != ".dir"
     )
@@ -644,7 +644,7 @@ def test_what_cannot_be_pulled_is_one_clear_line(
     lose_cache(home)
     shutil.rmtree(store() / "set")
     with pytest.raises(RuntimeError, match=message) as error:
-        versions.pull(["set"], all_versions=False)
+        placing.pull(["set"], all_versions=False)
     assert "\n" not in str(error.value)
     assert not (store() / "set").exists()
 
@@ -652,13 +652,13 @@ def test_what_cannot_be_pulled_is_one_clear_line(
 def test_a_push_without_remote_and_of_lost_bytes_is_refused(home: Path, tmp_path: Path) -> None:
     add(source(tmp_path))
     with pytest.raises(RuntimeError, match="no remote is set"):
-        versions.push(["set"], all_versions=False)
+        placing.push(["set"], all_versions=False)
     versioning.set_remote(str(tmp_path / "remote"), {}, local=False)
     lose_cache(home)
     with pytest.raises(RuntimeError, match=r"DVC's cache lacks .*; fetch it first"):
-        versions.push(["set"], all_versions=False)
+        placing.push(["set"], all_versions=False)
     with pytest.raises(ValueError, match=r"recorded no dataset 'other' \(recorded: set\)"):
-        versions.push(["other"], all_versions=False)
+        placing.push(["other"], all_versions=False)
 
 
 def test_a_remotes_secrets_stay_out_of_the_file_that_git_tracks(home: Path, tmp_path: Path) -> None:
@@ -701,11 +701,11 @@ def test_a_version_is_read_without_dvc_where_its_bytes_are_here(tmp_path: Path) 
     digest = add(source(tmp_path)).digest
     code = """
         import sys
-        from tasks import versions, versioning
+        from tasks import placing, versions, versioning
         versioning._run = None
         with versions.opened(sys.argv[1]) as dataset:
             assert dataset.info.name == "set"
-        versions.checkout("set", "1")
+        placing.checkout("set", "1")
         assert "dvc" not in sys.modules
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

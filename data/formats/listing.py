@@ -9,18 +9,9 @@ from typing import Any
 import numpy as np
 
 from data.archive import FileTree
-from data.dataset import Split
+from data.dataset import SPLIT_NAMES, Split
 from data.decode import EXTENSIONS
 
-SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 MAX_TABLE_BYTES = 1 << 30
 IMAGE_ENDINGS = tuple(ending for endings in EXTENSIONS.values() for ending in endings)
 LISTED_ONLY = "names in lists of splits without an image"

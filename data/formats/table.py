@@ -31,6 +31,9 @@ def list_table(tree: FileTree) -> Listing:
 def _table_rows(name: str, text: str) -> Iterator[tuple[str, dict[str, str]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     columns = [column.strip() for column in reader.fieldnames or ()]
+    odd = next((column for column in columns if not column.isprintable()), None)
+    if odd is not None:
+        raise ValueError(f"{name}: column {odd!a} holds control characters")
     unknown = set(columns) - {"path", "label", "split", "group"}
     if not {"path", "label"} <= set(columns) or len(set(columns)) != len(columns):
         raise ValueError(

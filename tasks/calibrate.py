@@ -1,0 +1,107 @@
+"""Finds a model's temperature (tasks.temperature) on the validation split, and writes it into the model's card.
+
+The temperature minimises the mean negative log-likelihood; in β = 1/T that is convex, so the zero of its slope is
+sought. It holds for one view and one set of networks: an ensemble needs its own, and so does another view. Where no
+validation image is taken for a wrong class, the likelihood only rises as T falls to 0, and T stays 1.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from scipy.special import softmax
+
+from data.dataset import Dataset, noun_of
+from tasks.metrics import LEAST_PROBABILITY
+from tasks.modelfile import load_card, write_card
+from tasks.outputs import averaged, decode_piece, piece_size, pieces_of
+from tasks.predict import BATCH_SIZE, Predictor, load_predictor
+from tasks.settings import ViewName
+from tasks.temperature import GREATEST_T, LEAST_T
+
+ROWS = 4096  # images whose probabilities are looked at together
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature, and what it rests on, as the card says it."""
+
+    temperature: float
+    basis: str
+
+
+def calibrate(
+    folder: Path,
+    dataset: Dataset,
+    *,
+    batch_size: int = BATCH_SIZE,
+    device: torch.device | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Fit the temperature of the model in `folder` to its view of the validation split, and keep it in its card.
+
+    A model that has been calibrated keeps what it has. `on_progress` is told the images seen so far, and in all.
+    """
+    card = load_card(folder)
+    if card.calibrated_on:
+        return Calibration(card.temperature, card.calibrated_on)
+    predictor = load_predictor(folder, device, batch_size=batch_size)
+    found = fit_on_validation([predictor], dataset, predictor.view, on_progress)
+    update = {"temperature": found.temperature, "calibrated_on": found.basis}
+    write_card(folder, card.model_copy(update=update))
+    return found
+
+
+def fit_on_validation(
+    predictors: Sequence[Predictor],
+    dataset: Dataset,
+    view: ViewName,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """The temperature of the models' averaged outputs by one view, fitted to the validation split; 1 without one."""
+    num_images = dataset.info.num_images("val")
+    noun = noun_of(dataset.info.family)
+    if not num_images:
+        return Calibration(1.0, f"nothing: {dataset.info.name} has no validation {noun}")
+    probabilities = np.empty((num_images, len(dataset.info.classes)), np.float32)
+    labels = np.empty(num_images, np.int64)
+    for piece in pieces_of(dataset, "val", piece_size(predictors)):
+        rows = slice(piece.start, piece.start + len(piece.labels))
+        labels[rows] = piece.labels
+        probabilities[rows] = averaged(predictors, decode_piece(piece, predictors), view).numpy()
+        if on_progress is not None:
+            on_progress(rows.stop, num_images)
+    temperature, note = fit_temperature(probabilities, labels)
+    return Calibration(
+        temperature, f"{num_images:,} validation {noun} of {dataset.info.name}, view {view}{note}"
+    )
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, str]:
+    """The temperature in [LEAST_T, GREATEST_T] that makes the labels (N,) most likely, and what is odd about it.
+
+    `probabilities` (N, K) are uncalibrated, N ≥ 1. Where all are right it is 1.
+    """
+    if (probabilities.argmax(1) == labels).all():
+        return 1.0, ": none is mistaken, which does not tell how confident the model may be"
+    if slope(1 / GREATEST_T, probabilities, labels) >= 0:
+        return GREATEST_T, ": the greatest that is allowed"
+    if slope(1 / LEAST_T, probabilities, labels) <= 0:
+        return LEAST_T, ": the least that is allowed"
+    beta = brentq(slope, 1 / GREATEST_T, 1 / LEAST_T, args=(probabilities, labels), xtol=1e-9)
+    return float(1 / beta), ""
+
+
+def slope(beta: float, probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Derivative by β = 1/T of the mean negative log-likelihood: mean of E[log p] - log p_true, which rises with β."""
+    total = 0.0
+    for start in range(0, len(labels), ROWS):
+        rows = probabilities[start : start + ROWS].astype(np.float64)
+        logs = np.log(np.maximum(rows, LEAST_PROBABILITY))
+        expected = (softmax(beta * logs, axis=1) * logs).sum(1)
+        true = logs[np.arange(len(logs)), labels[start : start + ROWS]]
+        total += float((expected - true).sum())
+    return total / len(labels)

@@ -1,0 +1,410 @@
+"""Learning curves of transfer learning: how good is each mode with 1, 5, 20, 100 training pictures a class?
+
+    ./convoy learning-curve classification --dataset ants --recipe finetune --shots 1 5 20 100
+
+A cell is a mode, a number of pictures a class and a seed: one run of the loop (tasks.loop) on those pictures alone,
+judged on all of validation. It is validation since a curve is there to choose by: the test split stays unseen until
+what was chosen is tested. The seed chooses the pictures too, so that modes are compared on the same ones; those of
+fewer are among those of more. Every cell takes the same number of steps, for an epoch of two pictures is one step: what
+differs is what there is to learn from, not how often the weights are moved. Of less than a batch a step sees all.
+
+`head` trains on cached features; so does `stages` where the recipe changes no picture by chance. Both caches, and the
+pictures of `all` and `scratch`, are made once and shared by all cells. A finished cell is a file in the run's folder
+and is not run again. Cells run one after the other in this process, or side by side on Ray.
+"""
+
+import itertools
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field, field_validator
+
+from data.dataset import Dataset, DatasetInfo, Split
+from data.files import write_whole
+from data.parameters import Parameters
+from data.random import SampleGenerator
+from data.stream import Layout, layout_of
+from tasks.batches import BatchPlan, Job
+from tasks.classification import ClassificationConfig, changing, without_chance
+from tasks.cluster import (
+    call_each,
+    cluster_info,
+    compute_features,
+    connect,
+    join_arrays,
+    readonly_tensors,
+    require_resources,
+    share,
+)
+from tasks.families import FAMILIES, Family
+from tasks.features import Compute, cached_features, caches, compute_here, device_of, started
+from tasks.feed import Feed, Feeds, fit_from, probe, resident
+from tasks.loop import Progress
+from tasks.settings import TrainConfig
+from tasks.train import Executor
+from tasks.transfer import Weights
+
+FAMILY = "classification"
+DECODE_ROWS = 256  # in one piece
+Mode = Literal["head", "stages", "all", "scratch"]
+Arrays = dict[str, np.ndarray]
+
+
+class CurveConfig(Parameters):
+    """What a learning curve is made of."""
+
+    shots: tuple[int, ...] = Field(
+        min_length=1, description="training pictures a class; all of them where a class has fewer"
+    )
+    modes: tuple[Mode, ...] = Field(
+        min_length=1,
+        description="what is trained: head (on cached features), stages (and the head), all, or scratch (from chance)",
+    )
+    num_seeds: int = Field(ge=1, description="of pictures, initial weights and order: runs of each cell")
+    num_steps: int = Field(ge=0, description="of every cell; 0: as many as the recipe takes on all of train")
+    num_stages: int = Field(ge=1, description="trained stages before the head; read by mode stages only")
+
+    @field_validator("shots")
+    @classmethod
+    def _some(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        if min(shots) < 1:
+            raise ValueError("of each class there must be at least 1 picture")
+        return shots
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run."""
+
+    mode: Mode
+    shots: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.mode}-{self.shots}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What a cell gave."""
+
+    mode: Mode
+    shots: int
+    seed: int
+    num_images: int
+    num_steps: int
+    accuracy: float  # on validation
+    loss: float  # on validation, in nats
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """The seeds of a mode at a number of pictures a class."""
+
+    mode: Mode
+    shots: int
+    num_images: int
+    accuracies: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation; NaN of one seed."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else float("nan")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cells run: how a function is called on each of many arguments, and how large ones are shared by them."""
+
+    each: Callable[..., Iterator[tuple[int, Any]]]
+    share: Callable[[Any], Any]
+    compute: Compute
+    num_parts: int
+
+
+def here() -> Place:
+    own_threads = torch.get_num_threads()
+
+    def each(
+        function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], num_threads: int, _num_gpus: float
+    ) -> Iterator[tuple[int, Any]]:
+        torch.set_num_threads(num_threads or own_threads)
+        try:
+            for place, arguments in enumerate(calls):
+                yield place, function(*arguments)
+        finally:
+            torch.set_num_threads(own_threads)
+
+    return Place(each, lambda value: value, compute_here, 1)
+
+
+def on_ray(settings: TrainConfig) -> Place:
+    """Raises ValueError where no node holds a single cell."""
+    connect()
+    require_resources(1, max(1, settings.cpus_per_worker), settings.gpus_per_worker)
+    return Place(call_each, share, compute_features, cluster_info().num_cpus)
+
+
+def choose_rows(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """Places of `shots` samples of each class, all where it has fewer, by chance: (M,) int64, rising.
+
+    Those of fewer shots are among those of more. `labels` (N,).
+    """
+    draws = SampleGenerator(seed, 0).uniform(np.arange(len(labels)), "shots")[:, 0]
+    order = np.argsort(draws, kind="stable")
+    chosen = [order[labels[order] == label][:shots] for label in np.unique(labels)]
+    return np.sort(np.concatenate(chosen))
+
+
+def cells_of(curve: CurveConfig, seed: int) -> list[Cell]:
+    """All cells, the quick ones first, from this seed on."""
+    seeds = range(seed, seed + curve.num_seeds)
+    modes, shots = dict.fromkeys(curve.modes), sorted(set(curve.shots))
+    return [Cell(mode, num, each) for num, mode, each in itertools.product(shots, modes, seeds)]
+
+
+def steps_of(base: ClassificationConfig, curve: CurveConfig, dataset: Dataset) -> int:
+    """The optimizer steps of every cell."""
+    return curve.num_steps or BatchPlan.of(base.train, layout_of(dataset, "train"), 0, 1).num_steps
+
+
+def config_of(
+    base: ClassificationConfig, curve: CurveConfig, cell: Cell, num_images: int, num_steps: int
+) -> ClassificationConfig:
+    """The parameters of a cell: the recipe's, but for what is trained, how long, and on how many pictures."""
+    plain = not changing(base.augment) and not base.train.growth
+    frozen: dict[Mode, dict[str, Any]] = {
+        "head": {"mode": "head", "num_stages": 0, "cache_features": True},
+        "stages": {"mode": "stages", "num_stages": curve.num_stages, "cache_features": plain},
+        "all": {"mode": "all", "num_stages": 0, "cache_features": False},
+        "scratch": {"mode": "all", "num_stages": 0, "cache_features": False, "weights": ""},
+    }
+    values = base.model_dump(mode="json")
+    values["transfer"] |= frozen[cell.mode]
+    values["train"] |= {
+        "epochs": num_steps / (num_images // min(num_images, base.train.batch_size)),
+        "seed": cell.seed, "num_workers": 1, "augment_workers": 0, "time_budget_s": 0.0, "patience": 0,
+        "accumulate_batches": base.train.accumulate_batches if num_images >= base.train.batch_size else 1,
+        "validate_every_epochs": 0, "checkpoint_every_steps": num_steps,
+    }  # fmt: skip
+    if cell.mode == "head":
+        values["augment"] = without_chance(base.augment).model_dump(mode="json")
+        values["train"]["growth"] = []
+    return ClassificationConfig.parse(values, f"learning curve, {cell.mode}")
+
+
+class CellSession:
+    """The only rank of a cell; nothing is kept of it before it ends."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def load(self) -> dict[str, Any] | None:
+        return None
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        pass
+
+    def report(self, progress: Progress) -> None:
+        pass
+
+    def stopping(self) -> bool:
+        return False
+
+
+def chosen(
+    family: Family, samples: Any, rows: np.ndarray, places: np.ndarray, info: DatasetInfo, config: Any
+) -> Feed:
+    """Batches of the samples at `rows` of the split, which lie at `places` in `samples`."""
+
+    def batch(job: Job) -> Any:
+        own = job.indices
+        return family.batch(samples, rows[own], info, config, job.generator, job.shrink_px, places[own])
+
+    return lambda jobs: map(batch, jobs)
+
+
+def run_cell(
+    cell: Cell, config: ClassificationConfig, info: DatasetInfo, weights: Weights | None, rows: np.ndarray,
+    places: np.ndarray, train: Arrays, val: Arrays,
+) -> CellResult:  # fmt: skip
+    """Train on the samples at `rows` of train, which lie at `places` in `train`, and validate."""
+    family = started(FAMILY, weights if config.transfer.weights else None, caches(config))
+    device = device_of(config)
+    seen, held_out = (family.records(readonly_tensors(arrays)).to(device) for arrays in (train, val))
+    feeds = Feeds(
+        chosen(family, seen, rows, places, info, config),
+        resident(family, held_out, info, config),
+        len(held_out),
+    )
+    try:
+        state = fit_from(
+            feeds, family, config, info, Layout((len(rows),), 0), CellSession(device), lambda _step: None
+        )
+    except FloatingPointError as error:
+        raise FloatingPointError(
+            f"cell {cell.name}: {error}; start a new curve so, or without the mode {cell.mode}"
+        ) from None
+    metrics = state["metrics"]
+    return CellResult(
+        cell.mode, cell.shots, cell.seed, len(rows), state["step"], metrics["val_accuracy"],
+        metrics["val_loss"], state["time_s"],
+    )  # fmt: skip
+
+
+def decode_piece(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig) -> Arrays:
+    return FAMILIES[FAMILY].decode(rows, info, config)
+
+
+def decode_pictures(
+    dataset: Dataset, config: ClassificationConfig, needed: np.ndarray, where: Place
+) -> dict[Split, Arrays]:
+    """The pictures at `needed` of train, and all of val; raises ValueError if they exceed `train.data_gb`."""
+    family = FAMILIES[FAMILY]
+    sample = probe(family, dataset)
+    decoded = family.decode(sample, dataset.info, config)
+    num = len(needed) + dataset.info.num_images("val")
+    needed_gb = num * sum(array.nbytes for array in decoded.values()) / sample.num_rows / 1e9
+    if needed_gb > config.train.data_gb:
+        raise ValueError(
+            f"the pictures of this learning curve take {needed_gb:.3g} GB of memory, and train.data_gb is "
+            f"{config.train.data_gb:g}: raise it, or lower the shots or the seeds"
+        )
+    tables: dict[Split, pa.Table] = {
+        "train": dataset.rows("train", needed.tolist(), family.columns),
+        "val": dataset.table("val", list(family.columns)),
+    }
+    found: dict[Split, Arrays] = {}
+    for split, table in tables.items():
+        starts = range(0, table.num_rows, DECODE_ROWS)
+        calls = [(table.slice(start, DECODE_ROWS), dataset.info, config) for start in starts]
+        pieces = dict(where.each(decode_piece, calls, 1, 0.0))
+        found[split] = join_arrays([pieces[i] for i in sorted(pieces)], family.empty(dataset.info, config))
+    return found
+
+
+class Materials:
+    """What cells are trained on, each made when the first cell asks for it: features of a stage, or pictures."""
+
+    def __init__(self, dataset: Dataset, weights: Weights, needed: np.ndarray, where: Place) -> None:
+        self.dataset, self.weights, self.needed, self.where = dataset, weights, needed, where
+        self.made: dict[tuple[bool, int], tuple[Any, Any]] = {}
+
+    def of(self, config: ClassificationConfig, rows: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+        """Where the samples at `rows` lie in train's arrays, and references to the arrays of train and of val."""
+        cached = caches(config)
+        key = (cached, config.transfer.num_stages if cached else 0)
+        if key not in self.made:
+            arrays = (
+                cached_features(self.dataset, config, self.weights, self.where.compute, self.where.num_parts)
+                if cached
+                else decode_pictures(self.dataset, config, self.needed, self.where)
+            )
+            self.made[key] = self.where.share(arrays["train"]), self.where.share(arrays["val"])
+        places = rows if cached else np.searchsorted(self.needed, rows)
+        return places, *self.made[key]
+
+
+def measure(
+    base: ClassificationConfig,
+    curve: CurveConfig,
+    dataset: Dataset,
+    weights: Weights,
+    folder: Path,
+    executor: Executor,
+    on_progress: Callable[[int, int, CellResult | None], None],
+) -> list[CellResult]:
+    """Run all cells that have no result in `folder` yet; the results of all.
+
+    `on_progress` hears how many are done, of how many, and the newest one.
+    """
+    for split in ("train", "val"):
+        dataset.require(split)
+    labels = dataset.table("train", ["label"])["label"].to_numpy()
+    num_steps = steps_of(base, curve, dataset)
+    cells = cells_of(curve, base.train.seed)
+    results = {cell: found for cell in cells if (found := read_cell(folder, cell))}
+    left = [cell for cell in cells if cell not in results]
+    on_progress(len(results), len(cells), None)
+    if not left:
+        return [results[cell] for cell in cells]
+    rows = {cell: choose_rows(labels, cell.shots, cell.seed) for cell in cells}
+    configs = {cell: config_of(base, curve, cell, len(rows[cell]), num_steps) for cell in left}
+    where = on_ray(base.train) if executor == "ray" else here()
+    materials = Materials(dataset, weights, np.unique(np.concatenate([rows[cell] for cell in left])), where)
+    shared = where.share(weights)
+
+    def arguments(cell: Cell) -> tuple[Any, ...]:
+        own = rows[cell]
+        places, train, val = materials.of(configs[cell], own)
+        return cell, configs[cell], of_rows(dataset.info, labels[own]), shared, own, places, train, val
+
+    settings = base.train
+    calls = [arguments(cell) for cell in left]
+    for place, result in where.each(run_cell, calls, settings.cpus_per_worker, settings.gpus_per_worker):
+        write_cell(folder, left[place], result)
+        results[left[place]] = result
+        on_progress(len(results), len(cells), result)
+    return [results[cell] for cell in cells]
+
+
+def of_rows(info: DatasetInfo, labels: np.ndarray) -> DatasetInfo:
+    """The dataset as if it had these training pictures only; its channel statistics stay those of all."""
+    counts = dict(zip(info.classes, np.bincount(labels, minlength=len(info.classes)).tolist(), strict=True))
+    return info.model_copy(update={"counts": {**info.counts, "train": counts}})
+
+
+def cell_file(folder: Path, cell: Cell) -> Path:
+    return folder / "cells" / f"{cell.name}.json"
+
+
+def read_cell(folder: Path, cell: Cell) -> CellResult | None:
+    file = cell_file(folder, cell)
+    return CellResult(**json.loads(file.read_text())) if file.is_file() else None
+
+
+def write_cell(folder: Path, cell: Cell, result: CellResult) -> None:
+    file = cell_file(folder, cell)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(asdict(result), indent=2) + "\n")
+
+
+def points_of(results: Sequence[CellResult]) -> list[Point]:
+    """Seeds together, by shots and then by mode, in the order in which they came."""
+    groups: dict[tuple[int, Mode], list[CellResult]] = {}
+    for result in results:
+        groups.setdefault((result.shots, result.mode), []).append(result)
+    return [
+        Point(mode, shots, each[0].num_images, tuple(result.accuracy for result in each))
+        for (shots, mode), each in groups.items()
+    ]
+
+
+def best_at(points: Sequence[Point], shots: int) -> Point:
+    """The mode of the highest mean; of equal ones the first."""
+    return max((point for point in points if point.shots == shots), key=lambda point: point.mean)
+
+
+def scarce(info: DatasetInfo, shots: int) -> str:
+    """A sentence on classes that have fewer than `shots` training pictures, or ""."""
+    few = {name: num for name, num in info.counts["train"].items() if num < shots}
+    if not few:
+        return ""
+    shown = ", ".join(f"{name} {num}" for name, num in itertools.islice(few.items(), 5))
+    more = f" and {len(few) - 5} more" if len(few) > 5 else ""
+    return f"fewer than {shots} training pictures: {shown}{more}; there all of them are used"

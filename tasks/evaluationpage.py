@@ -1,0 +1,96 @@
+"""An evaluation as one HTML file, to read without anything else: numbers, tables and figures."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import page
+from tasks.page import escape
+from tasks.slices import Slice, mark
+
+if TYPE_CHECKING:
+    from tasks.report import Report
+
+MAX_SLICES, MAX_CLASSES = 60, 60  # rows of the tables; the files have all
+
+
+def evaluation_page(report: "Report", figures: Sequence[Path]) -> str:
+    """The page, as HTML; `figures` are PNG files."""
+    about = report.about
+    name = f"{about['dataset']}, {about['split']}"
+    images = "".join(
+        f"<h2>{escape(file.stem.replace('_', ' ').capitalize())}</h2>{image(file)}" for file in figures
+    )
+    return page.document(
+        f"Evaluation on {name}",
+        f'<h1>Evaluation on {escape(name)}</h1><div class="quiet">{escape(measured(about))}</div>',
+        numbers(report),
+        f"<h2>Calibration</h2><p>The temperature was fitted to {escape(about['temperature_fitted_to'])}.</p>"
+        + table_of(report.calibration),
+        f"<h2>Views</h2><p>The registered one is {escape(report.registered_view)}; the others are not calibrated.</p>"
+        + table_of(report.views),
+        slices(report),
+        f"<h2>Classes</h2>{first(len(report.per_class), MAX_CLASSES, 'in the order of F1, the lowest first')}"
+        + table_of(sorted(report.per_class, key=lambda row: row["f1"])[:MAX_CLASSES]),
+        images,
+    )
+
+
+def measured(about: dict[str, Any]) -> str:
+    """What was tested, and where."""
+    networks = f"{about['num_networks']} network{'s' if about['num_networks'] != 1 else ''}"
+    return f"{networks}, view {about['registered_view']}, {about['precision']}, on {about['device']}"
+
+
+def numbers(report: "Report") -> str:
+    """The headline."""
+    metrics = report.metrics
+    interval = f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}"
+    fields = [
+        (f"{len(report.labels):,}", "images"),
+        (f"{metrics['accuracy']:.2%}", f"accuracy, 95% interval {interval}"),
+        (f"{metrics['macro_f1']:.4f}", "macro-F1"),
+        (f"{metrics['ece_uncalibrated']:.4f} → {metrics['ece']:.4f}", "ECE, before and after calibration"),
+        (f"{metrics['temperature']:.3g}", "temperature"),
+    ]
+    if "top5_accuracy" in metrics:
+        fields.insert(2, (f"{metrics['top5_accuracy']:.2%}", "top-5 accuracy"))
+    return f'<div class="numbers">{"".join(f"<div>{n}<span>{escape(text)}</span></div>" for n, text in fields)}</div>'
+
+
+def slices(report: "Report") -> str:
+    """Where it is worst."""
+    found = report.slices
+    rows = [
+        (each.kind, each.name, each.num_images, f"{each.accuracy:.2%}", interval(each), mark(each))
+        for each in found[:MAX_SLICES]
+    ]
+    columns = ("kind", "slice", "images", "accuracy", "95% interval", "")
+    order = "in the order of the interval's upper end, the lowest first"
+    return f"<h2>Slices</h2>{first(len(found), MAX_SLICES, order)}{page.table(columns, rows)}"
+
+
+def interval(each: Slice) -> str:
+    return f"{each.accuracy_low:.2%} to {each.accuracy_high:.2%}"
+
+
+def first(num_rows: int, most: int, order: str) -> str:
+    """What a table that may be cut shows."""
+    return f'<p class="quiet">{f"{most} of {num_rows:,}, " if num_rows > most else ""}{escape(order)}</p>'
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with the same meaning by name; a number has four digits."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return page.table(columns, [[shown(row.get(column, "")) for column in columns] for row in rows])
+
+
+def shown(value: Any) -> Any:
+    return f"{value:,.4g}" if isinstance(value, float) else value
+
+
+def image(file: Path) -> str:
+    """A PNG inside the page."""
+    data = base64.b64encode(file.read_bytes()).decode()
+    return f'<img style="max-width:100%" alt="{escape(file.stem)}" src="data:image/png;base64,{data}">'

@@ -1,0 +1,139 @@
+"""What MLflow keeps of finished training runs: parameters, the metrics of their tests, and their predictions."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run
+
+from tasks.modelstore import version_at
+from tasks.recordstore import connect, tracking_uri
+from tasks.registry import run_with_key
+
+TESTED = "test."  # before the names of the metrics of a run's test
+PER_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run that was trained and tested."""
+
+    key: str
+    run_id: str
+    experiment: str  # id: one for each family
+    start_ms: int
+    parameters: dict[str, str]
+    metrics: dict[str, float]  # of the test
+    digest: str  # DVC's, of the dataset
+    commit: str  # of the code; "" if not known, with a "+" where files differed from it
+
+    @property
+    def seed(self) -> int:
+        return int(self.parameters["train.seed"])
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run's test gave for each image."""
+
+    ids: list[str]
+    labels: np.ndarray  # (N,) int64
+    probabilities: np.ndarray  # (N, K) float32
+
+
+def named_records(names: Sequence[str]) -> list[RunRecord]:
+    """The runs of these keys, runs:/ID or models:/NAME…; raises ValueError for one that is not there or not tested."""
+    client = connect()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    records = []
+    for name in dict.fromkeys(names):
+        run = _run_named(client, name, experiments)
+        if run is None:
+            raise ValueError(
+                f"no run {name!r}: give a run key, runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION"
+            )
+        if not _is_tested(run):
+            key = run.data.tags.get("convoy.key", name)
+            raise ValueError(
+                f"run {name} ({run.info.status}) was not tested; do so with: ./convoy train --resume {key} "
+                "--stop-after evaluate"
+            )
+        records.append(_record(run))
+    return records
+
+
+def records_on(family: str, dataset: str) -> list[RunRecord]:
+    """All finished and tested runs of a family on a dataset, the earliest first; raises ValueError for none."""
+    client = connect()
+    experiment = client.get_experiment_by_name(f"convoy/{family}")
+    found: list[Run] = []
+    token: str | None = ""
+    while token is not None and experiment is not None:
+        page = client.search_runs(
+            [experiment.experiment_id],
+            f"params.dataset = '{dataset}' and attributes.status = 'FINISHED'",
+            max_results=PER_PAGE,
+            order_by=["attributes.start_time ASC"],
+            page_token=token or None,
+        )
+        found += page
+        token = page.token or None
+    tested = [_record(run) for run in found if _is_tested(run)]
+    if not tested:
+        raise ValueError(f"no finished and tested run of {family} on {dataset!r}; see: ./convoy train --help")
+    return tested
+
+
+def _run_named(client: MlflowClient, name: str, experiments: list[str]) -> Run | None:
+    if name.startswith("models:/"):
+        return client.get_run(version_at(client, name).run_id)
+    if not name.startswith("runs:/"):
+        return run_with_key(name)
+    run_id = name.removeprefix("runs:/")
+    found = client.search_runs(experiments, f"attributes.run_id = '{run_id}'") if run_id.isalnum() else []
+    return found[0] if found else None
+
+
+def _is_tested(run: Run) -> bool:
+    return f"{TESTED}accuracy" in run.data.metrics and "train.seed" in run.data.params
+
+
+def _record(run: Run) -> RunRecord:
+    metrics = {
+        name.removeprefix(TESTED): value
+        for name, value in run.data.metrics.items()
+        if name.startswith(TESTED)
+    }
+    tags = run.data.tags
+    commit = tags.get("git.commit", "") + ("+" if tags.get("git.dirty") == "true" else "")
+    return RunRecord(
+        key=tags.get("convoy.key", run.info.run_id),
+        run_id=run.info.run_id,
+        experiment=run.info.experiment_id,
+        start_ms=run.info.start_time,
+        parameters=dict(run.data.params),
+        metrics=metrics,
+        digest=tags.get("dvc.digest", ""),
+        commit=commit,
+    )
+
+
+def read_predictions(record: RunRecord) -> Predictions:
+    """The predictions of a run's test, from MLflow; raises MLflow's error where they were deleted."""
+    table = pq.read_table(_artifact(record, "predictions.parquet"))
+    with _artifact(record, "per_class.csv").open(newline="") as file:
+        classes = [row["class"] for row in csv.DictReader(file)]
+    places = {name: place for place, name in enumerate(classes)}
+    labels = np.array([places[name] for name in table["label"].to_pylist()], np.int64)
+    flat = table["probabilities"].combine_chunks().flatten().to_numpy()
+    return Predictions(table["id"].to_pylist(), labels, flat.reshape(len(labels), len(classes)))
+
+
+def _artifact(record: RunRecord, name: str) -> Path:
+    uri = f"runs:/{record.run_id}/evaluation/{name}"
+    return Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))

@@ -1,0 +1,156 @@
+"""`./convoy compare` over runs that MLflow has a record of."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import tasks.compare
+from data.dataset import Dataset
+from tasks import registry
+from tasks.evaluate import evaluate
+from tasks.settings import EvaluateConfig
+from tests.conftest import Run
+from tests.handmade import write_dataset, write_model
+
+CLASSES = [str(digit) for digit in range(10)]
+CONFIG = EvaluateConfig.parse(
+    {"views": ["single"], "registered_view": "single", "batch_size": 64, "num_worst": 2}, "evaluate"
+)
+Tested = Callable[..., str]
+pytestmark = pytest.mark.usefixtures("module_home")
+
+
+def write_digits(folder: Path, num: int = 60) -> Dataset:
+    source = load_digits()
+    pictures = [(picture * 15).astype(np.uint8) for picture in source.images[:num]]
+    return write_dataset(folder, pictures, source.target[:num].tolist(), CLASSES)
+
+
+@pytest.fixture(scope="module")
+def tested(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Tested:
+    """Makes the record of a run, tested with a random network; returns its key."""
+
+    def record(key: str, seed: int, lr: float, num: int = 60, data: str = "digits", commit: str = "c") -> str:
+        folder = tmp_path_factory.mktemp("run")
+        dataset = write_digits(folder / "store" / data, num)
+        run_id = registry.start_run(
+            key=key, experiment="convoy/classification", name=key, tags={"git.commit": commit, "dvc.digest": "d"},
+            parameters={"dataset": data, "model.name": "resnet8_cifar", "train.seed": seed, "optim.lr": lr},
+            dataset=dataset, digest="d",
+        )  # fmt: skip
+        model = write_model(folder / "model", CLASSES, seed=seed + int(1000 * lr), sharpness=30)
+        report = evaluate([model], dataset, config=CONFIG, device=torch.device("cpu"))
+        report.write(folder / "evaluation")
+        registry.log_metrics(run_id, {f"test.{name}": value for name, value in report.metrics.items()})
+        registry.log_folder(run_id, folder / "evaluation", "evaluation")
+        registry.finish_run(run_id, "FINISHED")
+        return key
+
+    assert module_home.is_dir()
+    return record
+
+
+@pytest.fixture(scope="module")
+def keys(tested: Tested) -> list[str]:
+    """Three seeds of one training, two of another."""
+    return [tested(f"a{seed}", seed, 0.1) for seed in (2, 0, 1)] + [tested(f"b{s}", s, 0.2) for s in (0, 1)]
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.compare, "NUM_DRAWS", 50)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_training(keys: list[str], run: Run) -> None:
+    code, out, _ = run("compare", *keys, "--json")
+    document = json.loads(out)
+    assert code == 0
+    first, second = document["trainings"]
+    assert (first["training"], first["seeds"], first["runs"]) == (
+        "A",
+        [0, 1, 2],
+        ["a0", "a1", "a2"],
+    )
+    assert (second["training"], second["seeds"]) == ("B", [0, 1])
+    assert document["parameters"] == {"optim.lr": ["0.1", "0.2"]}
+    values = first["metrics"]["accuracy"]["values"]
+    assert first["metrics"]["accuracy"]["mean"] == pytest.approx(np.mean(values))
+    assert first["metrics"]["accuracy"]["sd"] == pytest.approx(np.std(values, ddof=1))
+    (pair,) = document["differences"]
+    assert (pair["first"], pair["second"], pair["num_images"]) == ("A", "B", 60)
+    means = [training["metrics"]["nll"]["mean"] for training in (first, second)]
+    nll = next(row for row in pair["metrics"] if row["metric"] == "nll")
+    assert nll["difference"] == pytest.approx(means[1] - means[0], rel=1e-5)
+    assert nll["low"] <= nll["difference"] <= nll["high"]
+    assert "mcnemar" not in pair
+    assert document["notes"] == []
+
+
+def test_all_runs_on_a_dataset_are_what_naming_them_gives(keys: list[str], run: Run) -> None:
+    named = json.loads(run("compare", *keys, "--json")[1])
+    found = json.loads(run("compare", "--dataset", "digits", "--json")[1])
+    assert found == named
+
+
+def test_the_tables_show_each_seed_and_the_spread(keys: list[str], run: Run) -> None:
+    code, out, _ = run("compare", *keys)
+    assert code == 0
+    for text in ("optim.lr", "A: 3 seeds", "seed 2", "sd", "B minus A, 60 test images"):
+        assert text in out
+
+
+def test_one_run_against_another_is_tested_by_mcnemar(keys: list[str], run: Run) -> None:
+    pair = json.loads(run("compare", keys[0], keys[3], "--json")[1])["differences"][0]
+    test = pair["mcnemar"]
+    accuracy = next(row for row in pair["metrics"] if row["metric"] == "accuracy")
+    assert (test["only_second"] - test["only_first"]) / 60 == pytest.approx(accuracy["difference"])
+    assert "McNemar: " in run("compare", keys[0], keys[3])[1]
+
+
+def test_the_same_seed_again_counts_once_and_other_code_is_noted(tested: Tested, run: Run) -> None:
+    keys = [tested("e0", 0, 0.5, data="more"), tested("e0-again", 0, 0.5, data="more", commit="other")]
+    keys.append(tested("e1", 1, 0.5, data="more"))
+    document = json.loads(run("compare", *keys, "--json")[1])
+    (training,) = document["trainings"]
+    assert document["parameters"] == {"dataset": ["more"], "model.name": ["resnet8_cifar"]}
+    assert training["runs"] == ["e0-again", "e1"]
+    assert document["notes"] == [
+        "A: several runs of seed 0, of which the latest counts",
+        "A: its runs were made by different code",
+    ]
+
+
+def test_tests_on_different_images_are_not_compared(keys: list[str], tested: Tested, run: Run) -> None:
+    other = tested("short", 0, 0.3, num=40, data="short")
+    code, out, _ = run("compare", keys[0], other)
+    assert code == 0
+    assert "they were not tested on the same images" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "compare needs either runs or --dataset NAME"),
+        (("a0", "--dataset", "digits"), "compare needs either runs or --dataset NAME"),
+        (("nope",), "no run 'nope': give a run key"),
+        (("runs:/nope",), "no run 'runs:/nope'"),
+        (("--dataset", "nope"), "no finished and tested run of classification on 'nope'"),
+        (("untested",), "run untested (RUNNING) was not tested"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(
+    arguments: tuple[str, ...], message: str, keys: list[str], run: Run, tmp_path: Path
+) -> None:
+    assert keys
+    registry.start_run(
+        key="untested", experiment="convoy/classification", name="u", tags={}, parameters={"train.seed": 0},
+        dataset=write_digits(tmp_path / "digits", 3), digest="",
+    )  # fmt: skip
+    code, out, err = run("compare", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
