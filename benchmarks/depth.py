@@ -1,6 +1,6 @@
 """Is a deeper network harder to train, and do shortcuts mend it? The training error of plain networks and ResNets.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/depth.py [--source cifar10_mini.tar] [--epochs 30] [--png depth.png]
+    PYTHONPATH=. .venv/bin/python benchmarks/depth.py [--source cifar10_mini.tar] [--epochs 12] [--png depth.png]
 
 After figure 6 of He et al. 2015 (https://arxiv.org/abs/1512.03385): the CIFAR form at 20 and 56 layers, with shortcuts
 and without, by the same rates on the same pictures. Nothing is augmented and no weight decays, so that the error says
@@ -101,7 +101,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", type=Path, default=DATASETS / "cifar10_mini.tar")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--px", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
