@@ -1,5 +1,7 @@
 """`./convoy search`: better parameters by many trials."""
 
+import json
+import shlex
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -152,7 +154,10 @@ def about(summary: dict[str, Any]) -> dict[str, Any]:
     best, rows = summary["best"], summary["trials"]
     counts = {state: sum(row["state"] == state for row in rows) for state in ("stopped early", "failed")}
     told = "".join(f", {count} {state}" for state, count in counts.items() if count)
-    chosen = " ".join(f"--set {key}={value}" for key, value in best["changes"].items())
+    values = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in best["changes"].items()
+    }
+    chosen = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in values.items())
     return {
         "trials": f"{len(rows)} in {summary['spent_s']:.0f} s{told}",
         "best": f"trial {best['trial']}: {summary['metric']} {best['value']:.4g} "

@@ -26,6 +26,7 @@ LABELS = {
     "failed": "failed, by its last validation",
 }
 NAMES = {"val_accuracy": "validation accuracy", "val_loss": "validation loss"}
+MARGIN = 0.04  # of a range, to either side
 PANEL_IN, MAX_COLUMNS = (3.2, 3.0), 4
 MIN_FINISHED = 5  # trials, for shares of the variance that say anything
 
@@ -158,8 +159,11 @@ def mark_places(axes: Axes, values: Span | Choice) -> None:
         return
     if values.log:
         axes.set_xscale("log")
-    axes.set_xlim(values.low, values.high)
-    axes.margins(x=0.05)
+        beyond = (values.high / values.low) ** MARGIN
+        axes.set_xlim(values.low / beyond, values.high * beyond)
+    else:
+        beyond = (values.high - values.low) * MARGIN
+        axes.set_xlim(values.low - beyond, values.high + beyond)
 
 
 def finish(axes: Axes, metric: SearchMetric) -> None:
