@@ -1,6 +1,6 @@
 """Is a deeper network harder to train, and do shortcuts mend it? The training error of plain networks and ResNets.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/depth.py [--source cifar10_mini.tar] [--epochs 30] [--png depth.png]
+    PYTHONPATH=. .venv/bin/python benchmarks/depth.py [--source cifar10_mini.tar] [--epochs 12] [--png depth.png]
 
 (with OMP_NUM_THREADS=1 beside other work: maps this small leave threads waiting for each other).
 
@@ -12,7 +12,6 @@ archive is not part of the checkout (CONVOY_DATASETS names its folder).
 
 import argparse
 import math
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -33,8 +32,8 @@ from tasks.classification import without_chance
 from tasks.figures import BLUE, VERMILLION, save_figure, title
 from tasks.loop import Progress
 from tasks.train import train
+from tests.datasets import DATASETS
 
-FOLDER = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parent.parent.parent / "shared" / "datasets"))
 NETS = {  # name → colour, dashes
     "plain20_cifar": (VERMILLION, "--"),
     "plain56_cifar": (VERMILLION, "-"),
@@ -103,8 +102,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=Path, default=FOLDER / "cifar10_mini.tar")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--source", type=Path, default=DATASETS / "cifar10_mini.tar")
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--px", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))

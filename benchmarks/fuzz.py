@@ -39,6 +39,7 @@ from data.ingest import IngestConfig, check_classes, ingest, measure_items
 from data.measurement import measure
 from tests.corpus import Corpus, Sound, load_corpus
 from tests.corruption import corrupt
+from tests.datasets import DATASETS
 from tests.pictures import write_tree
 
 LIMIT_S = 20.0  # of one case
@@ -358,9 +359,8 @@ def show(outcomes: list[Outcome], seed: int, time_s: float) -> None:
 
 def main() -> int:
     """Run and print; 1 if anything failed."""
-    default = os.environ.get("CONVOY_DATASETS", Path(__file__).parents[1] / "../shared/datasets")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("datasets", nargs="?", type=Path, default=Path(default))
+    parser.add_argument("datasets", nargs="?", type=Path, default=DATASETS)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="run this one here, and show what happens")

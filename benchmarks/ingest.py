@@ -28,6 +28,7 @@ from data.findings import find
 from data.formats import list_source
 from data.ingest import IngestConfig, ingest
 from data.measurement import CHUNK_IMAGES
+from tests.datasets import DATASETS
 
 DEFAULT = "cifar10_jpeg.tar.xz"
 CONFIG = IngestConfig(val_fraction=0.1, test_fraction=0.2, near_duplicate_distance=11, max_source_gb=100)
@@ -101,11 +102,10 @@ def main(source: Path, workers: int, spool: Path) -> None:
 
 
 if __name__ == "__main__":
-    folder = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parents[1] / "../shared/datasets"))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, nargs="?", default=folder / DEFAULT)
+    parser.add_argument("source", type=Path, nargs="?", default=DATASETS / DEFAULT)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

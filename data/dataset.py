@@ -114,10 +114,15 @@ def noun_of(family: str) -> str:
     return family if family in NUM_AXES else "pictures"
 
 
+def one_of(family: str) -> str:
+    """What one of them is called."""
+    return noun_of(family).removesuffix("s")
+
+
 def in_words_of(family: str, text: str) -> str:
     """A text with the family's word in place of `{items}`, `{Items}` and `{item}`."""
     items = noun_of(family)
-    return text.format(items=items, Items=items.capitalize(), item=items.removesuffix("s"))
+    return text.format(items=items, Items=items.capitalize(), item=one_of(family))
 
 
 def classifies(family: str) -> bool:
@@ -217,9 +222,13 @@ class Dataset:
             )
         return cls(path, DatasetInfo.parse(values, str(file)))
 
-    def is_current(self) -> bool:
-        """Whether its folder still holds it, and not another version that was put there since it was opened."""
-        return Dataset.open(self.path).info == self.info
+    def require_current(self) -> None:
+        """Raise a ValueError if its folder holds another version now, which was put there since it was opened."""
+        if Dataset.open(self.path).info != self.info:
+            raise ValueError(
+                f"dataset {self.info.name!r} was replaced while it was read; bring that version back, and "
+                "start again (a training run resumes)"
+            )
 
     def shards(self, split: Split) -> list[Path]:
         return [self.path / shard.file for shard in self.info.shards if shard.split == split]

@@ -6,14 +6,13 @@ Nothing is decoded and no picture is read, so that 60,000 pictures take a quarte
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data.dataset import SPLITS, TARGET_FIELDS, Dataset, DatasetInfo, Split, noun_of, schema_of
 from data.report import IngestReport, read_report
+from data.stream import RowReader
 
 
 @dataclass(frozen=True)
@@ -136,26 +135,21 @@ def _read(dataset: Dataset, split: Split, names: list[str]) -> pa.Table:
 
 def read_pictures(dataset: Dataset, evidence: Evidence, ids: Iterable[str]) -> dict[str, bytes]:
     """The encoded pictures of those ids that the dataset has."""
-    places = {evidence.place_of[id] for id in ids if id in evidence.place_of}
-    found = pictures_at([shard for split in SPLITS for shard in dataset.shards(split)], places)
-    return {evidence.ids[place]: blob for place, blob in found.items()}
-
-
-def pictures_at(shards: Sequence[Path], places: Iterable[int]) -> dict[int, bytes]:
-    """The encoded pictures at `places`, counted over the shards; only the row groups that hold one are read."""
-    wanted = np.array(sorted(places), np.int64)
-    found: dict[int, bytes] = {}
-    start = 0
-    for shard in shards:
-        with pq.ParquetFile(shard) as file:
-            for number in range(file.num_row_groups):
-                end = start + file.metadata.row_group(number).num_rows
-                inside = wanted[(wanted >= start) & (wanted < end)].tolist()
-                if inside:
-                    images = file.read_row_group(number, ["image"])["image"]
-                    found |= {place: images[place - start].as_py() for place in inside}
-                start = end
+    places = np.array(sorted({evidence.place_of[id] for id in ids if id in evidence.place_of}), np.int64)
+    found: dict[str, bytes] = {}
+    for number, split in enumerate(SPLITS):
+        first = int(np.searchsorted(evidence.split, number))
+        inside = (places[evidence.split[places] == number] - first).tolist()
+        found |= {evidence.ids[first + i]: blob for i, blob in pictures_at(dataset, split, inside).items()}
     return found
+
+
+def pictures_at(dataset: Dataset, split: Split, indices: Sequence[int]) -> dict[int, bytes]:
+    """The encoded pictures at `indices` of a split; one block of its rows is in memory at a time."""
+    if not indices:
+        return {}
+    reader = RowReader(dataset, split, ["image"], cache_bytes=0)
+    return {index: reader.take(np.array([index]))["image"][0].as_py() for index in sorted(indices)}
 
 
 def groups_of(numbers: np.ndarray, where: np.ndarray) -> list[np.ndarray]:

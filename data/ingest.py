@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from data import arrays
 from data.address import Fetched
 from data.archive import FileTree, narrow_tree, open_tree
-from data.dataset import SPLITS, Shard, Split, classifies, schema_of, write_info
+from data.dataset import SPLITS, Shard, Split, classifies, one_of, schema_of, write_info
 from data.description import describe_dataset
 from data.duplicates import (
     MAX_DISTANCE,
@@ -31,7 +31,8 @@ from data.duplicates import (
     join_groups,
     take_pictures,
 )
-from data.formats import Listing, RawItem, list_source, table_tree
+from data.formats import SPLIT_NAMES, Listing, RawItem, list_source, table_tree
+from data.formats.likeness import hinting
 from data.measurement import measure_all
 from data.parameters import Parameters
 from data.report import VOLATILE, Duplicates, Fault, Found, IngestReport, SetAside, fault_of, make_report
@@ -106,11 +107,12 @@ def ingest(
     with partial_folder(store, name) as partial:
         with open_source(source, partial, config) as tree:
             tree = narrow_tree(tree, subset) if subset else tree
-            listing = list_source(tree, family)
-            tree = listing.tree or tree
-            classes = check_classes(tree.name, family, listing)
-            laps.append(("list", time.perf_counter()))
-            found = measure_items(tree, listing, family, classes, progress, workers)
+            with hinting(tree, family):
+                listing = list_source(tree, family)
+                tree = listing.tree or tree
+                classes = check_classes(tree.name, family, listing)
+                laps.append(("list", time.perf_counter()))
+                found = measure_items(tree, listing, family, classes, progress, workers)
             laps.append(("decode and measure", time.perf_counter()))
             duplicates = find_duplicates(found, config.near_duplicate_distance)
             laps.append(("find duplicates", time.perf_counter()))
@@ -173,9 +175,14 @@ def check_classes(source: str, family: str, listing: Listing) -> tuple[str, ...]
         if family == "detection" and not listing.classes and not any(item.fault for item in listing.items):
             raise ValueError(f"{source}: no box of any class; a detector needs annotated images")
         return listing.classes
+    one = one_of(family)
     classes = sorted({item.targets["label"] for item in listing.items} | set(listing.empty_classes))
     if family == "style":
         return tuple(sorted(set(classes) - set(listing.empty_classes)))
+    if len(classes) > 1 and {name.lower() for name in classes} <= set(SPLIT_NAMES):
+        raise ValueError(
+            f"{source}: its folders are splits ({', '.join(classes)}), and no folders of classes are in them"
+        )
     if family == "faces":
         if len(classes) < 2:
             raise ValueError(
@@ -184,7 +191,7 @@ def check_classes(source: str, family: str, listing: Listing) -> tuple[str, ...]
         return tuple(classes)
     if len(listing.items) == 1:
         raise ValueError(
-            f"{source}: only one image ({listing.items[0].id}); a dataset needs several of each class"
+            f"{source}: only one {one} ({listing.items[0].id}); a dataset needs several of each class"
         )
     if len(classes) == 1:
         raise ValueError(
@@ -192,7 +199,7 @@ def check_classes(source: str, family: str, listing: Listing) -> tuple[str, ...]
         )
     if listing.empty_classes:
         raise ValueError(
-            f"{source}: no image in the class folders {', '.join(listing.empty_classes)}; fill or remove them"
+            f"{source}: no {one} in the class folders {', '.join(listing.empty_classes)}; fill or remove them"
         )
     return tuple(classes)
 
@@ -230,8 +237,9 @@ def measure_items(
         for i, reason in enumerate(reasons)
         if reason
     )
+    one = one_of(family)
     if not len(keep):
-        raise ValueError(f"{tree.name}: no usable image; for instance {items[0].id}: {reasons[0]}")
+        raise ValueError(f"{tree.name}: no usable {one}; for instance {items[0].id}: {reasons[0]}")
     kept, usable = [items[i] for i in keep], measured.take(keep)
     if "label" in items[0].targets:
         there = {item.targets["label"] for item in kept}
@@ -240,7 +248,7 @@ def measure_items(
         if unusable:
             example = next(i for i, item in enumerate(items) if item.targets["label"] == unusable[0])
             raise ValueError(
-                f"{tree.name}: no usable image in the classes {', '.join(unusable[:5])}; for instance "
+                f"{tree.name}: no usable {one} in the classes {', '.join(unusable[:5])}; for instance "
                 f"{items[example].id}: {reasons[example]}"
             )
     targets = check_targets(family, kept, usable, classes)

@@ -20,6 +20,12 @@ class Records:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, places: np.ndarray) -> "Records":
+        """Those at `places` (B,)."""
+        where = torch.from_numpy(places).to(self.images.device)
+        # index_select copies whole rows; indexing by a tensor goes byte by byte
+        return Records(self.images.index_select(0, where), self.labels.index_select(0, where))
+
     def to(self, device: torch.device) -> "Records":
         return Records(self.images.to(device), self.labels.to(device))
 

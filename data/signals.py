@@ -143,9 +143,9 @@ def make_batch(
 
     Where `records` hold only a part of the split, `rows` (B,) are the places in them of those samples.
     """
-    where = torch.from_numpy(indices if rows is None else rows).to(records.images.device)
-    config = resolve(info, config)
-    signals, labels = records.images.index_select(0, where), records.labels.index_select(0, where)
+    taken, config = records.take(indices if rows is None else rows), resolve(info, config)
     if generator is None:
-        return Batch(crop_middle(signals, (config.length,)), labels, indices)
-    return Batch(augment(signals, indices, info, config, changes, generator), labels, indices)
+        signals = crop_middle(taken.images, (config.length,))
+    else:
+        signals = augment(taken.images, indices, info, config, changes, generator)
+    return Batch(signals, taken.labels, indices)

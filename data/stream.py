@@ -80,10 +80,10 @@ class RowReader:
     def __init__(self, dataset: Dataset, split: Split, columns: Sequence[str], cache_bytes: int) -> None:
         _allow_many_files(len(dataset.shards(split)))
         self.columns, self.cache_bytes = list(columns), cache_bytes
-        _require_unchanged(dataset)
+        dataset.require_current()
         self.files = [pa.OSFile(str(shard)) for shard in dataset.shards(split)]
         self.footers = [pq.read_metadata(file) for file in self.files]
-        _require_unchanged(dataset)  # again: it may have happened while they were opened
+        dataset.require_current()  # again: it may have happened while they were opened
         self.blocks = [
             (file, number)
             for file, footer in enumerate(self.footers)
@@ -123,14 +123,6 @@ class RowReader:
         while self.cache and self.cached_bytes + num_bytes > self.cache_bytes:
             self.cached_bytes -= self.cache.popitem(last=False)[1].nbytes
             pa.default_memory_pool().release_unused()  # else it keeps as much again for itself
-
-
-def _require_unchanged(dataset: Dataset) -> None:
-    if not dataset.is_current():
-        raise ValueError(
-            f"dataset {dataset.info.name!r} was replaced while it was read; bring the version that the run began "
-            "with back, and start the run again: it resumes"
-        )
 
 
 def _allow_many_files(number: int) -> None:

@@ -140,8 +140,9 @@ def make_batch(
 
     Where `records` hold only a part of the split, `rows` (B,) are the places in them of those samples.
     """
-    where = torch.from_numpy(indices if rows is None else rows).to(records.images.device)
-    volumes, labels = records.images.index_select(0, where), records.labels.index_select(0, where)
+    taken = records.take(indices if rows is None else rows)
     if generator is None:
-        return Batch(crop_middle(volumes, (config.crop_voxels,) * 3), labels, indices)
-    return Batch(augment(volumes, indices, info, config, changes, generator), labels, indices)
+        volumes = crop_middle(taken.images, (config.crop_voxels,) * 3)
+    else:
+        volumes = augment(taken.images, indices, info, config, changes, generator)
+    return Batch(volumes, taken.labels, indices)

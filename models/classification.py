@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from data.parameters import Parameters
 from models.airnet import AirNet
 from models.alexnet import AlexNet
+from models.catalogue import make_network
 from models.efficientnet_lite import EfficientNetLite
 from models.googlenet import GoogLeNet
 from models.inception import InceptionV3
@@ -228,9 +229,7 @@ def build(
     std: tuple[float, ...],
 ) -> Classifier:
     """A fresh classifier by its catalogue name; raises ValueError for a name or an argument that is not known."""
-    if name not in ARCHITECTURES:
-        raise ValueError(f"model {name!r} is not in the catalogue; known: {', '.join(ARCHITECTURES)}")
-    net = ARCHITECTURES[name](num_classes=num_classes, channels=channels, **arguments)
+    net = make_network(ARCHITECTURES, name, num_classes=num_classes, channels=channels, **arguments)
     return Classifier(net.to(memory_format=torch.channels_last), mean, std)  # type: ignore[call-overload]
 
 

@@ -10,13 +10,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.parameters import Parameters
+from models.catalogue import make_network
 from models.standardised import Standardised, initialise
 
 Architecture = Literal["resnet_ts", "m5", "m5_wide"]
@@ -128,9 +129,13 @@ def require_fit(name: str, length: int) -> None:
 
 
 def build(
-    name: str, num_classes: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+    name: str,
+    num_classes: int,
+    channels: int,
+    arguments: dict[str, Any],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
 ) -> Standardised:
     """A fresh network by its catalogue name; raises ValueError for a name that is not known."""
-    if name not in ARCHITECTURES:
-        raise ValueError(f"model {name!r} is not in the catalogue; known: {', '.join(ARCHITECTURES)}")
-    return Standardised(ARCHITECTURES[name](num_classes=num_classes, channels=channels), mean, std, 1)
+    net = make_network(ARCHITECTURES, name, num_classes=num_classes, channels=channels, **arguments)
+    return Standardised(net, mean, std, 1)

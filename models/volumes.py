@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data.parameters import Parameters
+from models.catalogue import make_network
 from models.standardised import Standardised, initialise
 
 Architecture = Literal["voxnet", "resnet8_3d"]
@@ -106,8 +107,5 @@ def build(
     std: tuple[float, ...],
 ) -> Standardised:
     """A fresh network by its catalogue name; raises ValueError for a name or an argument that is not known."""
-    if name not in ARCHITECTURES:
-        raise ValueError(f"model {name!r} is not in the catalogue; known: {', '.join(ARCHITECTURES)}")
-    return Standardised(
-        ARCHITECTURES[name](num_classes=num_classes, channels=channels, **arguments), mean, std, 3
-    )
+    net = make_network(ARCHITECTURES, name, num_classes=num_classes, channels=channels, **arguments)
+    return Standardised(net, mean, std, 3)

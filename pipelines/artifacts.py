@@ -105,3 +105,14 @@ def publish_curve(summary: dict[str, Any]) -> None:
     key = f"curve-{summary['dataset']}".replace("_", "-")
     with get_client(sync_client=True) as client:
         client.create_artifact(artifact("table", json.dumps(summary["points"]), description, key))
+
+
+def publish_search(summary: dict[str, Any]) -> None:
+    """Leave the trials of a search on its run's page, as a table."""
+    description = f"{summary['dataset']} by the recipe {summary['recipe']}: trials by {summary['metric']}"
+    rows = [{**row, **row["changes"]} for row in summary["trials"]]
+    for row in rows:
+        del row["changes"]
+    key = f"search-{summary['family']}-{summary['dataset']}".replace("_", "-")
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact("table", json.dumps(rows), description, key))

@@ -44,6 +44,10 @@ app.command(
     help="Train several models in parallel, and register them as one.", sort_key=2,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_search:search", name="search",
+    help="Search better parameters by many trials, and train the best.", sort_key=2.5,
+)  # fmt: skip
+app.command(
     "pipelines.commands_models:evaluate", name="evaluate",
     help="Test a model, or several together, on a dataset.", sort_key=3,
 )  # fmt: skip

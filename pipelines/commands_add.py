@@ -6,7 +6,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from data.address import Fetched, is_url
-from data.dataset import SPLITS, Dataset, FamilyName, Split, list_names, noun_of
+from data.dataset import SPLITS, Dataset, FamilyName, Split, list_names, noun_of, one_of
 from data.findings import Findings, Verdict, examine
 from data.ingest import IngestConfig, IngestReport
 from pipelines.commands_checks import findings_table
@@ -205,7 +205,7 @@ def report_views(report: IngestReport, digest: str) -> list[Table | str]:
         views.append(table("Annotations", ("number", "what", "for instance"), issues))
     if report.set_aside:
         rows = [(image.id, image.reason) for image in report.set_aside[:MAX_LISTED]]
-        views.append(table("Set aside", (what.removesuffix("s"), "reason"), rows))
+        views.append(table("Set aside", (one_of(report.family), "reason"), rows))
     if len(report.set_aside) > MAX_LISTED:
         views.append(f"and {len(report.set_aside) - MAX_LISTED} more: {report.path}/report.json")
     return views

@@ -5,6 +5,7 @@ from typing import Literal
 
 FamilyName = Literal["classification", "signals", "volumes"]
 StopAfter = Literal["train", "evaluate", "promote"]
+SearchStop = Literal["search", "train", "evaluate", "promote"]
 Executor = Literal["ray", "in_process"]
 
 
@@ -13,16 +14,30 @@ class Pipeline:
     """One family's entry."""
 
     flow: str  # module:function of its training flow; imported when it is needed, since Prefect takes seconds
+    search: str  # of the flow that searches its parameters
     model: str  # name in the model registry
     dataset: str  # the dataset that may use that name alone; models of others are called <model>-<dataset>
 
 
 PIPELINES: dict[str, Pipeline] = {
     "classification": Pipeline(
-        flow="pipelines.classification:train_classifier", model="classifier", dataset="cifar10"
+        flow="pipelines.classification:train_classifier",
+        search="pipelines.classification:search_classifier",
+        model="classifier",
+        dataset="cifar10",
     ),
-    "signals": Pipeline(flow="pipelines.signals:train_signals", model="signals", dataset="spoken"),
-    "volumes": Pipeline(flow="pipelines.volumes:train_volumes", model="volumes", dataset="modelnet"),
+    "signals": Pipeline(
+        flow="pipelines.signals:train_signals",
+        search="pipelines.signals:search_signals",
+        model="signals",
+        dataset="spoken",
+    ),
+    "volumes": Pipeline(
+        flow="pipelines.volumes:train_volumes",
+        search="pipelines.volumes:search_volumes",
+        model="volumes",
+        dataset="modelnet",
+    ),
 }
 
 

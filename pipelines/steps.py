@@ -34,6 +34,13 @@ from tasks.weights import read_teacher, read_weights
 RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
 PERMANENT = (ValueError, FileNotFoundError, FloatingPointError)
+FOLLOWING = (
+    "ray.job_id",
+    "checks.accepted",
+    "ensemble.members",
+    "search.run_id",
+    "search.trial",
+)  # tags of a run that its model gets too
 NUM_EXAMPLES = 4  # test images kept with a registered model, to try it on
 
 
@@ -265,7 +272,7 @@ def register_model(
     """Put the model into the registry: `model`, its name there, and `version`."""
     name = registered_name(family, dataset.info.name)
     images = dataset.table("test", ["image"])["image"][:NUM_EXAMPLES].to_pylist()
-    tags = lineage.tags() | registry.get_tags(run_id, ["ray.job_id", "checks.accepted", "ensemble.members"])
+    tags = lineage.tags() | registry.get_tags(run_id, FOLLOWING)
     version = registry.register(run_id, model, name=name, example=images, tags=tags)
     return {"model": name, "version": version}
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from tasks.lineage import Lineage
 from tasks.paths import runs
 from tasks.train import TrainResult
 
+JOB_FILE = "job.json"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -43,14 +45,14 @@ class Job:
     recipe: str
     config: Any
     accept: tuple[str, ...] = ()  # checks of the dataset whose errors are waived
+    origin: dict[str, str] = field(default_factory=dict)  # tags that say what chose the parameters
 
 
 def start_job(
     family: str, dataset: str, recipe: str, changes: dict[str, Any], accept: Sequence[str], folder: Path
 ) -> Job:
     """The job of a run's folder; at the first attempt, made from the parameters and written there."""
-    file = folder / "job.json"
-    if file.is_file():
+    if (folder / JOB_FILE).is_file():
         return read_job(folder)
     config = configuration(family, dataset, recipe, changes)
     job = Job(family, dataset, choose_recipe(family, dataset, recipe), config, parse_accepted(accept))
@@ -66,20 +68,28 @@ def write_job(job: Job, folder: Path) -> None:
         "dataset": job.dataset,
         "recipe": job.recipe,
         "accept": job.accept,
+        "origin": job.origin,
         "config": job.config.model_dump(mode="json"),
     }
-    write_whole(folder / "job.json", json.dumps(values, indent=2) + "\n")
+    write_whole(folder / JOB_FILE, json.dumps(values, indent=2) + "\n")
 
 
 def read_job(folder: Path) -> Job:
     """The job of a run that was started before; raises ValueError if there is none in `folder`."""
-    file = folder / "job.json"
+    file = folder / JOB_FILE
     if not file.is_file():
-        known = sorted(path.parent.name for path in folder.parent.glob("*/job.json"))
+        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{JOB_FILE}"))
         raise ValueError(f"no run {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
     values = json.loads(file.read_text())
     config = FAMILIES[values["family"]].config.parse(values["config"], str(file))
-    return Job(values["family"], values["dataset"], values["recipe"], config, tuple(values["accept"]))
+    return Job(
+        values["family"],
+        values["dataset"],
+        values["recipe"],
+        config,
+        tuple(values["accept"]),
+        values["origin"],
+    )
 
 
 def run_folder(key: str) -> Path:
@@ -187,6 +197,7 @@ def run_steps(
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
+            registry.set_tags(run_id, job.origin)
             gate.keep_findings(findings, verdict, folder, run_id)
             page = gate.CheckPage(data, findings, verdict, folder, run_id)
         with phase("train"):

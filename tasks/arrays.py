@@ -1,23 +1,27 @@
-"""What the families signals and volumes share: records of fitted arrays, cards, and pictures to look at."""
+"""What the families signals and volumes share: records of fitted arrays, networks, cards, and pictures to look at."""
 
 import io
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.arrays import decode_item
 from data.dataset import DatasetInfo
 from data.decode import DecodeError
-from data.fitting import ArrayPreprocessing, decode_all
+from data.fitting import ArrayPreprocessing, decode_all, statistics
 from data.records import Records
+from data.signals import SignalInput
+from data.volumes import VolumeInput
+from models import signals, volumes
 from tasks.card import CARD_VERSION, Member, ModelCard
 from tasks.settings import EvaluateConfig, TrainConfig
 
 COLUMNS = ("image", "label")  # of a dataset's rows: what samples are made of
 PICTURE_PX = 96
+BUILDERS = {"signals": signals.build, "volumes": volumes.build}
 
 
 def require_plain(train: TrainConfig, evaluate: EvaluateConfig) -> None:
@@ -31,15 +35,30 @@ def require_plain(train: TrainConfig, evaluate: EvaluateConfig) -> None:
         )
 
 
-def decode(rows: pa.Table, want: ArrayPreprocessing) -> dict[str, np.ndarray]:
+class ArrayConfig(Protocol):
+    """What is needed of both families' parameters."""
+
+    @property
+    def model(self) -> signals.SignalModel | volumes.VolumeModel: ...
+
+    @property
+    def input(self) -> SignalInput | VolumeInput: ...
+
+    def preprocessing(self, info: DatasetInfo) -> ArrayPreprocessing: ...
+
+    def arguments(self) -> dict[str, Any]: ...
+
+
+def decode(rows: pa.Table, info: DatasetInfo, config: ArrayConfig) -> dict[str, np.ndarray]:
     """Decode rows of COLUMNS: `images` (N, C, *stored) float32 and `labels` (N,) int64."""
     labels = rows["label"].to_numpy().astype(np.int64)
-    return {"images": decode_all(rows["image"].to_pylist(), want), "labels": labels}
+    return {"images": decode_all(rows["image"].to_pylist(), config.preprocessing(info)), "labels": labels}
 
 
-def empty(want: ArrayPreprocessing) -> dict[str, np.ndarray]:
+def empty(info: DatasetInfo, config: ArrayConfig) -> dict[str, np.ndarray]:
     """The arrays of a split without items."""
-    return {"images": np.empty((0, *want.shape), np.float32), "labels": np.empty(0, np.int64)}
+    shape = config.preprocessing(info).shape
+    return {"images": np.empty((0, *shape), np.float32), "labels": np.empty(0, np.int64)}
 
 
 def records(arrays: dict[str, Tensor]) -> Records:
@@ -47,18 +66,32 @@ def records(arrays: dict[str, Tensor]) -> Records:
     return Records(arrays["images"], arrays["labels"])
 
 
-def make_card(
-    config: Any, info: DatasetInfo, digest: str, run: str, want: ArrayPreprocessing, arguments: dict[str, Any]
-) -> ModelCard:
+def build_model(config: ArrayConfig, info: DatasetInfo, sample: Any) -> nn.Module:  # noqa: ARG001
+    """A fresh network for the dataset; nothing in it depends on `sample`."""
+    mean, std = statistics(info, config.input.normalise)
+    build = BUILDERS[info.family]
+    return build(config.model.name, len(info.classes), info.channels, config.arguments(), mean, std)
+
+
+def rebuild(card: ModelCard, member: Member) -> nn.Module:
+    """A network of the member's shape; its weights, statistics included, come from the member's file."""
+    assert isinstance(card.preprocessing, ArrayPreprocessing)
+    channels = card.preprocessing.channels
+    unset = (0.0,) * channels
+    build = BUILDERS[card.family]
+    return build(member.architecture, len(card.classes), channels, member.arguments, unset, unset)
+
+
+def card(config: ArrayConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
     """What a single trained network says of itself."""
     member = Member(
-        architecture=config.model.name, arguments=arguments, weights="member-0.safetensors", run=run
+        architecture=config.model.name, arguments=config.arguments(), weights="member-0.safetensors", run=run
     )
     return ModelCard(
         card_version=CARD_VERSION,
         family=info.family,
         classes=info.classes,
-        preprocessing=want,
+        preprocessing=config.preprocessing(info),
         views="single",
         thresholds={},
         members=(member,),

@@ -31,10 +31,7 @@ BOX_NUMBERS = ((0, 0), *IDENTITY_SIZES[:-1], (50, 99), (100, 199), (200, 499), (
 def write_check_page(file: Path, dataset: Dataset, findings: Findings, verdict: Verdict) -> None:
     """Write the report of a dataset that is whole; a ValueError, and no file, if it was replaced since."""
     text = check_page(dataset, findings, verdict)
-    if not dataset.is_current():  # now that all is read
-        raise ValueError(
-            f"dataset {dataset.info.name!r} was replaced after its checks: its pictures are not those of the findings"
-        )
+    dataset.require_current()  # now that all is read
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, text)
 

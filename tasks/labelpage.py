@@ -25,7 +25,7 @@ def label_page(dataset: Dataset, split: Split, report: Report, notes: list[str])
     """The page, as HTML."""
     found = report.label_errors
     shown = found.suspects[:MAX_TILES].tolist()
-    blobs = pictures_at(dataset.shards(split), shown)
+    blobs = pictures_at(dataset, split, shown)
     if dataset.info.family in NUM_AXES:
         blobs = {place: as_png(blob, NUM_AXES[dataset.info.family]) for place, blob in blobs.items()}
     tiles = [

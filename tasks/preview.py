@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 
 from data.dataset import NUM_AXES, Dataset
 from data.random import SampleGenerator
-from data.signals import preprocessing
 from tasks.families import FAMILIES
 from tasks.figures import BLUE, ORANGE, Figure, preview_figure, short
 from tasks.inputs import as_pictures
@@ -43,7 +42,7 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     seed = f"seed {config.train.seed}"
     if NUM_AXES.get(family_name) == 1:
         signals = np.stack([batch.images.numpy() for batch in batches], 1)  # (N, 1 + E, C, L)
-        rate_hz = preprocessing(dataset.info, config.input).rate_hz
+        rate_hz = config.preprocessing(dataset.info).rate_hz
         return signals_figure(signals, names, rate_hz, f"{dataset.info.name}, {seed}")
     columns = [as_pictures(batch.images.numpy()).transpose(0, 2, 3, 1) for batch in batches]
     pictures = np.stack(columns, 1)  # (N, 1 + E, H, W, C)

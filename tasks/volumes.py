@@ -3,20 +3,17 @@
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from data.dataset import DatasetInfo
-from data.fitting import ArrayPreprocessing, statistics
+from data.fitting import ArrayPreprocessing
 from data.parameters import Parameters
 from data.random import SampleGenerator
 from data.records import Batch, Records
 from data.volumes import VolumeAugment, VolumeInput, make_batch, preprocessing
-from models.volumes import ARCHITECTURES, VolumeModel, arguments_of, build
+from models.volumes import ARCHITECTURES, VolumeModel, arguments_of
 from tasks import arrays
-from tasks.card import Member, ModelCard
 from tasks.optim import OptimConfig
 from tasks.settings import EvaluateConfig, TrainConfig
 
@@ -36,20 +33,16 @@ class VolumeConfig(Parameters):
     def _fits(self) -> Self:
         arrays.require_plain(self.train, self.evaluate)
         with torch.device("meta"):  # a network that this side does not fit says so, and takes no memory
-            ARCHITECTURES[self.model.name](
-                num_classes=2, channels=1, **arguments_of(self.model.name, self.input.crop_voxels)
-            )
+            ARCHITECTURES[self.model.name](num_classes=2, channels=1, **self.arguments())
         return self
 
+    def preprocessing(self, info: DatasetInfo) -> ArrayPreprocessing:
+        """What decoding needs to know."""
+        return preprocessing(info, self.input)
 
-def decode(rows: pa.Table, info: DatasetInfo, config: VolumeConfig) -> dict[str, np.ndarray]:
-    """Decode rows of a dataset to arrays; see data.fitting."""
-    return arrays.decode(rows, preprocessing(info, config.input))
-
-
-def empty(info: DatasetInfo, config: VolumeConfig) -> dict[str, np.ndarray]:
-    """The arrays of a split without volumes."""
-    return arrays.empty(preprocessing(info, config.input))
+    def arguments(self) -> dict[str, Any]:
+        """What the network's builder must be told beside classes and channels."""
+        return arguments_of(self.model.name, self.input.crop_voxels)
 
 
 def batch(
@@ -64,24 +57,3 @@ def batch(
     """The samples at `indices`, augmented where a generator is given; see data.volumes.make_batch."""
     assert shrink_px == 0, "the parameters refuse growth"
     return make_batch(samples, indices, info, config.input, config.augment, generator, rows)
-
-
-def build_model(config: VolumeConfig, info: DatasetInfo, sample: Any) -> nn.Module:  # noqa: ARG001
-    """A fresh network for the dataset; nothing in it depends on `sample`."""
-    mean, std = statistics(info, config.input.normalise)
-    arguments = arguments_of(config.model.name, config.input.crop_voxels)
-    return build(config.model.name, len(info.classes), info.channels, arguments, mean, std)
-
-
-def card(config: VolumeConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
-    """What a single trained network says of itself."""
-    arguments = arguments_of(config.model.name, config.input.crop_voxels)
-    return arrays.make_card(config, info, digest, run, preprocessing(info, config.input), arguments)
-
-
-def rebuild(card: ModelCard, member: Member) -> nn.Module:
-    """A network of the member's shape; its weights, statistics included, come from the member's file."""
-    assert isinstance(card.preprocessing, ArrayPreprocessing)
-    channels = card.preprocessing.channels
-    unset = (0.0,) * channels
-    return build(member.architecture, len(card.classes), channels, member.arguments, unset, unset)

@@ -29,6 +29,7 @@ os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"  # its last lines would b
 
 from pipelines import environment  # noqa: E402
 from pipelines.leaving import leave  # noqa: E402
+from tests.datasets import DATASETS  # noqa: E402
 
 environment.prepare()
 environment.make_prefect_home()
@@ -36,9 +37,6 @@ environment.make_prefect_home()
 
 EXIT_STATUS = pytest.StashKey[int]()
 Run = Callable[..., tuple[int, str, str]]  # a command's words → its exit code, stdout and stderr
-DATASETS = Path(
-    os.environ.get("CONVOY_DATASETS", Path(__file__).parent.parent.parent / "shared" / "datasets")
-)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -320,6 +320,9 @@ def _arrays(datasets: Path) -> list[Sound]:
     few = "\n".join([*lines[: begin + 1], *lines[begin + 1 :: 20]]).encode()
     rows = [np.array(line.rpartition(":")[0].split(","), float) for line in lines[begin + 1 : begin + 5]]
     tables = {f"{'ab'[i % 2]}/{i}.csv": "\n".join(map(str, row)).encode() for i, row in enumerate(rows)}
+    lines_of_table = [f"{'ab'[i % 2]},{','.join(map(str, row))}" for i, row in enumerate(rows)]
+    head = ",".join(["label", *map(str, range(len(rows[0])))])
+    table = {"rows.csv": "\n".join([head, *lines_of_table]).encode()}
     plain = {f"{'ab'[i % 2]}/{i}.npy": _saved(np.save, row) for i, row in enumerate(rows)}
     with np.load(datasets / "modelnet10_chair_monitor_vox32.npz") as file:
         part = {name: file[name][::200] for name in ("x_packed", "y", "is_test")} | {
@@ -328,6 +331,7 @@ def _arrays(datasets: Path) -> list[Sound]:
     solids = {"solids.npz": _saved(lambda target, **arrays: np.savez(target, **arrays), **part)}
     sources = [
         ("WAV", "signals", waves), ("signals, .ts", "signals", {"few.ts": few}), ("signals, CSV", "signals", tables),
+        ("signals, table", "signals", table),
         ("npy", "signals", plain), ("NIfTI", "volumes", brains), ("npz", "volumes", solids),
     ]  # fmt: skip
     return [

@@ -454,12 +454,12 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
     ("files", "message"),
     [
         ({"1.jpg": b"x", "2.jpg": b"x"}, "no known layout for detection: give COCO JSON"),
-        ({"a.json": coco_json([], [])}, "no images found: give COCO JSON"),
-        ({"1.xml": voc_xml()}, "no images found"),
+        ({"a.json": coco_json([], [])}, "no pictures found: give COCO JSON"),
+        ({"1.xml": voc_xml()}, "no pictures found"),
         ({"1.png": png(1), "1.xml": voc_xml()}, "no box of any class"),
         (
             {"1.png": b"no", "1.xml": voc_xml(("a", 1, 1, 2, 2))},
-            "no usable image; for instance 1.png: not an image",
+            "no usable picture; for instance 1.png: not an image",
         ),
     ],
 )

@@ -1,6 +1,5 @@
 """Copies of a picture are found however they were saved; pictures that only look alike are left apart."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,8 @@ from data.duplicates import (
 )
 from data.measurement import join_measured, measure
 from data.samples import sample_digits
+from tests.datasets import DATASETS
 from tests.pictures import encode, picture
-
-DATASETS = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parents[1] / "../shared/datasets"))
 
 
 def copies(image: Image.Image) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from data.export import EXPORTS, export
 from data.formats.listing import CROWD
 from data.formats.yolo import read_yolo
 from tests.annotated import coco_json, ingest_source, issues_of, pts, rows_of
+from tests.datasets import DATASETS
 from tests.pictures import class_tree, encode, picture, png
 from tests.test_data_decode import with_orientation
 from tests.test_data_people import faces
-
-DATASETS = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parents[1] / "../shared/datasets"))
 
 
 def targets_of(dataset: Dataset) -> dict[str, Any]:

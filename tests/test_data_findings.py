@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data import duplicates, faults
 from data.checklist import CHECKS, ISSUES, NAMES, Check
 from data.dataset import Dataset, DatasetInfo
-from data.evidence import Evidence, codes_of, gather, groups_of, pictures_at
+from data.evidence import Evidence, codes_of, gather, groups_of, pictures_at, read_pictures
 from data.faults import FEWEST_TO_STOP, Found
 from data.findings import (
     Finding,
@@ -174,14 +174,16 @@ def test_a_near_duplicate_that_is_an_exact_copy_too_is_counted_once(tmp_path: Pa
     assert "groups-across-splits" not in findings
 
 
-def test_pictures_are_read_by_their_place_over_all_shards(tmp_path: Path) -> None:
+def test_pictures_are_read_by_their_place_in_any_split(tmp_path: Path) -> None:
     files = classification()
     dataset = dataset_of(tmp_path, "classification", files)
     evidence = gather(dataset)
-    shards = [dataset.path / shard.file for shard in dataset.info.shards]
-    places = [0, 43, 44, 49, 50, len(evidence) - 1]
-    blobs = pictures_at(shards, places)
-    assert {place: files[evidence.ids[place]] for place in places} == blobs
+    places = [0, 43, 44, 49, 50, len(evidence) - 1]  # the ends of each split
+    wanted = [evidence.ids[place] for place in places]
+    assert read_pictures(dataset, evidence, [*wanted, "no such picture"]) == {id: files[id] for id in wanted}
+    assert read_pictures(dataset, evidence, []) == {}
+    last = dataset.info.num_images("test") - 1
+    assert pictures_at(dataset, "test", [last, 3]) == {i: files[evidence.ids[50 + i]] for i in (3, last)}
 
 
 def test_shards_that_cannot_be_read_are_one_clear_line(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_empty_class_folders_are_named() -> None:
 
 @pytest.mark.parametrize("names", [(), ("1.jpg", "2.jpg"), ("README",), (".hidden/cat/1.jpg",)])
 def test_a_source_without_class_folders_is_an_error(names: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="no images found: put them in one folder per class"):
+    with pytest.raises(ValueError, match="no pictures found: put them in one folder per class"):
         listing(*names)
 
 
@@ -199,7 +199,7 @@ def test_a_table_gives_labels_splits_and_groups(tmp_path: Path) -> None:
         ("path,label\n1.jpg,c\x07t\n", "control characters"),
         ("path,lab\x1del\n1.jpg,cat\n", r"column 'lab.x1del' holds control characters"),
         ('path,label\n"1.jpg,cat\n', "not a readable CSV"),
-        ("path,label\n", "no images found"),
+        ("path,label\n", "no pictures found"),
     ],
 )
 def test_a_faulty_table_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:

@@ -32,11 +32,11 @@ from data.measurement import measure
 from data.report import IngestReport
 from data.splits import assign_splits
 from data.storage import plan_shards
+from tests.datasets import DATASETS
 from tests.pictures import class_tree, encode, picture, png, png_bomb, write_tree
 from tests.test_data_archive import pack_tar, pack_zip
 from tests.test_data_decode import with_orientation
 
-DATASETS = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parents[1] / "../shared/datasets"))
 CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.2, near_duplicate_distance=3, max_source_gb=1)
 
 
@@ -460,17 +460,17 @@ def sources_with_faults() -> dict[str, tuple[Callable[[Path], Path | str], str]]
         "unknown sample": (lambda root: "sklearn:cats", "no built-in dataset 'sklearn:cats'"),
         "empty folder": (
             lambda root: write_tree(root / "source", {"x": b""}).parent / "source",
-            "no images found",
+            "no pictures found",
         ),
-        "one image": (tree({"a/1.png": png(1)}), r"only one image \(a/1\.png\)"),
+        "one image": (tree({"a/1.png": png(1)}), r"only one picture \(a/1\.png\)"),
         "one class": (tree(class_tree("a", 5)), "only one class"),
         "class of bad images": (
             tree(class_tree("a", 5) | {"b/1.png": b"no", "b/2.png": b""}),
-            "no usable image in the classes b; for instance b/1.png: not an image",
+            "no usable picture in the classes b; for instance b/1.png: not an image",
         ),
         "class without images": (
             tree(class_tree("ab", 5) | {"c/README": b""}),
-            "no image in the class folders c",
+            "no picture in the class folders c",
         ),
         "not an archive": (lambda root: write_tree(root, {"x.bin": b"hello"}) / "x.bin", "neither a folder"),
     }

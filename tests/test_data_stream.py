@@ -102,5 +102,5 @@ def test_a_dataset_that_is_replaced_stays_readable_and_is_not_opened_again(
     source = write_tree(tmp_path / "source", class_tree("xy", 40))
     ingest(source, name="letters", family="classification", store=tmp_path, config=IngestConfig(**INGEST))
     assert reader.take(last).to_pylist() == expected
-    with pytest.raises(ValueError, match=r"'letters' was replaced while it was read; bring the version"):
+    with pytest.raises(ValueError, match=r"'letters' was replaced while it was read; bring that version"):
         RowReader(dataset, "train", COLUMNS, cache_bytes=0)

@@ -94,7 +94,7 @@ def test_cubes_of_any_side_fit_the_residual_network_and_voxnet_refuses_small_one
 
 
 def test_normalisation_travels_with_the_weights() -> None:
-    model = signals.build("resnet_ts", 3, 2, (5.0, -3.0), (2.0, 0.5))
+    model = signals.build("resnet_ts", 3, 2, {}, (5.0, -3.0), (2.0, 0.5))
     model.net = nn.Identity()
     values = torch.tensor([[[7.0, 3.0], [-3.0, -2.0]]])
     assert model(values).tolist() == [[[1, -1], [0, 2]]]
@@ -103,9 +103,8 @@ def test_normalisation_travels_with_the_weights() -> None:
 
 @pytest.mark.parametrize(("build", "known"), [(signals.build, "resnet_ts"), (volumes.build, "voxnet")])
 def test_unknown_architecture_lists_the_known_ones(build: Any, known: str) -> None:
-    arguments: tuple[Any, ...] = ({},) if known == "voxnet" else ()
     with pytest.raises(ValueError, match=f"'lenet' is not in the catalogue; known: {known}"):
-        build("lenet", 3, 1, *arguments, (0.0,), (1.0,))
+        build("lenet", 3, 1, {}, (0.0,), (1.0,))
 
 
 def test_even_filters_keep_the_length() -> None:

@@ -219,7 +219,7 @@ def test_a_dataset_that_is_replaced_while_training_leaves_no_page_of_other_pictu
     kept = {item.path for item in connect().list_artifacts(summary["mlflow_run"], "checks")}
     assert kept == {"checks/findings.json"}
     assert [file.name for file in (Path(summary["folder"]) / "checks").iterdir()] == ["findings.json"]
-    assert any("dataset 'moving' was replaced after its checks" in note for note in listener.notes)
+    assert any("dataset 'moving' was replaced while it was read" in note for note in listener.notes)
 
 
 def test_the_form_offers_the_names_of_the_checks() -> None:

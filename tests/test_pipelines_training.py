@@ -188,10 +188,13 @@ def test_a_stopped_run_is_killed_and_resumes_by_its_own_parameters(monkeypatch: 
     assert run.info.status == "KILLED"
 
     summary = train_classifier("digits", resume=key, stop_after="train", executor="in_process")
-    assert summary["key"] == key
+    assert summary["key"] == key and summary["first_step_at"] is not None
     assert read_job(run_folder(key)).config.train.epochs == 0.5
     (run,) = runs_with_key(key)
     assert run.info.status == "FINISHED"
+
+    again = train_classifier("digits", resume=key, stop_after="train", executor="in_process")
+    assert again["first_step_at"] is None  # it was trained already, and took none
 
 
 def test_a_dataset_that_was_changed_is_refused_before_training(digits: Dataset) -> None:

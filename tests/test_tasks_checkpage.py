@@ -180,7 +180,7 @@ def test_no_page_is_left_of_a_dataset_that_was_replaced_after_its_checks(tmp_pat
     shutil.rmtree(dataset.path)
     shutil.copytree(other.path, dataset.path)
     file = tmp_path / "checks.html"
-    with pytest.raises(ValueError, match="dataset 'set' was replaced after its checks"):
+    with pytest.raises(ValueError, match="dataset 'set' was replaced while it was read"):
         write_check_page(file, dataset, findings, judge(findings, ()))
     assert not file.exists()
 

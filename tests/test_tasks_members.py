@@ -100,7 +100,7 @@ def test_what_has_ended_is_not_trained_again_and_what_was_stopped_goes_on(
 
 @pytest.mark.chaos
 def test_a_killed_member_is_begun_again_and_nothing_changes(digits: Dataset, tmp_path: Path) -> None:
-    runs = runs_in(tmp_path / "killed", train__epochs=6.0, train__checkpoint_every_steps=3)[:1]
+    runs = runs_in(tmp_path / "killed", train__epochs=40.0, train__checkpoint_every_steps=3)[:1]
     killed: list[int] = []
 
     def kill(_place: int, progress: Progress) -> None:
@@ -115,7 +115,7 @@ def test_a_killed_member_is_begun_again_and_nothing_changes(digits: Dataset, tmp
 
     train_members(FAMILY, runs, digits, digest="", on_progress=kill)
     assert killed
-    reference = runs_in(tmp_path / "alone", train__epochs=6.0, train__checkpoint_every_steps=3)[0]
+    reference = runs_in(tmp_path / "alone", train__epochs=40.0, train__checkpoint_every_steps=3)[0]
     train.train(
         FAMILY, reference.config, digits, folder=reference.folder, key="k-0", digest="", executor="in_process"
     )

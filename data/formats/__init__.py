@@ -10,6 +10,7 @@ from functools import partial
 
 from data.archive import FileTree
 from data.arrays import SIGNAL, VOLUME
+from data.dataset import noun_of
 from data.formats.coco import is_coco, list_coco
 from data.formats.containers import is_npz, is_value_table, list_npz, list_value_tables
 from data.formats.folders import list_folders
@@ -82,6 +83,6 @@ def list_source(tree: FileTree, family: str) -> Listing:
             listing = form.list_items(tree)
             if not listing.items and not listing.empty_classes:
                 ignored = "".join(f"; {count} {reason}" for reason, count in sorted(listing.ignored.items()))
-                raise ValueError(f"{tree.name}: no images found: {layout}{ignored}")
+                raise ValueError(f"{tree.name}: no {noun_of(family)} found: {layout}{ignored}")
             return listing
     raise ValueError(f"{tree.name}: no known layout for {family}: {layout}")

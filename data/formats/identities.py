@@ -27,7 +27,14 @@ MAX_LIST_BYTES = 256 << 20
 _IDS = re.compile(
     r"(?:people_?)?(?:dev_?)?(train|val|valid|validation|test)(?:_?(?:ids|identities|people))?\.txt"
 )
+_OF_PEOPLE = re.compile("ids|identities|people")
 _PAIRS = re.compile(r"pairs.*\.(?:txt|csv)")
+
+
+def has_lists_of_people(tree: FileTree) -> bool:
+    """Whether there are pairs to compare, or lists that say by their name that they are of people."""
+    files = [_file(name) for name in tree.sizes if not ignore_reason(name)]
+    return any(_PAIRS.fullmatch(file) or (_IDS.fullmatch(file) and _OF_PEOPLE.search(file)) for file in files)
 
 
 def list_identities(tree: FileTree) -> Listing:

@@ -23,19 +23,18 @@ from data.formats.listing import (
     MAX_COORDINATE,
     NO_IMAGE,
     SPLIT_NAMES,
+    Annotated,
     ImageIndex,
     Listing,
     Points,
     RawItem,
     common_folder,
     count_ignored,
-    fault_of,
     is_image_name,
-    match_annotations,
+    read_annotations,
     read_text,
     split_of_folders,
     split_of_name,
-    stem_of,
     wanted_files,
 )
 
@@ -68,46 +67,34 @@ def has_pts(tree: FileTree) -> bool:
 
 def list_pts(tree: FileTree) -> Listing:
     """List the images that have a .pts file; what cannot be parsed, or has another number of points, is set aside."""
-    wanted = wanted_files(tree)
-    pictures = [name for name in wanted if is_image_name(name)]
-    index, top = ImageIndex(pictures), common_folder(pictures)
-    issues: dict[str, list[str]] = defaultdict(list)
-    files = match_annotations(
-        [name for name in wanted if name.lower().endswith(".pts")],
-        lambda name: index.find_stem(stem_of(name), name),
-        issues,
-    )
-    points, faults, num = _read_all_pts(tree, files)
+    found = read_annotations(tree, ".pts", read_pts, MAX_PTS_BYTES)
+    points, num, faults = _of_one_number(found)
     none = Points(points_xy=np.zeros((num, 2)), visible=np.zeros(num, bool))
     items = [
         RawItem(
-            path.removeprefix(top), path, {"points": points.get(path, none)}, split_of_folders(path),
+            path.removeprefix(found.top), path, {"points": points.get(path, none)}, split_of_folders(path),
             fault=faults.get(path, ""),
         )
-        for path in files
+        for path in found.files
     ]  # fmt: skip
-    issues[NO_LANDMARKS] = [path for path in pictures if path not in files]
+    files, issues = found.files, found.issues
+    issues[NO_LANDMARKS] = [path for path in found.pictures if path not in files]
     ignored = count_ignored(tree, set(files) | set(files.values()), "without landmarks, or not needed")
     names = tuple(str(i) for i in range(num))
     return Listing(tuple(items), ignored, points=names, issues={k: v for k, v in issues.items() if v})
 
 
-def _read_all_pts(tree: FileTree, files: dict[str, str]) -> tuple[dict[str, Points], dict[str, str], int]:
-    """The points of each image, or why there are none, by its path; and how many points most images have."""
-    points: dict[str, Points] = {}
-    faults: dict[str, str] = {}
-    for path, name in files.items():
-        try:
-            points[path] = read_pts(read_text(tree, name, MAX_PTS_BYTES))
-        except ValueError as error:
-            faults[path] = fault_of(name, error)
-    sizes = Counter(len(found.visible) for found in points.values())
+def _of_one_number(found: Annotated[Points]) -> tuple[dict[str, Points], int, dict[str, str]]:
+    """The points of the images that have as many as most have; how many these are; why the others are left out."""
+    sizes = Counter(len(points.visible) for points in found.parsed.values())
     num = min(sizes, key=lambda size: (-sizes[size], size)) if sizes else 0
-    for path, found in list(points.items()):
-        if len(found.visible) != num:
-            faults[path] = f"{files[path]}: {len(found.visible)} points, where most have {num}"
-            del points[path]
-    return points, faults, num
+    same = {path: points for path, points in found.parsed.items() if len(points.visible) == num}
+    others = {
+        path: f"{found.files[path]}: {len(points.visible)} points, where most have {num}"
+        for path, points in found.parsed.items()
+        if path not in same
+    }
+    return same, num, found.faults | others
 
 
 def read_pts(text: str) -> Points:

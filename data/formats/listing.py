@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from posixpath import splitext
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from data.dataset import SPLIT_NAMES, Split
 from data.decode import EXTENSIONS
 
 MAX_TABLE_BYTES = 1 << 30
+Parsed = TypeVar("Parsed")  # what an annotation file says
 IMAGE_ENDINGS = tuple(ending for endings in EXTENSIONS.values() for ending in endings)
 LISTED_ONLY = "names in lists of splits without an image"
 NO_IMAGE = "annotations whose image is missing"
@@ -139,27 +140,6 @@ def fault_of(name: str, error: ValueError) -> str:
     return f"{name}: {str(error).removeprefix(f'{name}: ')}"
 
 
-def match_annotations(
-    names: Iterable[str], find: Callable[[str], str | None], issues: dict[str, list[str]]
-) -> dict[str, str]:
-    """The annotation file of each image, by the image's path; `find` gives the image of an annotation.
-
-    Raises a ValueError for an image that has two.
-    """
-    found: dict[str, str] = {}
-    for name in names:
-        path = find(name)
-        if path is None:
-            issues[NO_IMAGE].append(name)
-        elif path in found:
-            raise ValueError(
-                f"image {path!r} has two annotations: {found[path]} and {name}; remove one of them"
-            )
-        else:
-            found[path] = name
-    return found
-
-
 def stem_of(name: str) -> str:
     """A file's name without folders and extension."""
     return splitext(name.rpartition("/")[2])[0]
@@ -241,3 +221,67 @@ def _nearest(names: list[str], near: str, split: Split | None) -> str:
             f"{near}: it is not clear which image is meant: {ordered[0][2]} or {ordered[1][2]}; rename one of them"
         )
     return ordered[0][2]
+
+
+@dataclass(frozen=True, slots=True)
+class Annotated(Generic[Parsed]):
+    """The images of a source whose annotations lie in a file for each image; all by the image's path."""
+
+    pictures: list[str]  # all, with an annotation or without
+    top: str  # folders above all of them
+    index: ImageIndex
+    files: dict[str, str]  # the annotation of each image that has one
+    parsed: dict[str, Parsed]
+    faults: dict[str, str]  # why an annotation cannot be read
+    issues: dict[str, list[str]]
+
+
+def read_annotations(
+    tree: FileTree,
+    ending: str,
+    parse: Callable[[str], Parsed],
+    max_bytes: int,
+    named_inside: Callable[[FileTree, str, ImageIndex], str | None] = lambda tree, name, index: None,
+) -> Annotated[Parsed]:
+    """Read the annotations of this ending: each is of the image of its own stem, else of the one it names inside.
+
+    Raises a ValueError for an image that has two; one that cannot be read is a fault of its image.
+    """
+    wanted = wanted_files(tree)
+    pictures = [name for name in wanted if is_image_name(name)]
+    index = ImageIndex(pictures)
+    issues: dict[str, list[str]] = defaultdict(list)
+    files = _match_annotations(
+        [name for name in wanted if name.lower().endswith(ending)],
+        lambda name: index.find_stem(stem_of(name), name) or named_inside(tree, name, index),
+        issues,
+    )
+    parsed: dict[str, Parsed] = {}
+    faults: dict[str, str] = {}
+    for path, name in files.items():
+        try:
+            parsed[path] = parse(read_text(tree, name, max_bytes))
+        except ValueError as error:
+            faults[path] = fault_of(name, error)
+    return Annotated(pictures, common_folder(pictures), index, files, parsed, faults, issues)
+
+
+def _match_annotations(
+    names: Iterable[str], find: Callable[[str], str | None], issues: dict[str, list[str]]
+) -> dict[str, str]:
+    """The annotation file of each image, by the image's path; `find` gives the image of an annotation.
+
+    Raises a ValueError for an image that has two.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        path = find(name)
+        if path is None:
+            issues[NO_IMAGE].append(name)
+        elif path in found:
+            raise ValueError(
+                f"image {path!r} has two annotations: {found[path]} and {name}; remove one of them"
+            )
+        else:
+            found[path] = name
+    return found

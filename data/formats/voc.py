@@ -10,7 +10,6 @@ The parser expands no entity and fetches nothing: a file with a document type is
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -30,14 +29,10 @@ from data.formats.listing import (
     ImageIndex,
     Listing,
     RawItem,
-    common_folder,
     count_ignored,
-    fault_of,
-    is_image_name,
-    match_annotations,
+    read_annotations,
     read_text,
     split_of_folders,
-    stem_of,
     wanted_files,
 )
 
@@ -53,37 +48,23 @@ def is_voc(tree: FileTree) -> bool:
 
 def list_voc(tree: FileTree) -> Listing:
     """List the images of a source with XML annotations; what cannot be parsed sets its image aside."""
-    wanted = wanted_files(tree)
-    pictures = [name for name in wanted if is_image_name(name)]
-    index, top = ImageIndex(pictures), common_folder(pictures)
-    issues: dict[str, list[str]] = defaultdict(list)
-    annotations = match_annotations(
-        [name for name in wanted if name.lower().endswith(".xml")],
-        lambda name: index.find_stem(stem_of(name), name) or _by_content(tree, name, index),
-        issues,
-    )
-    objects: dict[str, Any] = {}
-    faults: dict[str, str] = {}
-    for path, name in annotations.items():
-        try:
-            objects[path] = read_voc(read_text(tree, name, MAX_XML_BYTES))
-        except ValueError as error:
-            faults[path] = fault_of(name, error)
+    found = read_annotations(tree, ".xml", read_voc, MAX_XML_BYTES, _by_content)
+    objects, issues = found.parsed, found.issues
     names = {row[1] for _, rows in objects.values() for row in rows}
     number = {label: i for i, label in enumerate(sorted(names))}
-    lists, splits = _read_lists(tree, wanted, index, issues)
+    lists, splits = _read_lists(tree, wanted_files(tree), found.index, issues)
     items = []
-    for path in pictures:
+    for path in found.pictures:
         if lists and path not in splits:
             continue
         split = splits.get(path) or split_of_folders(path)
-        fault = faults.get(path, "")
+        fault = found.faults.get(path, "")
         size, rows = objects.get(path, (None, []))
         if not rows and not fault:
-            issues[NO_BOXES if path in annotations else NO_ANNOTATION].append(path)
+            issues[NO_BOXES if path in found.files else NO_ANNOTATION].append(path)
         targets = {"boxes": _boxes(size, rows, number)}
-        items.append(RawItem(path.removeprefix(top), path, targets, split, fault=fault))
-    used = {item.path for item in items} | set(annotations.values()) | lists
+        items.append(RawItem(path.removeprefix(found.top), path, targets, split, fault=fault))
+    used = {item.path for item in items} | set(found.files.values()) | lists
     why = "not named in ImageSets" if lists else "no image or annotation"
     ignored = count_ignored(tree, used, why)
     return Listing(tuple(items), ignored, classes=tuple(number), issues=dict(issues))

@@ -1,0 +1,13 @@
+"""What the catalogues of all families share: a network is made by its name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+
+def make_network(catalogue: Mapping[str, Callable[..., nn.Module]], name: str, **arguments: Any) -> nn.Module:
+    """A fresh network; raises ValueError for a name that the catalogue does not have, listing those it has."""
+    if name not in catalogue:
+        raise ValueError(f"model {name!r} is not in the catalogue; known: {', '.join(catalogue)}")
+    return catalogue[name](**arguments)

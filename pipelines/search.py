@@ -1,0 +1,305 @@
+"""The search flow of every family: trials by validation (tasks.search), then the best one trained in full (training).
+
+    ./convoy search classification --dataset digits --space optim.lr=log:1e-4..1e-1 --trials 20
+
+The run key names the flow run, the folder below `runs/` and the MLflow run, in which each trial has a run of its own.
+The winner is an ordinary run with the key KEY-winner, so that nothing about it differs from a training that somebody
+asked for: the trial has seen the same pictures in the same order, but its folder, record and lineage are not a run's.
+A search that was cut off goes on by `resume`, with its own parameters; trials that have ended are not run again.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect.runtime import flow_run
+
+from data.dataset import Dataset, noun_of
+from data.files import write_whole
+from data.findings import parse_accepted
+from pipelines import environment, gate, steps, training
+from pipelines.artifacts import ProgressBar, publish_search
+from pipelines.configuration import configuration
+from pipelines.engines import start_ray
+from pipelines.families import SearchStop
+from pipelines.interruption import interruptible, undisturbed
+from pipelines.parameters import choose_recipe, flatten, section
+from pipelines.reporting import Reporter, Status, current_reporter
+from pipelines.training import Job, end_badly, exclusive, run_folder
+from tasks import registry
+from tasks.families import FAMILIES
+from tasks.lineage import Lineage
+from tasks.space import SearchConfig, Space, changed, parse_space
+from tasks.transfer import Weights
+
+if TYPE_CHECKING:  # Ray Tune and Optuna take three seconds to import
+    from tasks.study import Report, Study, Trial
+
+SECTION, JOB_FILE = "search", "search-job.json"
+EXPERIMENT = "convoy/searches"
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """What a person asked for, complete."""
+
+    family: str
+    dataset: str
+    recipe: str
+    config: Any
+    texts: tuple[str, ...]  # the space as it was written
+    search: SearchConfig
+    accept: tuple[str, ...]
+
+    @property
+    def space(self) -> Space:
+        return parse_space(self.texts, self.config)
+
+
+def run_search(
+    family: str,
+    dataset: str,
+    space: Sequence[str],
+    recipe: str,
+    changes: dict[str, Any],
+    search: dict[str, Any],
+    *,
+    stop_after: SearchStop,
+    resume: str | None,
+    accept: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Everything from the space to the registered winner, inside a flow; returns the summary that commands print."""
+    environment.prepare()
+    start_ray()
+    key = resume or str(flow_run.id)
+    folder = run_folder(key)
+    with exclusive(folder):
+        if resume or (folder / JOB_FILE).is_file():
+            job = read_job(folder)
+        else:
+            job = job_of(family, dataset, space, recipe, changes, search, accept)
+            write_job(job, folder)
+        reporter = current_reporter() or steps.LogReporter()
+        reporter.note(f"search {key}: {job.dataset} by {job.recipe}; if cut off: {resume_command(key)}")
+        summary = run_steps(job, key, folder, reporter, stop_after)
+    publish_search(summary)
+    return summary
+
+
+def resume_command(key: str) -> str:
+    """What a person types to go on with a search."""
+    return f"./convoy search --resume {key}"
+
+
+def job_of(
+    family: str, dataset: str, space: Sequence[str], recipe: str, changes: dict[str, Any],
+    search: dict[str, Any], accept: Sequence[str],
+) -> SearchJob:  # fmt: skip
+    """The complete parameters; raises ValueError for those that are unknown, out of range, or not to be searched."""
+    config = configuration(family, dataset, recipe, changes)
+    parse_space(space, config)
+    return SearchJob(
+        family, dataset, choose_recipe(family, dataset, recipe), config, tuple(space),
+        section(SECTION, SearchConfig, search), parse_accepted(accept),
+    )  # fmt: skip
+
+
+def write_job(job: SearchJob, folder: Path) -> None:
+    """Keep a job in the folder of its search."""
+    values = {
+        "family": job.family,
+        "dataset": job.dataset,
+        "recipe": job.recipe,
+        "space": job.texts,
+        "search": job.search.model_dump(mode="json"),
+        "accept": job.accept,
+        "config": job.config.model_dump(mode="json"),
+    }
+    write_whole(folder / JOB_FILE, json.dumps(values, indent=2) + "\n")
+
+
+def read_job(folder: Path) -> SearchJob:
+    """The job of a search that was started before; raises ValueError if there is none in `folder`."""
+    file = folder / JOB_FILE
+    if not file.is_file():
+        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{JOB_FILE}"))
+        raise ValueError(f"no search {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
+    values = json.loads(file.read_text())
+    return SearchJob(
+        values["family"], values["dataset"], values["recipe"],
+        FAMILIES[values["family"]].config.parse(values["config"], str(file)),
+        tuple(values["space"]), SearchConfig.parse(values["search"], str(file)), tuple(values["accept"]),
+    )  # fmt: skip
+
+
+def run_steps(
+    job: SearchJob, key: str, folder: Path, reporter: Reporter, stop_after: SearchStop
+) -> dict[str, Any]:
+    """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
+    run_id = ""
+    try:
+        data = steps.check_dataset(job.family, job.dataset)
+        gate.run_checks(data, job.accept, reporter)
+        weights = steps.resolve_weights(job.config, data)
+        lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)
+        for problem in lineage.problems:
+            reporter.note(f"note: {problem}")
+        run_id = open_record(job, data, lineage)
+        study = run_trials(job, data, weights, lineage, folder, run_id, reporter)
+        summary = keep(job, data, study, key, folder, run_id)
+        if stop_after != "search":
+            winner = winner_job(job, summary["best"], run_id)
+            summary["winner"] = train_winner(winner, f"{key}-winner", reporter, stop_after)
+            registry.set_tags(run_id, {"winner.run_id": summary["winner"]["mlflow_run"]})
+        registry.finish_run(run_id, "FINISHED")
+    except BaseException as error:
+        end_badly(run_id, error)
+        raise
+    return summary
+
+
+@steps.step("open MLflow run")
+def open_record(job: SearchJob, data: Dataset, lineage: Lineage) -> str:
+    """Start the search's record, or go on with it; returns its id."""
+    own = {f"{SECTION}.{name}": value for name, value in job.search.model_dump(mode="json").items()}
+    searched = dict(text.split("=", 1) for text in job.texts)
+    fixed = {name: value for name, value in flatten(job.config.model_dump()).items() if name not in searched}
+    return registry.start_run(
+        key=lineage.key,
+        experiment=EXPERIMENT,
+        name=f"{data.info.name}-{lineage.dvc_digest[:8] or 'untracked'}",
+        tags=lineage.tags(),
+        parameters={**own, **{f"space.{name}": text for name, text in searched.items()}, **fixed},
+        dataset=data,
+        digest=lineage.dvc_digest,
+    )
+
+
+@steps.step("run trials")
+def run_trials(
+    job: SearchJob, data: Dataset, weights: Weights | None, lineage: Lineage, folder: Path, run_id: str,
+    reporter: Reporter,
+) -> "Study":  # fmt: skip
+    """Run what is left of the trials."""
+    from tasks.search import search
+
+    stopped = "stopped: trials that have ended are kept, others go on from their last checkpoint"
+    bar = ProgressBar(f"searching on {data.info.name}")
+    record = Record(job, data, lineage, run_id, reporter, bar)
+    with bar, interruptible("ray", reporter.note, resume_command(lineage.key), stopped):
+        try:
+            return search(job.family, job.config, job.space, job.search, data, folder, record, weights)
+        except BaseException:
+            record.close()
+            raise
+
+
+class Record:
+    """Hears of the trials: a run of MLflow for each, below the search's, and one line for whoever looks on."""
+
+    def __init__(
+        self, job: SearchJob, data: Dataset, lineage: Lineage, run_id: str, reporter: Reporter, bar: ProgressBar
+    ) -> None:  # fmt: skip
+        self.job, self.data, self.lineage, self.run_id = job, data, lineage, run_id
+        self.reporter, self.bar = reporter, bar
+        self.runs: dict[int, str] = {}  # of trials that run
+
+    def started(self, study: "Study", trial: "Trial") -> None:
+        self.runs[trial.number] = registry.start_run(
+            key=f"{self.lineage.key}.{trial.number}",
+            experiment=EXPERIMENT,
+            name=f"trial-{trial.number}",
+            tags={"mlflow.parentRunId": self.run_id, "search.trial": str(trial.number)},
+            parameters=trial.changes,
+            dataset=self.data,
+            digest=self.lineage.dvc_digest,
+        )
+        self.show(study)
+
+    def validated(self, trial: "Trial", report: "Report") -> None:
+        values = {**report.metrics, "epoch": report.epoch}
+        registry.log_progress(self.runs[trial.number], report.step, values)
+
+    def ended(self, study: "Study", trial: "Trial") -> None:
+        run_id = self.runs.pop(trial.number, None) or registry.run_id_of(f"{self.lineage.key}.{trial.number}")
+        registry.set_tags(run_id, {"trial.state": trial.state, "trial.reason": trial.reason})
+        registry.end_run(run_id, "FAILED" if trial.state == "failed" else "FINISHED")
+        best = study.best()
+        if best is not None and best.value is not None:
+            registry.log_progress(self.run_id, trial.number, {f"best.{self.job.search.metric}": best.value})
+        if trial.state == "failed":
+            self.reporter.note(f"trial {trial.number} failed: {trial.reason}")
+        self.show(study)
+
+    def show(self, study: "Study") -> None:
+        trials, best = study.trials(), study.best()
+        counts = {
+            state: sum(trial.state == state for trial in trials)
+            for state in ("running", "stopped early", "failed")
+        }
+        texts = [f"{count} {state}" for state, count in counts.items() if count]
+        if best is not None:
+            texts.append(f"best {self.job.search.metric} {best.value:.4g} (trial {best.number})")
+        done, total = len(trials) - counts["running"], self.job.search.trials
+        self.reporter.show(Status("trials", done, total, None, ", ".join(texts)))
+        self.bar.show(done / total)
+
+    def close(self) -> None:
+        """End the records of trials that were cut off."""
+        with undisturbed():
+            for run_id in self.runs.values():
+                registry.end_run(run_id, "KILLED")
+
+
+@steps.step("keep search")
+def keep(
+    job: SearchJob, data: Dataset, study: "Study", key: str, folder: Path, run_id: str
+) -> dict[str, Any]:
+    """Write the search's files, log them, and return the summary that the command prints."""
+    from tasks.searchreport import rows_of, write_search  # only now: matplotlib takes half a second
+
+    best = study.best()
+    assert best is not None and best.value is not None
+    what = (
+        f"{data.info.name} by {job.recipe}, {data.info.num_images('val'):,} validation {noun_of(job.family)}"
+    )
+    for file in write_search(folder, study, job.search.metric, what):
+        registry.log_folder(run_id, file, "search")
+    registry.log_metrics(run_id, {job.search.metric: best.value, "spent_s": study.spent_s})
+    return {
+        "key": key,
+        "folder": str(folder),
+        "family": job.family,
+        "dataset": job.dataset,
+        "recipe": job.recipe,
+        "space": list(job.texts),
+        "metric": job.search.metric,
+        "num_validation": data.info.num_images("val"),
+        "spent_s": study.spent_s,
+        "trials": rows_of(study),
+        "best": rows_of(study)[best.number],
+        "mlflow_run": run_id,
+        "mlflow_url": registry.run_url(run_id),
+    }
+
+
+def winner_job(job: SearchJob, best: dict[str, Any], run_id: str) -> Job:
+    """What trains the best trial's values in full, and says where they come from."""
+    return Job(
+        job.family, job.dataset, job.recipe, changed(job.config, best["changes"]), job.accept,
+        {"search.run_id": run_id, "search.trial": str(best["trial"])},
+    )  # fmt: skip
+
+
+def train_winner(job: Job, key: str, reporter: Reporter, stop_after: SearchStop) -> dict[str, Any]:
+    """Train, test and register, as `train` would; goes on where an earlier attempt stopped."""
+    assert stop_after != "search"
+    folder = run_folder(key)
+    with exclusive(folder):
+        training.write_job(job, folder)
+        reporter.note(f"the best, trial {job.origin['search.trial']}, is trained in full: run {key}")
+        summary = training.run_steps(job, key, folder, reporter, stop_after, "ray")
+    steps.publish(summary)
+    return summary
