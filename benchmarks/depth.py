@@ -2,6 +2,8 @@
 
     PYTHONPATH=. .venv/bin/python benchmarks/depth.py [--source cifar10_mini.tar] [--epochs 12] [--png depth.png]
 
+(with OMP_NUM_THREADS=1 beside other work: maps this small leave threads waiting for each other).
+
 After figure 6 of He et al. 2015 (https://arxiv.org/abs/1512.03385): the CIFAR form at 20 and 56 layers, with shortcuts
 and without, by the same rates on the same pictures. Nothing is augmented and no weight decays, so that the error says
 one thing: how well the optimizer gets down. The error of an epoch is that of its training batches as they came. The

@@ -93,6 +93,10 @@ def job_of(
     config = configuration(FAMILY, dataset, recipe, changes)
     assert isinstance(config, ClassificationConfig)
     name = choose_recipe(FAMILY, dataset, recipe)
+    if config.distil.teacher:
+        raise ValueError(
+            f"a learning curve trains by labels alone: leave distil.teacher (={config.distil.teacher}) empty"
+        )
     if not config.transfer.weights:
         raise ValueError(
             f"a learning curve compares ways to use weights, and the recipe {name} begins with none: give --weights, "

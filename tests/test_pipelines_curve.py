@@ -106,6 +106,14 @@ def test_a_curve_without_weights_is_refused() -> None:
         learning_curve("digits", curve=CURVE, executor="in_process")
 
 
+def test_a_curve_has_no_teacher(changes: dict[str, Any]) -> None:
+    taught = {**changes, "distil": {"teacher": "models:/x@champion"}}
+    with pytest.raises(
+        ValueError, match=r"by labels alone: leave distil.teacher \(=models:/x@champion\) empty"
+    ):
+        learning_curve("digits", changes=taught, curve=CURVE, executor="in_process")
+
+
 def test_an_unknown_key_lists_the_curves_there_are() -> None:
     with pytest.raises(ValueError, match="no learning curve 'nope' in"):
         learning_curve("digits", resume="nope", executor="in_process")
