@@ -14,6 +14,8 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -160,17 +162,12 @@ def run_trials(
     try:
         tuner.fit()
     except TuneError as error:
-        raise cause_of(error) from None
+        raise ledger.error or error from None  # Tune raises the text of a traceback in place of what it met
     finally:
         ray.kill(source)
         shutil.rmtree(folder / TUNE, ignore_errors=True)
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """What Tune met, where it raises the text of a traceback in its place."""
-    while isinstance(error, TuneError) and error.__context__ is not None:
-        error = error.__context__
-    return error
+    if ledger.error is not None:
+        raise ledger.error
 
 
 def num_concurrent(plan: SearchConfig, cpus: int, gpus: float) -> int:
@@ -195,6 +192,7 @@ class Ledger:
     audience: Audience
     numbers: dict[str, int] = field(default_factory=dict)  # of trials that run, by Tune's ids
     stopped: set[int] = field(default_factory=set)
+    error: Exception | None = None  # what was raised here first
 
     def __post_init__(self) -> None:
         trials = self.study.trials()
@@ -205,6 +203,17 @@ class Ledger:
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its parts to restore them some day; here that is what the journal is for."""
         return {}
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Raise what was raised here before: Tune logs what a trial's end raises, and runs the trial again."""
+        if self.error is not None:
+            raise self.error
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise
 
     def begin(self, id: str) -> dict[str, Any]:
         """What Tune's new trial is to do: first those that an earlier attempt did not finish, then new ones."""
@@ -255,12 +264,14 @@ class Suggestions(Searcher):
         self.ledger = ledger
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        return self.ledger.begin(trial_id)
+        with self.ledger.remembering():
+            return self.ledger.begin(trial_id)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self.ledger.end(trial_id, {} if error else result or {})
+        with self.ledger.remembering():
+            self.ledger.end(trial_id, {} if error else result or {})
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's journal has it all."""
@@ -274,9 +285,9 @@ class Rungs(FIFOScheduler):
         self.ledger = ledger
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
-        if "report" in result and self.ledger.hear(trial.trial_id, result["report"]):
-            return str(TrialScheduler.STOP)
-        return str(TrialScheduler.CONTINUE)
+        with self.ledger.remembering():
+            stop = "report" in result and self.ledger.hear(trial.trial_id, result["report"])
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
 
 # --- on the cluster ------------------------------------------------------------------------------------------------
