@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.depthwise import depthwise_conv2d
+
 # of a group: blocks, kernel, stride, expansion, output channels
 GROUPS = (
     (1, 3, 1, 1, 16),
@@ -31,7 +33,7 @@ MEAN, STD = 127 / 255, 128 / 255  # of every channel, as shares of 255: (x - 127
 
 
 class SameConv(nn.Conv2d):
-    """A convolution without bias that gives ⌈side / stride⌉ pixels a side."""
+    """A convolution without bias, ordinary or depthwise, that gives ⌈side / stride⌉ pixels a side."""
 
     def __init__(self, ins: int, outs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(ins, outs, kernel, stride=stride, groups=groups, bias=False)
@@ -43,11 +45,12 @@ class SameConv(nn.Conv2d):
             missing = max((-(-side // stride) - 1) * stride + kernel - side, 0)
             pads.append((missing // 2, missing - missing // 2))
         (left, right), (top, bottom) = pads
-        if left == right and top == bottom:  # the convolution pads by itself, without a copy
-            return F.conv2d(input, self.weight, None, self.stride, (top, left), 1, self.groups)
-        return F.conv2d(
-            F.pad(input, (left, right, top, bottom)), self.weight, None, self.stride, 0, 1, self.groups
-        )
+        padding = (top, left)
+        if left != right or top != bottom:  # else the convolution pads by itself, without a copy
+            input, padding = F.pad(input, (left, right, top, bottom)), (0, 0)
+        if self.groups > 1:
+            return depthwise_conv2d(input, self.weight, self.stride[0], padding)
+        return F.conv2d(input, self.weight, None, self.stride, padding)
 
 
 def norm(channels: int) -> nn.BatchNorm2d:

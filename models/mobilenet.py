@@ -5,21 +5,23 @@
 
 from torch import Tensor, nn
 
+from models.depthwise import DepthwiseConv2d
+
 # expansion, output channels, blocks, stride of the first
 STAGES = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
 )  # fmt: skip
 
 
-def conv_norm(
-    in_channels: int, channels: int, kernel_px: int, stride: int = 1, groups: int = 1
-) -> nn.Sequential:
+def conv_norm(in_channels: int, channels: int, kernel_px: int, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU6."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel_px, stride, kernel_px // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU6(inplace=True),
+    return norm_after(
+        nn.Conv2d(in_channels, channels, kernel_px, stride, kernel_px // 2, bias=False), channels
     )
+
+
+def norm_after(conv: nn.Conv2d, channels: int) -> nn.Sequential:
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU6(inplace=True))
 
 
 class InvertedResidual(nn.Module):
@@ -31,7 +33,7 @@ class InvertedResidual(nn.Module):
         widening = [conv_norm(in_channels, wide, 1)] if expansion > 1 else []
         self.conv = nn.Sequential(
             *widening,
-            conv_norm(wide, wide, 3, stride, groups=wide),
+            norm_after(DepthwiseConv2d(wide, 3, stride), wide),
             nn.Conv2d(wide, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
         )
