@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines import environment
 
-if "OMP_WAIT_POLICY" not in os.environ:  # OpenMP reads it when torch is imported
+if "GOMP_SPINCOUNT" not in os.environ:  # OpenMP reads it when torch is imported
     environment.prepare()
 
 from data.dataset import Dataset

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipelines import environment
 
-if "OMP_WAIT_POLICY" not in os.environ:  # OpenMP reads it when torch is imported
+if "GOMP_SPINCOUNT" not in os.environ:  # OpenMP reads it when torch is imported
     environment.prepare()
 
 import numpy as np
