@@ -1,10 +1,10 @@
 """Depthwise convolution whose gradients do not fall back to slow kernels: one filter for each channel.
 
-In bfloat16 on a CPU oneDNN 3.x (torch 2.13) has no fast kernel for two gradients: that of the input at a stride above
-1 (70 ms for 64x96x48x48, against 1.8 ms forward), and that of filters larger than 3x3 (25 ms, against 0.7 ms). Both are
+In bfloat16 on a CPU torch 2.13's oneDNN has no fast kernel for two gradients: that of the input at a stride above 1
+(70 ms for 64x96x48x48, against 1.8 ms forward), and that of filters larger than 3x3 (25 ms, against 0.7 ms). Both are
 put in terms of kernels it has. The gradient of the input is the correlation of the output's gradient, spread out with
-zeros, with the turned filters. That of a large filter is put together from 3x3 parts, each of which is the gradient of a
-3x3 convolution of a shifted input. `benchmarks/depthwise.py` measures both.
+zeros, with the turned filters. That of a large filter is put together from 3x3 parts, each of which is the gradient
+of a 3x3 convolution of a shifted input. `benchmarks/depthwise.py` measures both.
 """
 
 from typing import Any
@@ -22,16 +22,18 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def __init__(self, channels: int, kernel_px: int, stride: int = 1) -> None:
         super().__init__(channels, channels, kernel_px, stride, kernel_px // 2, groups=channels, bias=False)
+        self.border_px = kernel_px // 2
 
     def forward(self, input: Tensor) -> Tensor:
-        height, width = self.padding  # type: ignore[misc]  # a string is never given
-        return depthwise_conv2d(input, self.weight, self.stride[0], (height, width))  # type: ignore[arg-type]
+        return depthwise_conv2d(input, self.weight, self.stride[0], (self.border_px, self.border_px))
 
 
 def depthwise_conv2d(input: Tensor, weight: Tensor, stride: int, padding: tuple[int, int]) -> Tensor:
     """(B, C, H, W) by filters (C, 1, k, k) → (B, C, H', W'); `padding` above and below, left and right."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
-    slow = input.device.type == "cpu" and dtype == torch.bfloat16 and (stride > 1 or weight.shape[-1] > FAST_PX)
+    slow = (
+        input.device.type == "cpu" and dtype == torch.bfloat16 and (stride > 1 or weight.shape[-1] > FAST_PX)
+    )
     if slow and torch.is_grad_enabled():
         output: Tensor = Depthwise.apply(input.to(dtype), weight.to(dtype), stride, padding)
         return output
@@ -48,7 +50,7 @@ class Depthwise(torch.autograd.Function):
         return F.conv2d(input, weight, None, stride, padding, 1, len(weight))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         input, weight = ctx.saved_tensors
         of_input, of_weight = ctx.needs_input_grad[:2]
@@ -105,4 +107,4 @@ def small_weight_gradient(
         gradient, input, weight, None, [stride] * 2, padding, [1, 1], False, [0, 0], len(weight),
         [False, True, False],
     )  # fmt: skip
-    return result  # type: ignore[no-any-return]
+    return result

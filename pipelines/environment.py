@@ -21,9 +21,9 @@ SETTINGS = {
     # The ephemeral server needs 5 s on a quiet machine, and more than the default 20 s on a busy one.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "DO_NOT_TRACK": "true",
-    # Threads of torch that wait should spin for some 0.3 ms, as long as a small operation takes, and then sleep. Sleeping
-    # at once, LeNet-5 trains at half the speed on two idle cores; spinning for long, as is the default, threads keep
-    # each other from the processor when others work on it too (LeNet-5 at a load of 10: 85 images/s, against 1,785).
+    # Threads of torch that wait should spin for some 0.3 ms, as long as a small operation takes, and then sleep.
+    # Sleeping at once, LeNet-5 trains at half the speed on two idle cores; spinning for long, as is the default, they
+    # keep each other from the processor when others work on it too (LeNet-5 at a load of 10: 85 images/s, not 1,785).
     "GOMP_SPINCOUNT": "30000",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
