@@ -1,5 +1,6 @@
 """The notation for what a search may change, and what it refuses."""
 
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -124,13 +125,15 @@ class Reads:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.values, name)
+        if isinstance(value, MethodType):
+            return MethodType(value.__func__, self)
         if not self.prefix:
             return Reads(value, self.seen, name)
         self.seen.add(f"{self.prefix}.{name}")
         return value
 
 
-@pytest.mark.parametrize("family", ["classification"])  # others decode by their whole config
+@families
 def test_decoding_reads_nothing_but_what_trials_share_pictures_by(family: str, tmp_path: Any) -> None:
     from tasks.feed import probe
     from tests.tiny import tiny_dataset
