@@ -191,11 +191,11 @@ def test_shards_that_cannot_be_read_are_one_clear_line(tmp_path: Path) -> None:
     shard = dataset.shards("train")[0]
     shard.write_bytes(b"no parquet")
     with pytest.raises(
-        ValueError, match=r"train shards in .* cannot be read \(.*restore them \(dvc checkout"
+        ValueError, match=r"train shards in .* cannot be read \(.*move .* away and fetch it again"
     ):
         find(dataset)
     (dataset.path / "report.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"report.json is missing; restore it"):
+    with pytest.raises(FileNotFoundError, match=r"report.json is missing; move .* away"):
         read_report(dataset.path)
 
 
