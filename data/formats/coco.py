@@ -58,6 +58,19 @@ def _files(tree: FileTree) -> list[str]:
     return instances or found
 
 
+def why_not_coco(tree: FileTree) -> str:
+    """What is wrong with the first JSON file that speaks of images and cannot be read as COCO's; or nothing."""
+    for name in wanted_files(tree):
+        if name.lower().endswith(".json"):
+            try:
+                text = read_text(tree, name)
+                if '"images"' in text:
+                    read_coco(name, text)
+            except ValueError as error:
+                return str(error)
+    return ""
+
+
 def list_coco(tree: FileTree) -> Listing:
     """List the images of all JSON files of a source; raises a ValueError of one line for a file that is none."""
     files = _files(tree)
