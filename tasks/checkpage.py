@@ -144,13 +144,14 @@ def identities_chart(evidence: Evidence) -> str:
 
 
 def binned(numbers: np.ndarray, bins: Sequence[tuple[int, int]]) -> list[tuple[str, int]]:
-    """How many of `numbers` (N,) lie in each bin (least, greatest), with the bin's name."""
+    """How many of `numbers` (N,) lie in each bin (least, greatest) up to the last that has some, with its name."""
+    last = max([i for i, (low, _) in enumerate(bins) if (numbers >= low).any()], default=0)
     return [
         (
             f"{low}" if low == high else f"{low}–{high}" if high < MANY else f"{low}+",
             int(((numbers >= low) & (numbers <= high)).sum()),
         )
-        for low, high in bins
+        for low, high in bins[: last + 1]
     ]
 
 

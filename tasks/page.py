@@ -37,7 +37,7 @@ th { font-weight: 600; border-bottom: 1px solid #d1d9e0; } td { border-bottom: 1
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.whole { white-space: nowrap; }
 a { color: #0b57d0; text-decoration: none; } a:hover { text-decoration: underline; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 18px 34px;
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(440px, 1fr)); gap: 18px 34px;
   align-items: start; }
 .charts svg { width: 100%; height: auto; } figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: 4px; }
 .card { border: 1px solid #d1d9e0; border-radius: 8px; padding: 14px 18px; margin: 14px 0; }
