@@ -495,6 +495,14 @@ def test_classes_that_a_note_does_not_name_are_counted(tmp_path: Path, num_class
     assert note in report.notes
 
 
+def test_categories_of_one_name_are_one_class_and_told(tmp_path: Path) -> None:
+    boxes = [{"image_id": i, "category_id": 1 + i % 3, "bbox": [1, 1, 20, 20]} for i in range(9)]
+    document = coco_json([{"file_name": f"{i}.png"} for i in range(9)], boxes, ("cat", "dog", "cat"))
+    report, dataset = ingest_source(tmp_path, "detection", pictures(9) | {"a.json": document})
+    assert dataset.info.classes == ("cat", "dog")
+    assert "a.json: categories 1, 3 are all called 'cat', and taken as one class" in report.notes
+
+
 # -------------------------------------------------------------------------------------------- any bytes
 
 junk = st.one_of(

@@ -23,6 +23,13 @@ def summary(found: Listing) -> dict[str, tuple[str, str | None]]:
     return {item.id: (item.targets["label"], item.split) for item in found.items}
 
 
+def test_masks_that_would_become_a_class_are_told() -> None:
+    (note,) = listing("images/a.png", "images/b.png", "masks/a.png", "masks/b.png").notes
+    assert note.startswith("the folder 'masks' holds a file for each of 'images': masks are not read yet")
+    assert listing("images/a.png", "masks/b.png").notes == ()
+    assert listing("cat/1.png", "dog/1.png").notes == ()
+
+
 def test_folders_are_classes() -> None:
     found = listing("cat/1.jpg", "cat/deep/2.jpg", "dog/1.jpg")
     assert summary(found) == {
