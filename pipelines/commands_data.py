@@ -88,9 +88,11 @@ def list_datasets(*, as_json: Json = False) -> None:
     view = table("Datasets", heads, [[row[column] for column in columns] for row in rows])
     here = {row["name"] for row in rows}
     absent = [name for name in versioning.recorded_below(store()) if name not in here]
-    more = (
-        [f"recorded and not here: {', '.join(absent)}; ./convoy data pull NAME fetches one"] if absent else []
-    )
+    ways = {True: ".venv/bin/dvc repro makes it", False: "./convoy data pull NAME fetches one"}
+    more = []
+    for made, way in ways.items():
+        names = [name for name in absent if bool(versioning.stage_of(store() / name)) == made]
+        more += [f"recorded and not here: {', '.join(names)}; {way}"] if names else []
     emit({"datasets": rows, "not_here": absent}, [view if rows else empty, *more], as_json)
 
 

@@ -157,6 +157,7 @@ def test_all_leaves_out_what_was_never_made_here_or_pushed_and_a_name_does_not(
         assert err.count("a" * 32) == 1
     shutil.rmtree(tmp_path / "remote")
     (store() / "set.dvc").rename(tmp_path / "set.dvc")
+    assert "recorded and not here: made; .venv/bin/dvc repro makes it" in run("data", "list")[1]
     code, _, err = run("data", "pull")  # nothing at all is there
     assert (code, "/remote has not all of made (" in err) == (1, True)
     (tmp_path / "set.dvc").rename(store() / "set.dvc")
