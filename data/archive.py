@@ -85,7 +85,9 @@ def open_tree(path: Path, *, spool: Path, max_total_bytes: int) -> Iterator[File
             return
         kind = archive_kind(path)
         if kind is None:
-            raise ValueError(f"{path} is neither a folder, nor a tar or zip archive, nor a .csv table")
+            raise ValueError(
+                f"{path} is neither a folder, nor a tar or zip archive, nor a .csv, .npz or .ts file"
+            )
         try:
             if kind == "zip":
                 tree = _zip_tree(path, stack, max_total_bytes)

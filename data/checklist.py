@@ -28,6 +28,10 @@ MAX_CONFLICTS = 0.01  # of the pictures under several labels: nothing can learn 
 MAX_BAD_BOXES = 0.05  # of the boxes of one fault: a convention of coordinates is read wrongly
 MAX_UNTRAINED = 0.05  # of the test boxes that are of classes without a training box
 
+# Fractions say nothing of what a source splits itself, nor of images of earlier versions: these keep their side.
+LARGER = "raise ingest.{split}_fraction and add the source again with --fresh-splits, if it has no splits of its own"
+LARGER_TEST, LARGER_VAL = (LARGER.format(split=split) for split in ("test", "val"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
@@ -229,13 +233,13 @@ CHECKS: tuple[Check, ...] = (
         name="class-untested", severity="warning", find=faults.class_not_in("test"),
         of_family=lambda info: has_classes(info) or has_boxes(info),
         meaning="Classes that are trained and of which nothing is in the test.",
-        remedy="add {items}, or raise ingest.test_fraction: what the model does with these classes stays unknown",
+        remedy="what the model does with these classes stays unknown: add {items}, or " + LARGER_TEST,
     ),
     Check(
         name="class-unvalidated", severity="warning", find=faults.class_not_in("val"),
         of_family=lambda info: has_classes(info) or has_boxes(info),
         meaning="Classes that are trained and of which nothing is in validation.",
-        remedy="add {items}, or raise ingest.val_fraction: what is chosen by validation is blind to these classes",
+        remedy="what is chosen by validation is blind to these classes: add {items}, or " + LARGER_VAL,
     ),
     Check(
         name="class-imbalance", severity="warning", find=faults.class_imbalance,
@@ -259,18 +263,18 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="no-test-split", severity="error", find=faults.no_split("test"),
         meaning="There is no {item} to test on: nothing would be known of the model.",
-        remedy="add {items}, or raise ingest.test_fraction",
+        remedy="add {items}, or " + LARGER_TEST,
     ),
     Check(
         name="no-validation-split", severity="info", find=faults.no_split("val"),
         meaning="There is no {item} to watch training by.",
-        remedy="raise ingest.val_fraction, and add the source again",
+        remedy=LARGER_VAL,
     ),
     Check(
         name="few-test-pictures", severity="warning", find=faults.few_tested,
         of_family=lambda info: has_classes(info) or has_boxes(info),
         meaning=f"Fewer than {faults.FEW_TESTED} test {{items}}: an accuracy is uncertain by 10 points and more.",
-        remedy="add {items}, or raise ingest.test_fraction",
+        remedy="add {items}, or " + LARGER_TEST,
     ),
     # boxes, points, pairs
     Check(

@@ -109,6 +109,13 @@ EARLIER_SCHEMA = pa.schema(
 )
 
 
+def way_back(folder: Path) -> str:
+    """What to do about a damaged dataset in `folder`; DVC itself refuses to replace a file that it does not know."""
+    return (
+        f"move {folder} away and fetch it again (./convoy data pull {folder.name}), or add its source again"
+    )
+
+
 def noun_of(family: str) -> str:
     """What the items of a dataset of this family are called, wherever a person reads of them."""
     return family if family in NUM_AXES else "pictures"

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from data.dataset import SPLITS, TARGET_FIELDS, Dataset, DatasetInfo, Split, noun_of, schema_of
+from data.dataset import SPLITS, TARGET_FIELDS, Dataset, DatasetInfo, Split, noun_of, schema_of, way_back
 from data.report import IngestReport, read_report
 from data.stream import RowReader
 
@@ -128,8 +128,7 @@ def _read(dataset: Dataset, split: Split, names: list[str]) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         why = str(error).splitlines()[0]
         raise ValueError(
-            f"the {split} shards in {dataset.path} cannot be read ({why}); restore them (dvc checkout, dvc pull), or "
-            "ingest the source again"
+            f"the {split} shards in {dataset.path} cannot be read ({why}); {way_back(dataset.path)}"
         ) from None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from data import arrays
-from data.dataset import NUM_AXES, SPLITS, DatasetInfo, Split, noun_of
+from data.dataset import NUM_AXES, SPLITS, DatasetInfo, Split, noun_of, way_back
 from data.decode import EXTENSIONS
 from data.formats import Listing, RawItem
 from data.measurement import ODDITIES, Measured
@@ -134,9 +134,7 @@ def read_report(folder: Path) -> IngestReport:
     """`report.json` of a stored dataset; what it leaves out is empty. Raises FileNotFoundError or ValueError."""
     file = folder / "report.json"
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is missing; restore it (dvc checkout, dvc pull), or ingest the source again"
-        )
+        raise FileNotFoundError(f"{file} is missing; {way_back(folder)}")
     left_out = {"path": str(folder), "source": "", "time_s": 0.0, "phase_s": {}, "images_per_s": 0.0}
     values = {name: value for name, value in json.loads(file.read_text()).items() if name not in RETIRED}
     return IngestReport.parse({**values, **left_out}, str(file))
@@ -233,7 +231,9 @@ def _notes(info: DatasetInfo, duplicates: Duplicates, found: Found) -> tuple[str
     for split in ("train", "test") if counts else ():
         without = [name for name, number in counts[split].items() if not number]
         if without and info.num_images(split):
-            notes.append(f"no {split} {noun} of {len(without)} classes: {', '.join(without[:MAX_EXAMPLES])}")
+            more = f" and {len(without) - MAX_EXAMPLES:,} more" if len(without) > MAX_EXAMPLES else ""
+            number = f"{len(without):,} {'class' if len(without) == 1 else 'classes'}"
+            notes.append(f"no {split} {noun} of {number}: {', '.join(without[:MAX_EXAMPLES])}{more}")
     if duplicates.distance < duplicates.wished_distance:
         notes.append(
             f"near-duplicates were sought within {duplicates.distance} bits, not {duplicates.wished_distance}: in "

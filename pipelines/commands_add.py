@@ -74,7 +74,7 @@ def add(
     clock = Clock()
 
     def hear(done: int, total: int | None) -> None:
-        reporter.show(Status("ingest", done, total, clock.rate(done)))
+        reporter.show(Status("ingest", done, total, clock.rate(done), unit=noun_of(family)))
 
     with quiet_stdout(as_json):
         try:
@@ -146,8 +146,8 @@ def bring(source: str, sha256: str | None, config: IngestConfig, reporter: Conso
         if not first:
             first.append(done)  # what an earlier attempt left does not count as fast
         rate = clock.rate(done - first[0]) or 0.0
-        text = f"MB, {rate / 1e6:,.1f} MB/s"
-        reporter.show(Status("download", done // 10**6, total and total // 10**6, None, text))
+        size = (done // 10**6, total and total // 10**6)
+        reporter.show(Status("download", *size, rate / 1e6, unit="MB"))
 
     return fetch(source, downloads(), sha256=sha256, max_bytes=int(config.max_source_gb * 1e9), hear=hear)
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from data.checks import check as check_bytes
 from data.checks import shard_fault
-from data.dataset import Dataset, noun_of
+from data.dataset import Dataset, noun_of, way_back
 from data.findings import Finding, Findings, Verdict, find, judge, parse_accepted
 from pipelines.families import PIPELINES
 from pipelines.options import Accept, Json, quiet_stdout
@@ -107,7 +107,7 @@ def views(
         damaged = table(
             f"{name}: {len(problems)} problems", ("problem",), [[problem] for problem in problems]
         )
-        mend = "the checks were not run; restore the dataset (dvc checkout, dvc pull), or ingest its source again"
+        mend = f"the checks were not run; {way_back(store() / name)}"
         return [damaged, mend]
     amount = f"{document['num_images']:,} {document['items']}"
     fine = f"{name}: {amount}, all as ingest wrote them ({document['time_s']:.1f} s)"
@@ -123,7 +123,8 @@ def views(
         family = Dataset.open(store() / name).info.family
         stop = "training does not start" if family in PIPELINES else f"the dataset is not sound for {family}"
         shown.append(f"{stop} with these errors, unless they are accepted: --accept {names}")
-    shown.append(f"wrote {html}" if html else f"see them: ./convoy data check {name} --html checks.html")
+    what = "them" if findings.findings else "what is in it"
+    shown.append(f"wrote {html}" if html else f"see {what}: ./convoy data check {name} --html checks.html")
     return shown
 
 

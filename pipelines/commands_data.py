@@ -84,8 +84,16 @@ def list_datasets(*, as_json: Json = False) -> None:
     rows = [summary_of(info) for info in infos]
     empty = f"no dataset in {store()} yet; ingest one with: ./convoy data add SOURCE --name NAME"
     columns = ("name", "family", "classes", "train", "val", "test", "dvc_digest")
-    view = table("Datasets", columns, [[row[column] for column in columns] for row in rows])
-    emit({"datasets": rows}, [view if rows else empty], as_json)
+    heads = (*columns[:-1], "DVC digest")
+    view = table("Datasets", heads, [[row[column] for column in columns] for row in rows])
+    here = {row["name"] for row in rows}
+    absent = [name for name in versioning.recorded_below(store()) if name not in here]
+    ways = {True: ".venv/bin/dvc repro makes it", False: "./convoy data pull NAME fetches one"}
+    more = []
+    for made, way in ways.items():
+        names = [name for name in absent if bool(versioning.stage_of(store() / name)) == made]
+        more += [f"recorded and not here: {', '.join(names)}; {way}"] if names else []
+    emit({"datasets": rows, "not_here": absent}, [view if rows else empty, *more], as_json)
 
 
 def summary_of(info: DatasetInfo) -> dict[str, Any]:

@@ -50,9 +50,8 @@ class ConsoleReporter:
             self.close()
             self._open(status)
         assert self.progress is not None and self.task is not None
-        rate = "" if status.images_per_s is None else f"{status.images_per_s:,.0f} images/s"
         self.progress.update(
-            self.task, completed=status.done, total=status.total, rate=rate, text=escape(status.text)
+            self.task, completed=status.done, total=status.total, rate=status.rate, text=escape(status.text)
         )
         if status.done == status.total:
             self.close()

@@ -19,11 +19,20 @@ class Status:
     total: int | None  # None: not known
     images_per_s: float | None
     text: str = ""  # what else there is to say, such as the loss
+    unit: str = "images"  # what `images_per_s` counts
 
     def __str__(self) -> str:
         of = "" if self.total is None else f"/{self.total:,}"
-        rate = "" if self.images_per_s is None else f", {self.images_per_s:,.0f} images/s"
+        rate = f", {self.rate}" if self.rate else ""
         return f"{self.step} {self.done:,}{of}{rate}" + (f", {self.text}" if self.text else "")
+
+    @property
+    def rate(self) -> str:
+        """How fast the step goes on, with its unit; nothing where that is not known."""
+        if self.images_per_s is None:
+            return ""
+        digits = 1 if self.unit == "MB" else 0  # 0.4 MB/s is slow, and not 0
+        return f"{self.images_per_s:,.{digits}f} {self.unit}/s"
 
 
 class Clock:

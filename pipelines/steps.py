@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from data.checks import shard_fault
-from data.dataset import Dataset
+from data.dataset import Dataset, way_back
 from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import Executor, registered_name
@@ -89,9 +89,7 @@ def open_dataset(family: str, name: str) -> Dataset:
         file = dataset.path / shard.file
         fault = shard_fault(file, shard, family)
         if fault:
-            raise ValueError(
-                f"{file}: {fault}; restore it (dvc checkout, dvc pull), or ingest its source again"
-            )
+            raise ValueError(f"{file}: {fault}; {way_back(dataset.path)}")
     return dataset
 
 

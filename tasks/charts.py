@@ -53,7 +53,7 @@ def columns(bars: Sequence[tuple[str, int]], xlabel: str, ylabel: str) -> str:
     """Upright bars with a name below each."""
     top = max([number for _, number in bars] + [1])
     step = (WIDTH - LEFT - 8) / max(1, len(bars))
-    skip = ceil(len(bars) * max([len(name) for name, _ in bars] + [1]) / MAX_LETTERS)
+    skip = _stride([name for name, _ in bars])
     shapes = _axis(top, ylabel)
     for i, (name, number) in enumerate(bars):
         height = number / top * PLOT_HEIGHT
@@ -77,15 +77,24 @@ def histogram(values: np.ndarray, xlabel: str, ylabel: str, logarithmic: bool = 
         return f'<p>all {len(values):,}: {low:.4g} <span class="quiet">({escape(xlabel)})</span></p>'
     edges = np.geomspace(low, high, bins + 1) if logarithmic else np.linspace(low, high, bins + 1)
     counts = np.histogram(values, edges)[0].tolist()
-    names = [_number(float(edges[i])) for i in range(bins)]
+    for digits in range(2, 7):
+        names = [_number(float(edge), digits) for edge in edges[:-1]]
+        shown = names[:: _stride(names)]
+        if len(set(shown)) == len(shown):
+            break  # no name stands below two bars
     return columns(list(zip(names, counts, strict=True)), xlabel, ylabel)
 
 
-def _number(value: float) -> str:
-    """Two digits that say something, or all of a whole number: 0.021, 1.1, 480."""
-    if value >= 10 or value == 0:
-        return f"{value:.0f}"
-    return f"{value:.{max(0, 1 - floor(log10(value)))}f}"
+def _stride(names: Sequence[str]) -> int:
+    """Every which name below a chart has room."""
+    return max(1, ceil(len(names) * max([len(name) for name in names] + [1]) / MAX_LETTERS))
+
+
+def _number(value: float, digits: int) -> str:
+    """At least two digits that say something, and all of a whole number: 0.021, 1.1, 480."""
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, digits - 1 - floor(log10(abs(value))))}f}"
 
 
 def _axis(top: int, ylabel: str) -> list[str]:

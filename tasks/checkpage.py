@@ -19,6 +19,7 @@ from tasks.families import FAMILIES
 from tasks.page import COLOURS, Mark, chip, escape
 
 MAX_TILES = 24  # of a finding
+NUM_SAMPLES = 12  # of what is in it
 MAX_BARS = 24  # classes in a chart: beyond it the most and the least frequent
 MAX_FILES = 100  # set aside, in the table
 MAX_LEFT_OUT = 3  # boxes that were left out, named below a picture
@@ -40,8 +41,9 @@ def check_page(dataset: Dataset, findings: Findings, verdict: Verdict) -> str:
     """The page, as HTML."""
     evidence = gather(dataset)
     wanted = [id for finding in findings.findings for group in finding.examples[:MAX_TILES] for id in group]
+    samples = sample_ids(evidence)
     has_pictures = "width" in evidence.columns.column_names
-    blobs = read_pictures(dataset, evidence, wanted) if has_pictures else {}
+    blobs = read_pictures(dataset, evidence, [*wanted, *samples]) if has_pictures else {}
     if dataset.info.family in NUM_AXES:
         blobs = {id: as_png(blob, NUM_AXES[dataset.info.family]) for id, blob in blobs.items()}
     accepted = {finding.name for finding in verdict.accepted}
@@ -50,6 +52,7 @@ def check_page(dataset: Dataset, findings: Findings, verdict: Verdict) -> str:
         headline(dataset.info, findings, verdict),
         summary(findings, accepted),
         f'<h2>What is in it</h2><div class="charts">{"".join(distributions(evidence))}</div>',
+        sample_tiles(samples, evidence, blobs) if has_pictures else "",
         "<h2>Findings</h2>" if findings.findings else "",
         *(card(finding, finding.name in accepted, evidence, blobs) for finding in findings.findings),
         set_aside_table(evidence),
@@ -144,13 +147,14 @@ def identities_chart(evidence: Evidence) -> str:
 
 
 def binned(numbers: np.ndarray, bins: Sequence[tuple[int, int]]) -> list[tuple[str, int]]:
-    """How many of `numbers` (N,) lie in each bin (least, greatest), with the bin's name."""
+    """How many of `numbers` (N,) lie in each bin (least, greatest) up to the last that has some, with its name."""
+    last = max([i for i, (low, _) in enumerate(bins) if (numbers >= low).any()], default=0)
     return [
         (
             f"{low}" if low == high else f"{low}–{high}" if high < MANY else f"{low}+",
             int(((numbers >= low) & (numbers <= high)).sum()),
         )
-        for low, high in bins
+        for low, high in bins[: last + 1]
     ]
 
 
@@ -194,6 +198,19 @@ def card(finding: Finding, accepted: bool, evidence: Evidence, blobs: dict[str, 
         f' <span class="quiet">{escape(finding.amount)}</span></h3><p>{escape(finding.meaning)}</p>{detail}'
         f'<p class="do">{escape(finding.remedy)}</p>{listed}<div class="tiles">{"".join(tiles)}</div></div>'
     )
+
+
+def sample_ids(evidence: Evidence) -> list[str]:
+    """A few ids from all over the dataset, in its order."""
+    places = np.linspace(0, len(evidence) - 1, min(NUM_SAMPLES, len(evidence))).astype(int)
+    return [evidence.ids[place] for place in places]
+
+
+def sample_tiles(ids: Sequence[str], evidence: Evidence, blobs: dict[str, bytes]) -> str:
+    """What items look like, found faulty or not: are boxes, points and labels where they belong?"""
+    tiles = [page.tile([example(id, evidence, blobs)]) for id in ids]
+    caption = f"{len(ids):,} of {len(evidence):,} {evidence.noun}"
+    return f'<h3 class="samples">{escape(caption)}</h3><div class="tiles">{"".join(tiles)}</div>'
 
 
 def example(id: str, evidence: Evidence, blobs: dict[str, bytes]) -> str:

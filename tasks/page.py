@@ -23,6 +23,7 @@ CSS = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1b1f24; background: #fff; margin: 0 auto; max-width: 1180px;
   padding: 28px 32px 64px; }
 h1 { font-size: 25px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 38px 0 10px; } h3 { font-size: 16px; margin: 0; }
+h3.samples { font-size: 15px; margin-top: 22px; }
 .quiet { color: #59636e; } .small { font-size: 13px; }
 .verdict { border-radius: 8px; padding: 12px 16px; margin: 18px 0; font-weight: 600; }
 .stop { background: #fdeceb; color: #9f1f17; } .go { background: #e8f5ec; color: #17612f; }
@@ -37,7 +38,7 @@ th { font-weight: 600; border-bottom: 1px solid #d1d9e0; } td { border-bottom: 1
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.whole { white-space: nowrap; }
 a { color: #0b57d0; text-decoration: none; } a:hover { text-decoration: underline; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 18px 34px;
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(440px, 1fr)); gap: 18px 34px;
   align-items: start; }
 .charts svg { width: 100%; height: auto; } figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: 4px; }
 .card { border: 1px solid #d1d9e0; border-radius: 8px; padding: 14px 18px; margin: 14px 0; }

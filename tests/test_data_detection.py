@@ -455,6 +455,14 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
     [
         ({"1.jpg": b"x", "2.jpg": b"x"}, "no known layout for detection: give COCO JSON"),
         ({"a.json": coco_json([], [])}, "no pictures found: give COCO JSON"),
+        (
+            {"1.png": png(1), "a.json": coco_json([{"file_name": "1.png"}], [])[:30]},
+            r"no known layout for detection \(a.json: not readable as JSON .*\): give COCO JSON",
+        ),
+        (
+            {"1.png": png(1), "a.json": b'{"images": [], "annotations": []}'},
+            r"no known layout for detection \(a.json: categories must be a list of objects",
+        ),
         ({"1.xml": voc_xml()}, "no pictures found"),
         ({"1.png": png(1), "1.xml": voc_xml()}, "no box of any class"),
         (
@@ -469,6 +477,30 @@ def test_a_source_without_boxes_is_one_clear_line(
     with pytest.raises(ValueError, match=message) as error:
         ingest_source(tmp_path, "detection", files)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "note"),
+    [
+        (2, "no train pictures of 1 class: c1"),
+        (11, "no train pictures of 10 classes: c1, c2, c3, c4, c5, c6, c7, c8, c9, c10"),
+        (13, "no train pictures of 12 classes: c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 and 2 more"),
+    ],
+)
+def test_classes_that_a_note_does_not_name_are_counted(tmp_path: Path, num_classes: int, note: str) -> None:
+    images = [{"file_name": f"{i}.png"} for i in range(9)]
+    boxes = [{"image_id": i, "category_id": 1, "bbox": [1, 1, 20, 20]} for i in range(9)]
+    document = coco_json(images, boxes, tuple(f"c{i}" for i in range(num_classes)))
+    report, _ = ingest_source(tmp_path, "detection", pictures(9) | {"a.json": document})
+    assert note in report.notes
+
+
+def test_categories_of_one_name_are_one_class_and_told(tmp_path: Path) -> None:
+    boxes = [{"image_id": i, "category_id": 1 + i % 3, "bbox": [1, 1, 20, 20]} for i in range(9)]
+    document = coco_json([{"file_name": f"{i}.png"} for i in range(9)], boxes, ("cat", "dog", "cat"))
+    report, dataset = ingest_source(tmp_path, "detection", pictures(9) | {"a.json": document})
+    assert dataset.info.classes == ("cat", "dog")
+    assert "a.json: categories 1, 3 are all called 'cat', and taken as one class" in report.notes
 
 
 # -------------------------------------------------------------------------------------------- any bytes

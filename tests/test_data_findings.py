@@ -186,16 +186,24 @@ def test_pictures_are_read_by_their_place_in_any_split(tmp_path: Path) -> None:
     assert pictures_at(dataset, "test", [last, 3]) == {i: files[evidence.ids[50 + i]] for i in (3, last)}
 
 
+def test_a_remedy_by_fractions_says_that_images_keep_their_side_without_fresh_splits() -> None:
+    named = [check for check in CHECKS if "_fraction" in check.remedy]
+    assert {"no-test-split", "few-test-pictures", "class-untested", "class-unvalidated"} <= {
+        check.name for check in named
+    }
+    assert all("--fresh-splits" in check.remedy for check in named)
+
+
 def test_shards_that_cannot_be_read_are_one_clear_line(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, "style", SOUND["style"][1]())
     shard = dataset.shards("train")[0]
     shard.write_bytes(b"no parquet")
     with pytest.raises(
-        ValueError, match=r"train shards in .* cannot be read \(.*restore them \(dvc checkout"
+        ValueError, match=r"train shards in .* cannot be read \(.*move .* away and fetch it again"
     ):
         find(dataset)
     (dataset.path / "report.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"report.json is missing; restore it"):
+    with pytest.raises(FileNotFoundError, match=r"report.json is missing; move .* away"):
         read_report(dataset.path)
 
 

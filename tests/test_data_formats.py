@@ -23,6 +23,13 @@ def summary(found: Listing) -> dict[str, tuple[str, str | None]]:
     return {item.id: (item.targets["label"], item.split) for item in found.items}
 
 
+def test_masks_that_would_become_a_class_are_told() -> None:
+    (note,) = listing("images/a.png", "images/b.png", "masks/a.png", "masks/b.png").notes
+    assert note.startswith("the folder 'masks' holds a file for each of 'images': masks are not read yet")
+    assert listing("images/a.png", "masks/b.png").notes == ()
+    assert listing("cat/1.png", "dog/1.png").notes == ()
+
+
 def test_folders_are_classes() -> None:
     found = listing("cat/1.jpg", "cat/deep/2.jpg", "dog/1.jpg")
     assert summary(found) == {
@@ -184,6 +191,7 @@ def test_a_table_gives_labels_splits_and_groups(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", r"columns \(none\) must have path and label"),
+        ("path,label\n", "no row below the columns"),
         ("file,label\n1.jpg,cat\n", "must have path and label"),
         ("path;label\n1.jpg;cat\n", "separated by commas"),
         ("path,label,weight\n1.jpg,cat,3\n", "unknown columns weight"),
@@ -199,7 +207,6 @@ def test_a_table_gives_labels_splits_and_groups(tmp_path: Path) -> None:
         ("path,label\n1.jpg,c\x07t\n", "control characters"),
         ("path,lab\x1del\n1.jpg,cat\n", r"column 'lab.x1del' holds control characters"),
         ('path,label\n"1.jpg,cat\n', "not a readable CSV"),
-        ("path,label\n", "no pictures found"),
     ],
 )
 def test_a_faulty_table_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:

@@ -103,12 +103,14 @@ def test_a_damaged_dataset_is_said_to_be_damaged_and_nothing_else(
         with (store() / "damaged" / faulty.shards("test")[0].name).open("ab") as file:
             file.write(b"x")
         code, out, _ = run("data", "check", "damaged", *options, "--json")
+        told = run("data", "check", "damaged", *options)[1]
     finally:
         shutil.rmtree(store() / "damaged")
     report = json.loads(out)
     assert code == 1
     assert "its bytes have changed" in report["problems"][0]
     assert report["findings"] is None
+    assert "damaged away and fetch it again (./convoy data pull damaged)" in told
 
 
 def test_an_unknown_check_lists_the_known_ones(run: Run) -> None:
@@ -296,4 +298,4 @@ def test_the_sound_source_needs_no_accepting(run: Run, tmp_path: Path) -> None:
     assert run("data", "add", str(source), "--name", "sound")[0] == 0
     code, out, _ = run("data", "check", "sound")
     assert code == 0
-    assert "no check found anything" in out
+    assert "no check found anything\nsee what is in it: ./convoy data check sound --html" in out

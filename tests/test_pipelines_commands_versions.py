@@ -118,6 +118,9 @@ def test_versions_go_to_a_remote_and_come_back(run: Run, tmp_path: Path, module_
     assert json.loads(run("data", "push", "--all-versions", "--json")[1])["files"] == 0
     shutil.rmtree(module_home / ".dvc" / "cache" / "files")
     shutil.rmtree(store() / "set")
+    listed = run("data", "list")[1]
+    assert "recorded and not here: set; ./convoy data pull NAME fetches one" in listed
+    assert json.loads(run("data", "list", "--json")[1])["not_here"] == ["set"]
     code, out, err = run("data", "pull")
     assert code == 0, err
     assert out == f"set: 24 pictures, {versions.current('set')}\n"
@@ -154,6 +157,7 @@ def test_all_leaves_out_what_was_never_made_here_or_pushed_and_a_name_does_not(
         assert err.count("a" * 32) == 1
     shutil.rmtree(tmp_path / "remote")
     (store() / "set.dvc").rename(tmp_path / "set.dvc")
+    assert "recorded and not here: made; .venv/bin/dvc repro makes it" in run("data", "list")[1]
     code, _, err = run("data", "pull")  # nothing at all is there
     assert (code, "/remote has not all of made (" in err) == (1, True)
     (tmp_path / "set.dvc").rename(store() / "set.dvc")

@@ -78,6 +78,12 @@ def test_progress_goes_to_stderr_a_line_now_and_then(capsys: pytest.CaptureFixtu
     ]  # fmt: skip
 
 
+def test_speed_is_told_in_its_unit() -> None:
+    assert str(Status("ingest", 2, 4, 1234.5, unit="signals")) == "ingest 2/4, 1,234 signals/s"
+    assert str(Status("download", 3, None, 0.44, unit="MB")) == "download 3, 0.4 MB/s"
+    assert str(Status("check", 3, 4, None)) == "check 3/4"
+
+
 def test_a_terminal_gets_a_bar_with_speed_and_time_left() -> None:
     reporter = ConsoleReporter()
     screen = io.StringIO()

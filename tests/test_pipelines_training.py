@@ -203,11 +203,12 @@ def test_a_dataset_that_was_changed_is_refused_before_training(digits: Dataset) 
     try:
         file.write_bytes(before + b"x")
         with pytest.raises(
-            ValueError, match=r"its bytes have changed .*; restore it \(dvc checkout, dvc pull\)"
+            ValueError,
+            match=r"its bytes have changed .*; move .*digits away and fetch it again \(./convoy data pull digits\)",
         ):
             train_classifier("digits", changes=QUICK, executor="in_process")
         file.unlink()
-        with pytest.raises(ValueError, match=r"is missing; restore it \(dvc checkout, dvc pull\)"):
+        with pytest.raises(ValueError, match=r"is missing; move .*digits away"):
             train_classifier("digits", changes=QUICK, executor="in_process")
     finally:
         file.write_bytes(before)

@@ -11,7 +11,7 @@ from functools import partial
 from data.archive import FileTree
 from data.arrays import SIGNAL, VOLUME
 from data.dataset import noun_of
-from data.formats.coco import is_coco, list_coco
+from data.formats.coco import is_coco, list_coco, why_not_coco
 from data.formats.containers import is_npz, is_value_table, list_npz, list_value_tables
 from data.formats.folders import list_folders
 from data.formats.identities import list_identities
@@ -85,4 +85,6 @@ def list_source(tree: FileTree, family: str) -> Listing:
                 ignored = "".join(f"; {count} {reason}" for reason, count in sorted(listing.ignored.items()))
                 raise ValueError(f"{tree.name}: no {noun_of(family)} found: {layout}{ignored}")
             return listing
-    raise ValueError(f"{tree.name}: no known layout for {family}: {layout}")
+    fault = why_not_coco(tree) if family == "detection" else ""
+    why = f" ({fault})" if fault else ""
+    raise ValueError(f"{tree.name}: no known layout for {family}{why}: {layout}")

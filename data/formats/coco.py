@@ -58,6 +58,19 @@ def _files(tree: FileTree) -> list[str]:
     return instances or found
 
 
+def why_not_coco(tree: FileTree) -> str:
+    """What is wrong with the first JSON file that speaks of images and cannot be read as COCO's; or nothing."""
+    for name in wanted_files(tree):
+        if name.lower().endswith(".json"):
+            try:
+                text = read_text(tree, name)
+                if '"images"' in text:
+                    read_coco(name, text)
+            except ValueError as error:
+                return str(error)
+    return ""
+
+
 def list_coco(tree: FileTree) -> Listing:
     """List the images of all JSON files of a source; raises a ValueError of one line for a file that is none."""
     files = _files(tree)
@@ -87,7 +100,23 @@ def list_coco(tree: FileTree) -> Listing:
                 issues[NO_BOXES].append(path)
             items[path] = _item(path, top, split, image, found)
     ignored = count_ignored(tree, set(items) | set(files), "not listed in the COCO JSON")
-    return Listing(tuple(items.values()), ignored, classes=classes, issues=dict(issues))
+    notes = _same_names(documents)
+    return Listing(tuple(items.values()), ignored, classes=classes, issues=dict(issues), notes=notes)
+
+
+def _same_names(documents: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """Categories of one file that are called alike, and are so one class."""
+    notes = []
+    for name, document in documents.items():
+        keys: dict[str, list[str]] = defaultdict(list)
+        for key, label in document["categories"].items():
+            keys[label].append(str(key))
+        notes += [
+            f"{name}: categories {', '.join(alike)} are all called {label!r}, and taken as one class"
+            for label, alike in keys.items()
+            if len(alike) > 1
+        ]
+    return tuple(notes)
 
 
 def _item(path: str, top: str, split: Split | None, image: dict[str, Any], rows: list[Any]) -> RawItem:

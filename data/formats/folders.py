@@ -4,7 +4,7 @@ Without split folders, text files that are called like splits (`train.txt`, `spl
 one a line, perhaps with a label behind it, are the splits.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 from data.archive import FileTree, parents_of
@@ -22,6 +22,7 @@ from data.formats.listing import (
 )
 
 MAX_LIST_BYTES = 256 << 20
+MASK_FOLDERS = {"annotations", "gt", "label", "labels", "mask", "masks", "segmentation", "segmentations"}
 
 
 def list_folders(tree: FileTree) -> Listing:
@@ -56,7 +57,21 @@ def list_folders(tree: FileTree) -> Listing:
         ignored["not in a class folder"] -= len(lists)
         issues = {LISTED_ONLY: lost} if lost else {}
     counts = {reason: count for reason, count in sorted(ignored.items()) if count}
-    return Listing(tuple(items), counts, tuple(sorted(empty)), issues=issues)
+    return Listing(tuple(items), counts, tuple(sorted(empty)), issues=issues, notes=_mask_notes(items))
+
+
+def _mask_notes(items: list[RawItem]) -> tuple[str, ...]:
+    """Folders that are called like masks and hold a file for each of another's: classes that nobody meant."""
+    files: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        files[item.targets["label"]].add(item.id.rpartition("/")[2].partition(".")[0])
+    return tuple(
+        f"the folder {mask!r} holds a file for each of {label!r}: masks are not read yet, and these files are stored "
+        f"as the class {mask!r}"
+        for mask in sorted(files)
+        for label in sorted(files)
+        if mask.lower() in MASK_FOLDERS and mask != label and files[label] == files[mask]
+    )
 
 
 def _listed_splits(tree: FileTree, items: list[RawItem]) -> tuple[dict[str, Split], set[str], list[str]]:

@@ -25,6 +25,8 @@ def list_table(tree: FileTree) -> Listing:
             items[item.id] = item
     except csv.Error as error:
         raise ValueError(f"{name}: not a readable CSV ({error})") from None
+    if not items:
+        raise ValueError(f"{name}: no row below the columns; name a file and its label in each")
     return Listing(tuple(items.values()))
 
 
