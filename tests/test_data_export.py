@@ -232,6 +232,7 @@ def test_real_landmarks_come_in_and_go_out_and_come_back(tmp_path: Path) -> None
     assert targets_of(round_trip(tmp_path, dataset, "folders")) == targets_of(dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_faces_come_in_with_lists_and_pairs(tmp_path: Path) -> None:
     report, dataset = real(tmp_path, "lfw_deepfunneled_c128.tar.xz", "faces")

@@ -190,6 +190,7 @@ def test_another_teacher_under_the_same_name_is_refused_when_a_run_goes_on(
     run(digits, tmp_path / "run", teacher)
 
 
+@pytest.mark.slow
 def test_ray_and_this_process_give_the_same_student(digits: Dataset, tmp_path: Path) -> None:
     teacher = teacher_of(tmp_path / "teacher", digits)
     cluster.connect()

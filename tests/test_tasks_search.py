@@ -84,7 +84,13 @@ def run(
     return search(family, config, parse_space(texts, config), plan, dataset, folder, audience or Audience())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        "classification",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "classification"),
+    ],
+)
 def test_a_trial_is_the_training_that_its_values_would_be(
     family: str, datasets: dict[str, Dataset], tmp_path: Path
 ) -> None:
@@ -106,6 +112,7 @@ def test_a_trial_is_the_training_that_its_values_would_be(
     assert list((tmp_path / "search" / TRIALS).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search(digits: Dataset, tmp_path: Path) -> None:
     texts = ("optim.lr=log:1e-4..1e-1", "train.batch_size=32..64")
     found = [run(digits, tmp_path / name, *texts, how={"trials": 3}).trials() for name in "ab"]

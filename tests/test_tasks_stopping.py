@@ -55,6 +55,7 @@ def rank(number: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_with_clocks_of_their_own_stop_at_the_first_ones_word(tmp_path: Path) -> None:
     start = multiprocessing.get_context("spawn").Process
     processes = [start(target=rank, args=(number, tmp_path)) for number in range(2)]
