@@ -12,6 +12,7 @@ from data.archive import memory_tree
 from data.arrays import SIGNAL, VOLUME, decode_item
 from data.checks import check
 from data.dataset import SPLITS, Dataset
+from data.decode import DecodeError
 from data.export import export
 from data.formats import list_source
 from data.ingest import ingest
@@ -251,6 +252,13 @@ def test_a_table_of_values_has_a_signal_in_each_row() -> None:
     ]  # fmt: skip
 
 
+def test_a_value_beyond_float32_is_infinite_and_sets_its_item_aside() -> None:
+    listing = listing_of("signals", {"values.csv": b"label,a,b\nx,1,1e39\n"})
+    assert listing.tree is not None
+    with pytest.raises(DecodeError, match="1 of 2 values are infinite"):
+        decode_item(listing.tree.read(listing.items[0].path), SIGNAL)
+
+
 def test_tables_called_like_splits_are_the_splits() -> None:
     files = {f"x_{split}.csv": b"label,a,b\n1,2,3\n" for split in ("train", "test")}
     assert labels_of("signals", files) == {
@@ -268,6 +276,8 @@ def test_tables_called_like_splits_are_the_splits() -> None:
         ("label,a\n,1\n", "line 2: label is empty"),
         ("label,a,split\nx,1,dev\n", r"split \(='dev'\) must be one of"),
         ("id,label,a\nx,1,2\nx,1,2\n", "an id stands there twice"),
+        ("l\x1cbel,a\nx,1\n", "has control characters"),
+        (f"label,{'a' * 200_000}\nx,1\n", "t.csv: not a readable CSV .field larger than field limit"),
     ],
 )
 def test_a_table_that_is_no_dataset_says_why(text: str, message: str) -> None:

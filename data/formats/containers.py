@@ -47,8 +47,11 @@ class Part:
 
 
 def stored(values: np.ndarray) -> np.ndarray:
-    """The type in which an item is kept: integers as they are, floats as float32."""
-    return values if values.dtype.kind in "biu" else values.astype(np.float32)
+    """The type in which an item is kept: integers as they are, floats as float32, too large ones as infinite."""
+    if values.dtype.kind in "biu":
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def list_parts(tree: FileTree, parts: Sequence[Part], used: set[str]) -> Listing:
@@ -182,7 +185,10 @@ def is_value_table(tree: FileTree) -> bool:
 
 def _columns(tree: FileTree, name: str) -> list[str]:
     first = read_text(tree, name).lstrip().partition("\n")[0]
-    return [cell.strip() for cell in next(csv.reader(io.StringIO(first)), [])]
+    try:
+        return [cell.strip() for cell in next(csv.reader(io.StringIO(first)), [])]
+    except csv.Error:  # whoever reads the file says what is wrong with it
+        return []
 
 
 def list_value_tables(tree: FileTree) -> Listing:
@@ -200,6 +206,9 @@ def _read_values(tree: FileTree, name: str) -> Part:
     except csv.Error as error:
         raise ValueError(f"{name}: not a readable CSV ({error})") from None
     columns = [column.strip() for column in columns]
+    odd = next((column for column in columns if not column.isprintable()), None)
+    if odd is not None:
+        raise ValueError(f"{name}: a column's name (={odd!r}) has control characters")
     lower = [column.lower() for column in columns]
     if lower.count("label") != 1:
         raise ValueError(
@@ -241,6 +250,6 @@ def parse_values(cells: Sequence[str], where: str) -> np.ndarray:
     while texts and not texts[-1]:
         texts.pop()
     try:
-        return np.array(["nan" if text in ("", "?") else text for text in texts]).astype(np.float32)
+        return stored(np.array(["nan" if text in ("", "?") else text for text in texts]).astype(np.float64))
     except ValueError as error:
         raise ValueError(f"{where}: a value is no number ({str(error)[-60:]})") from None
