@@ -28,8 +28,7 @@ from data.ingest import IngestConfig, ingest
 from pipelines.configuration import configuration
 from pipelines.parameters import section
 from tasks.classification import ClassificationConfig
-from tasks.curve import measure
-from tasks.curveplan import CurveConfig, points_of
+from tasks.curve import CurveConfig, measure, points_of
 from tasks.features import SPLITS, cached_features, compute_here
 from tasks.loop import Progress
 from tasks.registry import resolve_model

@@ -16,10 +16,10 @@ from pipelines.parameters import AUTO, merge, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
 from tasks.paths import store
-from tasks.settings import CurveMode
 
 FLOW = "pipelines.curve:learning_curve"
 FILES = ("cells.csv", "curve.json", "curve.png")
+Mode = Literal["head", "stages", "all", "scratch"]
 
 
 def learning_curve(
@@ -30,7 +30,7 @@ def learning_curve(
     recipe: str = AUTO,
     weights: str | None = None,
     shots: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
-    modes: Annotated[list[CurveMode] | None, Parameter(consume_multiple=True, negative=())] = None,
+    modes: Annotated[list[Mode] | None, Parameter(consume_multiple=True, negative=())] = None,
     seeds: int | None = None,
     steps: int | None = None,
     stages: int | None = None,
@@ -74,19 +74,31 @@ def learning_curve(
         Folder to copy cells.csv, curve.json and curve.png to.
     """
     nested = parse_changes(changes or [])
-    if weights is not None:
-        nested = merge(nested, {"transfer": {"weights": weights}})
     accepted = parse_accepted(accept or [])
     asked = {"shots": shots, "modes": modes, "num_seeds": seeds, "num_steps": steps, "num_stages": stages}
     curve = {name: value for name, value in asked.items() if value is not None}
+    if weights is not None:
+        nested = merge(nested, {"transfer": {"weights": weights}})
     if resume is not None:
         if family or dataset or recipe != AUTO or nested or accepted or curve:
             raise ValueError(
                 "--resume goes on with the parameters of that curve: give nothing else that decides it"
             )
         start_engines(executor)
+    elif family is None or dataset is None:
+        raise ValueError(
+            "learning-curve needs a family and --dataset NAME, for example: learning-curve classification "
+            "--dataset ants --recipe finetune"
+        )
     else:
-        start_new(family, dataset, recipe, nested, curve, accepted, executor)
+        start_engines(executor)
+        # Only now, for torch takes seconds that the engines can use.
+        from pipelines.curve import job_of
+
+        job_of(dataset, recipe, nested, curve, accepted)
+        opened = Dataset.open(store() / dataset)
+        opened.require_family(family)  # the flow would refuse too, but only when engines have started
+        obey(*examine(opened, accepted))
     with quiet_stdout(as_json):
         summary = call_flow(
             FLOW, dataset or "", recipe, nested or None, curve or None, resume=resume, executor=executor,
@@ -97,31 +109,6 @@ def learning_curve(
             for name in FILES:
                 shutil.copy2(Path(summary["folder"]) / name, out / name)
     emit(summary, [points_table(summary), pairs("", about(summary))], as_json)
-
-
-def start_new(
-    family: str | None,
-    dataset: str | None,
-    recipe: str,
-    changes: dict[str, Any],
-    curve: dict[str, Any],
-    accepted: tuple[str, ...],
-    executor: Executor,
-) -> None:
-    """Start the engines of a new curve; meanwhile, raise ValueError for what the flow would refuse once they run."""
-    if family is None or dataset is None:
-        raise ValueError(
-            "learning-curve needs a family and --dataset NAME, for example: learning-curve classification "
-            "--dataset ants --recipe finetune"
-        )
-    start_engines(executor)
-    # Only now, for torch takes seconds that the engines can use.
-    from pipelines.curve import job_of
-
-    job_of(dataset, recipe, changes, curve, accepted)
-    opened = Dataset.open(store() / dataset)
-    opened.require_family(family)
-    obey(*examine(opened, accepted))
 
 
 def points_table(summary: dict[str, Any]) -> Table:

@@ -29,8 +29,7 @@ from pipelines.reporting import Reporter, Status, current_reporter
 from pipelines.training import end_badly, exclusive, require_same_beginning, run_folder
 from tasks import registry
 from tasks.classification import ClassificationConfig
-from tasks.curve import FAMILY, measure
-from tasks.curveplan import CellResult, CurveConfig, Point, points_of, scarce, steps_of
+from tasks.curve import FAMILY, CellResult, CurveConfig, Point, measure, points_of, scarce, steps_of
 from tasks.lineage import Lineage
 from tasks.transfer import Weights
 

@@ -13,21 +13,26 @@ pictures of `all` and `scratch`, are made once and shared by all cells. A finish
 and is not run again. Cells run one after the other in this process, or side by side on Ray.
 """
 
+import itertools
 import json
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import Field, field_validator
 
 from data.dataset import Dataset, DatasetInfo, Split
 from data.files import write_whole
-from data.stream import Layout, RowReader
-from tasks.batches import Job
-from tasks.classification import ClassificationConfig
+from data.parameters import Parameters
+from data.random import SampleGenerator
+from data.stream import Layout, layout_of
+from tasks.batches import BatchPlan, Job
+from tasks.classification import ClassificationConfig, changing, without_chance
 from tasks.cluster import (
     call_each,
     cluster_info,
@@ -38,7 +43,6 @@ from tasks.cluster import (
     require_resources,
     share,
 )
-from tasks.curveplan import Cell, CellResult, CurveConfig, cells_of, choose_rows, config_of, of_rows, steps_of
 from tasks.families import FAMILIES, Family
 from tasks.features import Compute, cached_features, caches, compute_here, device_of, started
 from tasks.feed import Feed, Feeds, fit_from, probe, resident
@@ -49,7 +53,76 @@ from tasks.transfer import Weights
 
 FAMILY = "classification"
 DECODE_ROWS = 256  # in one piece
+Mode = Literal["head", "stages", "all", "scratch"]
 Arrays = dict[str, np.ndarray]
+
+
+class CurveConfig(Parameters):
+    """What a learning curve is made of."""
+
+    shots: tuple[int, ...] = Field(
+        min_length=1, description="training pictures a class; all of them where a class has fewer"
+    )
+    modes: tuple[Mode, ...] = Field(
+        min_length=1,
+        description="what is trained: head (on cached features), stages (and the head), all, or scratch (from chance)",
+    )
+    num_seeds: int = Field(ge=1, description="of pictures, initial weights and order: runs of each cell")
+    num_steps: int = Field(ge=0, description="of every cell; 0: as many as the recipe takes on all of train")
+    num_stages: int = Field(ge=1, description="trained stages before the head; read by mode stages only")
+
+    @field_validator("shots")
+    @classmethod
+    def _some(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        if min(shots) < 1:
+            raise ValueError("of each class there must be at least 1 picture")
+        return shots
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run."""
+
+    mode: Mode
+    shots: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.mode}-{self.shots}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What a cell gave."""
+
+    mode: Mode
+    shots: int
+    seed: int
+    num_images: int
+    num_steps: int
+    accuracy: float  # on validation
+    loss: float  # on validation, in nats
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """The seeds of a mode at a number of pictures a class."""
+
+    mode: Mode
+    shots: int
+    num_images: int
+    accuracies: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation; NaN of one seed."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else float("nan")
 
 
 @dataclass(frozen=True)
@@ -83,6 +156,54 @@ def on_ray(settings: TrainConfig) -> Place:
     connect()
     require_resources(1, max(1, settings.cpus_per_worker), settings.gpus_per_worker)
     return Place(call_each, share, compute_features, cluster_info().num_cpus)
+
+
+def choose_rows(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """Places of `shots` samples of each class, all where it has fewer, by chance: (M,) int64, rising.
+
+    Those of fewer shots are among those of more. `labels` (N,).
+    """
+    draws = SampleGenerator(seed, 0).uniform(np.arange(len(labels)), "shots")[:, 0]
+    order = np.argsort(draws, kind="stable")
+    chosen = [order[labels[order] == label][:shots] for label in np.unique(labels)]
+    return np.sort(np.concatenate(chosen))
+
+
+def cells_of(curve: CurveConfig, seed: int) -> list[Cell]:
+    """All cells, the quick ones first, from this seed on."""
+    seeds = range(seed, seed + curve.num_seeds)
+    modes, shots = dict.fromkeys(curve.modes), sorted(set(curve.shots))
+    return [Cell(mode, num, each) for num, mode, each in itertools.product(shots, modes, seeds)]
+
+
+def steps_of(base: ClassificationConfig, curve: CurveConfig, dataset: Dataset) -> int:
+    """The optimizer steps of every cell."""
+    return curve.num_steps or BatchPlan.of(base.train, layout_of(dataset, "train"), 0, 1).num_steps
+
+
+def config_of(
+    base: ClassificationConfig, curve: CurveConfig, cell: Cell, num_images: int, num_steps: int
+) -> ClassificationConfig:
+    """The parameters of a cell: the recipe's, but for what is trained, how long, and on how many pictures."""
+    plain = not changing(base.augment) and not base.train.growth
+    frozen: dict[Mode, dict[str, Any]] = {
+        "head": {"mode": "head", "num_stages": 0, "cache_features": True},
+        "stages": {"mode": "stages", "num_stages": curve.num_stages, "cache_features": plain},
+        "all": {"mode": "all", "num_stages": 0, "cache_features": False},
+        "scratch": {"mode": "all", "num_stages": 0, "cache_features": False, "weights": ""},
+    }
+    values = base.model_dump(mode="json")
+    values["transfer"] |= frozen[cell.mode]
+    values["train"] |= {
+        "epochs": num_steps / (num_images // min(num_images, base.train.batch_size)),
+        "seed": cell.seed, "num_workers": 1, "augment_workers": 0, "time_budget_s": 0.0, "patience": 0,
+        "accumulate_batches": base.train.accumulate_batches if num_images >= base.train.batch_size else 1,
+        "validate_every_epochs": 0, "checkpoint_every_steps": num_steps,
+    }  # fmt: skip
+    if cell.mode == "head":
+        values["augment"] = without_chance(base.augment).model_dump(mode="json")
+        values["train"]["growth"] = []
+    return ClassificationConfig.parse(values, f"learning curve, {cell.mode}")
 
 
 class CellSession:
@@ -153,43 +274,28 @@ def decode_piece(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig
 def decode_pictures(
     dataset: Dataset, config: ClassificationConfig, needed: np.ndarray, where: Place
 ) -> dict[Split, Arrays]:
-    """The pictures at `needed` of train, rising, and all of val; raises ValueError if they exceed `train.data_gb`."""
+    """The pictures at `needed` of train, and all of val; raises ValueError if they exceed `train.data_gb`."""
     family = FAMILIES[FAMILY]
     sample = probe(family, dataset)
     decoded = family.decode(sample, dataset.info, config)
-    wanted: dict[Split, np.ndarray] = {"train": needed, "val": np.arange(dataset.info.num_images("val"))}
-    num = sum(map(len, wanted.values()))
+    num = len(needed) + dataset.info.num_images("val")
     needed_gb = num * sum(array.nbytes for array in decoded.values()) / sample.num_rows / 1e9
     if needed_gb > config.train.data_gb:
         raise ValueError(
             f"the pictures of this learning curve take {needed_gb:.3g} GB of memory, and train.data_gb is "
             f"{config.train.data_gb:g}: raise it, or lower the shots or the seeds"
         )
+    tables: dict[Split, pa.Table] = {
+        "train": dataset.rows("train", needed.tolist(), family.columns),
+        "val": dataset.table("val", list(family.columns)),
+    }
     found: dict[Split, Arrays] = {}
-    for split, rows in wanted.items():
-        pieces = list(decode_pieces(dataset, split, rows, config, where))
-        found[split] = join_arrays(pieces, family.empty(dataset.info, config))
+    for split, table in tables.items():
+        starts = range(0, table.num_rows, DECODE_ROWS)
+        calls = [(table.slice(start, DECODE_ROWS), dataset.info, config) for start in starts]
+        pieces = dict(where.each(decode_piece, calls, 1, 0.0))
+        found[split] = join_arrays([pieces[i] for i in sorted(pieces)], family.empty(dataset.info, config))
     return found
-
-
-def decode_pieces(
-    dataset: Dataset, split: Split, rows: np.ndarray, config: ClassificationConfig, where: Place
-) -> Iterator[Arrays]:
-    """The samples at `rows`, rising, a few at a time; no more files are in memory at once than are being decoded."""
-    reader = RowReader(dataset, split, FAMILIES[FAMILY].columns, cache_bytes=0)
-    block_of = np.searchsorted(reader.ends, rows, side="right")
-    pieces = [
-        own[start : start + DECODE_ROWS]
-        for own in np.split(
-            rows, np.flatnonzero(np.diff(block_of)) + 1
-        )  # else a piece would read many blocks
-        for start in range(0, len(own), DECODE_ROWS)
-    ]
-    for first in range(0, len(pieces), where.num_parts):
-        some = pieces[first : first + where.num_parts]
-        calls = [(reader.take(piece), dataset.info, config) for piece in some]
-        decoded = dict(where.each(decode_piece, calls, 1, 0.0))
-        yield from (decoded[place] for place in sorted(decoded))
 
 
 class Materials:
@@ -257,6 +363,12 @@ def measure(
     return [results[cell] for cell in cells]
 
 
+def of_rows(info: DatasetInfo, labels: np.ndarray) -> DatasetInfo:
+    """The dataset as if it had these training pictures only; its channel statistics stay those of all."""
+    counts = dict(zip(info.classes, np.bincount(labels, minlength=len(info.classes)).tolist(), strict=True))
+    return info.model_copy(update={"counts": {**info.counts, "train": counts}})
+
+
 def cell_file(folder: Path, cell: Cell) -> Path:
     return folder / "cells" / f"{cell.name}.json"
 
@@ -270,3 +382,29 @@ def write_cell(folder: Path, cell: Cell, result: CellResult) -> None:
     file = cell_file(folder, cell)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(asdict(result), indent=2) + "\n")
+
+
+def points_of(results: Sequence[CellResult]) -> list[Point]:
+    """Seeds together, by shots and then by mode, in the order in which they came."""
+    groups: dict[tuple[int, Mode], list[CellResult]] = {}
+    for result in results:
+        groups.setdefault((result.shots, result.mode), []).append(result)
+    return [
+        Point(mode, shots, each[0].num_images, tuple(result.accuracy for result in each))
+        for (shots, mode), each in groups.items()
+    ]
+
+
+def best_at(points: Sequence[Point], shots: int) -> Point:
+    """The mode of the highest mean; of equal ones the first."""
+    return max((point for point in points if point.shots == shots), key=lambda point: point.mean)
+
+
+def scarce(info: DatasetInfo, shots: int) -> str:
+    """A sentence on classes that have fewer than `shots` training pictures, or ""."""
+    few = {name: num for name, num in info.counts["train"].items() if num < shots}
+    if not few:
+        return ""
+    shown = ", ".join(f"{name} {num}" for name, num in itertools.islice(few.items(), 5))
+    more = f" and {len(few) - 5} more" if len(few) > 5 else ""
+    return f"fewer than {shots} training pictures: {shown}{more}; there all of them are used"

@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from data.files import write_whole
-from tasks.curveplan import CellResult, Point, best_at
+from tasks.curve import CellResult, Mode, Point, best_at
 from tasks.figures import BLUE, GREY, ORANGE, VERMILLION, save_figure, title
-from tasks.settings import CurveMode
 
 # mode → its name in a figure, its colour and mark
-LOOKS: dict[CurveMode, tuple[str, str, str]] = {
+LOOKS: dict[Mode, tuple[str, str, str]] = {
     "head": ("head, on cached features", BLUE, "o"),
     "stages": ("last stages and head", ORANGE, "D"),
     "all": ("everything", VERMILLION, "s"),

@@ -9,7 +9,6 @@ from data.parameters import Parameters
 Precision = Literal["auto", "bf16", "fp32"]
 DataMode = Literal["auto", "resident", "streaming"]
 ViewName = Literal["single", "mirror", "mirror_shift", "ten_crop", "multi_scale"]
-CurveMode = Literal["head", "stages", "all", "scratch"]  # of a learning curve
 
 
 class TrainConfig(Parameters):

@@ -12,12 +12,10 @@ from hypothesis import strategies
 
 from data.dataset import Dataset
 from data.stream import layout_of
-from tasks import cluster, curve, curveplan, features
+from tasks import cluster, curve, features
 from tasks.classification import changing, without_chance
-from tasks.curve import measure
-from tasks.curveplan import Cell, CellResult, CurveConfig, best_at, choose_rows, points_of
+from tasks.curve import Cell, CellResult, CurveConfig, best_at, choose_rows, measure, points_of
 from tasks.curvereport import curve_figure, write_curve
-from tasks.families import FAMILIES
 from tasks.loop import BatchPlan
 from tasks.train import train
 from tasks.transfer import Weights
@@ -91,23 +89,10 @@ def test_a_seed_chooses_its_pictures_again_and_another_one_others() -> None:
     assert not np.array_equal(choose_rows(labels, 20, 0), choose_rows(labels, 20, 1))
 
 
-def test_the_pictures_of_a_curve_are_those_of_the_whole_split(
-    digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, family = config_of(), FAMILIES[FAMILY]
-    whole = family.decode(digits.table("train", list(family.columns)), digits.info, config)
-    rows = np.unique(np.random.default_rng(0).integers(0, len(whole["labels"]), 40))
-    monkeypatch.setattr(curve, "DECODE_ROWS", 7)
-    found = curve.decode_pictures(digits, config, rows, curve.here())
-    for name, values in found["train"].items():
-        assert np.array_equal(values, whole[name][rows])
-    assert len(found["val"]["labels"]) == digits.info.num_images("val")
-
-
 def test_a_class_with_too_few_pictures_is_named(digits: Dataset) -> None:
     least = min(digits.info.counts["train"].items(), key=lambda item: item[1])
-    assert curveplan.scarce(digits.info, least[1]) == ""
-    assert f"{least[0]} {least[1]}" in curveplan.scarce(digits.info, least[1] + 1)
+    assert curve.scarce(digits.info, least[1]) == ""
+    assert f"{least[0]} {least[1]}" in curve.scarce(digits.info, least[1] + 1)
 
 
 # --- how a cell trains -------------------------------------------------------------------------------------------
@@ -115,7 +100,7 @@ def test_a_class_with_too_few_pictures_is_named(digits: Dataset) -> None:
 
 @pytest.mark.parametrize("num_images", [2, 10, 63, 64, 65, 640])
 def test_every_cell_takes_the_same_number_of_steps(num_images: int) -> None:
-    config = curveplan.config_of(config_of(), quick(num_steps=37), Cell("all", 1, 0), num_images, 37)
+    config = curve.config_of(config_of(), quick(num_steps=37), Cell("all", 1, 0), num_images, 37)
     plan = BatchPlan.of(config.train, curve.Layout((num_images,), 0), 0, 1)
     assert plan.num_steps == 37
     assert plan.batch_size == min(num_images, 64)
@@ -124,7 +109,7 @@ def test_every_cell_takes_the_same_number_of_steps(num_images: int) -> None:
 def test_without_a_number_the_steps_are_the_recipes_on_all_of_train(digits: Dataset) -> None:
     base = config_of(train__epochs=2.0)
     steps = BatchPlan.of(base.train, layout_of(digits, "train"), 0, 1).num_steps
-    assert curveplan.steps_of(base, quick(num_steps=0), digits) == steps > 2
+    assert curve.steps_of(base, quick(num_steps=0), digits) == steps > 2
 
 
 def test_the_head_sees_plain_pictures_and_stages_are_cached_only_where_nothing_is_left_to_chance() -> None:
@@ -136,7 +121,7 @@ def test_the_head_sees_plain_pictures_and_stages_are_cached_only_where_nothing_i
     assert changing(without_chance(moved.augment)) == []
 
     def of(base: Any, mode: Any) -> Any:
-        return curveplan.config_of(base, quick(), Cell(mode, 3, 0), 30, 3)
+        return curve.config_of(base, quick(), Cell(mode, 3, 0), 30, 3)
 
     head = of(moved, "head")
     assert head.transfer.cache_features and not changing(head.augment) and head.train.growth == ()
