@@ -12,11 +12,9 @@ import numpy as np
 from scipy.stats import binomtest, t
 
 from tasks.metrics import (
+    LEAST_PROBABILITY,
     NUM_BINS,
-    brier_scores,
-    confidence_bins,
     confusion_matrix,
-    negative_log_likelihoods,
     per_class,
 )
 
@@ -95,14 +93,16 @@ class Resampled:
     """The metrics of one network on any choice of its N images: prepared once, for many draws."""
 
     def __init__(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
+        rows = probabilities.astype(np.float64)
+        true = rows[np.arange(len(labels)), labels]
         self.num_classes = probabilities.shape[1]
         self.predicted = probabilities.argmax(1)
         self.labels = labels
         self.right = (self.predicted == labels).astype(np.float64)
-        self.top = probabilities.max(1).astype(np.float64)
-        self.bins = confidence_bins(self.top)
-        self.nll = negative_log_likelihoods(probabilities, labels)
-        self.brier = brier_scores(probabilities, labels)
+        self.top = rows.max(1)
+        self.bins = np.clip(np.ceil(self.top * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+        self.nll = -np.log(np.maximum(true, LEAST_PROBABILITY))
+        self.brier = (rows**2).sum(1) - 2 * true + 1
 
     def metrics(self, chosen: np.ndarray) -> np.ndarray:
         """`PAIRED`, in that order, of the images at the places `chosen`, each as often as it is there."""

@@ -103,16 +103,11 @@ def wilson_interval(num_right: int, num_samples: int, confidence: float = 0.95) 
     return low, high
 
 
-def confidence_bins(confidence: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
-    """(N,) int64: in which of `num_bins` equal bins (low, high] of (0, 1] each confidence lies."""
-    return np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
-
-
 def reliability(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
     """Accuracy against confidence of the predicted class, in `num_bins` equal bins of (0, 1]."""
     top = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
-    bins = confidence_bins(top, num_bins)
+    bins = np.clip(np.ceil(top * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     count = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):  # 0/0 of an empty bin is the NaN we want
         accuracy = np.bincount(bins, weights=right, minlength=num_bins) / count
@@ -121,17 +116,17 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = N
     return Reliability(edges[:-1], edges[1:], count, accuracy, confidence)
 
 
-def negative_log_likelihoods(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N,): -log p(true class), in nats; probabilities below `LEAST_PROBABILITY` count as that."""
+def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of -log p(true class), in nats; probabilities below `LEAST_PROBABILITY` count as that."""
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return np.asarray(-np.log(np.maximum(true, LEAST_PROBABILITY)))
+    return float(-np.log(np.maximum(true, LEAST_PROBABILITY)).mean())
 
 
-def brier_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N,): Σ_k (p_k - [k is true])², from 0 to 2 (Brier 1950)."""
+def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of Σ_k (p_k - [k is true])², from 0 to 2 (Brier 1950)."""
     rows = probabilities.astype(np.float64)
     true = rows[np.arange(len(labels)), labels]
-    return np.asarray((rows**2).sum(axis=1) - 2 * true + 1)
+    return float(((rows**2).sum(axis=1) - 2 * true + 1).mean())
 
 
 def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -168,7 +163,7 @@ def summarise(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]
 def confidence_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """How well the probabilities themselves fit: NLL, Brier's score and ECE."""
     return {
-        "nll": float(negative_log_likelihoods(probabilities, labels).mean()),
-        "brier": float(brier_scores(probabilities, labels).mean()),
+        "nll": negative_log_likelihood(probabilities, labels),
+        "brier": brier_score(probabilities, labels),
         "ece": reliability(probabilities, labels).expected_error,
     }

@@ -72,9 +72,7 @@ def records_on(family: str, dataset: str) -> list[RunRecord]:
     client = connect()
     experiment = client.get_experiment_by_name(f"convoy/{family}")
     found: list[Run] = []
-    token: str | None = (
-        None if "'" in dataset else ""
-    )  # no dataset's name has a quote, and the filter allows none
+    token: str | None = ""
     while token is not None and experiment is not None:
         page = client.search_runs(
             [experiment.experiment_id],

@@ -17,7 +17,7 @@ from data.dataset import Dataset
 from tasks.calibrate import calibrate, fit_on_validation, fit_temperature
 from tasks.ensemble import combine
 from tasks.evaluate import evaluate
-from tasks.metrics import negative_log_likelihoods
+from tasks.metrics import negative_log_likelihood
 from tasks.modelfile import load_card
 from tasks.predict import load_predictor
 from tasks.settings import EvaluateConfig
@@ -120,8 +120,8 @@ def test_the_images_that_it_is_fitted_to_never_become_less_likely(seed: int, fac
     logits, labels = drawn(seed, num_samples=60)
     probabilities = softmax(logits * factor, axis=1).astype(np.float32)
     found, _ = fit_temperature(probabilities, labels)
-    before = negative_log_likelihoods(probabilities, labels).mean()
-    assert negative_log_likelihoods(scaled(probabilities, found), labels).mean() <= before + 1e-6
+    before = negative_log_likelihood(probabilities, labels)
+    assert negative_log_likelihood(scaled(probabilities, found), labels) <= before + 1e-6
 
 
 def test_a_split_without_mistakes_leaves_the_temperature_at_one_and_says_so() -> None:

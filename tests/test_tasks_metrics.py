@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tasks.metrics import (
     check_probabilities,
     confusion_matrix,
-    negative_log_likelihoods,
+    negative_log_likelihood,
     per_class,
     reliability,
     summarise,
@@ -155,7 +155,7 @@ def test_top_5_is_reported_from_six_classes_on() -> None:
 
 def test_a_probability_of_zero_for_the_true_class_costs_finitely_much() -> None:
     probabilities = np.array([[1.0, 0.0], [0.5, 0.5]], np.float32)
-    assert negative_log_likelihoods(probabilities, np.array([1, 0])).mean() == pytest.approx(
+    assert negative_log_likelihood(probabilities, np.array([1, 0])) == pytest.approx(
         (87.33654 + np.log(2)) / 2, abs=1e-4
     )
 
