@@ -11,8 +11,10 @@ from sklearn.datasets import load_digits
 
 import tasks.compare
 from data.dataset import Dataset
+from pipelines import commands_compare
 from tasks import registry
 from tasks.evaluate import evaluate
+from tasks.runrecords import Predictions, RunRecord, read_predictions
 from tasks.settings import EvaluateConfig
 from tests.conftest import Run
 from tests.handmade import write_dataset, write_model
@@ -123,6 +125,24 @@ def test_the_same_seed_again_counts_once_and_other_code_is_noted(tested: Tested,
         "A: several runs of seed 0, of which the latest counts",
         "A: its runs were made by different code",
     ]
+
+
+def test_the_predictions_of_a_run_are_fetched_once(
+    keys: list[str], tested: Tested, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def read(record: RunRecord) -> Predictions:
+        fetched.append(record.key)
+        return read_predictions(record)
+
+    monkeypatch.setattr(commands_compare, "read_predictions", read)
+    third = tested("d0", 0, 0.4, data="digits-again")
+    assert len(json.loads(run("compare", *keys, third, "--json")[1])["differences"]) == 2
+    assert sorted(fetched) == sorted([*keys, third])
+    fetched.clear()
+    assert json.loads(run("compare", *keys[:3], "--json")[1])["differences"] == []
+    assert fetched == []
 
 
 def test_tests_on_different_images_are_not_compared(keys: list[str], tested: Tested, run: Run) -> None:
