@@ -112,23 +112,25 @@ def parse_accepted(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def judge(findings: Findings, accepted: Sequence[str]) -> Verdict:
-    """Which errors stop training where these names are accepted."""
+def judge(findings: Findings, accepted: Sequence[str], waived: Sequence[str] = ()) -> Verdict:
+    """Which errors stop a run where a person accepts these names, and others are of what it does not use."""
     there = {finding.name for finding in findings.findings}
     return Verdict(
-        stopped_by=tuple(f for f in findings.of_severity("error") if f.name not in accepted),
+        stopped_by=tuple(f for f in findings.of_severity("error") if f.name not in {*accepted, *waived}),
         accepted=tuple(f for f in findings.findings if f.name in accepted),
         unused=tuple(name for name in accepted if name not in there),
     )
 
 
-def examine(dataset: Dataset, accepted: Sequence[str]) -> tuple[Findings, Verdict]:
+def examine(
+    dataset: Dataset, accepted: Sequence[str], waived: Sequence[str] = ()
+) -> tuple[Findings, Verdict]:
     """What the gate of training says of a dataset; raises FileNotFoundError or ValueError if it cannot be read.
 
     A command asks before it starts engines, and the flow that it runs asks again: the second answer costs nothing.
     """
     findings = _find_once(dataset.path, dataset.info.model_dump_json())
-    return findings, judge(findings, accepted)
+    return findings, judge(findings, accepted, waived)
 
 
 @lru_cache(maxsize=1)

@@ -22,6 +22,7 @@ from data.files import file_sha256
 from data.formats.listing import Pair
 
 SHARD_BYTES = 64 << 20
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # of a dataset
 SHARD_ROWS = 16384
 MIN_SHARDS = 4  # of a split with more than MIN_SHARDS_FROM images, for workers to share
 MIN_SHARDS_FROM = 8192
@@ -95,7 +96,7 @@ def write_pairs(folder: Path, pairs: Sequence[Pair]) -> dict[str, str]:
 
 def check_name(name: str, family: str, store: Path) -> None:
     """Raise a ValueError unless a dataset of this name and family may be written."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
+    if not NAME.fullmatch(name):
         raise ValueError(
             f"name (={name!r}) must be lower-case letters, digits, '-' and '_', at most 64, "
             "and start with a letter or digit"

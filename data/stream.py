@@ -12,7 +12,7 @@ Blocks alone would mix little if a source's classes stood together; rows are sto
 
 import resource
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,14 @@ class RowReader:
             for owner, place in zip(owners.tolist(), (indices - first).tolist(), strict=True)
         ]
         return pa.concat_tables(pieces).combine_chunks()  # a copy: a slice would be sent with its whole block
+
+    def pieces(self, indices: np.ndarray, num_rows: int) -> Iterator[pa.Table]:
+        """The rows at `indices` (N,), which rise, in pieces of at most `num_rows`; one block is held at a time."""
+        for start in range(0, len(indices), num_rows):
+            own = indices[start : start + num_rows]
+            owners = np.searchsorted(self.ends, own, side="right")
+            parts = np.split(own, np.flatnonzero(np.diff(owners)) + 1)
+            yield pa.concat_tables([self.take(part) for part in parts])
 
     def _block(self, number: int) -> pa.Table:
         table = self.cache.pop(number, None)

@@ -15,11 +15,11 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, merge, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
+from tasks.curveplan import SPLITS, WAIVED, Mode
 from tasks.paths import store
 
 FLOW = "pipelines.curve:learning_curve"
 FILES = ("cells.csv", "curve.json", "curve.png")
-Mode = Literal["head", "stages", "all", "scratch"]
 
 
 def learning_curve(
@@ -73,32 +73,18 @@ def learning_curve(
     out
         Folder to copy cells.csv, curve.json and curve.png to.
     """
-    nested = parse_changes(changes or [])
-    accepted = parse_accepted(accept or [])
     asked = {"shots": shots, "modes": modes, "num_seeds": seeds, "num_steps": steps, "num_stages": stages}
     curve = {name: value for name, value in asked.items() if value is not None}
+    nested, accepted = parse_changes(changes or []), parse_accepted(accept or [])
     if weights is not None:
         nested = merge(nested, {"transfer": {"weights": weights}})
-    if resume is not None:
-        if family or dataset or recipe != AUTO or nested or accepted or curve:
-            raise ValueError(
-                "--resume goes on with the parameters of that curve: give nothing else that decides it"
-            )
-        start_engines(executor)
-    elif family is None or dataset is None:
+    if resume is not None and (family or dataset or recipe != AUTO or nested or accepted or curve):
         raise ValueError(
-            "learning-curve needs a family and --dataset NAME, for example: learning-curve classification "
-            "--dataset ants --recipe finetune"
+            "--resume goes on with the parameters of that curve: give nothing else that decides it"
         )
-    else:
-        start_engines(executor)
-        # Only now, for torch takes seconds that the engines can use.
-        from pipelines.curve import job_of
-
-        job_of(dataset, recipe, nested, curve, accepted)
-        opened = Dataset.open(store() / dataset)
-        opened.require_family(family)  # the flow would refuse too, but only when engines have started
-        obey(*examine(opened, accepted))
+    start_engines(executor)
+    if resume is None:
+        require_curve(family, dataset, recipe, nested, curve, accepted)
     with quiet_stdout(as_json):
         summary = call_flow(
             FLOW, dataset or "", recipe, nested or None, curve or None, resume=resume, executor=executor,
@@ -109,6 +95,31 @@ def learning_curve(
             for name in FILES:
                 shutil.copy2(Path(summary["folder"]) / name, out / name)
     emit(summary, [points_table(summary), pairs("", about(summary))], as_json)
+
+
+def require_curve(
+    family: str | None,
+    dataset: str | None,
+    recipe: str,
+    changes: dict[str, Any],
+    curve: dict[str, Any],
+    accepted: tuple[str, ...],
+) -> None:
+    """Raise ValueError for what the flow would refuse too, but only when engines have started."""
+    if family is None or dataset is None:
+        raise ValueError(
+            "learning-curve needs a family and --dataset NAME, for example: learning-curve classification "
+            "--dataset ants --recipe finetune"
+        )
+    # Only now, for torch takes seconds that the engines can use.
+    from pipelines.curve import job_of
+
+    job_of(dataset, recipe, changes, curve, accepted)
+    opened = Dataset.open(store() / dataset)
+    opened.require_family(family)
+    for split in SPLITS:
+        opened.require(split)
+    obey(*examine(opened, accepted, WAIVED))
 
 
 def points_table(summary: dict[str, Any]) -> Table:

@@ -29,7 +29,9 @@ from pipelines.reporting import Reporter, Status, current_reporter
 from pipelines.training import end_badly, exclusive, require_same_beginning, run_folder
 from tasks import registry
 from tasks.classification import ClassificationConfig
-from tasks.curve import FAMILY, CellResult, CurveConfig, Point, measure, points_of, scarce, steps_of
+from tasks.curve import Point, measure, points_of, scarce, steps_of
+from tasks.curvedata import FAMILY
+from tasks.curveplan import SPLITS, WAIVED, CellResult, CurveConfig
 from tasks.lineage import Lineage
 from tasks.transfer import Weights
 
@@ -153,8 +155,8 @@ def run_steps(
     """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
     run_id = ""
     try:
-        data = steps.check_dataset(FAMILY, job.dataset)
-        gate.run_checks(data, job.accept, reporter)
+        data = steps.check_dataset(FAMILY, job.dataset, SPLITS)
+        gate.run_checks(data, job.accept, reporter, WAIVED)
         weights = steps.resolve_weights(job.config, data)
         assert weights is not None
         lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)

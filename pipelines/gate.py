@@ -15,9 +15,14 @@ ACCEPTED_TAG, FOUND_TAG = "checks.accepted", "checks.found"
 
 
 @step("run checks")
-def run_checks(dataset: Dataset, accept: Sequence[str], reporter: Reporter) -> tuple[Findings, Verdict]:
-    """Look for faults in the dataset, and tell of them; raises ValueError for an error that is not accepted."""
-    findings, verdict = examine(dataset, accept)
+def run_checks(
+    dataset: Dataset, accept: Sequence[str], reporter: Reporter, waived: Sequence[str] = ()
+) -> tuple[Findings, Verdict]:
+    """Look for faults in the dataset, and tell of them; raises ValueError for an error that is not accepted.
+
+    `waived`: checks of what this run does not use.
+    """
+    findings, verdict = examine(dataset, accept, waived)
     publish_findings(findings, verdict)
     names = [finding.name for finding in findings.findings if finding.severity != "info"]
     if names:

@@ -6,7 +6,7 @@ its checkpoint, the MLflow run is the same one, and a model is not registered tw
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from data.checks import shard_fault
-from data.dataset import Dataset, way_back
+from data.dataset import Dataset, Split, way_back
 from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import Executor, registered_name
@@ -74,16 +74,14 @@ class LogReporter:
 
 
 @step("check dataset")
-def check_dataset(family: str, name: str) -> Dataset:
-    """Open the dataset; raises ValueError or FileNotFoundError if training or evaluation could not use it."""
-    return open_dataset(family, name)
+def check_dataset(family: str, name: str, splits: Sequence[Split] = ("train", "test")) -> Dataset:
+    """The dataset of that name, of that family, whole, with images in these splits.
 
-
-def open_dataset(family: str, name: str) -> Dataset:
-    """The dataset of that name, of that family, whole, with training and test images."""
+    Raises ValueError or FileNotFoundError for one that training or evaluation could not use.
+    """
     dataset = Dataset.open(store() / name)
     dataset.require_family(family)
-    for split in ("train", "test"):
+    for split in splits:
         dataset.require(split)
     for shard in dataset.info.shards:
         file = dataset.path / shard.file

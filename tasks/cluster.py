@@ -11,7 +11,7 @@ import socket
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -50,6 +50,7 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 ANSWER_TIMEOUT_S = 5.0
+CALLS_PER_CPU = 4  # that wait or run at a time
 
 _connecting = threading.Lock()
 
@@ -232,19 +233,26 @@ def _call(function: Callable[..., Any], num_threads: int, *arguments: Any) -> An
 
 
 def call_each(
-    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], num_threads: int, num_gpus: float
+    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], num_threads: int, num_gpus: float
 ) -> Iterator[tuple[int, Any]]:
     """Call a function with each of these arguments, on the cluster: (place in `calls`, result), as they end.
 
-    As many run at once as have a CPU for each thread (0: one) and their GPUs. What one raises ends them all, and is
-    raised here; RuntimeError where a process was lost. Nothing is called twice: whoever calls tries again.
+    As many run at once as have a CPU for each thread (0: one) and their GPUs; `calls` are taken only a few ahead of
+    that. What one raises ends them all, and is raised here; RuntimeError where a process was lost. Nothing is called
+    twice: whoever calls tries again.
     """
     threads = max(1, num_threads)
     task: Any = _call
     task = task.options(num_cpus=threads, num_gpus=num_gpus)
-    pending = {task.remote(function, threads, *arguments): place for place, arguments in enumerate(calls)}
+    most = CALLS_PER_CPU * max(1, cluster_info().num_cpus)
+    waiting = enumerate(calls)
+    pending: dict[ray.ObjectRef, int] = {}
     try:
-        while pending:
+        while True:
+            for place, arguments in itertools.islice(waiting, most - len(pending)):
+                pending[task.remote(function, threads, *arguments)] = place
+            if not pending:
+                return
             [done], _ = ray.wait(list(pending), num_returns=1)
             yield pending.pop(done), ray.get(done)
     except ray.exceptions.RayTaskError as error:

@@ -1,23 +1,32 @@
-"""What several seeds of one training say together, and what tells two trainings apart: plain statistics.
+"""What several seeds of one training say together, and what tells two trainings apart.
 
+Runs that differ in their seed alone are one training. What they say is plain statistics.
 An interval over seeds is Student's t: what another seed would give, on the same test images. An interval over images is
 a paired bootstrap (Efron and Tibshirani 1993, chapter 13): what other test images would give, with these networks.
 Both are 95%.
 """
 
+import string
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, t
 
 from tasks.metrics import (
-    LEAST_PROBABILITY,
-    NUM_BINS,
+    brier_losses,
+    confidence_bins,
     confusion_matrix,
+    log_losses,
     per_class,
+    reliability_in,
 )
+from tasks.runrecords import Predictions, RunRecord
 
+SEED = "train.seed"
+LETTERS = string.ascii_uppercase  # names of trainings; from the 27th on they are numbers
 CONFIDENCE = 0.95
 NUM_DRAWS = 2000  # of the bootstrap
 METRICS = ("accuracy", "top5_accuracy", "macro_f1", "nll", "brier", "ece")
@@ -53,6 +62,14 @@ class McNemar:
     only_first: int
     only_second: int
     p_value: float  # exact, two-sided
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone, by seed."""
+
+    name: str  # a letter
+    runs: list[RunRecord]
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -93,30 +110,26 @@ class Resampled:
     """The metrics of one network on any choice of its N images: prepared once, for many draws."""
 
     def __init__(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
-        rows = probabilities.astype(np.float64)
-        true = rows[np.arange(len(labels)), labels]
         self.num_classes = probabilities.shape[1]
-        self.predicted = probabilities.argmax(1)
-        self.labels = labels
-        self.right = (self.predicted == labels).astype(np.float64)
-        self.top = rows.max(1)
-        self.bins = np.clip(np.ceil(self.top * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
-        self.nll = -np.log(np.maximum(true, LEAST_PROBABILITY))
-        self.brier = (rows**2).sum(1) - 2 * true + 1
+        self.labels, self.predicted = labels, probabilities.argmax(1)
+        self.right = self.predicted == labels
+        self.top = probabilities.max(1).astype(np.float64)
+        self.bins = confidence_bins(self.top)
+        self.nll, self.brier = log_losses(probabilities, labels), brier_losses(probabilities, labels)
 
     def metrics(self, chosen: np.ndarray) -> np.ndarray:
         """`PAIRED`, in that order, of the images at the places `chosen`, each as often as it is there."""
         right = self.right[chosen]
         confusion = confusion_matrix(self.labels[chosen], self.predicted[chosen], self.num_classes)
-        gaps = np.bincount(self.bins[chosen], right - self.top[chosen], NUM_BINS)
-        ece = np.abs(gaps).sum() / len(chosen)
-        means = (
-            right.mean(),
-            per_class(confusion).macro_f1,
-            self.nll[chosen].mean(),
-            self.brier[chosen].mean(),
+        return np.array(
+            [
+                right.mean(),
+                per_class(confusion).macro_f1,
+                self.nll[chosen].mean(),
+                self.brier[chosen].mean(),
+                reliability_in(self.bins[chosen], self.top[chosen], right).expected_error,
+            ]
         )
-        return np.array([*means, ece])
 
 
 def paired_differences(
@@ -140,3 +153,75 @@ def paired_differences(
         seeds_low, seeds_high = welch(seeds[0][:, i], seeds[1][:, i]) or (None, None)
         found.append(Difference(metric, value, float(low[i]), float(high[i]), seeds_low, seeds_high))
     return found
+
+
+def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
+    """The trainings that runs belong to, in the order of their first runs, and what is to be known of them."""
+    found: dict[Any, list[RunRecord]] = {}
+    for record in records:
+        fixed = frozenset((name, value) for name, value in record.parameters.items() if name != SEED)
+        found.setdefault((record.experiment, record.digest, fixed), []).append(record)
+    groups: list[Group] = []
+    notes = []
+    for members in found.values():
+        name = LETTERS[len(groups)] if len(groups) < len(LETTERS) else str(len(groups) + 1)
+        latest = {run.seed: run for run in sorted(members, key=lambda run: run.start_ms)}
+        groups.append(Group(name, [latest[seed] for seed in sorted(latest)]))
+        again = sorted(seed for seed, times in Counter(run.seed for run in members).items() if times > 1)
+        if again:
+            notes.append(
+                f"{name}: several runs of seed {', '.join(map(str, again))}, of which the latest counts"
+            )
+        if len({run.commit for run in latest.values()}) > 1:
+            notes.append(f"{name}: its runs were made by different code")
+    return groups, notes
+
+
+def telling(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """The parameters that are not the same in all trainings, with the value in each; of one, its dataset and model."""
+    parameters = [{**group.runs[0].parameters, "data": group.runs[0].digest[:8]} for group in groups]
+    keys = sorted({name for values in parameters for name in values} - {SEED})
+    columns = {key: [values.get(key, "-") for values in parameters] for key in keys}
+    different = {key: values for key, values in columns.items() if len(set(values)) > 1}
+    return different or {key: columns[key] for key in ("dataset", "model.name")}
+
+
+def describe(group: Group) -> dict[str, Any]:
+    """A training over its seeds."""
+    shared = [name for name in METRICS if all(name in run.metrics for run in group.runs)]
+    return {
+        "training": group.name,
+        "seeds": [run.seed for run in group.runs],
+        "runs": [run.key for run in group.runs],
+        "metrics": {
+            name: asdict(spread(values)) | {"values": values}
+            for name in shared
+            for values in [[run.metrics[name] for run in group.runs]]
+        },
+    }
+
+
+def compare_pair(
+    first: Group, second: Group, one: Sequence[Predictions], other: Sequence[Predictions]
+) -> dict[str, Any]:
+    """How the second training differs from the first on the same test images; why not, if they are not the same.
+
+    `one` and `other` are what the tests of their runs gave.
+    """
+    document: dict[str, Any] = {"first": first.name, "second": second.name}
+    if not all(same_images(one[0], each) for each in (*one, *other)):
+        return document | {"why_not": "they were not tested on the same images"}
+    labels = one[0].labels
+    found = paired_differences(
+        [each.probabilities for each in one], [each.probabilities for each in other], labels
+    )
+    document |= {"num_images": len(labels), "metrics": [asdict(each) for each in found]}
+    if len(one) == len(other) == 1:
+        right = [each.probabilities.argmax(1) == labels for each in (one[0], other[0])]
+        document["mcnemar"] = asdict(mcnemar(*right))
+    return document
+
+
+def same_images(one: Predictions, other: Predictions) -> bool:
+    """Whether two tests were of the same images with the same labels, in the same order."""
+    return one.ids == other.ids and np.array_equal(one.labels, other.labels)

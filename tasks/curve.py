@@ -16,94 +16,27 @@ and is not run again. Cells run one after the other in this process, or side by 
 import itertools
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from pydantic import Field, field_validator
 
-from data.dataset import Dataset, DatasetInfo, Split
+from data.dataset import Dataset, DatasetInfo
 from data.files import write_whole
-from data.parameters import Parameters
-from data.random import SampleGenerator
 from data.stream import Layout, layout_of
-from tasks.batches import BatchPlan, Job
+from tasks.batches import BatchPlan
 from tasks.classification import ClassificationConfig, changing, without_chance
-from tasks.cluster import (
-    call_each,
-    cluster_info,
-    compute_features,
-    connect,
-    join_arrays,
-    readonly_tensors,
-    require_resources,
-    share,
-)
-from tasks.families import FAMILIES, Family
-from tasks.features import Compute, cached_features, caches, compute_here, device_of, started
-from tasks.feed import Feed, Feeds, fit_from, probe, resident
+from tasks.cluster import readonly_tensors
+from tasks.curvedata import FAMILY, Arrays, Materials, chosen, here, on_ray
+from tasks.curveplan import Cell, CellResult, CurveConfig, Mode, cells_of, choose_rows
+from tasks.features import caches, device_of, started
+from tasks.feed import Feeds, fit_from, resident
 from tasks.loop import Progress
-from tasks.settings import TrainConfig
 from tasks.train import Executor
 from tasks.transfer import Weights
-
-FAMILY = "classification"
-DECODE_ROWS = 256  # in one piece
-Mode = Literal["head", "stages", "all", "scratch"]
-Arrays = dict[str, np.ndarray]
-
-
-class CurveConfig(Parameters):
-    """What a learning curve is made of."""
-
-    shots: tuple[int, ...] = Field(
-        min_length=1, description="training pictures a class; all of them where a class has fewer"
-    )
-    modes: tuple[Mode, ...] = Field(
-        min_length=1,
-        description="what is trained: head (on cached features), stages (and the head), all, or scratch (from chance)",
-    )
-    num_seeds: int = Field(ge=1, description="of pictures, initial weights and order: runs of each cell")
-    num_steps: int = Field(ge=0, description="of every cell; 0: as many as the recipe takes on all of train")
-    num_stages: int = Field(ge=1, description="trained stages before the head; read by mode stages only")
-
-    @field_validator("shots")
-    @classmethod
-    def _some(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
-        if min(shots) < 1:
-            raise ValueError("of each class there must be at least 1 picture")
-        return shots
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run."""
-
-    mode: Mode
-    shots: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.mode}-{self.shots}-{self.seed}"
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """What a cell gave."""
-
-    mode: Mode
-    shots: int
-    seed: int
-    num_images: int
-    num_steps: int
-    accuracy: float  # on validation
-    loss: float  # on validation, in nats
-    time_s: float
 
 
 @dataclass(frozen=True)
@@ -123,57 +56,6 @@ class Point:
     def deviation(self) -> float:
         """Sample standard deviation; NaN of one seed."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else float("nan")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where cells run: how a function is called on each of many arguments, and how large ones are shared by them."""
-
-    each: Callable[..., Iterator[tuple[int, Any]]]
-    share: Callable[[Any], Any]
-    compute: Compute
-    num_parts: int
-
-
-def here() -> Place:
-    own_threads = torch.get_num_threads()
-
-    def each(
-        function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], num_threads: int, _num_gpus: float
-    ) -> Iterator[tuple[int, Any]]:
-        torch.set_num_threads(num_threads or own_threads)
-        try:
-            for place, arguments in enumerate(calls):
-                yield place, function(*arguments)
-        finally:
-            torch.set_num_threads(own_threads)
-
-    return Place(each, lambda value: value, compute_here, 1)
-
-
-def on_ray(settings: TrainConfig) -> Place:
-    """Raises ValueError where no node holds a single cell."""
-    connect()
-    require_resources(1, max(1, settings.cpus_per_worker), settings.gpus_per_worker)
-    return Place(call_each, share, compute_features, cluster_info().num_cpus)
-
-
-def choose_rows(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Places of `shots` samples of each class, all where it has fewer, by chance: (M,) int64, rising.
-
-    Those of fewer shots are among those of more. `labels` (N,).
-    """
-    draws = SampleGenerator(seed, 0).uniform(np.arange(len(labels)), "shots")[:, 0]
-    order = np.argsort(draws, kind="stable")
-    chosen = [order[labels[order] == label][:shots] for label in np.unique(labels)]
-    return np.sort(np.concatenate(chosen))
-
-
-def cells_of(curve: CurveConfig, seed: int) -> list[Cell]:
-    """All cells, the quick ones first, from this seed on."""
-    seeds = range(seed, seed + curve.num_seeds)
-    modes, shots = dict.fromkeys(curve.modes), sorted(set(curve.shots))
-    return [Cell(mode, num, each) for num, mode, each in itertools.product(shots, modes, seeds)]
 
 
 def steps_of(base: ClassificationConfig, curve: CurveConfig, dataset: Dataset) -> int:
@@ -227,18 +109,6 @@ class CellSession:
         return False
 
 
-def chosen(
-    family: Family, samples: Any, rows: np.ndarray, places: np.ndarray, info: DatasetInfo, config: Any
-) -> Feed:
-    """Batches of the samples at `rows` of the split, which lie at `places` in `samples`."""
-
-    def batch(job: Job) -> Any:
-        own = job.indices
-        return family.batch(samples, rows[own], info, config, job.generator, job.shrink_px, places[own])
-
-    return lambda jobs: map(batch, jobs)
-
-
 def run_cell(
     cell: Cell, config: ClassificationConfig, info: DatasetInfo, weights: Weights | None, rows: np.ndarray,
     places: np.ndarray, train: Arrays, val: Arrays,
@@ -265,59 +135,6 @@ def run_cell(
         cell.mode, cell.shots, cell.seed, len(rows), state["step"], metrics["val_accuracy"],
         metrics["val_loss"], state["time_s"],
     )  # fmt: skip
-
-
-def decode_piece(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig) -> Arrays:
-    return FAMILIES[FAMILY].decode(rows, info, config)
-
-
-def decode_pictures(
-    dataset: Dataset, config: ClassificationConfig, needed: np.ndarray, where: Place
-) -> dict[Split, Arrays]:
-    """The pictures at `needed` of train, and all of val; raises ValueError if they exceed `train.data_gb`."""
-    family = FAMILIES[FAMILY]
-    sample = probe(family, dataset)
-    decoded = family.decode(sample, dataset.info, config)
-    num = len(needed) + dataset.info.num_images("val")
-    needed_gb = num * sum(array.nbytes for array in decoded.values()) / sample.num_rows / 1e9
-    if needed_gb > config.train.data_gb:
-        raise ValueError(
-            f"the pictures of this learning curve take {needed_gb:.3g} GB of memory, and train.data_gb is "
-            f"{config.train.data_gb:g}: raise it, or lower the shots or the seeds"
-        )
-    tables: dict[Split, pa.Table] = {
-        "train": dataset.rows("train", needed.tolist(), family.columns),
-        "val": dataset.table("val", list(family.columns)),
-    }
-    found: dict[Split, Arrays] = {}
-    for split, table in tables.items():
-        starts = range(0, table.num_rows, DECODE_ROWS)
-        calls = [(table.slice(start, DECODE_ROWS), dataset.info, config) for start in starts]
-        pieces = dict(where.each(decode_piece, calls, 1, 0.0))
-        found[split] = join_arrays([pieces[i] for i in sorted(pieces)], family.empty(dataset.info, config))
-    return found
-
-
-class Materials:
-    """What cells are trained on, each made when the first cell asks for it: features of a stage, or pictures."""
-
-    def __init__(self, dataset: Dataset, weights: Weights, needed: np.ndarray, where: Place) -> None:
-        self.dataset, self.weights, self.needed, self.where = dataset, weights, needed, where
-        self.made: dict[tuple[bool, int], tuple[Any, Any]] = {}
-
-    def of(self, config: ClassificationConfig, rows: np.ndarray) -> tuple[np.ndarray, Any, Any]:
-        """Where the samples at `rows` lie in train's arrays, and references to the arrays of train and of val."""
-        cached = caches(config)
-        key = (cached, config.transfer.num_stages if cached else 0)
-        if key not in self.made:
-            arrays = (
-                cached_features(self.dataset, config, self.weights, self.where.compute, self.where.num_parts)
-                if cached
-                else decode_pictures(self.dataset, config, self.needed, self.where)
-            )
-            self.made[key] = self.where.share(arrays["train"]), self.where.share(arrays["val"])
-        places = rows if cached else np.searchsorted(self.needed, rows)
-        return places, *self.made[key]
 
 
 def measure(

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from data.files import write_whole
-from tasks.curve import CellResult, Mode, Point, best_at
+from tasks.curve import Point, best_at
+from tasks.curveplan import CellResult, Mode
 from tasks.figures import BLUE, GREY, ORANGE, VERMILLION, save_figure, title
 
 # mode → its name in a figure, its colour and mark

@@ -103,11 +103,15 @@ def wilson_interval(num_right: int, num_samples: int, confidence: float = 0.95) 
     return low, high
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
-    """Accuracy against confidence of the predicted class, in `num_bins` equal bins of (0, 1]."""
-    top = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(top * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+def confidence_bins(top: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
+    """Which of `num_bins` equal bins (low, high] of (0, 1] each confidence (N,) lies in: (N,) int64."""
+    return np.clip(np.ceil(top * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+
+
+def reliability_in(
+    bins: np.ndarray, top: np.ndarray, right: np.ndarray, num_bins: int = NUM_BINS
+) -> Reliability:
+    """Accuracy against confidence `top` (N,), by the bins (N,) that the samples lie in; `right` (N,) bool."""
     count = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):  # 0/0 of an empty bin is the NaN we want
         accuracy = np.bincount(bins, weights=right, minlength=num_bins) / count
@@ -116,17 +120,34 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = N
     return Reliability(edges[:-1], edges[1:], count, accuracy, confidence)
 
 
-def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log p(true class), in nats; probabilities below `LEAST_PROBABILITY` count as that."""
+def reliability(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
+    """Accuracy against confidence of the predicted class, in `num_bins` equal bins of (0, 1]."""
+    top = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    return reliability_in(confidence_bins(top, num_bins), top, right, num_bins)
+
+
+def log_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log p(true class) of each sample, in nats: (N,); probabilities below `LEAST_PROBABILITY` count as that."""
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(true, LEAST_PROBABILITY)).mean())
+    return np.asarray(-np.log(np.maximum(true, LEAST_PROBABILITY)))
+
+
+def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of `log_losses`."""
+    return float(log_losses(probabilities, labels).mean())
+
+
+def brier_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Σ_k (p_k - [k is true])² of each sample, from 0 to 2 (Brier 1950): (N,)."""
+    rows = probabilities.astype(np.float64)
+    true = rows[np.arange(len(labels)), labels]
+    return np.asarray((rows**2).sum(axis=1) - 2 * true + 1)
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of Σ_k (p_k - [k is true])², from 0 to 2 (Brier 1950)."""
-    rows = probabilities.astype(np.float64)
-    true = rows[np.arange(len(labels)), labels]
-    return float(((rows**2).sum(axis=1) - 2 * true + 1).mean())
+    """Mean of `brier_losses`."""
+    return float(brier_losses(probabilities, labels).mean())
 
 
 def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:

@@ -400,7 +400,7 @@ def run_with_key(key: str) -> Run | None:
 
 def _model_of_run(client: MlflowClient, run_id: str) -> Path:
     """What the run registered last; else what it left on this machine."""
-    versions = find_versions(client, f"run_id = '{run_id}'")
+    versions = find_versions(client, f"run_id = '{run_id}'") if run_id.isalnum() else []
     if versions:
         return files_of(client, max(versions, key=lambda version: int(version.creation_timestamp)))
     try:

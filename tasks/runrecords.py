@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
+from data.storage import NAME
 from tasks.modelstore import version_at
 from tasks.recordstore import connect, tracking_uri
 from tasks.registry import run_with_key
@@ -73,7 +74,8 @@ def records_on(family: str, dataset: str) -> list[RunRecord]:
     experiment = client.get_experiment_by_name(f"convoy/{family}")
     found: list[Run] = []
     token: str | None = ""
-    while token is not None and experiment is not None:
+    # a name that no dataset can have is in no record, and might be no text of MLflow's filters
+    while token is not None and experiment is not None and NAME.fullmatch(dataset):
         page = client.search_runs(
             [experiment.experiment_id],
             f"params.dataset = '{dataset}' and attributes.status = 'FINISHED'",

@@ -298,7 +298,8 @@ def source_key(config: Any) -> str:
     values = config.model_dump(mode="json")
     parts = {"input": values["input"], "crop_from": values["augment"].get("crop_from")}
     if caches(config):
-        parts |= {"model": values["model"], "transfer": values["transfer"]}
+        frozen = {name: values["transfer"][name] for name in ("mode", "num_stages")}
+        parts |= {"model": values["model"], "frozen": frozen, "precision": values["train"]["precision"]}
     return json.dumps(parts, sort_keys=True)
 
 

@@ -69,6 +69,18 @@ def test_the_window_mixes_blocks() -> None:
     assert (block_of[1:] == block_of[:-1]).mean() < 0.1
 
 
+def test_pieces_are_the_rows_in_order_and_no_block_is_read_twice(letters: Dataset) -> None:
+    table = letters.table("train", list(COLUMNS))
+    reader = RowReader(letters, "train", COLUMNS, cache_bytes=0)
+    indices = np.sort(np.random.default_rng(0).permutation(table.num_rows)[: table.num_rows // 2])
+    pieces = list(reader.pieces(indices, 7))
+    assert [piece.num_rows for piece in pieces[:-1]] == [7] * (len(pieces) - 1)
+    rows = [row for piece in pieces for row in piece.to_pylist()]
+    assert rows == [table.to_pylist()[i] for i in indices.tolist()]
+    assert reader.num_reads == len(np.unique(np.searchsorted(reader.ends, indices, side="right"))) > 1
+    assert list(reader.pieces(indices[:0], 7)) == []
+
+
 def test_rows_come_as_they_are_asked_for(letters: Dataset) -> None:
     table = letters.table("train", list(COLUMNS))
     reader = RowReader(letters, "train", COLUMNS, cache_bytes=0)

@@ -11,8 +11,10 @@ from sklearn.datasets import load_digits
 
 import tasks.compare
 from data.dataset import Dataset
+from pipelines import commands_compare
 from tasks import registry
 from tasks.evaluate import evaluate
+from tasks.runrecords import Predictions, RunRecord, read_predictions
 from tasks.settings import EvaluateConfig
 from tests.conftest import Run
 from tests.handmade import write_dataset, write_model
@@ -125,6 +127,24 @@ def test_the_same_seed_again_counts_once_and_other_code_is_noted(tested: Tested,
     ]
 
 
+def test_the_predictions_of_a_run_are_fetched_once(
+    keys: list[str], tested: Tested, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def read(record: RunRecord) -> Predictions:
+        fetched.append(record.key)
+        return read_predictions(record)
+
+    monkeypatch.setattr(commands_compare, "read_predictions", read)
+    third = tested("d0", 0, 0.4, data="digits-again")
+    assert len(json.loads(run("compare", *keys, third, "--json")[1])["differences"]) == 2
+    assert sorted(fetched) == sorted([*keys, third])
+    fetched.clear()
+    assert json.loads(run("compare", *keys[:3], "--json")[1])["differences"] == []
+    assert fetched == []
+
+
 def test_tests_on_different_images_are_not_compared(keys: list[str], tested: Tested, run: Run) -> None:
     other = tested("short", 0, 0.3, num=40, data="short")
     code, out, _ = run("compare", keys[0], other)
@@ -139,6 +159,9 @@ def test_tests_on_different_images_are_not_compared(keys: list[str], tested: Tes
         (("a0", "--dataset", "digits"), "compare needs either runs or --dataset NAME"),
         (("nope",), "no run 'nope': give a run key"),
         (("runs:/nope",), "no run 'runs:/nope'"),
+        (("--dataset", "it's"), """no finished and tested run of classification on "it's\""""),
+        (("--dataset", "x' or params.dataset = 'digits"), "no finished and tested run of classification on"),
+        (("runs:/it's",), """no run "runs:/it's\""""),
         (("--dataset", "nope"), "no finished and tested run of classification on 'nope'"),
         (("untested",), "run untested (RUNNING) was not tested"),
     ],

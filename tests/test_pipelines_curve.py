@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from data.dataset import Dataset
+from data.ingest import IngestConfig, ingest
 from pipelines import curve as flows
 from pipelines.commands_curve import points_table
 from pipelines.curve import learning_curve
@@ -17,7 +18,7 @@ from tasks.recordstore import connect
 from tests.conftest import Run
 from tests.test_pipelines_training import Listener
 from tests.test_tasks_transfer import network, state_of
-from tests.tiny import PLAIN, TINY, tiny_dataset
+from tests.tiny import INGEST, PLAIN, TINY, tiny_dataset
 
 TINY_RECIPE = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
 RECIPE = {**TINY_RECIPE, "model": {"name": "resnet8_cifar"}, "augment": PLAIN}
@@ -99,6 +100,25 @@ def test_a_curve_that_was_stopped_goes_on_by_its_own_parameters(
     assert summary["key"] == key and len(summary["points"]) == 4
     assert "goes on after 3 of 8 cells" in listener.notes
     assert connect().get_run(summary["mlflow_run"]).info.status == "FINISHED"
+
+
+def test_a_curve_needs_no_test_split(changes: dict[str, Any], run: Run) -> None:
+    config = IngestConfig.parse({**INGEST, "test_fraction": 0, "val_fraction": 0.2}, "ingest")
+    ingest("sklearn:digits", name="untested", family="classification", store=store(), config=config)
+    code, out, err = run(
+        "learning-curve", "classification", "--dataset", "untested", "--weights", changes["transfer"]["weights"],
+        "--shots", "1", "--modes", "head", "--seeds", "1", "--steps", "1", "--executor", "in_process", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["num_validation"] == Dataset.open(store() / "untested").info.num_images("val") > 0
+
+
+def test_a_curve_needs_a_validation_split(changes: dict[str, Any], run: Run) -> None:
+    config = IngestConfig.parse({**INGEST, "val_fraction": 0}, "ingest")
+    ingest("sklearn:digits", name="unvalidated", family="classification", store=store(), config=config)
+    arguments = ("--dataset", "unvalidated", "--weights", changes["transfer"]["weights"])
+    code, out, err = run("learning-curve", "classification", *arguments, "--executor", "in_process")
+    assert (code, out) == (2, "") and "dataset 'unvalidated' has no val pictures" in err
 
 
 def test_a_curve_without_weights_is_refused() -> None:

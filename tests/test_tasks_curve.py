@@ -14,7 +14,8 @@ from data.dataset import Dataset
 from data.stream import layout_of
 from tasks import cluster, curve, features
 from tasks.classification import changing, without_chance
-from tasks.curve import Cell, CellResult, CurveConfig, best_at, choose_rows, measure, points_of
+from tasks.curve import best_at, measure, points_of
+from tasks.curveplan import Cell, CellResult, CurveConfig, choose_rows
 from tasks.curvereport import curve_figure, write_curve
 from tasks.loop import BatchPlan
 from tasks.train import train

@@ -389,6 +389,7 @@ def test_changed_files_of_a_registered_model_are_noticed(home: Path) -> None:
         ),
         ("models:/known", "must be models:/NAME@ALIAS or models:/NAME/VERSION"),
         ("runs:/0123", "no run with the id '0123'"),
+        ("runs:/it's", """no run with the id "it's\""""),
         ("nowhere", "neither a folder nor the key of a run"),
         ("it's", "neither a folder nor the key of a run"),
         ("/", "no model in /"),

@@ -1,13 +1,19 @@
 """The notation for what a search may change, and what it refuses."""
 
-from types import MethodType
+import json
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.families import FAMILIES
+from tasks.features import key_of
+from tasks.feed import probe
 from tasks.search import source_key
 from tasks.space import (
     NOT_SEARCHED,
@@ -19,7 +25,9 @@ from tasks.space import (
     own_values,
     parse_space,
 )
-from tests.tiny import tiny_config
+from tests.test_tasks_transfer import config_of
+from tests.test_tasks_transfer import given as given_weights
+from tests.tiny import tiny_config, tiny_dataset
 
 families = pytest.mark.parametrize("family", FAMILIES)
 
@@ -117,30 +125,51 @@ def test_changed_parameters_keep_all_others(lr: float, batch_size: int) -> None:
     assert changed(found, {"optim.lr": config.optim.lr, "train.batch_size": 16}) == config
 
 
-class Reads:
-    """Stands for parameters, and keeps which of them were read."""
-
-    def __init__(self, values: Any, seen: set[str], prefix: str = "") -> None:
-        self.values, self.seen, self.prefix = values, seen, prefix
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self.values, name)
-        if isinstance(value, MethodType):
-            return MethodType(value.__func__, self)
-        if not self.prefix:
-            return Reads(value, self.seen, name)
-        self.seen.add(f"{self.prefix}.{name}")
-        return value
-
-
 @families
-def test_decoding_reads_nothing_but_what_trials_share_pictures_by(family: str, tmp_path: Any) -> None:
-    from tasks.feed import probe
-    from tests.tiny import tiny_dataset
+def test_what_decoding_gives_follows_from_the_key_that_trials_share_samples_by(
+    family: str, tmp_path: Path
+) -> None:
+    dataset, config = tiny_dataset(family, tmp_path), tiny_config(family)
+    rows = probe(FAMILIES[family], dataset)
+    expected = FAMILIES[family].decode(rows, dataset.info, config)
+    found = FAMILIES[family].decode(rows, dataset.info, only_of(source_key(config), config))
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name])
 
-    dataset, config, seen = tiny_dataset(family, tmp_path), tiny_config(family), set[str]()
-    FAMILIES[family].decode(probe(FAMILIES[family], dataset), dataset.info, Reads(config, seen))
-    key = source_key(config)
-    assert seen
-    assert {name for name in seen if not name.startswith("input.")} <= {"augment.crop_from"}
-    assert '"crop_from"' in key and '"input"' in key
+
+def only_of(key: str, config: Any) -> Any:
+    """Parameters that have nothing but what stands in the key: to read another raises AttributeError."""
+    parts = json.loads(key)
+    alone = SimpleNamespace(
+        input=type(config.input).parse(parts["input"], "input"),
+        augment=SimpleNamespace(crop_from=parts["crop_from"]),
+    )
+    if hasattr(config, "preprocessing"):
+        alone.preprocessing = partial(type(config).preprocessing, alone)
+    return alone
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"transfer__num_stages": 2, "transfer__mode": "stages"},
+        {"model__name": "resnet20_cifar"},
+        {"train__precision": "bf16"},
+        {"input__stored_px": 20},
+    ],
+)
+def test_trials_that_train_on_other_features_do_not_share_them(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    dataset, weights = tiny_dataset("classification", tmp_path), given_weights(10)
+    kept = {"transfer__mode": "head", "transfer__cache_features": True}
+    configs = [config_of(**kept), config_of(**{**kept, **changes})]
+    files = {key_of(dataset, "train", each, weights, each.transfer.num_stages) for each in configs}
+    assert len(files) == len({source_key(each) for each in configs}) == 2
+
+
+def test_trials_that_differ_in_how_they_learn_share_their_features() -> None:
+    kept = {"transfer__mode": "stages", "transfer__num_stages": 2, "transfer__cache_features": True}
+    keys = {source_key(config_of(**kept, transfer__body_lr_factor=factor)) for factor in (0.1, 1.0)}
+    assert len(keys) == 1
