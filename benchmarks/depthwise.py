@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import efficientnet_lite, mobilenet
-from models.classification import build
+from models.catalogue import make_network
+from models.classification import ARCHITECTURES
 from models.depthwise import input_gradient, weight_gradient
 
 BATCH, ROUNDS = 64, 7
@@ -66,7 +67,11 @@ def layer(channels: int, side: int, kernel: int, stride: int) -> list[str]:
 
 
 def network(name: str, px: int) -> list[str]:
-    model = build(name, num_classes=10, channels=3).to(memory_format=torch.channels_last).train()
+    model = (
+        make_network(ARCHITECTURES, name, num_classes=10, channels=3)
+        .to(memory_format=torch.channels_last)
+        .train()
+    )
     x = torch.randn(BATCH, 3, px, px).to(memory_format=torch.channels_last)
 
     def step() -> None:
