@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from data import faults, targets
+from data import arrays, faults
 from data.dataset import NUM_AXES, DatasetInfo, classifies, schema_of
 from data.faults import Find, num_boxes, odd, reported, set_aside
-from data.formats import coco, identities, landmarks, listing, yolo
+from data.issues import ELSEWHERE, ISSUES
 from data.measurement import ODDITIES
 from data.report import WRONG_EXTENSION
 
@@ -55,6 +55,10 @@ def has_sizes(info: DatasetInfo) -> bool:
     return {"width", "height"} <= set(schema_of(info.family).names) and info.family not in NUM_AXES
 
 
+def has_axes(info: DatasetInfo) -> bool:
+    return info.family in NUM_AXES
+
+
 def has_boxes(info: DatasetInfo) -> bool:
     return info.family == "detection"
 
@@ -68,40 +72,10 @@ def has_people(info: DatasetInfo) -> bool:
 
 
 _ROTATED, _ANIMATED, _ALPHA, _CMYK, _DEEP = ODDITIES
+_FILLED, _CONSTANT = arrays.ODDITIES
 _MEND = "repair or remove the files, and add the source again"
 _BOXES = "look at the annotations named here, mend them, and add the source again"
 _SPLITS = "remove them from one side in the source, or let ingest split it (no split folders): it keeps groups together"
-
-ISSUES: dict[str, tuple[str, ...]] = {  # what readers and data.targets say, by the check that shows it
-    "label-unknown": (targets.UNKNOWN_CLASS,),
-    "box-outside": (targets.OUTSIDE,),
-    "box-clipped": (targets.CLIPPED,),
-    "box-empty": (targets.EMPTY,),
-    "box-inverted": (targets.INVERTED,),
-    "box-not-finite": (targets.NOT_FINITE,),
-    "box-duplicated": (targets.DUPLICATE,),
-    "annotation-size-differs": (targets.OTHER_SIZE,),
-    "annotations-unmatched": (
-        listing.NO_IMAGE,
-        listing.LISTED_ONLY,
-        yolo.NO_LABELLED_IMAGE,
-        coco.UNKNOWN_IMAGE,
-        coco.NO_BBOX,
-        identities.UNKNOWN_PERSON,
-    ),
-    "pictures-unannotated": (
-        listing.NO_ANNOTATION,
-        landmarks.NO_LANDMARKS,
-    ),
-    "point-outside": (targets.POINT_OUTSIDE,),
-    "point-missing": (targets.POINT_MISSING,),
-    "pair-unusable": (
-        targets.PAIR_UNUSABLE,
-        identities.UNKNOWN_IMAGE,
-    ),
-    "pair-trained": (targets.PAIR_TRAINED,),
-}
-ELSEWHERE = (listing.NO_BOXES, identities.SINGLE)  # is counted from what is stored
 
 CHECKS: tuple[Check, ...] = (
     # files that could not be used
@@ -171,6 +145,45 @@ CHECKS: tuple[Check, ...] = (
         name="extreme-aspect", severity="info", find=faults.extreme_aspect, of_family=has_sizes,
         meaning=f"Pictures more than {faults.LONG_ASPECT:g} times longer than wide, or wider than long.",
         remedy="with input.resize=crop most of them is cut away; squash keeps all and distorts it",
+    ),
+    # signals and volumes
+    Check(
+        name="not-numeric", severity="warning", stops_above=MAX_SET_ASIDE, find=set_aside("not-numeric"),
+        of_family=has_axes,
+        meaning="Arrays of Python objects (none is unpickled), texts or complex numbers; they are not in the dataset.",
+        remedy="save them as real numbers, and add the source again",
+    ),
+    Check(
+        name="not-finite", severity="warning", stops_above=MAX_SET_ASIDE, find=set_aside("not-finite"),
+        of_family=has_axes,
+        meaning="{Items} with infinite values, or missing ones that cannot be filled in; they are not in the dataset.",
+        remedy=_MEND,
+    ),
+    Check(
+        name="no-values", severity="warning", stops_above=MAX_SET_ASIDE, find=set_aside("no-values"),
+        of_family=has_axes,
+        meaning="{Items} of length zero; they are not in the dataset.", remedy=_MEND,
+    ),
+    Check(
+        name="wrong-shape", severity="warning", stops_above=MAX_SET_ASIDE, find=set_aside("wrong-shape"),
+        of_family=has_axes,
+        meaning="{Items} of other axes, or of another number of channels than most; they are not in the dataset.",
+        remedy="bring them to one shape, channels first, and add the source again",
+    ),
+    Check(
+        name="values-filled", severity="warning", find=odd(_FILLED), of_family=has_axes,
+        meaning="{Items} with missing values; they lie on the straight line between their neighbours.",
+        remedy="look at them: long gaps become straight lines that nobody measured",
+    ),
+    Check(
+        name="constant", severity="warning", find=odd(_CONSTANT), of_family=has_axes,
+        meaning="{Items} of one value throughout: there is nothing in them to learn from.",
+        remedy="look whether a sensor was off, and remove them",
+    ),
+    Check(
+        name="uneven-lengths", severity="info", find=faults.uneven_lengths, of_family=has_axes,
+        meaning=f"{{Items}} more than {faults.UNEVEN_TIMES} times shorter or longer than the usual one.",
+        remedy="look at what `input` keeps of them: long ones are cut to their middle, short ones filled up",
     ),
     # the same picture twice
     Check(

@@ -24,6 +24,7 @@ IMBALANCE = 10.0  # times that the most frequent class outnumbers the rarest
 TINY_PX = 8  # shorter side, in pixels
 TINY_SHARE = 1 / 8  # of the median shorter side: such a picture is enlarged to a blur
 LONG_ASPECT = 3.0  # longer over shorter side: a square from its middle loses two thirds
+UNEVEN_TIMES = 8  # longer or shorter than the median: most of it is cut away, or most of it is filling
 TINY_BOX_SHARE = 0.01  # of the picture's longer side: 4 pixels where a detector sees 416
 LEFT_OUT = (NOT_FINITE, UNKNOWN_CLASS, INVERTED, EMPTY, OUTSIDE, DUPLICATE)  # boxes that are not stored
 
@@ -314,6 +315,13 @@ def extreme_aspect(evidence: Evidence) -> Found:
     width, height = evidence.ints("width"), evidence.ints("height")
     aspect = np.maximum(width, height) / np.minimum(width, height)
     return _pictures(evidence, aspect > LONG_ASPECT, -aspect)
+
+
+def uneven_lengths(evidence: Evidence) -> Found:
+    """Signals or volumes far shorter or longer than the others."""
+    length = np.maximum(evidence.ints("width"), 1)
+    times = np.abs(np.log(length / float(np.median(length))))
+    return _pictures(evidence, times > np.log(UNEVEN_TIMES), -times)
 
 
 def without_boxes(evidence: Evidence) -> Found:

@@ -1,6 +1,7 @@
 """What ingest found in a source: the report that a person reads, and `report.json` beside the dataset."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,25 @@ from data.targets import LeftOut, Targets
 
 MAX_EXAMPLES = 10
 WRONG_EXTENSION = "with another extension than their content"
-Fault = Literal["unreadable", "truncated", "not-an-image", "decompression-bomb", "annotation-unreadable"]
+Fault = Literal[
+    "unreadable", "truncated", "not-an-image", "decompression-bomb", "annotation-unreadable",
+    "not-numeric", "not-finite", "no-values", "wrong-shape",
+]  # fmt: skip
+BEGINNINGS: tuple[
+    tuple[Fault, str], ...
+] = (  # of the reasons that decoders give, as patterns; the first counts
+    ("decompression-bomb", r"decompression bomb"),
+    ("not-an-image", r"empty file|not an image|unsupported format|not a signal: neither"),
+    ("not-an-image", r"[^:]*: not a (signal|volume) \(supported|unsupported (WAV|NIfTI)|no numbers in it"),
+    ("not-numeric", r"NPY holds Python objects|not numbers: "),
+    ("not-finite", r"[\d,]+ of [\d,]+ values are |channel \d+ has no value"),
+    ("no-values", r"no values: |damaged WAV: no samples"),
+    (
+        "wrong-shape",
+        r"not a (signal|volume): (shape|NIfTI)|[\d,]+ channels, |CSV has rows of different|NPZ must",
+    ),
+    ("truncated", r"(?i).*truncat"),  # Pillow's word for it, and ours
+)
 
 
 class SetAside(Parameters):
@@ -33,12 +52,8 @@ class SetAside(Parameters):
 
 
 def fault_of(reason: str) -> Fault:
-    """The kind of reason why the bytes of an image could not be decoded."""
-    if reason.startswith("decompression bomb"):
-        return "decompression-bomb"
-    if reason.startswith(("empty file", "not an image", "unsupported format")):
-        return "not-an-image"
-    return "truncated" if "truncat" in reason.lower() else "unreadable"  # Pillow's word for it
+    """The kind of reason why the bytes of an image, a signal or a volume could not be decoded."""
+    return next((fault for fault, begins in BEGINNINGS if re.match(begins, reason)), "unreadable")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO, choose_recipe, recipes
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from pipelines.reporting import Clock, Status
-from tasks import registry, versioning
+from tasks import modellist, registry, versioning
 from tasks.card import ModelCard
 from tasks.evaluate import Report
 from tasks.evaluate import evaluate as evaluate_models
@@ -327,7 +327,7 @@ def list_models(*, catalogue: Annotated[bool, Parameter(negative=())] = False, a
         title = "Networks, at 10 classes and 3 channels (signals and volumes: 1); sides in pixels, samples, voxels"
         emit(document, [table(title, ("family", "name", "parameters", "least side", "paper"), rows)], as_json)
         return
-    models = registry.list_models()
+    models = modellist.list_models()
     columns = ("name", "version", "aliases", "accuracy", "dataset", "created", "run_id")
     view = table("Registered models", columns, [[model[name] for name in columns] for model in models])
     empty = "no model is registered yet; make one with: ./convoy train classification --dataset NAME"
@@ -379,5 +379,5 @@ def show_model(
         raise ValueError(
             f"no model {model!r}: give models:/NAME@ALIAS, or a network of {', '.join(classification.ARCHITECTURES)}"
         )
-    values = registry.show_model(model)
+    values = modellist.show_model(model)
     emit(values, [pairs(model, values)], as_json)

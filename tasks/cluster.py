@@ -1,7 +1,8 @@
 """Ray: where work runs. An embedded Ray by default, the cluster of RAY_ADDRESS where that is set.
 
-Decoding and augmentation run here as Ray tasks and actors. Shards and rows travel through the object store, so that a
-node needs no disk in common with the driver: only a `Reader` opens files, on the driver's own node.
+Decoding and augmentation run here as Ray tasks and actors; other pieces of work run by tasks.calls. Shards and rows
+travel through the object store, so that a node needs no disk in common with the driver: only a `Reader` opens files, on
+the driver's own node.
 """
 
 import itertools
@@ -11,7 +12,7 @@ import socket
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -26,9 +27,7 @@ from data.dataset import Dataset, DatasetInfo, Split, read_rows
 from data.stream import RowReader
 from tasks.batches import Job, batch_of, batch_of_rows
 from tasks.families import FAMILIES
-from tasks.features import Part, compute_part
 from tasks.paths import ROOT
-from tasks.transfer import Weights
 
 # glibc gives memory back and asks for it again at every step otherwise; worth 15-30% of a training step. And Ray Train
 # calls us in a thread of its own, whose arena cannot hold a block of more than 64 MB: one arena for all, 13% more.
@@ -50,7 +49,6 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 ANSWER_TIMEOUT_S = 5.0
-CALLS_PER_CPU = 4  # that wait or run at a time
 
 _connecting = threading.Lock()
 
@@ -191,80 +189,6 @@ def readonly_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-# --- features of frozen stages: shards → one array a split -------------------------------------------------------
-
-
-@ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")
-def _compute_part(
-    part: Part, info: DatasetInfo, config: Any, weights: Weights, num_threads: int
-) -> dict[str, np.ndarray]:
-    torch.set_num_threads(num_threads)
-    return compute_part(part, info, config, weights)
-
-
-def compute_features(
-    parts: list[Part], info: DatasetInfo, config: Any, weights: Weights
-) -> list[dict[str, np.ndarray]]:
-    """Features of each part, on the cluster. One after the other on a GPU, as many at once as there are CPUs else."""
-    threads = max(1, cluster_info().num_cpus // max(1, len(parts)))
-    gpus = config.train.gpus_per_worker
-    task: Any = _compute_part.options(num_gpus=gpus) if gpus else _compute_part
-    shared = ray.put(weights)
-    try:
-        return ray.get([task.remote(part, info, config, shared, threads) for part in parts])
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-
-
-# --- many small pieces of work ---------------------------------------------------------------------------------
-
-
-def share(value: Any) -> ray.ObjectRef:
-    """Put a value where all calls of `call_each` read it without a copy: it takes the value's place among arguments."""
-    return ray.put(value)
-
-
-@ray.remote(max_retries=0)
-def _call(function: Callable[..., Any], num_threads: int, *arguments: Any) -> Any:
-    torch.set_num_threads(num_threads)
-    return function(*arguments)
-
-
-def call_each(
-    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], num_threads: int, num_gpus: float
-) -> Iterator[tuple[int, Any]]:
-    """Call a function with each of these arguments, on the cluster: (place in `calls`, result), as they end.
-
-    As many run at once as have a CPU for each thread (0: one) and their GPUs; `calls` are taken only a few ahead of
-    that. What one raises ends them all, and is raised here; RuntimeError where a process was lost. Nothing is called
-    twice: whoever calls tries again.
-    """
-    threads = max(1, num_threads)
-    task: Any = _call
-    task = task.options(num_cpus=threads, num_gpus=num_gpus)
-    most = CALLS_PER_CPU * max(1, cluster_info().num_cpus)
-    waiting = enumerate(calls)
-    pending: dict[ray.ObjectRef, int] = {}
-    try:
-        while True:
-            for place, arguments in itertools.islice(waiting, most - len(pending)):
-                pending[task.remote(function, threads, *arguments)] = place
-            if not pending:
-                return
-            [done], _ = ray.wait(list(pending), num_returns=1)
-            yield pending.pop(done), ray.get(done)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        raise RuntimeError(
-            "a process of Ray was lost, perhaps for lack of memory: free some, or raise cpus_per_worker, so that fewer "
-            f"run at once ({str(error).strip().splitlines()[0]})"
-        ) from None
-    finally:
-        for reference in pending:
-            ray.cancel(reference, force=True)
 
 
 # --- batches made beside training ------------------------------------------------------------------------------

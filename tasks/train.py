@@ -18,11 +18,11 @@ from data.dataset import Dataset, Split, read_rows
 from data.stream import Layout, layout_of
 from models.classification import without_sides
 from tasks.batches import BatchPlan
+from tasks.calls import compute_features
 from tasks.card import InitialWeights, TaughtBy
 from tasks.cluster import (
     Crew,
     cluster_info,
-    compute_features,
     connect,
     decode_split,
     join_arrays,

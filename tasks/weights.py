@@ -25,6 +25,8 @@ from tasks.paths import downloads
 from tasks.transfer import Weights
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
+HEADER_START = 8  # of safetensors, in bytes
+TORCH_MAGIC = (b"PK\x03\x04", b"\x80")  # a zip; before torch 1.6 a pickle
 PACKAGE = "package:"
 MAX_BYTES = 10 * 10**9
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's weights
@@ -120,9 +122,19 @@ def read_teacher(source: str, resolve_model: Callable[[str], Path]) -> Teacher:
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """Named tensors of a file; raises ValueError for one that is damaged, or holds anything else."""
+    """Named tensors of a file, told by its content: what a URL ends with says little.
+
+    Raises ValueError for one that is damaged, or holds anything else.
+    """
+    with file.open("rb") as stream:
+        head = stream.read(HEADER_START + 1)
+    if not is_safetensors(head) and not head.startswith(TORCH_MAGIC):
+        raise ValueError(
+            f"{file}: cannot be read as named tensors: it is neither safetensors nor what torch.save writes, and "
+            f"begins with {head!r}"
+        )
     try:
-        if file.suffix == ".safetensors":
+        if is_safetensors(head):
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
@@ -133,6 +145,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{file}: must hold named tensors (a state dict), and holds {type(state).__name__}")
     return dict(state)
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file begins as safetensors do: the length of a JSON object, and the object."""
+    return head[HEADER_START:] == b"{"
 
 
 def split_statistics(

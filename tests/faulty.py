@@ -1,5 +1,6 @@
 """Sources that no check finds anything in, one a family, and a fault for each check to find in one of them."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,6 +12,7 @@ from PIL import Image
 from tests.annotated import coco_json, pts, voc_xml
 from tests.pictures import encode, picture, png, png_bomb
 from tests.test_data_decode import with_orientation
+from tests.waves import tone, wav
 
 Files = dict[str, bytes]
 TRAIN, VAL, TEST = 22, 3, 52  # pictures a class: enough that no check finds few
@@ -103,6 +105,45 @@ def style() -> Files:
     }
 
 
+def signals() -> Files:
+    """Two classes of tones, split."""
+    return {
+        f"{split}/{label}/{i}.wav": wav(tone(1000 * number + start + i, 2 + 3 * number))
+        for number, label in enumerate(("high", "low"))
+        for start, (split, count) in zip((0, 100, 200), SPLITS.items(), strict=True)
+        for i in range(count)
+    }
+
+
+def volumes() -> Files:
+    """Two classes of noise, split."""
+    return {
+        f"{split}/{label}/{i}.npy": noise(1000 * number + start + i)
+        for number, label in enumerate("ab")
+        for start, (split, count) in zip((0, 100, 200), SPLITS.items(), strict=True)
+        for i in range(count)
+    }
+
+
+def noise(seed: int, *shape: int) -> bytes:
+    """A volume of 6x6x6, or of a shape."""
+    return npy(np.random.default_rng(seed).normal(size=shape or (6, 6, 6)).astype(np.float32))
+
+
+def npy(values: np.ndarray) -> bytes:
+    """As NumPy writes it, objects pickled."""
+    stream = io.BytesIO()
+    np.save(stream, values, allow_pickle=True)
+    return stream.getvalue()
+
+
+def gap(*places: int, value: float = np.nan) -> np.ndarray:
+    """A tone that has `value` at some places."""
+    values = tone(5000, 2)
+    values[list(places)] = value
+    return values
+
+
 SOUND: dict[str, tuple[str, Callable[[], Files]]] = {  # name: family and source
     "classification": ("classification", classification),
     "detection": ("detection", detection),
@@ -110,6 +151,8 @@ SOUND: dict[str, tuple[str, Callable[[], Files]]] = {  # name: family and source
     "faces": ("faces", faces),
     "landmarks": ("landmarks", landmarks),
     "style": ("style", style),
+    "signals": ("signals", signals),
+    "volumes": ("volumes", volumes),
 }
 
 
@@ -235,6 +278,36 @@ PLANTED: dict[str, Planted] = {
     "point-outside": Planted(1, "warning", "landmarks", add={"train/0.pts": pts((5, 5), (99, 9))}),
     "point-missing": Planted(1, "info", "landmarks", instead=lambda: points_csv("train/a/0.png,5,5,,")),
     "pair-unusable": Planted(1, "warning", "faces", add=pairs("e/1.png,e/2.png,1", "e/1.png,e/9.png,1")),
+    "not-numeric": Planted(
+        3, "warning", "signals",
+        add={
+            "train/low/x.npy": npy(np.array([{}, 1.5], object)),
+            "train/low/y.npy": npy(np.array(["1", "2"])),
+            "train/low/z.npy": npy(tone(5000, 2).astype(np.complex64)),
+        },
+    ),
+    "not-finite": Planted(
+        2, "warning", "signals",
+        add={"train/low/x.npy": npy(gap(3, value=np.inf)), "train/low/y.npy": npy(gap(*range(64)))},
+    ),
+    "no-values": Planted(
+        2, "warning", "signals",
+        add={"train/low/x.npy": npy(np.zeros((1, 0), np.float32)), "train/low/y.wav": wav(np.zeros(0))},
+    ),
+    "wrong-shape": Planted(
+        3, "warning", "volumes",
+        add={
+            "train/a/x.npy": noise(5000, 6, 6),
+            "train/a/y.npy": noise(5000, 2, 6, 6, 6),
+            "train/a/z.npy": noise(5000, 1, 1, 6, 6, 6),
+        },
+    ),
+    "values-filled": Planted(1, "warning", "signals", add={"train/low/x.npy": npy(gap(3, 4, 5))}),
+    "constant": Planted(1, "warning", "signals", add={"train/low/x.wav": wav(np.full(64, 0.5))}),
+    "uneven-lengths": Planted(
+        2, "info", "signals",
+        add={"train/low/x.wav": wav(tone(5000, 2, 64 * 9)), "train/low/y.wav": wav(tone(5000, 2, 7))},
+    ),
     "pair-trained": Planted(1, "warning", "faces", add=pairs("e/1.png,e/2.png,1", "a/1.png,e/1.png,0")),
 }  # fmt: skip
 

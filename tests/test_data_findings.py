@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import duplicates, faults
-from data.checklist import CHECKS, ISSUES, NAMES, Check
+from data.arrays import SIGNAL, VOLUME, decode_item
+from data.checklist import CHECKS, NAMES, Check
 from data.dataset import Dataset, DatasetInfo
+from data.decode import DecodeError
 from data.evidence import Evidence, codes_of, gather, groups_of, pictures_at, read_pictures
 from data.faults import FEWEST_TO_STOP, Found
 from data.findings import (
@@ -27,10 +29,11 @@ from data.findings import (
     refusal,
 )
 from data.ingest import IngestConfig, ingest
+from data.issues import ISSUES
 from data.report import fault_of, read_report
-from tests.faulty import PLANTED, SOUND, Files, classification, stock
+from tests.faulty import PLANTED, SOUND, Files, classification, npy, stock
 from tests.pictures import write_tree
-from tests.waves import tone, wav
+from tests.waves import nifti, tone, wav
 
 CONFIG = {"val_fraction": 0.1, "test_fraction": 0.1, "near_duplicate_distance": 3, "max_source_gb": 1}
 
@@ -232,6 +235,39 @@ def test_a_reason_tells_its_kind(reason: str, fault: str) -> None:
     assert fault_of(reason) == fault
 
 
+@pytest.mark.parametrize(
+    ("data", "ndim", "fault"),
+    [
+        (b"", SIGNAL, "not-an-image"),
+        (bytes(range(256)), SIGNAL, "not-an-image"),
+        (b"only words", SIGNAL, "not-an-image"),
+        (b"\xff\xfe words", SIGNAL, "not-an-image"),
+        (wav(tone(0, 2)), VOLUME, "not-an-image"),
+        (nifti(np.zeros((2, 2, 2)))[:-4], VOLUME, "truncated"),
+        (wav(tone(0, 2))[:20], SIGNAL, "truncated"),
+        (wav(tone(0, 2))[:-7], SIGNAL, "truncated"),
+        (npy(tone(0, 2))[:-4], SIGNAL, "truncated"),
+        (npy(tone(0, 2))[:20], SIGNAL, "unreadable"),
+        (npy(np.array([{}, []], object)), SIGNAL, "not-numeric"),
+        (npy(np.array(["a"])), SIGNAL, "not-numeric"),
+        (npy(np.array([1 + 2j])), SIGNAL, "not-numeric"),
+        (npy(np.array([1, np.inf])), SIGNAL, "not-finite"),
+        (npy(np.array([np.nan, np.nan])), SIGNAL, "not-finite"),
+        (npy(np.full((2, 2, 2), np.nan)), VOLUME, "not-finite"),
+        (npy(np.zeros((2, 0))), SIGNAL, "no-values"),
+        (wav(np.zeros(0)), SIGNAL, "no-values"),
+        (npy(np.zeros((2, 2, 2))), SIGNAL, "wrong-shape"),
+        (npy(np.zeros((513, 2))), SIGNAL, "wrong-shape"),
+        (b"1,2\n3\n", SIGNAL, "wrong-shape"),
+        (npy(np.zeros(5)), VOLUME, "wrong-shape"),
+    ],
+)
+def test_what_a_signal_or_volume_is_refused_for_tells_its_kind(data: bytes, ndim: int, fault: str) -> None:
+    with pytest.raises(DecodeError) as refused:
+        decode_item(data, ndim)
+    assert fault_of(str(refused.value)) == fault, str(refused.value)
+
+
 # ------------------------------------------------------------------------------- severities and the gate
 
 
@@ -317,7 +353,8 @@ def test_accepted_names_are_split_sorted_and_unknown_ones_refused() -> None:
     assert parse_accepted([]) == ()
     assert parse_accepted(["cmyk, alpha", "cmyk", " ,"]) == ("alpha", "cmyk")
     with pytest.raises(
-        ValueError, match=r"--accept nope: no such check; known: alpha, animated, .*wrong-extension$"
+        ValueError,
+        match=r"--accept nope: no such check; known: alpha, animated, .*wrong-extension, wrong-shape$",
     ):
         parse_accepted(["cmyk,nope"])
 

@@ -15,7 +15,7 @@ from pipelines import gate
 from pipelines.classification import train_classifier
 from pipelines.reporting import Reporter, set_reporter
 from pipelines.training import read_job, run_folder
-from tasks import registry
+from tasks import modellist
 from tasks.paths import store
 from tasks.recordstore import connect
 from tasks.train import train
@@ -156,7 +156,7 @@ def test_what_was_accepted_is_kept_with_the_run_its_model_and_its_job(
     (record,) = runs_with_key(summary["key"])
     assert record.data.tags["checks.accepted"] == "class-missing=1"
     assert record.data.tags["checks.found"] == "class-missing=1, cmyk=1, duplicates=1"
-    assert registry.show_model("models:/classifier-faulty/1")["tags"]["checks.accepted"] == "class-missing=1"
+    assert modellist.show_model("models:/classifier-faulty/1")["tags"]["checks.accepted"] == "class-missing=1"
     assert read_job(run_folder(summary["key"])).accept == ("alpha", "class-missing")
     kept = {item.path for item in connect().list_artifacts(summary["mlflow_run"], "checks")}
     assert kept == {"checks/findings.json", "checks/checks.html"}

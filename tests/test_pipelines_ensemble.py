@@ -15,7 +15,7 @@ from pipelines.members import plan_members
 from pipelines.parameters import AUTO
 from pipelines.reporting import set_reporter
 from pipelines.training import run_folder
-from tasks import registry
+from tasks import modellist, registry
 from tasks.loop import Progress
 from tasks.modelfile import load_card
 from tasks.predict import load_predictor
@@ -75,7 +75,7 @@ def test_the_record_of_each_member_lies_below_the_ensembles(finished: dict[str, 
 
 def test_the_ensemble_is_one_model_that_names_its_members(finished: dict[str, Any]) -> None:
     assert (finished["model"], finished["version"]) == ("classifier-digits", 1)
-    shown = registry.show_model("models:/classifier-digits/1")
+    shown = modellist.show_model("models:/classifier-digits/1")
     assert shown["tags"]["ensemble.members"] == ", ".join(f"{finished['key']}-{place}" for place in range(3))
     assert len(shown["card"]["members"]) == 3
     assert shown["accuracy"] == finished["metrics"]["accuracy"]
@@ -104,7 +104,7 @@ def test_a_single_net_a_multi_crop_and_an_ensemble_are_registered_and_promoted_a
     again = train_ensemble("digits", members=2, changes=QUICK, executor="in_process")
     assert [each["version"] for each in (single, cropped, again)] == [2, 3, 4]
     assert [each["alias"] for each in (single, cropped, again)] == ["challenger"] * 3
-    aliases = {row["version"]: row["aliases"] for row in registry.list_models()}
+    aliases = {row["version"]: row["aliases"] for row in modellist.list_models()}
     assert aliases == {1: ["champion"], 2: [], 3: [], 4: ["challenger"]}
     [image] = digits.table("test", ["image"])["image"][:1].to_pylist()
     for version, networks, view in ((1, 3, "single"), (2, 1, "single"), (3, 1, "ten_crop"), (4, 2, "single")):

@@ -14,7 +14,7 @@ from data.dataset import Dataset
 from pipelines.reporting import set_reporter
 from pipelines.signals import train_signals
 from pipelines.volumes import train_volumes
-from tasks import registry
+from tasks import modellist
 from tasks.paths import store
 from tasks.predict import load_predictor
 from tests.conftest import Run
@@ -53,7 +53,7 @@ def test_the_flow_ends_in_a_registered_champion(family: str, finished: dict[str,
     assert (summary["model"], summary["version"], summary["alias"]) == (name, 1, "champion")
     assert summary["metrics"]["accuracy"] > 0.6 and summary["family"] == family
     assert (Path(summary["folder"]) / "evaluation" / "worst_mistakes.png").is_file()
-    assert registry.show_model(f"models:/{name}@champion")["dataset"] == TINY[family]["dataset"]
+    assert modellist.show_model(f"models:/{name}@champion")["dataset"] == TINY[family]["dataset"]
 
 
 @families

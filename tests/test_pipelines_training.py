@@ -13,7 +13,7 @@ from pipelines import steps, training
 from pipelines.classification import train_classifier
 from pipelines.reporting import Status, set_reporter
 from pipelines.training import exclusive, read_job, run_folder
-from tasks import registry
+from tasks import modellist, registry
 from tasks.paths import runs, store
 from tasks.recordstore import connect
 from tests.tiny import TINY, tiny_dataset
@@ -103,7 +103,7 @@ def test_the_first_model_becomes_champion_and_the_next_a_challenger(finished: di
     second = train_classifier("digits", changes=QUICK, executor="in_process")
     assert (second["version"], second["alias"]) == (2, "challenger")
     assert registry.resolve_model("models:/classifier-digits@champion").is_dir()
-    assert {row["version"]: row["aliases"] for row in registry.list_models()} == {
+    assert {row["version"]: row["aliases"] for row in modellist.list_models()} == {
         1: ["champion"],
         2: ["challenger"],
     }

@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from tasks import recordstore, registry
+from tasks import modellist, recordstore, registry
 from tasks.modelfile import load_card
 from tasks.paths import ROOT
 from tests.recording import CLASSES, DIGEST, make_model, pictures, start
@@ -322,7 +322,7 @@ def test_a_model_that_cannot_be_stored_is_no_version(
     monkeypatch.setattr(client, "log_model_artifacts", full)
     with pytest.raises(OSError, match="No space left"):
         registered(home, "full", "full")
-    assert [row for row in registry.list_models() if row["name"] == "full"] == []
+    assert [row for row in modellist.list_models() if row["name"] == "full"] == []
 
 
 def test_a_registered_model_holds_no_pickle_and_no_more_code_than_it_needs(home: Path) -> None:
@@ -396,7 +396,7 @@ def test_changed_files_of_a_registered_model_are_noticed(home: Path) -> None:
     ],
 )
 def test_a_model_that_is_not_there_is_told_with_what_is(home: Path, uri: str, says: str) -> None:
-    if not any(row["name"] == "known" for row in registry.list_models()):
+    if not any(row["name"] == "known" for row in modellist.list_models()):
         registry.promote_first("known", registered(home, "known", "known")[1])
     with pytest.raises((ValueError, FileNotFoundError), match=says) as error:
         registry.resolve_model(uri)
@@ -416,7 +416,7 @@ def test_lists_show_versions_with_aliases_and_accuracy(home: Path, client: Mlflo
     registry.log_metrics(run_id, {"test.accuracy": 0.75})
     registered(home, "listed2", "listed", seed=1)
 
-    rows = [row for row in registry.list_models() if row["name"] in ("listed", "of somebody else")]
+    rows = [row for row in modellist.list_models() if row["name"] in ("listed", "of somebody else")]
 
     assert [(row["version"], row["aliases"], row["accuracy"]) for row in rows] == [
         (2, [], None),
@@ -426,13 +426,13 @@ def test_lists_show_versions_with_aliases_and_accuracy(home: Path, client: Mlflo
     assert rows[1]["run_id"] == run_id
     assert rows[1]["created"].endswith("+00:00")
 
-    shown = registry.show_model("models:/listed@champion")
+    shown = modellist.show_model("models:/listed@champion")
     assert shown.items() >= rows[1].items()
     assert shown["card"]["classes"] == list(CLASSES)
     assert shown["parameters"]["model.name"] == "lenet5"
     assert shown["tags"]["seed"] == "0"
     assert json.dumps(shown)
-    assert set(registry.show_model(str(folder))) == {"uri", "folder", "card"}
+    assert set(modellist.show_model(str(folder))) == {"uri", "folder", "card"}
 
 
 def test_a_version_whose_run_is_gone_is_still_listed_and_usable(home: Path, client: MlflowClient) -> None:
@@ -442,9 +442,9 @@ def test_a_version_whose_run_is_gone_is_still_listed_and_usable(home: Path, clie
         for table in ("latest_metrics", "metrics", "params", "tags", "runs"):
             database.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run_id,))
         database.commit()
-    [row] = [row for row in registry.list_models() if row["name"] == "purged"]
+    [row] = [row for row in modellist.list_models() if row["name"] == "purged"]
     assert (row["accuracy"], row["run_id"]) == (None, run_id)
-    assert registry.show_model("models:/purged/1")["metrics"] == {}
+    assert modellist.show_model("models:/purged/1")["metrics"] == {}
 
 
 # a server

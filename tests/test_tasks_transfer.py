@@ -4,6 +4,7 @@ import hashlib
 import io
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,21 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "w.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"w.safetensors: cannot be read"):
-        read(str(tmp_path / "w.safetensors"))
+    whole = safetensors(state_of(network()))
+    zipped = io.BytesIO()
+    torch.save(state_of(network()), zipped)
+    for content, says in [
+        (
+            b"<html>not found</html>",
+            "neither safetensors nor what torch.save writes, and begins with b'<html>no",
+        ),
+        (b"", "neither safetensors nor what torch.save writes, and begins with b''"),
+        (whole[:100], r"\("),
+        (zipped.getvalue()[:1000], r"\("),
+    ]:
+        (tmp_path / "w.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"w.safetensors: cannot be read as named tensors.*{says}"):
+            read(str(tmp_path / "w.safetensors"))
     with pytest.raises(FileNotFoundError, match="no such file"):
         read(str(tmp_path / "other.pth"))
 
@@ -154,6 +167,16 @@ def test_a_url_gives_its_file_once_by_its_checksum(site: Site) -> None:
     assert first.source == address(site).partition("#")[0]
     wanted = network().net.state_dict()
     assert all(torch.equal(first.state[name], value) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize(
+    "save", [save_file, torch.save, partial(torch.save, _use_new_zipfile_serialization=False)]
+)
+@pytest.mark.parametrize("name", ["x", "x?download=1", "w.pth?a=b.safetensors", "w.bin"])
+def test_what_a_url_gives_is_told_by_its_content(site: Site, tmp_path: Path, name: str, save: Any) -> None:
+    save(state_of(network()), tmp_path / "saved")
+    site.data = (tmp_path / "saved").read_bytes()
+    assert set(read(address(site, name)).state) == set(network().net.state_dict())
 
 
 def test_a_url_with_a_wrong_checksum_gives_nothing(site: Site, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""What is known of registered models: the rows of a list, and all of one model."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from tasks.modelfile import load_card
+from tasks.modelstore import find_aliases, find_versions, version_at
+from tasks.recordstore import connect
+from tasks.registry import resolve_model, run_url
+
+ACCURACY = "test.accuracy"  # the metric that lists of models show
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Every registered version: name, version, aliases, accuracy (None if unknown), dataset, created, run_id."""
+    client = connect()
+    return [
+        _row(client, version, aliases.get(int(version.version), []))
+        for name, aliases in sorted(find_aliases(client).items())
+        for version in find_versions(client, f"name = '{name}'")
+    ]
+
+
+def _row(client: MlflowClient, version: ModelVersion, aliases: list[str]) -> dict[str, Any]:
+    run = _run_of(client, version)
+    created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    return {
+        "name": version.name,
+        "version": int(version.version),
+        "aliases": aliases,
+        "accuracy": run.data.metrics.get(ACCURACY) if run else None,
+        "dataset": version.tags.get("convoy.dataset", ""),
+        "created": created.isoformat(timespec="seconds"),
+        "run_id": version.run_id or "",
+    }
+
+
+def _run_of(client: MlflowClient, version: ModelVersion) -> Run | None:
+    """The run that made a version; None if it has none, or none any more."""
+    try:
+        return client.get_run(version.run_id) if version.run_id else None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def show_model(uri: str) -> dict[str, Any]:
+    """All that is known of a model: its folder and card; if it is registered, its row, tags, metrics, parameters."""
+    folder = resolve_model(uri)
+    shown = {"uri": uri, "folder": str(folder), "card": load_card(folder).model_dump(mode="json")}
+    if not uri.startswith("models:/"):
+        return shown
+    client = connect()
+    version = version_at(client, uri)
+    run = _run_of(client, version)
+    return {
+        **shown,
+        **_row(client, version, find_aliases(client).get(version.name, {}).get(int(version.version), [])),
+        "run_url": run_url(version.run_id) if run else "",
+        "tags": dict(version.tags),
+        "metrics": dict(run.data.metrics) if run else {},
+        "parameters": dict(run.data.params) if run else {},
+    }
