@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from data.decode import decode_image
+from data.decode import DecodeError, decode_image
 from models.filters import FILTERS, Padding, convolve, correlate
 
 PAIRS = ("sobel", "scharr")  # of which the magnitude is drawn, too
@@ -57,7 +57,10 @@ def write_edges(
 
     Raises DecodeError for what is no picture, ValueError for an unknown filter or a picture that is too small.
     """
-    grey = decode_image(photo.read_bytes(), channels=1)
+    try:
+        grey = decode_image(photo.read_bytes(), channels=1)
+    except DecodeError as error:
+        raise DecodeError(f"{photo}: {error}") from None
     picture = torch.from_numpy(np.array(grey, np.float32))
     maps = edge_maps(picture, names, padding, stride, true_convolution)
     tiles = {name: as_grey(response, not name.endswith("magnitude")) for name, response in maps.items()}
