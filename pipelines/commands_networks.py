@@ -56,10 +56,12 @@ def show_network(
         "network": name, "input_px": side, "channels": channels, "classes": classes, "totals": totals,
         "layers": [asdict(layer) | {"size": layer.size} for layer in layers],
     }  # fmt: skip
+    rows = [
+        (*cells(each)[:-3], each.size, each.num_parameters or "", each.multiplications or "")
+        for each in layers
+    ]
     shown = {key: f"{value:,}" for key, value in totals.items()}
-    emit(
-        document, [table(title, COLUMNS, [cells(layer) for layer in layers]), pairs("Total", shown)], as_json
-    )
+    emit(document, [table(title, COLUMNS, rows), pairs("Total", shown)], as_json)
 
 
 def cells(layer: Layer) -> tuple[str, ...]:
