@@ -18,7 +18,9 @@ class Parameters(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ValueError("\n".join(describe(fault, cls, where) for fault in error.errors())) from None
+            faults = error.errors()
+            kept = [fault for fault in faults if not _follows(fault, faults)]
+            raise ValueError("\n".join(describe(fault, cls, where) for fault in kept)) from None
 
 
 def describe(fault: Any, model: type[BaseModel], where: str) -> str:
@@ -30,10 +32,21 @@ def describe(fault: Any, model: type[BaseModel], where: str) -> str:
         return f"{key} is not a parameter; known here: {', '.join(sorted(known))}{meant}"
     if fault["type"] == "missing":
         return f"{key} is required"
+    if fault["type"] == "model_type":
+        names = ", ".join(sorted(_fields_at(model, fault["loc"])))
+        return f"{key} (={fault['input']!r}) is a section: change one of its parameters, {names}"
     message = fault["msg"].removeprefix("Value error, ")
     if isinstance(fault["input"], dict):  # a check across fields names what it means itself
         return f"{key}: {message}".removeprefix(": ")
     return f"{key} (={fault['input']!r}): {message}"
+
+
+def _follows(fault: Any, faults: list[Any]) -> bool:
+    """Whether a list is called too short only because of items that are named as faults themselves."""
+    depth = len(fault["loc"])
+    return fault["type"] == "too_short" and any(
+        len(other["loc"]) > depth and other["loc"][:depth] == fault["loc"] for other in faults
+    )
 
 
 def _meant(key: str, model: type[BaseModel]) -> str:

@@ -121,9 +121,9 @@ def main(arguments: list[str]) -> int:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         return complain("stopped", STOPPED + number, debug)
     except CycloptsError as error:
-        return complain(f"{usage_fault(error)}; --help after the command explains it", 2, debug)
+        return complain(usage_fault(error), 2, debug)
     except GIVEN as error:
-        return complain(str(error), 2, debug)
+        return complain(given_fault(error), 2, debug)
     except Exception as error:
         return complain(f"{first_line(error)} (--debug shows where)", 1, debug)
     return code if isinstance(code, int) else 0
@@ -145,7 +145,16 @@ def usage_fault(error: CycloptsError) -> str:
         message += ": a parameter is changed by --set KEY.PATH=VALUE, in one word"
     elif "Unknown option" in message:
         message += ": parameters of a recipe are changed by --set KEY.PATH=VALUE (./convoy parameters FAMILY)"
-    return message
+    elif "Available commands" in message and message.endswith(", "):  # Cyclopts lists the first eight
+        return f"{message}…; ./convoy --help lists them all"
+    return f"{message}; --help after the command explains it"
+
+
+def given_fault(error: Exception) -> str:
+    """What a person gave that cannot be; the system's own words about a file follow its name."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)
 
 
 def first_line(error: BaseException) -> str:

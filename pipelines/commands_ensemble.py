@@ -113,12 +113,14 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         if summary["version"]
         else None
     )
+    report = Path(summary["folder"]) / "evaluation" / "report.html"
     values = {
         "ensemble": summary["key"],
         "model": name or summary["folder"] + "/model",
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
         f"{summary['images_per_s']:,.0f} images/s; summed over members that ran side by side",
         "phases": ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in summary["phases_s"].items()),
+        **({"report": str(report)} if report.is_file() else {}),
         "look at it": summary["mlflow_url"],
     }
     rows = [(key, value) for key, value in summary["metrics"].items() if "." not in key]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from models.classification import ARCHITECTURES, arguments_of
+from models.classification import ARCHITECTURES, arguments_of, least_px
 from models.summary import Layer, layer_table
 from pipelines.render import emit, pairs, table
 
@@ -35,7 +35,11 @@ def show_network(
     name: str, px: int | None, classes: int, channels: int, png: Path | None, as_json: bool
 ) -> None:
     """Print the layer table of a network, and draw it where `png` names a file; a ValueError for an input too small."""
-    side = px or usual_px(name)
+    side = usual_px(name) if px is None else px
+    if side < least_px(name):
+        raise ValueError(
+            f"--input (={side}) is too small for {name}: it takes pictures of at least {least_px(name)} px"
+        )
     with torch.device("meta"):
         network = ARCHITECTURES[name](num_classes=classes, channels=channels, **arguments_of(name, side))
     layers = layer_table(network, (channels, side, side))
@@ -45,19 +49,19 @@ def show_network(
         "multiplications": sum(layer.multiplications for layer in layers),
         "activation values": sum(layer.size for layer in layers),
     }
+    title = f"{name}, {channels}x{side}x{side}, {classes} classes"
     if png:
-        draw_table(f"{name}, {channels}x{side}x{side}", layers, totals).savefig(
-            png, dpi=DPI, bbox_inches="tight"
-        )
+        draw_table(title, layers, totals).savefig(png, dpi=DPI)
     document = {
         "network": name, "input_px": side, "channels": channels, "classes": classes, "totals": totals,
         "layers": [asdict(layer) | {"size": layer.size} for layer in layers],
     }  # fmt: skip
+    rows = [
+        (*cells(each)[:-3], each.size, each.num_parameters or "", each.multiplications or "")
+        for each in layers
+    ]
     shown = {key: f"{value:,}" for key, value in totals.items()}
-    title = f"{name}, {channels}x{side}x{side}, {classes} classes"
-    emit(
-        document, [table(title, COLUMNS, [cells(layer) for layer in layers]), pairs("Total", shown)], as_json
-    )
+    emit(document, [table(title, COLUMNS, rows), pairs("Total", shown)], as_json)
 
 
 def cells(layer: Layer) -> tuple[str, ...]:
@@ -83,8 +87,12 @@ def draw_table(title: str, layers: list[Layer], totals: dict[str, Any]) -> Figur
     drawn.auto_set_column_width(list(range(len(COLUMNS))))
     for (row, column), cell in drawn.get_celld().items():
         cell.set_height(1 / (len(rows) + 2))
+        cell.set(linewidth=0.5, edgecolor="#999999")
         if column < 2:
             cell.set_text_props(ha="left")
         if row in (0, len(rows)):
             cell.set_text_props(weight="bold")
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()  # columns get the width of their texts, and the picture that of the columns
+    figure.set_figwidth(drawn.get_window_extent().x1 / DPI + 0.2)
     return figure

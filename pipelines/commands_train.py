@@ -119,6 +119,7 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         if summary["version"]
         else None
     )
+    report = Path(summary["folder"]) / "evaluation" / "report.html"
     values: dict[str, Any] = {
         "run": summary["key"],
         "recipe": f"{summary['recipe']}, {summary['architecture']}",
@@ -127,6 +128,7 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
         f"{summary['images_per_s']:,.0f} images/s, {summary['input_wait']:.1%} of it waiting for input",
         "phases": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["phases_s"].items()),
+        **({"report": str(report)} if report.is_file() else {}),
         "look at it": summary["mlflow_url"],
     }
     rows = [(name, value) for name, value in metrics.items() if "." not in name]

@@ -84,7 +84,7 @@ def learning_curve(
         )
         reporter = current_reporter() or steps.LogReporter()
         going_on = resume_command("learning-curve", key, executor)
-        reporter.note(f"learning curve {key}: {job.dataset} by {job.recipe}; if cut off: {going_on}")
+        reporter.note(f"learning curve {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         return run_steps(job, key, folder, reporter, executor)
 
 

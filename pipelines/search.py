@@ -82,7 +82,9 @@ def run_search(
             job = job_of(family, dataset, space, recipe, changes, search, accept)
             write_job(job, folder)
         reporter = current_reporter() or steps.LogReporter()
-        reporter.note(f"search {key}: {job.dataset} by {job.recipe}; if cut off: {resume_command(key)}")
+        reporter.note(
+            f"search {key}: {job.dataset} by recipe {job.recipe}; if cut off: {resume_command(key)}"
+        )
         summary = run_steps(job, key, folder, reporter, stop_after)
     publish_search(summary)
     return summary

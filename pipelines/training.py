@@ -174,7 +174,7 @@ def run_job(
         job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, accept, folder)
         reporter = current_reporter() or steps.LogReporter()
         going_on = resume_command("train", key, executor)
-        reporter.note(f"run {key}: {job.dataset} by {job.recipe}; if cut off: {going_on}")
+        reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         summary = run_steps(job, key, folder, reporter, stop_after, executor)
     steps.publish(summary)
     return summary

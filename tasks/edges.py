@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from data.decode import decode_image
+from data.decode import DecodeError, decode_image
 from models.filters import FILTERS, Padding, convolve, correlate
 
 PAIRS = ("sobel", "scharr")  # of which the magnitude is drawn, too
@@ -57,7 +57,10 @@ def write_edges(
 
     Raises DecodeError for what is no picture, ValueError for an unknown filter or a picture that is too small.
     """
-    grey = decode_image(photo.read_bytes(), channels=1)
+    try:
+        grey = decode_image(photo.read_bytes(), channels=1)
+    except DecodeError as error:
+        raise DecodeError(f"{photo}: {error}") from None
     picture = torch.from_numpy(np.array(grey, np.float32))
     maps = edge_maps(picture, names, padding, stride, true_convolution)
     tiles = {name: as_grey(response, not name.endswith("magnitude")) for name, response in maps.items()}
@@ -67,7 +70,8 @@ def write_edges(
         files[name] = folder / f"{name}.png"
         Image.fromarray(tile).save(files[name])
     files["edges"] = folder / "edges.png"
-    contact_sheet({photo.name: np.asarray(grey), **tiles}).save(files["edges"])
+    named = {name.replace("_", " "): tile for name, tile in tiles.items()}
+    contact_sheet({photo.name: np.asarray(grey), **named}).save(files["edges"])
     return files
 
 
@@ -80,7 +84,7 @@ def contact_sheet(tiles: dict[str, np.ndarray]) -> Image.Image:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
     for i, (name, tile) in enumerate(tiles.items()):
         left, top = 8 + i % columns * (width + 8), 8 + i // columns * (height + LABEL_PX + 8)
-        draw.text((left, top + 2), name.replace("_", " "), fill=0, font=font)
+        draw.text((left, top + 2), name, fill=0, font=font)
         scaled = Image.fromarray(tile).resize((width, max(1, round(width * tile.shape[0] / tile.shape[1]))))
         sheet.paste(scaled, (left, top + LABEL_PX))
     return sheet

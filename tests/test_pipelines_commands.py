@@ -101,6 +101,12 @@ def test_help_is_quick_because_it_imports_no_engine() -> None:
     ("arguments", "message"),
     [
         (("trane",), "trane"),
+        (("explain",), "…; ./convoy --help lists them all"),
+        (
+            ("models", "show", "vgg16", "--input", "16"),
+            "--input (=16) is too small for vgg16: it takes pictures of at least 32 px",
+        ),
+        (("models", "show", "vgg16", "--input", "0"), "--input (=0) is too small"),
         (("train", "detecton", "--dataset", "x"), 'Invalid value "detecton"'),
         (("train",), "train needs a family and --dataset NAME"),
         (("train", "classification", "--dataset", "digits", "--stop-after", "lunch"), '"lunch"'),
@@ -289,7 +295,7 @@ def test_a_network_of_the_catalogue_is_shown_layer_by_layer(run: Run, tmp_path: 
     assert (tmp_path / "vgg.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = run("models", "show", "alexnet", "--input", "16")
     assert (code, err.count("\n")) == (2, 1)
-    assert "cannot take an input of 3x16x16" in err
+    assert "--input (=16) is too small for alexnet: it takes pictures of at least 63 px" in err
 
 
 def test_registered_models_are_listed_and_shown(registered: str, run: Run) -> None:

@@ -67,11 +67,12 @@ def test_what_does_not_fit_is_one_line(
     assert not (tmp_path / "maps").exists()
 
 
-def test_a_file_that_is_no_picture_and_one_that_is_too_small_are_refused(run: Run, tmp_path: Path) -> None:
+def test_what_is_no_picture_or_missing_or_too_small_is_refused_by_its_name(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"text")
     (tmp_path / "small.png").write_bytes(encode(Image.new("L", (2, 2))))
     for name, message in (
-        ("x.jpg", "not an image"),
+        ("x.jpg", f"{tmp_path / 'x.jpg'}: not an image"),
+        ("none.jpg", f"{tmp_path / 'none.jpg'}: no such file or directory"),
         ("small.png", "a filter of 3 px does not fit into 2 px"),
     ):
         code, _, err = run("edges", str(tmp_path / name), "--out", str(tmp_path / "maps"))

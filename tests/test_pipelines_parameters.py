@@ -186,3 +186,14 @@ def test_parameters_of_ingest_go_by_their_names_or_as_params_yaml_has_them() -> 
     plain = section("ingest", IngestConfig, parse_changes(["test_fraction=0.5"]))
     dotted = section("ingest", IngestConfig, parse_changes(["ingest.test_fraction=0.5"]))
     assert plain == dotted and plain.test_fraction == 0.5
+
+
+def test_a_list_with_a_wrong_item_is_not_called_too_short_as_well() -> None:
+    with pytest.raises(ValueError, match=r"evaluate\.views\.0 \(='foo'\)") as caught:
+        configuration("classification", "digits", AUTO, {"evaluate": {"views": ["foo"]}})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_value_in_the_place_of_a_section_is_told_the_parameters_of_the_section() -> None:
+    with pytest.raises(ValueError, match=r"distil \(=3\) is a section: .*temperature, weight"):
+        configuration("classification", "digits", AUTO, {"distil": 3})
