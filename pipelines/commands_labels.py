@@ -63,7 +63,9 @@ def label_errors(
         for note in notes:
             reporter.note(f"note: {note}")
         try:
-            report = evaluate([folder], data, split=split, config=config, on_progress=hearer(reporter))
+            report = evaluate(
+                [folder], data, split=split, config=config, on_progress=hearer(reporter), called=[model]
+            )
         finally:
             reporter.close()
         if note := weakness(report.metrics["accuracy"]):

@@ -82,7 +82,8 @@ def evaluate(
     """
     if out is not None:
         require_report_folder(out)
-    folders = [registry.resolve_model(uri) for uri in (model, *models)]
+    called = (model, *models)
+    folders = [registry.resolve_model(uri) for uri in called]
     card = load_card(folders[0])
     data = Dataset.open(store() / (dataset or card.dataset))
     notes = [note for folder in folders if (note := trained_on_another_version(load_card(folder), data))]
@@ -96,7 +97,9 @@ def evaluate(
         for note in notes:
             reporter.note(f"note: {note}")
         try:
-            report = evaluate_models(folders, data, split=split, config=config, on_progress=hearer(reporter))
+            report = evaluate_models(
+                folders, data, split=split, config=config, on_progress=hearer(reporter), called=called
+            )
         finally:
             reporter.close()
         if out is not None:

@@ -11,15 +11,15 @@ SAME_QUESTION = ("family", "classes")  # what outputs must share to be averaged
 SAME_MODEL = (*SAME_QUESTION, "preprocessing", "views", "thresholds", "dataset", "dataset_digest")
 
 
-def require_agreement(folders: Sequence[Path], cards: Sequence[ModelCard], fields: Sequence[str]) -> None:
+def require_agreement(called: Sequence[str], cards: Sequence[ModelCard], fields: Sequence[str]) -> None:
     """Raise a ValueError that names the first field on which two models differ, and both values."""
-    for folder, card in zip(folders, cards, strict=True):
+    for name, card in zip(called, cards, strict=True):
         for field in fields:
             first, other = getattr(cards[0], field), getattr(card, field)
             if first != other:
                 raise ValueError(
-                    f"models of an ensemble must have the same {field}: {folders[0]} has {shown(first)}, "
-                    f"{folder} has {shown(other)}; leave one of them out"
+                    f"models of an ensemble must have the same {field}: {called[0]} has {shown(first)}, "
+                    f"{name} has {shown(other)}; leave one of them out"
                 )
 
 
@@ -51,7 +51,9 @@ def combine(folders: Sequence[Path], target: Path) -> ModelCard:
         raise ValueError("an ensemble needs at least one model folder")
     if (target / "model.json").exists():
         raise ValueError(f"{target} already holds a model; give a new folder")
-    require_agreement(folders, [load_card(folder) for folder in folders], SAME_MODEL)
+    require_agreement(
+        [str(folder) for folder in folders], [load_card(folder) for folder in folders], SAME_MODEL
+    )
     saved = [load_model(folder) for folder in folders]
     members = [member for model in saved for member in model.card.members]
     card = saved[

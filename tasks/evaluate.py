@@ -65,17 +65,19 @@ def evaluate(
     device: torch.device | None = None,
     precision: Precision = "fp32",
     on_progress: Callable[[int, int], None] | None = None,
+    called: Sequence[str] = (),
 ) -> Report:
     """Evaluate the model in `folders`, or the ensemble of several, on a split of `dataset`.
 
     `device` None: the first GPU, else the CPU. `on_progress` is told how many images have been looked at, once
     by each view, and how many there are to look at. Of several models the temperature is fitted first, on the
-    validation split. Every image counts; the registered view is `config.registered_view`.
+    validation split. Every image counts; the registered view is `config.registered_view`. Errors name the models as
+    they were `called`, by their folders otherwise.
     Raises ValueError for a split without images, or models whose classes are not the dataset's.
     """
     device = device if device is not None else default_device()
     predictors = [load_predictor(folder, device, precision, config.batch_size) for folder in folders]
-    require_same_classes(folders, predictors, dataset)
+    require_same_classes(called or [str(folder) for folder in folders], predictors, dataset)
     dataset.require(split)
     views = tuple(dict.fromkeys((*config.views, config.registered_view)))
     for view in views:
@@ -122,21 +124,21 @@ def calibration_of(
     )
 
 
-def require_same_classes(folders: Sequence[Path], predictors: Sequence[Predictor], dataset: Dataset) -> None:
+def require_same_classes(called: Sequence[str], predictors: Sequence[Predictor], dataset: Dataset) -> None:
     """Raise a ValueError unless all models, and the dataset, have the same classes in the same order."""
     if not predictors:
         raise ValueError("evaluation needs at least one model folder")
-    require_agreement(folders, [predictor.card for predictor in predictors], SAME_QUESTION)
+    require_agreement(called, [predictor.card for predictor in predictors], SAME_QUESTION)
     card = predictors[0].card
     info = dataset.info
     if card.family != info.family:
         raise ValueError(
-            f"the model in {folders[0]} is for {card.family}, the dataset {info.name!r} for {info.family}; give one of "
+            f"the model {called[0]} is for {card.family}, the dataset {info.name!r} for {info.family}; give one of "
             f"the same family"
         )
     if card.classes != info.classes:
         raise ValueError(
-            f"the model in {folders[0]} and the dataset {info.name!r} must have the same classes in the same order: "
+            f"the model {called[0]} and the dataset {info.name!r} must have the same classes in the same order: "
             f"{class_difference(card.classes, info.classes)}; give a dataset of the model's classes (it was trained on "
             f"{card.dataset!r}), or a model of this dataset's: ./convoy train {info.family} --dataset {info.name}"
         )

@@ -307,6 +307,22 @@ def test_registered_models_are_listed_and_shown(registered: str, run: Run) -> No
     assert "champion" in run("models", "show", registered)[1]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("evaluate", "{}", "--dataset", "photos"), ("data", "label-errors", "photos", "--model", "{}")],
+)
+def test_a_model_of_other_classes_is_named_as_it_was_typed(
+    command: tuple[str, ...], registered: str, run: Run, tmp_path: Path
+) -> None:
+    run("data", "add", str(photographs(tmp_path / "photos")), "--name", "photos")
+    code, _, err = run(*(text.format(registered) for text in command))
+    assert (
+        code,
+        err.splitlines()[-1].startswith(f"convoy: the model {registered} and the dataset 'photos'"),
+    ) == (2, True)
+    assert "artifacts" not in err
+
+
 def test_the_catalogue_lists_every_network_with_its_size(run: Run) -> None:
     rows = json.loads(run("models", "list", "--catalogue", "--json")[1])["catalogue"]
     sizes = {row["name"]: row["num_parameters"] for row in rows}
