@@ -146,8 +146,9 @@ def cell(point: dict[str, Any]) -> str:
 def about(summary: dict[str, Any]) -> dict[str, Any]:
     """What was measured, and where it lies."""
     first = summary["points"][0]
+    seeds = "one seed" if first["num_seeds"] == 1 else f"{first['num_seeds']} seeds"
     return {
-        "validation": f"{summary['num_validation']:,} pictures, {first['num_seeds']} seeds",
+        "validation": f"{summary['num_validation']:,} pictures, {seeds}",
         "each run": f"{summary['num_steps']:,} steps of up to {summary['batch_size']} pictures",
         "weights": summary["weights"],
         "note": "; ".join(summary["notes"]) or None,

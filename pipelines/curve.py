@@ -253,7 +253,8 @@ def keep(
     }
     what = (
         f"{data.info.name}, {job.config.model.name}, {about['num_validation']:,} validation pictures; "
-        f"{about['num_steps']} steps each, mean and deviation of {job.curve.num_seeds} seeds"
+        f"{about['num_steps']} steps each, "
+        + ("one seed" if job.curve.num_seeds == 1 else f"mean and deviation of {job.curve.num_seeds} seeds")
     )
     for file in write_curve(folder, results, points, about, what):
         registry.log_folder(run_id, file, "curve")

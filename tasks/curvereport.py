@@ -63,7 +63,7 @@ def curve_figure(points: Sequence[Point], what: str) -> Figure:
     axes.set_xscale("log")
     axes.set_xticks(shots, labels=[f"{num:,}" for num in shots])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.set(xlabel="training pictures a class", ylabel="validation accuracy")
     axes.grid(color="#E9E9E9", linewidth=0.8)
     axes.set_axisbelow(True)

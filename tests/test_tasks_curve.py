@@ -248,3 +248,15 @@ def test_the_files_hold_every_cell_and_the_figure_a_line_a_mode(tmp_path: Path) 
     axes = curve_figure(points, "x").axes[0]
     assert [float(y) for y in axes.get_lines()[0].get_ydata()] == pytest.approx([0.6, 0.8])
     assert axes.get_xscale() == "log"
+
+
+def test_the_labels_of_the_accuracy_axis_are_its_ticks() -> None:
+    pair = [
+        CellResult("head", shots, 0, 2 * shots, 5, accuracy, 1.0, 1.0)
+        for shots, accuracy in ((1, 0.542), (5, 0.719))
+    ]
+    figure = curve_figure(points_of(pair), "x")
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    labels = [float(label.get_text().rstrip("%")) for label in axis.get_ticklabels()]
+    assert labels == pytest.approx([100 * tick for tick in axis.get_ticklocs()])

