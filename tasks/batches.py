@@ -34,14 +34,9 @@ class BatchPlan:
 
     @classmethod
     def of(cls, config: TrainConfig, layout: Layout, rank: int, world_size: int) -> "BatchPlan":
-        """Raises ValueError where the batch does not divide over the workers."""
+        """Raises ValueError for too few samples; `world_size` is 1 or the configuration's `num_workers`."""
         num_samples = layout.num_rows
         parts = config.accumulate_batches
-        if config.batch_size % (world_size * parts):
-            times = f" times accumulate_batches (={parts})" if parts > 1 else ""
-            raise ValueError(
-                f"batch_size (={config.batch_size}) must be divisible by num_workers (={world_size}){times}"
-            )
         batch_size = min(config.batch_size, num_samples // (world_size * parts) * world_size * parts)
         if batch_size == 0:
             parted = f" times accumulate_batches (={parts})" if parts > 1 else ""

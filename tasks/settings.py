@@ -74,6 +74,17 @@ class TrainConfig(Parameters):
             )
         return self
 
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch_size % (self.num_workers * self.accumulate_batches):
+            times = (
+                f" times accumulate_batches (={self.accumulate_batches})" if self.accumulate_batches > 1 else ""
+            )
+            raise ValueError(
+                f"batch_size (={self.batch_size}) must be divisible by num_workers (={self.num_workers}){times}"
+            )
+        return self
+
     @field_validator("growth")
     @classmethod
     def _in_order(cls, growth: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:

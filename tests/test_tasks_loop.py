@@ -60,7 +60,7 @@ def test_growth_out_of_order_is_refused(growth: list[list[float]]) -> None:
 
 def test_batch_must_divide_over_workers() -> None:
     with pytest.raises(ValueError, match=r"batch_size \(=64\) must be divisible by num_workers \(=3\)"):
-        plan(world_size=3, batch_size=64)
+        plan(num_workers=3, batch_size=64)
 
 
 def test_too_few_images_for_the_workers_is_said() -> None:

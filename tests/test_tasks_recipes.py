@@ -126,9 +126,8 @@ def test_parts_of_a_batch_are_the_batch() -> None:
     jobs, parts = list(training_jobs(whole, 1)), list(training_jobs(parted, 1))
     assert len(parts) == 4 * len(jobs)
     assert np.array_equal(np.concatenate([p.indices for p in parts[:4]]), jobs[0].indices)
-    thirds = tiny_config("classification", train__accumulate_batches=3).train
     with pytest.raises(ValueError, match=r"num_workers \(=1\) times accumulate_batches \(=3\)"):
-        BatchPlan.of(thirds, Layout((200,), 0), 0, 1)
+        tiny_config("classification", train__accumulate_batches=3)
 
 
 def test_accumulated_steps_equal_whole_ones(
