@@ -26,9 +26,9 @@ from tasks import cluster, registry
 from tasks.distil import Teacher
 from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
-from tasks.paths import store
 from tasks.train import TrainResult, train
 from tasks.transfer import Weights
+from tasks.versions import open_stored
 from tasks.weights import read_teacher, read_weights
 
 RETRY_DELAY_S = 2
@@ -81,7 +81,7 @@ def check_dataset(family: str, name: str) -> Dataset:
 
 def open_dataset(family: str, name: str) -> Dataset:
     """The dataset of that name, of that family, whole, with training and test images."""
-    dataset = Dataset.open(store() / name)
+    dataset = open_stored(name)
     dataset.require_family(family)
     for split in ("train", "test"):
         dataset.require(split)

@@ -175,6 +175,8 @@ def _fetch(what: str, digest: str) -> None:
         versioning.fetch([digest])
     except RuntimeError as error:
         text = str(error).replace(digest, f"{what} ({digest})", 1)
+        if stage := versioning.stage_of(store() / what):
+            text += f"; or make it: .venv/bin/dvc repro {stage}"
         if f": {digest} is missing" in text:
             raise Lacking(text.replace(f": {digest} is missing", ": it is missing")) from error
         raise RuntimeError(text) from error

@@ -147,6 +147,8 @@ def require_list(name: str) -> list[Version]:
     """The versions of a dataset; raises a ValueError where it has none, or a stage of dvc.yaml makes it."""
     stage = versioning.stage_of(store() / name)
     if stage:
+        if not (store() / name).exists():
+            open_stored(name)  # says what brings it
         raise ValueError(
             f"{name!r} is made by the stage {stage} of dvc.yaml, and dvc.lock is its version; go back with: "
             "git checkout COMMIT -- dvc.lock, then .venv/bin/dvc checkout"
@@ -158,6 +160,21 @@ def require_list(name: str) -> list[Version]:
             f"{name!r} has no version yet: {versioning.advice(store() / name)}, or data add it again"
         )
     return versions
+
+
+def open_stored(name: str) -> Dataset:
+    """The dataset of that name in the store; where it is recorded and not here, the error says what brings it."""
+    path = store() / name
+    if not (path / "dataset.json").is_file() and current(name):
+        raise FileNotFoundError(f"dataset {name!r} is recorded and not here; {way_here(name)}")
+    return Dataset.open(path)
+
+
+def way_here(name: str) -> str:
+    """What brings a recorded dataset that is not here."""
+    pull = f"fetch it: ./convoy data pull {name}"
+    stage = versioning.stage_of(store() / name)
+    return f"{pull}, or make it: .venv/bin/dvc repro {stage}" if stage else pull
 
 
 @contextmanager

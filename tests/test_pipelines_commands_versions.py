@@ -233,3 +233,26 @@ def test_a_first_version_has_none_before_it(run: Run) -> None:
     code, _, err = run("data", "diff", "set")
     assert code == 2
     assert "set has no version before version 1; name two: ./convoy data diff set A B" in err
+
+
+@pytest.mark.usefixtures("two")
+def test_what_is_recorded_and_not_here_is_to_be_fetched_and_not_added_again(
+    run: Run, module_home: Path
+) -> None:
+    shutil.rmtree(store() / "set")
+    for command in (
+        ("show", "set"),
+        ("check", "set"),
+        ("export", "set", "--format", "folders", "--out", "x"),
+    ):
+        code, out, err = run("data", *command)
+        assert (code, out) == (2, "")
+        assert err == "convoy: dataset 'set' is recorded and not here; fetch it: ./convoy data pull set\n"
+    (module_home / "dvc.lock").write_text(
+        "stages:\n  ingest:\n    cmd: x\n    outs:\n    - {path: data/store/made, md5: %s.dir}\n" % ("a" * 32)
+    )
+    for command in (("show", "made"), ("versions", "made"), ("checkout", "made", "1"), ("pull", "made")):
+        _, out, err = run("data", *command)
+        assert (out, err.count("\n")) == ("", 1)
+        assert "or make it: .venv/bin/dvc repro ingest" in err
+    (module_home / "dvc.lock").unlink()
