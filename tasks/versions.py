@@ -246,12 +246,13 @@ def add(
             return Added(report, digest, None, False)
         lost = _losses(before, path) if before and before.md5 != digest else ()
         known = [version for version in versions if version.md5 == digest]
+        same = _same_but_source(before, path) if before and not known else ()
         if not known:
             versions.append(
                 Version(
                     number=len(versions) + 1, md5=digest, size=out["size"], nfiles=out["nfiles"],
                     added=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), source=str(source),
-                    images=_images(Dataset.open(path)), notes=moves(report) + lost,
+                    images=_images(Dataset.open(path)), notes=moves(report) + lost + same,
                 )
             )  # fmt: skip
         write_list(name, versions)
@@ -262,6 +263,15 @@ def _losses(before: Version, path: Path) -> tuple[str, ...]:
     """What a version had that the dataset at `path` lacks; nothing where its bytes are nowhere, see `fresh_splits`."""
     with suppress(RuntimeError, ValueError, OSError), opened(before.md5) as dataset:
         return losses(dataset, Dataset.open(path), f"version {before.number}")
+    return ()
+
+
+def _same_but_source(before: Version, path: Path) -> tuple[str, ...]:
+    """A note where the dataset at `path` differs from a version in nothing but where it came from."""
+    with suppress(RuntimeError, ValueError, OSError), opened(before.md5) as dataset:
+        source = {"source": Dataset.open(path).info.source}
+        if dataset.info.model_copy(update=source) == Dataset.open(path).info:
+            return (f"source only: otherwise the same as version {before.number}",)
     return ()
 
 
