@@ -21,6 +21,7 @@ from tasks.page import COLOURS, Mark, chip, escape
 MAX_TILES = 24  # of a finding
 NUM_SAMPLES = 12  # of what is in it
 MAX_BARS = 24  # classes in a chart: beyond it the most and the least frequent
+MAX_VALUES = 8  # of a length, rate or side, that have a bar each
 MAX_FILES = 100  # set aside, in the table
 MAX_LEFT_OUT = 3  # boxes that were left out, named below a picture
 LEFT_OUT_COLOUR = "#E00000"
@@ -185,12 +186,19 @@ def array_charts(evidence: Evidence) -> list[str]:
         drawn = [(f"Side {axis}", sides, "voxels") for axis, sides in enumerate(shapes.T)]
         drawn += [(f"Voxel, side {axis}", sides, "mm") for axis, sides in enumerate(voxels.T)]
     return [
-        charts.figure(
-            caption, charts.histogram(values, unit, noun, logarithmic=True), untold(values, evidence)
-        )
+        charts.figure(caption, spread(values, unit, noun), untold(values, evidence))
         for caption, values, unit in drawn
         if len(values)
     ]
+
+
+def spread(values: np.ndarray, unit: str, noun: str) -> str:
+    """A bar for each value where there are few, else a histogram."""
+    distinct, counts = np.unique(values, return_counts=True)
+    if not 1 < len(distinct) <= MAX_VALUES:
+        return charts.histogram(values, unit, noun, logarithmic=True)
+    bars = [(f"{value:g}", number) for value, number in zip(distinct.tolist(), counts.tolist(), strict=True)]
+    return charts.columns(bars, unit, noun)
 
 
 def untold(values: np.ndarray, evidence: Evidence) -> str:
