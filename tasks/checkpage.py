@@ -19,6 +19,7 @@ from tasks.families import FAMILIES
 from tasks.page import COLOURS, Mark, chip, escape
 
 MAX_TILES = 24  # of a finding
+MAX_INFO_TILES = 8  # of one that is only worth knowing
 NUM_SAMPLES = 12  # of what is in it
 MAX_BARS = 24  # classes in a chart: beyond it the most and the least frequent
 MAX_VALUES = 8  # of a length, rate or side, that have a bar each
@@ -225,11 +226,12 @@ def box_charts(evidence: Evidence, picture_side: np.ndarray) -> list[str]:
 
 def card(finding: Finding, accepted: bool, evidence: Evidence, blobs: dict[str, bytes]) -> str:
     """One finding: what, how much, what to do, and examples."""
-    shown = [group for group in finding.examples[:MAX_TILES] if any(id in blobs for id in group)]
+    examples = finding.examples[: MAX_INFO_TILES if finding.severity == "info" else MAX_TILES]
+    shown = [group for group in examples if any(id in blobs for id in group)]
     reasons = {image.id: image.reason for image in evidence.report.set_aside}
     texts = [
         ", ".join(f"{id}: {reasons[id]}" if id in reasons else id for id in group)
-        for group in finding.examples[:MAX_TILES]
+        for group in examples
         if group not in shown
     ]
     tiles = [page.tile([example(id, evidence, blobs) for id in group]) for group in shown]

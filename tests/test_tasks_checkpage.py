@@ -132,6 +132,13 @@ def test_a_file_that_cannot_be_used_is_named_with_its_reason_on_the_card(tmp_pat
     assert html.escape(f"{image.id}: {image.reason}") in card
 
 
+def test_what_is_only_worth_knowing_does_not_fill_the_page(tmp_path: Path) -> None:
+    people = {f"{who}/0.png": png(who) for who in range(20)} | {f"x/{i}.png": png(90 + i) for i in range(12)}
+    text = page_of(dataset_of(tmp_path, "faces", people))
+    card = text.split('id="single-picture-identities"')[1].split('class="card"')[0]
+    assert card.count('<div class="tile">') == 8
+
+
 @pytest.mark.parametrize(
     "name",
     ["truncated", "cmyk", "duplicates-across-splits", "class-missing", "box-outside", "annotations-unmatched",
