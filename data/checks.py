@@ -74,15 +74,41 @@ def check(
 
 def shard_fault(file: Path, shard: Shard, family: str) -> str:
     """What is wrong with a shard's file, "" if it is what ingest wrote; reads all of its bytes."""
-    if not file.is_file():
-        return "is missing"
-    if file_sha256(file) != shard.sha256:
-        return "its bytes have changed (SHA-256 differs from dataset.json)"
+    if fault := file_fault(file, shard.sha256):
+        return fault
     footer = pq.read_metadata(file)
     if footer.num_rows != shard.rows:
         return f"has {footer.num_rows} rows, not {shard.rows}"
     missing = set(schema_of(family).names) - set(pq.read_schema(file).names)
     return f"columns are missing: {', '.join(sorted(missing))}" if missing else ""
+
+
+def first_damage(folder: Path) -> str:
+    """The first file that shows the dataset in `folder` to be damaged, "" if none does; decodes nothing."""
+    try:
+        dataset = Dataset.open(folder)
+    except (FileNotFoundError, ValueError) as error:
+        return f"dataset.json is {'missing' if isinstance(error, FileNotFoundError) else 'unreadable'}"
+    if not (folder / "report.json").is_file():
+        return "report.json is missing"
+    for shard in dataset.info.shards:
+        if fault := shard_fault(folder / shard.file, shard, dataset.info.family):
+            return f"{shard.file}: {fault}"
+    beside = (
+        f"{name}: {fault}"
+        for name, sha256 in dataset.info.files_sha256.items()
+        if (fault := file_fault(folder / name, sha256))
+    )
+    return next(beside, "")
+
+
+def file_fault(file: Path, sha256: str) -> str:
+    """What is wrong with a file, "" if its bytes are those of the hash that dataset.json has."""
+    if not file.is_file():
+        return "is missing"
+    if file_sha256(file) != sha256:
+        return "its bytes have changed (SHA-256 differs from dataset.json)"
+    return ""
 
 
 def _images_of(file: Path) -> Iterator[bytes]:
@@ -161,10 +187,8 @@ def _check_files(rows: list[dict[str, Any]], dataset: Dataset) -> list[str]:
     problems = []
     for name, sha256 in dataset.info.files_sha256.items():
         file = dataset.path / name
-        if not file.is_file():
-            problems.append(f"{name}: is missing")
-        elif file_sha256(file) != sha256:
-            problems.append(f"{name}: its bytes have changed (SHA-256 differs from dataset.json)")
+        if fault := file_fault(file, sha256):
+            problems.append(f"{name}: {fault}")
         elif name == PAIRS_FILE:
             label = {row["id"]: row["label"] for row in rows}
             for pair in pq.read_table(file, schema=PAIR_SCHEMA).to_pylist():

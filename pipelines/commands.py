@@ -124,6 +124,8 @@ def main(arguments: list[str]) -> int:
         return complain(usage_fault(error), 2, debug)
     except GIVEN as error:
         return complain(given_fault(error), 2, debug)
+    except ConnectionError as error:  # the world's fault: where it was raised says nothing more
+        return complain(first_line(error), 1, debug)
     except Exception as error:
         return complain(f"{first_line(error)} (--debug shows where)", 1, debug)
     return code if isinstance(code, int) else 0

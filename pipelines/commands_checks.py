@@ -15,6 +15,7 @@ from pipelines.options import Accept, Json, quiet_stdout
 from pipelines.render import ConsoleReporter, emit, table
 from pipelines.reporting import Clock, Status
 from tasks.paths import store
+from tasks.versions import open_stored
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": ""}
 
@@ -43,7 +44,7 @@ def check(
         Compare the files' hashes only, and decode nothing.
     """
     accepted = parse_accepted(accept or [])
-    dataset = Dataset.open(store() / name)
+    dataset = open_stored(name)
     with quiet_stdout(as_json):
         problems, num_images, time_s = damage(dataset, quick)
         findings = verdict = None
@@ -120,7 +121,7 @@ def views(
         shown.append(f"accepted and not found: {', '.join(verdict.unused)}")
     if verdict.stopped_by:
         names = ",".join(finding.name for finding in verdict.stopped_by)
-        family = Dataset.open(store() / name).info.family
+        family = open_stored(name).info.family
         stop = "training does not start" if family in PIPELINES else f"the dataset is not sound for {family}"
         shown.append(f"{stop} with these errors, unless they are accepted: --accept {names}")
     what = "them" if findings.findings else "what is in it"

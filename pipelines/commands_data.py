@@ -14,6 +14,7 @@ from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import cell, emit, pairs, table
 from tasks import versioning
 from tasks.paths import store
+from tasks.versions import open_stored
 
 Span = tuple[int, int, int]  # least, median, greatest
 
@@ -118,7 +119,7 @@ def show(name: str, /, *, as_json: Json = False) -> None:
     name
         Name of an ingested dataset; ./convoy data list shows them.
     """
-    info = Dataset.open(store() / name).info
+    info = open_stored(name).info
     digest = versioning.digest(store() / name)
     values = {
         "stored in": store() / name,
@@ -178,7 +179,7 @@ def preview(
     from tasks.figures import save_figure
     from tasks.preview import preview as draw
 
-    dataset = Dataset.open(store() / name)
+    dataset = open_stored(name)
     if dataset.info.family not in PIPELINES:
         known = ", ".join(PIPELINES)
         raise ValueError(f"dataset {name!r} is for {dataset.info.family}; a preview is drawn for: {known}")
@@ -210,7 +211,7 @@ def export(
     out
         A new folder.
     """
-    report = export_dataset(Dataset.open(store() / name), format, out)
+    report = export_dataset(open_stored(name), format, out)
     values: dict[str, Any] = {"written to": report.path}
     values |= {f"{split} images": number for split, number in report.images.items()}
     values["to know"] = "; ".join(report.notes) or "nothing else"

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from data.dataset import Dataset, Split, noun_of
+from data.dataset import Split, noun_of
 from pipelines.commands_models import evaluate_configuration, hearer, trained_on_another_version
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO
@@ -15,8 +15,8 @@ from tasks.evaluate import Report, evaluate
 from tasks.labelerrors import noisy_pairs, weakness
 from tasks.labelpage import write_label_page
 from tasks.modelfile import load_card
-from tasks.paths import store
 from tasks.report import SUSPECT_COLUMNS, write_csv
+from tasks.versions import open_stored
 from tasks.views import view_named
 
 MAX_LISTED = 20
@@ -51,7 +51,7 @@ def label_errors(
         Write a page with the suspects' pictures to this file.
     """
     folder = registry.resolve_model(model)
-    card, data = load_card(folder), Dataset.open(store() / name)
+    card, data = load_card(folder), open_stored(name)
     config = evaluate_configuration(card, name, AUTO, [view_named(card.views)])
     notes = [note] if (note := trained_on_another_version(card, data)) else []
     if split == "train" and card.dataset == name:

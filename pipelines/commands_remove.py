@@ -31,9 +31,25 @@ def remove(
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise ValueError(f"{name} was not removed: the answer was not y")
-    digest, files = placing.remove(name, ConsoleReporter().note)
-    back = f"git checkout COMMIT -- {' '.join(map(str, files))}, then ./convoy data pull {name}"
-    said = (
-        f"removed {name} ({digest}); DVC's cache keeps its bytes. If git has its pointer, get it back: {back}"
+    removed = placing.remove(name, ConsoleReporter().note)
+    back = f"git checkout COMMIT -- {' '.join(map(str, removed.files))}, then ./convoy data pull {name}"
+    document = {
+        "name": name, "digest": removed.digest, "cached": removed.is_cached, "unrecorded": removed.unrecorded,
+        "damage": removed.damage, "get_back": back,
+    }  # fmt: skip
+    emit(document, removed_views(name, removed, back), as_json)
+
+
+def removed_views(name: str, removed: placing.Removed, back: str) -> list[str]:
+    """What went, and what is left of it where."""
+    kept = (
+        "DVC's cache keeps its bytes" if removed.is_cached else "DVC's cache lacks its bytes, or some of them"
     )
-    emit({"name": name, "digest": digest, "get_back": back}, [said], as_json)
+    said = f"removed {name} ({removed.digest}); {kept}. If git has its pointer, get it back: {back}"
+    if not removed.unrecorded:
+        return [said]
+    what = f"was damaged ({removed.damage})" if removed.damage else "held what no version had"
+    return [
+        said,
+        f"its folder {what}: those bytes are in DVC's cache as {removed.unrecorded}, and no pointer names them",
+    ]

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from data.dataset import Dataset
 from data.findings import examine, obey, parse_accepted
 from pipelines import server
 from pipelines.families import Executor, FamilyName, StopAfter
@@ -14,7 +13,7 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, choose_recipe, flatten, parse_changes, recipes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import run_flow
-from tasks.paths import store
+from tasks.versions import open_stored
 
 
 def train(
@@ -77,7 +76,7 @@ def train(
         from pipelines.configuration import configuration
 
         configuration(family, dataset, recipe, nested)
-        opened = Dataset.open(store() / dataset)
+        opened = open_stored(dataset)
         opened.require_family(family)  # training would refuse too, but only when engines have started
         obey(*examine(opened, accepted))
     with quiet_stdout(as_json):

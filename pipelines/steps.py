@@ -26,9 +26,9 @@ from tasks import cluster, registry
 from tasks.distil import Teacher
 from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
-from tasks.paths import store
 from tasks.train import TrainResult, train
 from tasks.transfer import Weights
+from tasks.versions import open_stored
 from tasks.weights import read_teacher, read_weights
 
 RETRY_DELAY_S = 2
@@ -79,7 +79,7 @@ def check_dataset(family: str, name: str, splits: Sequence[Split] = ("train", "t
 
     Raises ValueError or FileNotFoundError for one that training or evaluation could not use.
     """
-    dataset = Dataset.open(store() / name)
+    dataset = open_stored(name)
     dataset.require_family(family)
     for split in splits:
         dataset.require(split)

@@ -21,6 +21,7 @@ from tasks.settings import EvaluateConfig, TrainConfig
 
 COLUMNS = ("image", "label")  # of a dataset's rows: what samples are made of
 PICTURE_PX = 96
+PANELS = "a volume: middle slices across axes 0 and 1 above; across axis 2, and the mean along axis 0, below"
 BUILDERS = {"signals": signals.build, "volumes": volumes.build}
 
 

@@ -14,13 +14,15 @@ from data.evidence import Evidence, gather, read_pictures
 from data.files import write_whole
 from data.findings import Finding, Findings, Verdict
 from tasks import charts, page
-from tasks.arrays import as_png
+from tasks.arrays import PANELS, as_png
 from tasks.families import FAMILIES
 from tasks.page import COLOURS, Mark, chip, escape
 
 MAX_TILES = 24  # of a finding
+MAX_INFO_TILES = 8  # of one that is only worth knowing
 NUM_SAMPLES = 12  # of what is in it
 MAX_BARS = 24  # classes in a chart: beyond it the most and the least frequent
+MAX_VALUES = 8  # of a length, rate or side, that have a bar each
 MAX_FILES = 100  # set aside, in the table
 MAX_LEFT_OUT = 3  # boxes that were left out, named below a picture
 LEFT_OUT_COLOUR = "#E00000"
@@ -118,7 +120,9 @@ def distributions(evidence: Evidence) -> list[str]:
         drawn.append(balance_chart("Boxes by class", info.num_boxes, info.classes))
     elif info.family != "landmarks":
         drawn.append(balance_chart(f"{evidence.noun.capitalize()} by class", info.counts, info.classes))
-    if info.family not in NUM_AXES and {"width", "height"} <= set(evidence.columns.column_names):
+    if info.family in NUM_AXES:
+        drawn += array_charts(evidence)
+    elif {"width", "height"} <= set(evidence.columns.column_names):
         width, height = evidence.sizes_px.T
         drawn += size_charts(width, height)
         if info.family == "detection":
@@ -170,6 +174,40 @@ def size_charts(width: np.ndarray, height: np.ndarray) -> list[str]:
     return [charts.figure("Size", size, note), charts.figure("Aspect", aspect)]
 
 
+def array_charts(evidence: Evidence) -> list[str]:
+    """How lengths of signals or sides of volumes are spread, and their rates or voxels where files tell them."""
+    noun = evidence.noun
+    shapes = np.array(evidence.columns["shape"].to_pylist(), np.int64)[:, 1:]  # (N, axes), channels left out
+    if evidence.info.family == "signals":
+        rates = np.asarray(evidence.columns["rate_hz"].to_numpy(), np.float64)
+        drawn = [("Length", shapes[:, 0], "samples"), ("Rate", rates[rates > 0], "samples a second")]
+    else:
+        spacings = [sides for sides in evidence.columns["spacing_mm"].to_pylist() if sides]
+        voxels = np.array(spacings, np.float64).reshape(-1, 3)
+        drawn = [(f"Side {axis}", sides, "voxels") for axis, sides in enumerate(shapes.T)]
+        drawn += [(f"Voxel, side {axis}", sides, "mm") for axis, sides in enumerate(voxels.T)]
+    return [
+        charts.figure(caption, spread(values, unit, noun), untold(values, evidence))
+        for caption, values, unit in drawn
+        if len(values)
+    ]
+
+
+def spread(values: np.ndarray, unit: str, noun: str) -> str:
+    """A bar for each value where there are few, else a histogram."""
+    distinct, counts = np.unique(values, return_counts=True)
+    if not 1 < len(distinct) <= MAX_VALUES:
+        return charts.histogram(values, unit, noun, logarithmic=True)
+    bars = [(f"{value:g}", number) for value, number in zip(distinct.tolist(), counts.tolist(), strict=True)]
+    return charts.columns(bars, unit, noun)
+
+
+def untold(values: np.ndarray, evidence: Evidence) -> str:
+    """Of how many items a file does not tell this."""
+    lacking = len(evidence) - len(values)
+    return f"{lacking:,} {evidence.noun} do not tell it" if lacking else ""
+
+
 def box_charts(evidence: Evidence, picture_side: np.ndarray) -> list[str]:
     """How large boxes are, and how many a picture has."""
     boxes = evidence.boxes
@@ -188,8 +226,14 @@ def box_charts(evidence: Evidence, picture_side: np.ndarray) -> list[str]:
 
 def card(finding: Finding, accepted: bool, evidence: Evidence, blobs: dict[str, bytes]) -> str:
     """One finding: what, how much, what to do, and examples."""
-    shown = [group for group in finding.examples[:MAX_TILES] if any(id in blobs for id in group)]
-    texts = [", ".join(group) for group in finding.examples[:MAX_TILES] if group not in shown]
+    examples = finding.examples[: MAX_INFO_TILES if finding.severity == "info" else MAX_TILES]
+    shown = [group for group in examples if any(id in blobs for id in group)]
+    reasons = {image.id: image.reason for image in evidence.report.set_aside}
+    texts = [
+        ", ".join(f"{id}: {reasons[id]}" if id in reasons else id for id in group)
+        for group in examples
+        if group not in shown
+    ]
     tiles = [page.tile([example(id, evidence, blobs) for id in group]) for group in shown]
     listed = f'<p class="small">{"<br>".join(escape(text) for text in texts)}</p>' if texts else ""
     detail = f"<p>{escape(finding.detail)}</p>" if finding.detail else ""
@@ -210,7 +254,8 @@ def sample_tiles(ids: Sequence[str], evidence: Evidence, blobs: dict[str, bytes]
     """What items look like, found faulty or not: are boxes, points and labels where they belong?"""
     tiles = [page.tile([example(id, evidence, blobs)]) for id in ids]
     caption = f"{len(ids):,} of {len(evidence):,} {evidence.noun}"
-    return f'<h3 class="samples">{escape(caption)}</h3><div class="tiles">{"".join(tiles)}</div>'
+    panels = f'<p class="quiet small">{escape(PANELS)}</p>' if evidence.info.family == "volumes" else ""
+    return f'<h3 class="samples">{escape(caption)}</h3>{panels}<div class="tiles">{"".join(tiles)}</div>'
 
 
 def example(id: str, evidence: Evidence, blobs: dict[str, bytes]) -> str:

@@ -284,6 +284,8 @@ def preview_figure(pictures: np.ndarray, names: Sequence[str], what: str) -> Fig
             if row == 0:
                 axes.set_title("as evaluated" if column == 0 else f"epoch {column - 1}", fontsize=8)
         grid[row, 0].set_ylabel(short(name), fontsize=8, parse_math=False)
-    figure.suptitle(f"What training sees: {what}", fontsize=10, parse_math=False)
-    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))  # room for the title
+    title = textwrap.fill(f"What training sees: {what}", int(13 * figure.get_figwidth()))
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    room_in = 0.14 + 0.16 * (1 + title.count("\n"))
+    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - room_in / figure.get_figheight()))
     return figure

@@ -5,8 +5,10 @@ What lies in a folder is in DVC's cache before anything else takes its place, se
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from data.checks import first_damage
 from data.dataset import Dataset, list_names
 from data.storage import move_into_place, partial_folder
 from tasks import versioning, versions
@@ -45,16 +47,26 @@ def place(name: str, digest: str) -> bool:
             return False
         if not versioning.is_cached(found):
             if found not in [version.md5 for version in versions.history(name)]:
-                raise ValueError(
-                    f"{path} was changed since it was recorded, and would be lost; keep it as a version: .venv/bin/dvc "
-                    f"add {path}, or move it away"
-                )
+                raise ValueError(_unrecorded(path))
             versioning.save(path)
     _fetch(name, digest)
     with partial_folder(store(), name) as partial:
         versioning.restore(digest, partial)
         move_into_place(store(), name, Dataset.open(partial).info.family, partial)
     return True
+
+
+def _unrecorded(path: Path) -> str:
+    """Why a folder whose bytes no version has is not replaced, and what to do."""
+    if damage := first_damage(path):
+        return (
+            f"{path} is damaged ({damage}; ./convoy data check {path.name} tells more): move it away, and give this "
+            "command again, which brings back what was recorded"
+        )
+    return (
+        f"{path} was changed since it was recorded, and would be lost; keep it as a version: .venv/bin/dvc add {path}, "
+        "or move it away"
+    )
 
 
 def recorded_names() -> list[str]:
@@ -74,22 +86,39 @@ def require_removable(name: str) -> None:
         )
 
 
-def remove(name: str, note: Callable[[str], None] | None = None) -> tuple[str, list[Path]]:
-    """Take a dataset's folder, pointer and list away: its digest, and the two files, which git may have.
+@dataclass(frozen=True)
+class Removed:
+    """What `remove` took away."""
+
+    digest: str  # what was recorded
+    is_cached: bool  # whether DVC's cache has all of it
+    files: tuple[Path, Path]  # pointer and list, which git may have
+    unrecorded: str = ""  # digest of what lay in the folder, where that is no version
+    damage: str = ""  # what shows that to be damaged
+
+
+def remove(name: str, note: Callable[[str], None] | None = None) -> Removed:
+    """Take a dataset's folder, pointer and list away.
 
     What lies in the folder is in DVC's cache before it goes.
     """
     require_removable(name)
     path = store() / name
-    files = [path.with_name(f"{name}.dvc"), versions.list_file(name)]
+    files = (path.with_name(f"{name}.dvc"), versions.list_file(name))
     with versions.exclusive(name, note):
-        versions.keep(name)
-        digest = versions.current(name)
+        known = versions.history(name)
+        recorded = versions.current(name)
+        kept = versions.keep(name)
+        found, damage = "", ""
+        if known and len(kept) > len(known):
+            found, damage = kept[-1].md5, first_damage(path)
+        digest = recorded or versions.current(name)
+        removed = Removed(digest, versioning.is_cached(digest), files, found, damage)
         if path.exists():
             shutil.rmtree(path)
         for file in files:
             file.unlink(missing_ok=True)
-    return digest, files
+    return removed
 
 
 def pull(
@@ -146,6 +175,8 @@ def _fetch(what: str, digest: str) -> None:
         versioning.fetch([digest])
     except RuntimeError as error:
         text = str(error).replace(digest, f"{what} ({digest})", 1)
+        if stage := versioning.stage_of(store() / what):
+            text += f"; or make it: .venv/bin/dvc repro {stage}"
         if f": {digest} is missing" in text:
             raise Lacking(text.replace(f": {digest} is missing", ": it is missing")) from error
         raise RuntimeError(text) from error

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from data.dataset import NUM_AXES, Dataset
 from data.random import SampleGenerator
+from tasks.arrays import PANELS
 from tasks.families import FAMILIES
 from tasks.figures import BLUE, ORANGE, Figure, preview_figure, short
 from tasks.inputs import as_pictures
@@ -47,7 +48,8 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     columns = [as_pictures(batch.images.numpy()).transpose(0, 2, 3, 1) for batch in batches]
     pictures = np.stack(columns, 1)  # (N, 1 + E, H, W, C)
     size = f", {config.input.crop_px} px" if batches[0].images.dtype == torch.uint8 else ""
-    return preview_figure(pictures, names, f"{dataset.info.name}{size}, {seed}")
+    panels = f"; {PANELS}" if NUM_AXES.get(family_name) == 3 else ""
+    return preview_figure(pictures, names, f"{dataset.info.name}{size}, {seed}{panels}")
 
 
 def signals_figure(signals: np.ndarray, names: Sequence[str], rate_hz: float, what: str) -> Figure:

@@ -78,7 +78,9 @@ class TrainConfig(Parameters):
     def _batch_divides(self) -> Self:
         if self.batch_size % (self.num_workers * self.accumulate_batches):
             times = (
-                f" times accumulate_batches (={self.accumulate_batches})" if self.accumulate_batches > 1 else ""
+                f" times accumulate_batches (={self.accumulate_batches})"
+                if self.accumulate_batches > 1
+                else ""
             )
             raise ValueError(
                 f"batch_size (={self.batch_size}) must be divisible by num_workers (={self.num_workers}){times}"

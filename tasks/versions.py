@@ -147,6 +147,8 @@ def require_list(name: str) -> list[Version]:
     """The versions of a dataset; raises a ValueError where it has none, or a stage of dvc.yaml makes it."""
     stage = versioning.stage_of(store() / name)
     if stage:
+        if not (store() / name).exists():
+            open_stored(name)  # says what brings it
         raise ValueError(
             f"{name!r} is made by the stage {stage} of dvc.yaml, and dvc.lock is its version; go back with: "
             "git checkout COMMIT -- dvc.lock, then .venv/bin/dvc checkout"
@@ -158,6 +160,21 @@ def require_list(name: str) -> list[Version]:
             f"{name!r} has no version yet: {versioning.advice(store() / name)}, or data add it again"
         )
     return versions
+
+
+def open_stored(name: str) -> Dataset:
+    """The dataset of that name in the store; where it is recorded and not here, the error says what brings it."""
+    path = store() / name
+    if not (path / "dataset.json").is_file() and current(name):
+        raise FileNotFoundError(f"dataset {name!r} is recorded and not here; {way_here(name)}")
+    return Dataset.open(path)
+
+
+def way_here(name: str) -> str:
+    """What brings a recorded dataset that is not here."""
+    pull = f"fetch it: ./convoy data pull {name}"
+    stage = versioning.stage_of(store() / name)
+    return f"{pull}, or make it: .venv/bin/dvc repro {stage}" if stage else pull
 
 
 @contextmanager
@@ -229,12 +246,13 @@ def add(
             return Added(report, digest, None, False)
         lost = _losses(before, path) if before and before.md5 != digest else ()
         known = [version for version in versions if version.md5 == digest]
+        same = _same_but_source(before, path) if before and not known else ()
         if not known:
             versions.append(
                 Version(
                     number=len(versions) + 1, md5=digest, size=out["size"], nfiles=out["nfiles"],
                     added=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), source=str(source),
-                    images=_images(Dataset.open(path)), notes=moves(report) + lost,
+                    images=_images(Dataset.open(path)), notes=moves(report) + lost + same,
                 )
             )  # fmt: skip
         write_list(name, versions)
@@ -245,6 +263,15 @@ def _losses(before: Version, path: Path) -> tuple[str, ...]:
     """What a version had that the dataset at `path` lacks; nothing where its bytes are nowhere, see `fresh_splits`."""
     with suppress(RuntimeError, ValueError, OSError), opened(before.md5) as dataset:
         return losses(dataset, Dataset.open(path), f"version {before.number}")
+    return ()
+
+
+def _same_but_source(before: Version, path: Path) -> tuple[str, ...]:
+    """A note where the dataset at `path` differs from a version in nothing but where it came from."""
+    with suppress(RuntimeError, ValueError, OSError), opened(before.md5) as dataset:
+        source = {"source": Dataset.open(path).info.source}
+        if dataset.info.model_copy(update=source) == Dataset.open(path).info:
+            return (f"source only: otherwise the same as version {before.number}",)
     return ()
 
 

@@ -169,6 +169,7 @@ def test_debug_shows_the_traceback(run: Run) -> None:
         (KeyboardInterrupt(), 130, "stopped"),
         (Stopped(signal.SIGTERM), 143, "stopped"),
         (RuntimeError("it broke\nhere"), 1, "it broke (--debug shows where)"),
+        (ConnectionError("h refuses the connection"), 1, "h refuses the connection"),
         (KeyError("x"), 1, "KeyError: 'x' (--debug shows where)"),
         (ValueError("one\ntwo"), 2, "one"),
     ],

@@ -184,6 +184,48 @@ def test_what_is_not_there_is_one_clear_line(run: Run) -> None:
         assert err.count("\n") == 1
 
 
+def spoil(folder: Path, way: str) -> str:
+    """Damage a dataset's folder; what the messages say of it."""
+    file = folder / way if way.endswith("json") else min(folder.glob("train-*"))
+    if way == "truncated":
+        file.write_bytes(file.read_bytes()[:-100])
+        return f"{file.name}: its bytes have changed"
+    file.unlink()
+    return "is missing"
+
+
+@pytest.mark.usefixtures("two")
+@pytest.mark.parametrize("way", ["dataset.json", "report.json", "train", "truncated"])
+def test_a_damaged_folder_is_called_so_and_is_brought_back_once_it_was_moved_away(
+    run: Run, way: str, tmp_path: Path
+) -> None:
+    folder = store() / "set"
+    damage = spoil(folder, way)
+    for command in (("pull", "set"), ("checkout", "set", "1")):
+        code, out, err = run("data", *command)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"convoy: {folder} is damaged (") and damage in err
+        assert "move it away, and give this command again" in err
+        assert "dvc add" not in err
+    folder.rename(tmp_path / "moved")
+    assert run("data", "pull", "set")[0] == 0
+    assert run("data", "check", "set")[0] == 0
+
+
+@pytest.mark.usefixtures("two")
+@pytest.mark.parametrize("way", ["train", "truncated"])
+def test_what_remove_says_is_kept_is_what_was_recorded_and_not_the_damage(run: Run, way: str) -> None:
+    recorded, pointer = versions.current("set"), (store() / "set.dvc").read_bytes()
+    damage = spoil(store() / "set", way)
+    code, out, err = run("data", "remove", "set", "--yes")
+    assert (code, err) == (0, "")
+    assert f"removed set ({recorded}); DVC's cache keeps its bytes." in out
+    assert "its folder was damaged (" in out and damage in out
+    (store() / "set.dvc").write_bytes(pointer)
+    assert run("data", "pull", "set")[0] == 0
+    assert run("data", "check", "set")[0] == 0
+
+
 @pytest.mark.usefixtures("two")
 def test_a_first_version_has_none_before_it(run: Run) -> None:
     assert run("data", "diff", "set", "--json")[0] == 0
@@ -191,3 +233,26 @@ def test_a_first_version_has_none_before_it(run: Run) -> None:
     code, _, err = run("data", "diff", "set")
     assert code == 2
     assert "set has no version before version 1; name two: ./convoy data diff set A B" in err
+
+
+@pytest.mark.usefixtures("two")
+def test_what_is_recorded_and_not_here_is_to_be_fetched_and_not_added_again(
+    run: Run, module_home: Path
+) -> None:
+    shutil.rmtree(store() / "set")
+    for command in (
+        ("show", "set"),
+        ("check", "set"),
+        ("export", "set", "--format", "folders", "--out", "x"),
+    ):
+        code, out, err = run("data", *command)
+        assert (code, out) == (2, "")
+        assert err == "convoy: dataset 'set' is recorded and not here; fetch it: ./convoy data pull set\n"
+    (module_home / "dvc.lock").write_text(
+        "stages:\n  ingest:\n    cmd: x\n    outs:\n    - {path: data/store/made, md5: %s.dir}\n" % ("a" * 32)
+    )
+    for command in (("show", "made"), ("versions", "made"), ("checkout", "made", "1"), ("pull", "made")):
+        _, out, err = run("data", *command)
+        assert (out, err.count("\n")) == ("", 1)
+        assert "or make it: .venv/bin/dvc repro ingest" in err
+    (module_home / "dvc.lock").unlink()

@@ -1,9 +1,11 @@
 """The report as HTML: whole in one file, the same each time, and safe whatever files are called."""
 
 import base64
+import html
 import io
 import re
 import shutil
+import wave
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +20,7 @@ from data.dataset import Dataset
 from data.findings import find, judge
 from data.report import read_report
 from tasks import charts, page
+from tasks.arrays import PANELS
 from tasks.checkpage import check_page, headline, write_check_page
 from tasks.families import FAMILIES
 from tests.faulty import PLANTED, SOUND, box, classification, detection, jpeg, stock
@@ -82,6 +85,58 @@ def test_a_sound_dataset_of_any_family_has_a_page(tmp_path: Path, name: str) -> 
     assert "No check found anything" in text
     assert len(reader.loaded) == 12  # pictures from all over it, in the page itself
     assert all(source.startswith("data:image/") for source in reader.loaded)
+
+
+def arrays_of(family: str) -> dict[str, bytes]:
+    """Two classes of sounds at two rates, or of volumes without spacing, of many sizes."""
+    generator = np.random.default_rng(0)
+    files = {}
+    for i in range(24):
+        stream = io.BytesIO()
+        if family == "signals":
+            with wave.open(stream, "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate((8000, 16000)[i % 3 == 0])
+                file.writeframes(generator.integers(-9999, 9999, 400 + 40 * i, dtype=np.int16).tobytes())
+        else:
+            np.save(stream, generator.random((6 + i, 12, 9 + i % 4), dtype=np.float32))
+        files[f"{'ab'[i % 2]}/{i}.{'wav' if family == 'signals' else 'npy'}"] = stream.getvalue()
+    return files
+
+
+@pytest.mark.parametrize(
+    ("family", "captions"),
+    [("signals", ("Length", "Rate")), ("volumes", ("Side 0", "Side 1", "Side 2"))],
+)
+def test_lengths_and_sides_have_charts_and_the_panels_of_volumes_are_named(
+    tmp_path: Path, family: str, captions: tuple[str, ...]
+) -> None:
+    text = page_of(dataset_of(tmp_path, family, arrays_of(family)))
+    assert all(f"<figcaption>{caption}</figcaption>" in text for caption in captions)
+    assert (PANELS in text) == (family == "volumes")
+
+
+def test_a_file_that_cannot_be_used_is_named_with_its_reason_on_the_card(tmp_path: Path) -> None:
+    planted = PLANTED["annotation-unreadable"]
+    dataset = dataset_of(tmp_path, SOUND[planted.sound][0], planted.files(), **planted.ingest)
+    card = (
+        page_of(dataset)
+        .split('id="annotation-unreadable"')[1]
+        .split("</h3>")[1]
+        .split('<div class="tiles">')[0]
+    )
+    (image, *_) = (
+        image for image in read_report(dataset.path).set_aside if image.fault == "annotation-unreadable"
+    )
+    assert html.escape(f"{image.id}: {image.reason}") in card
+
+
+def test_what_is_only_worth_knowing_does_not_fill_the_page(tmp_path: Path) -> None:
+    people = {f"{who}/0.png": png(who) for who in range(20)} | {f"x/{i}.png": png(90 + i) for i in range(12)}
+    text = page_of(dataset_of(tmp_path, "faces", people))
+    card = text.split('id="single-picture-identities"')[1].split('class="card"')[0]
+    assert card.count('<div class="tile">') == 8
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,15 @@ def test_what_was_changed_by_hand_is_kept_before_an_add_replaces_it(tmp_path: Pa
     assert (store() / "set" / "notes.txt").read_text() == "a person's work"
 
 
+def test_a_version_that_differs_in_its_source_alone_says_so(tmp_path: Path) -> None:
+    folder = source(tmp_path)
+    add(folder)
+    second = add(folder.rename(tmp_path / "elsewhere"))
+    third = add(source(tmp_path, 9))
+    assert second.version and second.version.notes == ("source only: otherwise the same as version 1",)
+    assert third.version and third.version.notes == ()
+
+
 @pytest.mark.parametrize("lost", ["report.json", "train-*.parquet"])
 def test_a_damaged_folder_is_kept_but_is_never_the_latest(tmp_path: Path, lost: str) -> None:
     first = add(source(tmp_path))
