@@ -7,6 +7,7 @@ name.
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from data.decode import DecodeError, decode_image, quiet_pillow
 THUMBNAIL_PX = 160  # longer side, at most
 LEAST_SHOWN_PX = 96  # longer side on the page: smaller pictures are enlarged, pixel by pixel
 JPEG_QUALITY = 82
+NAME_END = re.compile(r"(.{8,}?)(\w{0,3}\.[A-Za-z0-9]{2,5})", re.DOTALL)
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442")  # Okabe and Ito's
 
 CSS = """
@@ -49,6 +51,7 @@ a { color: #0b57d0; text-decoration: none; } a:hover { text-decoration: underlin
 .picture img.enlarged { image-rendering: pixelated; }
 .picture svg { position: absolute; left: 0; top: 0; width: 100%; height: 100%; }
 .caption { font-size: 12px; line-height: 1.35; margin-top: 4px; overflow-wrap: anywhere; }
+.ending { white-space: nowrap; }
 .missing { display: flex; align-items: center; justify-content: center; background: #eceff2; color: #59636e;
   font-size: 12px; text-align: center; }
 """
@@ -116,7 +119,7 @@ def picture(
     `marks` are in pixels of the upright picture, whose width and height `size` is. A picture that is not there, or does
     not decode, is a grey field.
     """
-    lines = "<br>".join(escape(line) for line in caption)
+    lines = "<br>".join(_line(text) for text in caption)
     try:
         shown = "" if blob is None else _thumbnail(blob) + _overlay(marks, size)
         why = "no picture"
@@ -129,6 +132,12 @@ def picture(
         f'<div style="max-width:{THUMBNAIL_PX}px" title="{escape(hint)}"><div class="picture">{shown}</div>'
         f'<div class="caption">{lines}</div></div>'
     )
+
+
+def _line(text: str) -> str:
+    """A line of a caption, which may break anywhere but in a file name's ending and the letters before it."""
+    found = NAME_END.fullmatch(text)
+    return f'{escape(found[1])}<span class="ending">{escape(found[2])}</span>' if found else escape(text)
 
 
 def _thumbnail(blob: bytes) -> str:

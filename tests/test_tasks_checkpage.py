@@ -132,6 +132,11 @@ def test_a_file_that_cannot_be_used_is_named_with_its_reason_on_the_card(tmp_pat
     assert html.escape(f"{image.id}: {image.reason}") in card
 
 
+def test_a_long_name_breaks_before_its_ending() -> None:
+    shown = page.picture(None, ["train, cat", "a<b_000000001.jpg"], "hint")
+    assert 'train, cat<br>a&lt;b_000000<span class="ending">001.jpg</span>' in shown
+
+
 def test_what_is_only_worth_knowing_does_not_fill_the_page(tmp_path: Path) -> None:
     people = {f"{who}/0.png": png(who) for who in range(20)} | {f"x/{i}.png": png(90 + i) for i in range(12)}
     text = page_of(dataset_of(tmp_path, "faces", people))
