@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.table import Table
 
-from data.dataset import Dataset
 from data.findings import examine, obey, parse_accepted
 from pipelines.engines import start_engines
 from pipelines.families import Executor
@@ -16,7 +15,7 @@ from pipelines.parameters import AUTO, merge, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
 from tasks.curveplan import SPLITS, WAIVED, Mode
-from tasks.paths import store
+from tasks.versions import open_stored
 
 FLOW = "pipelines.curve:learning_curve"
 FILES = ("cells.csv", "curve.json", "curve.png")
@@ -115,7 +114,7 @@ def require_curve(
     from pipelines.curve import job_of
 
     job_of(dataset, recipe, changes, curve, accepted)
-    opened = Dataset.open(store() / dataset)
+    opened = open_stored(dataset)
     opened.require_family(family)
     for split in SPLITS:
         opened.require(split)

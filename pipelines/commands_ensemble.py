@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from data.dataset import Dataset
 from data.findings import examine, obey, parse_accepted
 from pipelines import server
 from pipelines.commands_train import collect, require_replaceable
@@ -15,7 +14,7 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
-from tasks.paths import store
+from tasks.versions import open_stored
 
 Models = Annotated[
     list[str] | None,
@@ -89,7 +88,7 @@ def ensemble(
         )  # only now, for torch takes seconds that the server can use
 
         plan_members(family, dataset, members, models or (), recipe, nested, accepted)
-        opened = Dataset.open(store() / dataset)
+        opened = open_stored(dataset)
         opened.require_family(family)
         obey(*examine(opened, accepted))
     with quiet_stdout(as_json):

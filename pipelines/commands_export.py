@@ -15,7 +15,7 @@ from tasks.export import Format
 from tasks.export import export as export_model
 from tasks.modelfile import load_card
 from tasks.packaging import model_sha256
-from tasks.paths import store
+from tasks.versions import open_stored
 
 
 def export(
@@ -68,7 +68,7 @@ def dataset_to_check_on(card: ModelCard, name: str | None) -> Dataset:
     Made-up pictures would do no better than close tensors: a model says nearly the same of all of them.
     """
     try:
-        return Dataset.open(store() / (name or card.dataset))
+        return open_stored(name or card.dataset)
     except FileNotFoundError as error:
         if name is not None:
             raise

@@ -28,6 +28,7 @@ from tasks.paths import store
 from tasks.predict import Predictor, load_predictor
 from tasks.settings import EvaluateConfig, ViewName
 from tasks.slices import Slice, mark
+from tasks.versions import open_stored
 
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in EXTENSIONS.values() for suffix in suffixes)
 CATALOGUES = {  # family → its networks, and the channels at which their sizes are told
@@ -85,7 +86,7 @@ def evaluate(
     called = (model, *models)
     folders = [registry.resolve_model(uri) for uri in called]
     card = load_card(folders[0])
-    data = Dataset.open(store() / (dataset or card.dataset))
+    data = open_stored(dataset or card.dataset)
     notes = [note for folder in folders if (note := trained_on_another_version(load_card(folder), data))]
     if split == "val":
         notes.append(

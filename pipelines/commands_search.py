@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from data.dataset import Dataset
 from data.findings import examine, obey, parse_accepted
 from pipelines.commands_train import summary_views
 from pipelines.engines import start_engines
@@ -16,8 +15,8 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
-from tasks.paths import store
 from tasks.space import SearchMetric
+from tasks.versions import open_stored
 
 MAX_LISTED = 10  # trials
 Spaces = Annotated[
@@ -107,7 +106,7 @@ def search(
         )
     else:
         job = job_of(family, dataset, space or [], recipe, nested, how, accepted)
-        opened = Dataset.open(store() / dataset)
+        opened = open_stored(dataset)
         opened.require_family(family)  # the flow would refuse too, but only when engines have started
         obey(*examine(opened, accepted))
     with quiet_stdout(as_json):
