@@ -232,3 +232,9 @@ def test_a_drawn_image_counts_as_often_as_it_is_drawn(seed: int) -> None:
     np.testing.assert_allclose(np.nanmean(per_class_ap(matches)), whole, rtol=0, atol=1e-12)
     low, high = ap_interval(matches, np.random.default_rng(0), num_draws=200)
     assert low <= whole <= high
+
+
+def test_of_objects_overlapped_alike_the_last_is_taken() -> None:
+    objects = objects_of((0, 0, (0, 0, 80, 100)), (0, 0, (20, 0, 100, 100)))
+    matches = match(objects, detections_of((0, 0, 0.9, BOX)), num_images=1, num_classes=1)
+    assert matches.found[0, 0].tolist() == [1]
