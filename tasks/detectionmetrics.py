@@ -1,0 +1,174 @@
+"""What is computed from a detector's match table: COCO's average precision and recall, curves, the best threshold.
+
+COCO's figures equal pycocotools' to 1e-12. Where a figure has nothing to be computed from (no small object in the
+split), it is NaN, where pycocotools has -1. K classes, A ranges of areas, T thresholds of IoU, N detections; speed:
+benchmarks/cocoeval.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.detectionmatches import Matches
+
+RECALLS = np.linspace(0, 1, 101)
+MAX_DETECTIONS = (1, 10, 100)  # of a class in an image, for average recall
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision, recall and F1 of what is kept from each distinct score on, highest first: each of shape (S,)."""
+
+    scores: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+
+
+@dataclass(frozen=True)
+class CocoFigures:
+    """Per class and range of areas: average precision (A, T, K) and highest recall (3, A, T, K) by most detections.
+
+    NaN for classes without an object in the range.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+
+
+def coco_figures(matches: Matches) -> CocoFigures:
+    """Average precision over 101 recalls, and recall at 1, 10 and 100 detections of a class in an image."""
+    A, T, K = len(matches.areas), len(matches.iou_thresholds), matches.num_classes
+    precision, recall = np.full((A, T, K), np.nan), np.full((len(MAX_DETECTIONS), A, T, K), np.nan)
+    right = (matches.found >= 0) & ~matches.ignored
+    wrong = (matches.found < 0) & ~matches.ignored
+    for a in range(A):
+        positives = np.bincount(matches.object_labels[~matches.object_ignored[a]], minlength=K)
+        for k, part in _classes(matches):
+            if positives[k]:
+                precision[a, :, k] = interpolated(right[a, :, part], wrong[a, :, part], int(positives[k]))
+        present = positives > 0
+        for m, most in enumerate(MAX_DETECTIONS):
+            for t in range(T):
+                labels = matches.labels[right[a, t] & (matches.rank < most)]
+                found = np.bincount(labels, minlength=K)
+                recall[m, a, t, present] = found[present] / positives[present]
+    return CocoFigures(precision, recall)
+
+
+def _classes(matches: Matches) -> Iterator[tuple[int, slice]]:
+    ends = np.searchsorted(matches.labels, np.arange(matches.num_classes), side="right").tolist()
+    for k, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        yield k, slice(first, end)
+
+
+def interpolated(right: np.ndarray, wrong: np.ndarray, num_positives: float) -> np.ndarray:
+    """Average precision (T,) of one class: the mean over `RECALLS` of the highest precision from there on.
+
+    `right` and `wrong` (T, n) are bool, or how often each detection counts, by falling score.
+    """
+    if not right.shape[1]:
+        return np.zeros(len(right))
+    hits, misses = right.cumsum(1, dtype=np.float64), wrong.cumsum(1, dtype=np.float64)
+    recall = hits / num_positives
+    precision = hits / (misses + hits + np.spacing(1))
+    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    best = np.pad(best, ((0, 0), (0, 1)))  # past the highest recall: 0
+    return np.array(
+        [row[np.searchsorted(reached, RECALLS)].mean() for row, reached in zip(best, recall, strict=True)]
+    )
+
+
+def summarise(matches: Matches) -> dict[str, float]:
+    """COCO's twelve figures, by the house's names."""
+    figures = coco_figures(matches)
+    thresholds = matches.iou_thresholds
+    named = {
+        "ap": figures.precision[0],
+        "ap50": figures.precision[0, np.isclose(thresholds, 0.5)],
+        "ap75": figures.precision[0, np.isclose(thresholds, 0.75)],
+        **{f"ap_{name}": figures.precision[a] for a, name in enumerate(matches.areas) if a},
+        **{f"ar{most}": figures.recall[m, 0] for m, most in enumerate(MAX_DETECTIONS)},
+        **{f"ar_{name}": figures.recall[-1, a] for a, name in enumerate(matches.areas) if a},
+    }
+    return {name: _mean(values) for name, values in named.items()}
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of those that are not NaN; NaN where all are."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def per_class_ap(matches: Matches) -> np.ndarray:
+    """(K,): average precision over all thresholds of IoU, NaN for classes without an object."""
+    return np.asarray(coco_figures(matches).precision[0].mean(0))
+
+
+def curve(matches: Matches, label: int | None = None, iou_threshold: float = 0.5) -> Curve:
+    """Precision, recall and F1 by confidence, of one class or of all together.
+
+    Detections of one score are kept or left together. Precision and F1 are 0 where nothing counts; raises ValueError
+    for a threshold of IoU that is not in the table, and where there is no object to find.
+    """
+    here = np.flatnonzero(np.isclose(matches.iou_thresholds, iou_threshold))
+    if not len(here):
+        raise ValueError(
+            f"iou_threshold (={iou_threshold}) is none of {matches.iou_thresholds.round(4).tolist()}"
+        )
+    found, ignored = matches.found[0, here[0]], matches.ignored[0, here[0]]
+    positives = ~matches.object_ignored[0] & (label is None or matches.object_labels == label)
+    if not positives.any():
+        raise ValueError(
+            f"no object {'at all' if label is None else f'of class {label}'}: there is no recall"
+        )
+    counts = ~ignored & (label is None or matches.labels == label)
+    order = np.flatnonzero(counts)[(-matches.scores[counts]).argsort(kind="stable")]
+    scores, right = matches.scores[order], found[order] >= 0
+    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # of each run of equal scores
+    hits, kept = right.cumsum()[last], last + 1
+    return Curve(scores[last], hits / kept, hits / positives.sum(), 2 * hits / (kept + positives.sum()))
+
+
+def best_threshold(matches: Matches, label: int | None = None, iou_threshold: float = 0.5) -> float:
+    """The score from which on (≥) keeping detections gives the highest F1; of equals the highest, 1 if none is right.
+
+    To be chosen on validation images, not on those that are reported.
+    """
+    points = curve(matches, label, iou_threshold)
+    return float(points.scores[points.f1.argmax()]) if points.f1.any() else 1.0
+
+
+def resampled_ap(matches: Matches, counts: np.ndarray) -> np.ndarray:
+    """AP (D,) of D samples of the images: `counts` (D, num_images) says how often each image is in the sample.
+
+    As if it were there so often, copies side by side. The mean is over the classes that a sample has; NaN for none. For
+    a difference between two detectors on the same images, give both the same counts.
+    """
+    right = (matches.found[0] >= 0) & ~matches.ignored[0]
+    wrong = (matches.found[0] < 0) & ~matches.ignored[0]
+    objects = ~matches.object_ignored[0]
+    image, labels = matches.object_image[objects], matches.object_labels[objects]
+    drawn = np.empty(len(counts))
+    for d, count in enumerate(counts):
+        positives = np.bincount(labels, weights=count[image], minlength=matches.num_classes)
+        weight = count[matches.image]
+        drawn[d] = _mean(
+            np.array([
+                interpolated(right[:, part] * weight[part], wrong[:, part] * weight[part], positives[k]).mean()
+                for k, part in _classes(matches)
+                if positives[k]
+            ])
+        )  # fmt: skip
+    return drawn
+
+
+def ap_interval(
+    matches: Matches, generator: np.random.Generator, num_draws: int = 1000, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of AP by a bootstrap over images: what other images of the kind would give."""
+    share = np.full(matches.num_images, 1 / matches.num_images)
+    drawn = resampled_ap(matches, generator.multinomial(matches.num_images, share, num_draws))
+    low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
