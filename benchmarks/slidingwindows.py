@@ -91,7 +91,9 @@ def main() -> None:
     torch.manual_seed(0)
     columns = ("network, window", "stride", "windows", "crop by crop, ms", "one batch, ms", "convolutional, ms",
                "times as fast", "largest difference")  # fmt: skip
-    table = Table(*columns, title=f"Sliding windows, {torch.get_num_threads()} threads, float32 (bar: {BAR} times)")
+    table = Table(
+        *columns, title=f"Sliding windows, {torch.get_num_threads()} threads, float32 (bar: {BAR} times)"
+    )
     table.add_row(*measure("VGG-like", narrow_vgg(), 224, 480, 640))
     table.add_row(*measure("VGG-like, unpadded", without_padding(narrow_vgg()), 224, 480, 640))
     table.add_row(*measure("ResNet-18", ResNet(4, 3), 224, 480, 640))

@@ -29,7 +29,9 @@ from models.resnet import CifarResNet, ResNet
 from models.squeezenet import SqueezeNet
 from models.vgg import VGG
 
-REACH_PX = 1024  # by how much a picture is widened to see how many places that adds: all strides here divide it
+REACH_PX = (
+    1024  # by how much a picture is widened to see how many places that adds: all strides here divide it
+)
 NO_MEANING_IN_MAPS = (nn.Dropout, nn.Flatten)  # left out: a converted network is not trained
 
 
@@ -88,7 +90,9 @@ def as_convolution(dense: nn.Linear, side: int, pooling: nn.AdaptiveAvgPool2d | 
         spread, target = None, side * side
     channels, rest = divmod(dense.in_features, target)
     if rest:
-        raise ValueError(f"a dense layer of {dense.in_features} inputs does not follow a map of {side}x{side}")
+        raise ValueError(
+            f"a dense layer of {dense.in_features} inputs does not follow a map of {side}x{side}"
+        )
     weight = dense.weight.detach().view(dense.out_features, channels, target)
     if spread is not None and side * side != target:
         weight = weight @ spread.T
@@ -238,7 +242,9 @@ def fully_convolutional(net: nn.Module, window_px: int) -> FullyConvolutional:
     side = map_side(skeleton, channels, window_px)
     added = map_side(skeleton, channels, window_px + REACH_PX) - side
     if REACH_PX % added:
-        raise ValueError(f"{type(net).__name__}: {REACH_PX} px more give {added} places more: no whole stride")
+        raise ValueError(
+            f"{type(net).__name__}: {REACH_PX} px more give {added} places more: no whole stride"
+        )
     return FullyConvolutional(features, head_for(side), window_px, REACH_PX // added).eval()
 
 

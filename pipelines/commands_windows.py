@@ -89,7 +89,9 @@ def detect_windows(
     columns = ("picture", "class", "probability", "left", "top", "right", "bottom", "window px")
     looked = sum(scan["num_windows"] for scan in scans)
     seconds = sum(scan["seconds"] for scan in scans)
-    told = [f"{len(rows)} found in {looked:,} windows of {len(every)} picture{'s' * (len(every) > 1)}, {seconds:.2f} s"]
+    told = [
+        f"{len(rows)} found in {looked:,} windows of {len(every)} picture{'s' * (len(every) > 1)}, {seconds:.2f} s"
+    ]
     told += [f"wrote {files[0]}" if len(files) == 1 else f"wrote {len(files)} pictures"] * bool(files)
     document = {"model": model, "way": way, "stride_px": scorer.stride_px, "pictures": scans, "files": files}
     emit(document, [table("", columns, rows) if rows else "", *told], as_json)

@@ -27,7 +27,9 @@ from tasks.predict import PASS_MB, Predictor
 from tasks.temperature import with_temperature
 
 Way = Literal["convolutional", "crops"]
-SIZE_RATIO = 1.25  # of each window's side to the one before, where none are given; Viola and Jones 2001 took it
+SIZE_RATIO = (
+    1.25  # of each window's side to the one before, where none are given; Viola and Jones 2001 took it
+)
 COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ffcc00", "#bf5af2", "#64d2ff")
 
 
@@ -219,7 +221,9 @@ def cut_out(picture: Image.Image, found: Found, preprocessing: Preprocessing) ->
         min(max(place, half), side - half) for place, side in zip((x, y), picture.size, strict=True)
     )  # at the picture's edge the square moves inside
     side_px = preprocessing.stored_px
-    return picture.resize((side_px, side_px), Image.Resampling.BILINEAR, box=(x - half, y - half, x + half, y + half))
+    return picture.resize(
+        (side_px, side_px), Image.Resampling.BILINEAR, box=(x - half, y - half, x + half, y + half)
+    )
 
 
 def draw(picture: Image.Image, scan: Scan, labels: Sequence[str]) -> Image.Image:

@@ -162,7 +162,9 @@ def test_crops_are_the_windows() -> None:
 
 
 def test_what_cannot_be_converted_is_told() -> None:
-    with pytest.raises(ValueError, match=r"EfficientNetLite cannot be made fully convolutional: .* known: OverFeat"):
+    with pytest.raises(
+        ValueError, match=r"EfficientNetLite cannot be made fully convolutional: .* known: OverFeat"
+    ):
         fully_convolutional(EfficientNetLite(2, 3), 224)
     with pytest.raises(ValueError, match="a dense layer of 400 inputs does not follow a map of 6x6"):
         fully_convolutional(network("overfeat_course", 14), 16)

@@ -37,9 +37,7 @@ def square_finder(folder: Path) -> Predictor:
     made = predictor(folder)
     member = made.members[0]
     assert isinstance(member, Classifier)
-    conv, first, second, head = (
-        m for m in member.net.modules() if isinstance(m, nn.Conv2d | nn.Linear)
-    )  # type: ignore[misc]
+    conv, first, second, head = (m for m in member.net.modules() if isinstance(m, nn.Conv2d | nn.Linear))  # type: ignore[misc]
     with torch.no_grad():
         member.mean.zero_()
         member.std.fill_(1)
@@ -115,6 +113,7 @@ def test_windows_at_the_far_edges_end_there(tmp_path: Path) -> None:
 
 def naive(boxes: Tensor, scores: Tensor, iou: float) -> list[int]:
     """By pixels that are counted one by one."""
+
     def cells(box: list[int]) -> set[tuple[int, int]]:
         return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
 
