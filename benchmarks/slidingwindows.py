@@ -1,10 +1,10 @@
-"""What convolutional sliding windows save: a VGG-like network over 640x480 in windows of 224 px, and the course's on 28x28.
+"""What convolutional sliding windows save: a VGG-like network over 640x480 in windows of 224 px, and others.
 
     PYTHONPATH=. .venv/bin/python benchmarks/slidingwindows.py
 
-Each window alone, all as one batch, and the network once over the whole picture, in turn; the median of the rounds counts.
-Beside the times, the largest difference of a probability between the ways: of the network as it is, whose convolutions pad,
-and of the same without its paddings.
+Each window alone, all as one batch, and the network once over the whole picture, in turn; the median of the rounds
+counts. Beside the times, the largest difference of a probability between the ways: of the network as it is, whose
+convolutions pad, and of the same without its paddings.
 """
 
 import os

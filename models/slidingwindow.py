@@ -1,9 +1,9 @@
 """Sliding windows in one pass: a classifier of windows made fully convolutional, and the arithmetic of its windows.
 
-Sermanet et al. 2014, "OverFeat", https://arxiv.org/abs/1312.6229, section 3.5. A dense layer behind an S×S map is an S×S
-convolution, and each further one a 1×1 convolution; the mean over all places of the map is the mean over S×S places at
-stride 1. The weights stay the same numbers, reshaped. The network then takes pictures of any size from the window's on, and
-each place of its output is what the classifier says of the window there, with all that windows share computed once.
+Sermanet et al. 2014, "OverFeat", https://arxiv.org/abs/1312.6229, section 3.5. A dense layer behind an S×S map is an
+S×S convolution, and each further one a 1×1 convolution; the mean over all places of the map is the mean over S×S places
+at stride 1. The weights stay the same numbers, reshaped. The network then takes pictures of any size from the window's
+on, and each place of its output is what the classifier says of the window there. What windows share is computed once.
 
 Without padding inside, a place equals its window but for rounding. With padding, the classifier sees zeros around its
 window where the whole picture goes on: the two differ, and only for a picture as large as the window are they the same.
@@ -226,7 +226,7 @@ def channels_of(net: nn.Module) -> int:
 
 
 def fully_convolutional(net: nn.Module, window_px: int) -> FullyConvolutional:
-    """A classification network that takes windows of `window_px` as one that takes whole pictures; `net` stays as it is.
+    """A classification network that takes windows of `window_px` as one of whole pictures; `net` stays as it is.
 
     Input is what `net` takes, normalised. Raises ValueError for a network that cannot be converted, and for a window
     that its dense layers are not made for.
@@ -234,8 +234,8 @@ def fully_convolutional(net: nn.Module, window_px: int) -> FullyConvolutional:
     if type(net) not in PARTS:
         known = ", ".join(kind.__name__ for kind in PARTS)
         raise ValueError(
-            f"{type(net).__name__} cannot be made fully convolutional: its convolutions pad by the size of the picture, or "
-            f"it is not in models/slidingwindow.py; known: {known}. Its windows can be classified crop by crop"
+            f"{type(net).__name__} cannot be made fully convolutional: it pads by the picture's size, or is not in "
+            f"models/slidingwindow.py; known: {known}. Its windows can be classified crop by crop"
         )
     features, head_for = PARTS[type(net)](copy.deepcopy(net).eval())
     skeleton, channels = copy.deepcopy(features).to("meta", torch.float32), channels_of(net)

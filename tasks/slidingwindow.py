@@ -67,7 +67,8 @@ class WindowScorer:
     def __init__(self, predictor: Predictor, way: Way = "convolutional", stride_px: int = 0) -> None:
         """Convert the networks; `stride_px` in pixels of the scaled picture, 0: as the networks have it.
 
-        Raises ValueError for a model that is not of pictures or cannot be converted, and for a stride that does not fit.
+        Raises ValueError for a model that is not of pictures or cannot be converted, and for a stride that
+        does not fit.
         """
         preprocessing = predictor.card.preprocessing
         if predictor.card.family != "classification" or not isinstance(preprocessing, Preprocessing):
@@ -174,7 +175,8 @@ def detect(
 ) -> Scan:
     """Look for classes in a picture (L or RGB, as the model's channels), by windows of `sizes`, or of many.
 
-    Of what is found the best `most` are kept, 0: all. Each class goes through suppression by itself. Raises ValueError for an unknown class, or a size that does not fit.
+    Each class goes through suppression by itself; then the best `most` are kept, 0: all. Raises ValueError for an
+    unknown class, or a size that does not fit.
     """
     classes = scorer.predictor.card.classes
     unknown = [label for label in labels if label not in classes]
@@ -213,7 +215,7 @@ def boxes_of(
 
 
 def cut_out(picture: Image.Image, found: Found, preprocessing: Preprocessing) -> Image.Image:
-    """What a training picture of this window would be: the square of `stored_px` of which the network saw the middle."""
+    """A training picture of this window: the square of `stored_px` of which the network saw the middle."""
     more = preprocessing.stored_px / preprocessing.crop_px
     (x, y), half = found.centre_xy, (found.box_xyxy[2] - found.box_xyxy[0]) * more / 2
     half = min(half, min(picture.size) / 2)

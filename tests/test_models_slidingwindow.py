@@ -47,8 +47,7 @@ def test_the_course_net_keeps_its_weights_and_its_number_of_parameters() -> None
     shapes = [tuple(m.weight.shape) for m in whole.modules() if isinstance(m, nn.Conv2d)]
     assert shapes == [(16, 3, 5, 5), (400, 16, 5, 5), (400, 400, 1, 1), (4, 400, 1, 1)]
     assert sum(p.numel() for p in whole.parameters()) == 323_620
-    before = [p for p in net.parameters()]
-    for ours, theirs in zip(whole.parameters(), before, strict=True):
+    for ours, theirs in zip(whole.parameters(), net.parameters(), strict=True):
         assert torch.equal(ours.flatten(), theirs.flatten())
 
 
@@ -143,7 +142,7 @@ def test_a_place_of_an_unpadded_network_sees_its_window_and_nothing_else(
 ) -> None:
     """The field by arithmetic, and by the gradient of one place."""
     whole = fully_convolutional(network(name, window_px), window_px)
-    layers = [layer for layer in [*whole.features, *whole.head]]  # type: ignore[misc]
+    layers = [*whole.features, *whole.head]  # type: ignore[misc]
     assert receptive_field(layers) == ReceptiveField(window_px, whole.stride_px, 0)
     picture = torch.randn(1, 3, window_px + 20, window_px + 20, requires_grad=True)
     whole(picture)[0, :, 1, 2].sum().backward()
