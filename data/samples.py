@@ -2,6 +2,9 @@
 
 `sklearn:digits`: 1,797 handwritten digits of the UCI "Optical Recognition of Handwritten Digits" test set, 8×8,
 as scikit-learn ships them (https://archive.ics.uci.edu/dataset/80, CC BY 4.0).
+`skimage:lfw_subset`: 100 faces and 100 patches of backgrounds, 25×25 grey, cut from Labeled Faces in the Wild, as
+scikit-image ships them (https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.lfw_subset).
+Beside them the photographs in `PHOTOS`, of scikit-image's too: one picture each, to look for something in.
 """
 
 import gzip
@@ -27,7 +30,7 @@ class Sample:
 
 def sample_digits() -> Iterator[tuple[str, bytes, str]]:
     """Yield (id, PNG bytes, "0" to "9") of the digits: 8×8 grey, the values 0 to 16 scaled to 0 to 255."""
-    with gzip.open(_sklearn_data("digits.csv.gz")) as file:
+    with gzip.open(_shipped("sklearn", "datasets/data/digits.csv.gz")) as file:
         table = np.loadtxt(file, delimiter=",")  # (1797, 65): 64 values and the label
     pixels = np.rint(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     for i, (image, label) in enumerate(zip(pixels, table[:, 64].astype(int).tolist(), strict=True)):
@@ -36,19 +39,47 @@ def sample_digits() -> Iterator[tuple[str, bytes, str]]:
         yield f"{label}/{i:04d}.png", buffer.getvalue(), str(label)
 
 
-def _sklearn_data(file: str) -> Path:
-    # the file itself: `import sklearn.datasets` takes seconds, and the command line would wait for it
-    spec = importlib.util.find_spec("sklearn")
+def sample_lfw_subset() -> Iterator[tuple[str, bytes, str]]:
+    """Yield (id, PNG bytes, "face" or "other") of the patches: 25×25 grey, the values 0 to 1 scaled to 0 to 255."""
+    patches = np.load(_shipped("skimage", "data/lfw_subset.npy"))  # (200, 25, 25) float64, the faces first
+    for i, patch in enumerate(np.rint(patches * 255).astype(np.uint8)):
+        label = "face" if i < len(patches) // 2 else "other"
+        buffer = io.BytesIO()
+        Image.fromarray(patch).save(buffer, "PNG")
+        yield f"{label}/{i:03d}.png", buffer.getvalue(), label
+
+
+def _shipped(package: str, file: str) -> Path:
+    # the file itself: to import scikit-learn or scikit-image takes seconds, and the command line would wait for it
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ValueError(
-            "scikit-learn is not installed, and the built-in digits are its own; run: make setup"
-        )
-    return Path(spec.origin).parent / "datasets" / "data" / file
+        raise ValueError(f"{package} is not installed, and what was asked for is its own; run: make setup")
+    return Path(spec.origin).parent / file
 
 
 SAMPLES: dict[str, Sample] = {
     "sklearn:digits": Sample(sample_digits, "CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)"),
+    "skimage:lfw_subset": Sample(
+        sample_lfw_subset, "not stated (Labeled Faces in the Wild: photographs from news sites)"
+    ),
 }
+PHOTOS = {  # name → file in scikit-image
+    f"skimage:{Path(file).stem}": f"data/{file}"
+    for file in (
+        "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
+        "gravel.png", "horse.png", "moon.png", "motorcycle_left.png", "page.png", "rocket.jpg", "text.png",
+    )
+}  # fmt: skip
+
+
+def read_photo(photo: Path | str) -> bytes:
+    """The bytes of a picture's file, or of one of `PHOTOS`; raises FileNotFoundError naming these."""
+    name = str(photo)
+    if name in PHOTOS and not Path(name).exists():
+        return _shipped("skimage", PHOTOS[name]).read_bytes()
+    if not Path(name).exists():
+        raise FileNotFoundError(f"no such picture: {name}; give a file, or {', '.join(PHOTOS)}")
+    return Path(name).read_bytes()
 
 
 def sample_tree(name: str) -> FileTree:

@@ -19,6 +19,7 @@ from models.inception import InceptionV3
 from models.lenet import LeNet5
 from models.mobilenet import MobileNetV2
 from models.nin import NetworkInNetwork
+from models.overfeat import OverFeatCourse
 from models.resnet import CifarResNet, ResNet
 from models.sides import WithSides, is_side
 from models.squeezenet import SqueezeNet
@@ -28,6 +29,7 @@ from models.vgg import VGG
 Architecture = Literal[
     "lenet5",
     "lenet5_course",
+    "overfeat_course",
     "airnet94",
     "airnet_narrow",
     "alexnet",
@@ -72,6 +74,7 @@ Architecture = Literal[
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
     "lenet5_course": partial(LeNet5, widths=(8, 16)),
+    "overfeat_course": OverFeatCourse,
     "airnet94": AirNet,
     "airnet_narrow": partial(AirNet, widths=(32, 128, 256)),
     "alexnet": AlexNet,
@@ -116,6 +119,7 @@ assert set(ARCHITECTURES) == set(get_args(Architecture))
 # start of the names → side of the smallest pictures, where that is more than 1
 LEAST_PX = {
     "lenet5": 16,
+    "overfeat_course": 6,
     "airnet": 9,
     "alexnet": 63,
     "vgg": 32,
@@ -126,6 +130,7 @@ LEAST_PX = {
     "squeezenet1_1": 17,
 }
 
+SIZED_BY_INPUT = ("lenet5", "lenet5_course", "overfeat_course")  # their dense layers are
 WITH_SIDES = ("googlenet", "inception_v3")
 
 
@@ -206,8 +211,9 @@ def least_px(name: str) -> int:
 
 
 def arguments_of(name: str, crop_px: int) -> dict[str, Any]:
-    """What the builder must be told beside classes and channels: only LeNets have dense layers sized by their input."""
-    return {"input_px": crop_px} if name.startswith("lenet5") else {}
+    """What the builder must be told beside classes and channels: the side of the input, where dense layers are
+    sized by it."""
+    return {"input_px": crop_px} if name in SIZED_BY_INPUT else {}
 
 
 def saved_arguments_of(name: str, crop_px: int) -> dict[str, Any]:

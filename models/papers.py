@@ -5,6 +5,7 @@ RESNET = "He et al. 2015, https://arxiv.org/abs/1512.03385"
 # start of the names → paper; the first that fits counts
 PAPERS = {
     "lenet5": "LeCun et al. 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf",
+    "overfeat": "Sermanet et al. 2014, https://arxiv.org/abs/1312.6229",
     "airnet": "Jordan 2024, https://arxiv.org/abs/2404.00498",
     "alexnet": "Krizhevsky 2014, https://arxiv.org/abs/1404.5997",
     "vgg": "Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556",

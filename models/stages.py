@@ -23,6 +23,7 @@ from models.lenet import LeNet5
 from models.mobilenet import STAGES as GROUPS
 from models.mobilenet import MobileNetV2
 from models.nin import NetworkInNetwork
+from models.overfeat import OverFeatCourse
 from models.resnet import CifarResNet, ResNet
 from models.squeezenet import SqueezeNet
 from models.vgg import VGG
@@ -107,6 +108,15 @@ def of_lenet(net: LeNet5) -> list[Stage]:
         Stage("dense1", names("classifier", 0, 2), net.classifier[:2]),
         Stage("dense2", names("classifier", 2, 4), net.classifier[2:4]),
         Stage("head", names("classifier", 4, 5), net.classifier[4]),
+    ]
+
+
+def of_overfeat(net: OverFeatCourse) -> list[Stage]:
+    return [
+        Stage("conv", ("features",), lambda x: torch.flatten(net.features(x), 1)),
+        Stage("dense1", ("classifier.0",), net.classifier[:2]),
+        Stage("dense2", ("classifier.2",), net.classifier[2:4]),
+        Stage("head", ("classifier.4",), net.classifier[4]),
     ]
 
 
@@ -235,6 +245,7 @@ STAGES: dict[type[nn.Module], Callable[..., list[Stage]]] = {
     CifarResNet: of_cifar_resnet,
     AirNet: of_airnet,
     LeNet5: of_lenet,
+    OverFeatCourse: of_overfeat,
     AlexNet: of_dense,
     VGG: of_dense,
     NetworkInNetwork: of_nin,

@@ -81,6 +81,10 @@ app.command(
     help="Write the edge maps of a picture, by Sobel's filters and others.", sort_key=9,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_windows:detect_windows", name="detect-windows",
+    help="Find what a classifier knows in a picture, by sliding windows.", sort_key=4.5,
+)  # fmt: skip
+app.command(
     "pipelines.commands_export:export", name="export",
     help="Write a model as one ONNX or torch.export file, with its preprocessing inside.", sort_key=10,
 )  # fmt: skip

@@ -26,6 +26,7 @@ from data.records import Batch, Records
 from models.airnet import AirNet
 from models.classification import (
     ARCHITECTURES,
+    SIZED_BY_INPUT,
     ModelConfig,
     arguments_of,
     build,
@@ -72,7 +73,7 @@ class ClassificationConfig(Parameters):
             ARCHITECTURES[self.model.name](
                 num_classes=2, channels=3, **arguments_of(self.model.name, self.input.crop_px)
             )
-        if self.train.growth and self.model.name.startswith("lenet5"):
+        if self.train.growth and self.model.name in SIZED_BY_INPUT:
             raise ValueError(
                 f"train.growth must be [] for {self.model.name}: its dense layers take pictures of one size only"
             )

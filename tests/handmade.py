@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from data.dataset import SCHEMA, SCHEMA_VERSION, Dataset, DatasetInfo, Shard, Split, write_info
-from models.classification import build
+from models.classification import arguments_of, build
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.modelfile import save_model
 
@@ -101,7 +101,7 @@ def write_model(
     sharpness: float = 1.0,
 ) -> Path:
     """A model with random weights; `sharpness` multiplies its logits."""
-    arguments = {"input_px": crop_px} if architecture == "lenet5" else {}
+    arguments = arguments_of(architecture, crop_px)
     torch.manual_seed(seed)
     model = build(architecture, len(classes), channels, arguments, (0.5,) * channels, (0.25,) * channels)
     head = [module for module in model.net.modules() if isinstance(module, nn.Linear)][-1]

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from data.archive import FileTree, memory_tree
-from data.decode import decode_many
+from data.decode import decode_image, decode_many
 from data.formats import FORMATS, Listing, list_source, list_table, table_tree
 from data.formats.listing import ImageIndex
-from data.samples import SAMPLES, sample_digits, sample_tree
+from data.samples import PHOTOS, SAMPLES, read_photo, sample_digits, sample_lfw_subset, sample_tree
 from tests.pictures import write_tree
 
 
@@ -238,6 +240,27 @@ def test_the_digits_are_those_of_scikit_learn() -> None:
     pixels = decode_many([data for _, data, _ in rows], 8, 1, "squash")[:, 0]
     assert abs(pixels - digits.images * 255 / 16).max() <= 0.5
     assert rows == list(sample_digits())
+
+
+def test_the_patches_are_those_of_scikit_image_faces_first() -> None:
+    theirs = skimage.data.lfw_subset()
+    rows = list(sample_lfw_subset())
+    assert [label for _, _, label in rows] == ["face"] * 100 + ["other"] * 100
+    pixels = decode_many([data for _, data, _ in rows], 25, 1, "squash")[:, 0]
+    assert abs(pixels - theirs * 255).max() <= 0.5
+    assert rows == list(sample_lfw_subset())
+
+
+def test_every_photograph_is_scikit_images_own() -> None:
+    assert (
+        np.asarray(decode_image(read_photo("skimage:astronaut"), channels=3)) == skimage.data.astronaut()
+    ).all()
+    for name in PHOTOS:
+        assert min(decode_image(read_photo(name), channels=1).size) > 100
+    with pytest.raises(
+        FileNotFoundError, match=r"no such picture: skimage:cats; give a file, or skimage:astronaut"
+    ):
+        read_photo("skimage:cats")
 
 
 def test_samples_are_folders_and_unknown_ones_list_the_known() -> None:

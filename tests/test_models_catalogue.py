@@ -21,6 +21,7 @@ TORCHVISION = json.loads((Path(__file__).parent / "torchvision_keys.json").read_
 SIZES = {  # (num_classes, channels) → parameters
     "lenet5": (10, 1, 61_706),
     "lenet5_course": (10, 3, 62_958),
+    "overfeat_course": (4, 3, 323_620),
     "airnet94": (10, 3, 1_971_640),
     "resnet18": (1000, 3, 11_689_512),
     "resnet34": (1000, 3, 21_797_672),
@@ -163,7 +164,7 @@ def test_each_channel_is_normalised_by_its_own_statistics(
 
 
 def test_unknown_architecture_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"lenet-5.*known: lenet5, lenet5_course, airnet94"):
+    with pytest.raises(ValueError, match=r"lenet-5.*known: lenet5, lenet5_course, overfeat_course, airnet94"):
         build("lenet-5", 10, 1, {}, (0.5,), (0.5,))
 
 

@@ -1,0 +1,97 @@
+"""`./convoy detect-windows`: find what a classifier knows in a picture, by sliding windows."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from data.decode import decode_image
+from data.samples import read_photo
+from pipelines.options import Json
+from pipelines.render import emit, table
+from tasks import registry
+from tasks.card import Preprocessing
+from tasks.predict import load_predictor
+from tasks.slidingwindow import Way, WindowScorer, detect, draw, write_crops
+
+
+def detect_windows(
+    photo: str,
+    /,
+    *photos: str,
+    model: str,
+    labels: Annotated[list[str], Parameter(name="--class", negative=(), consume_multiple=True)],
+    windows: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    stride: int = 0,
+    score: float = 0.5,
+    iou: float = 0.3,
+    most: int = 0,
+    way: Way = "convolutional",
+    out: Path | None = None,
+    crops: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Find a class in a picture by a classifier of crops: windows of several sizes, and the best where they overlap.
+
+    Example: ./convoy detect-windows skimage:astronaut --model out/faces/model --class face --out astronaut.png
+
+    Parameters
+    ----------
+    photo
+        A picture, or a photograph that scikit-image ships: skimage:astronaut, skimage:coffee.
+    photos
+        More of them.
+    model
+        A registered model (models:/NAME@ALIAS, models:/NAME/VERSION), a run key, or a folder with a model.json.
+    labels
+        Classes to look for, of those that the model knows.
+    windows
+        Sides of windows, in pixels of the picture; otherwise from the network's own to the shorter side, times 1.25.
+    stride
+        From one window to the next, in pixels of the picture scaled so that a window is as large as the network takes
+        it: a multiple of the network's own stride, which 0 means. With --way crops anything.
+    score
+        Least probability of what is shown.
+    iou
+        Of two boxes of one class that overlap by more, the less probable is left out.
+    most
+        Keep the best so many of each picture; 0: all.
+    way
+        convolutional: the network runs once over each scaled picture; crops: on each window by itself.
+    out
+        Draw the boxes into this picture; of several pictures a folder.
+    crops
+        Write what is found as pictures to train on into this folder: false alarms, for the class that they are of.
+    """
+    predictor = load_predictor(registry.resolve_model(model))
+    scorer = WindowScorer(predictor, way, stride)
+    preprocessing = predictor.card.preprocessing
+    assert isinstance(preprocessing, Preprocessing)  # else there were no scorer
+    every = (photo, *photos)
+    if out is not None and len(every) > 1:
+        out.mkdir(parents=True, exist_ok=True)
+    rows, scans, files = [], [], []
+    for photo in every:
+        data, name = read_photo(photo), Path(photo).stem.replace(":", "-")
+        picture = decode_image(data, channels=preprocessing.channels)
+        began = time.perf_counter()
+        scan = detect(scorer, picture, labels, windows or (), score, iou, most)
+        taken_s = time.perf_counter() - began
+        scans.append({"photo": photo, "size": picture.size, "seconds": taken_s, **scan.document()})
+        for each in scan.found:
+            rows.append((photo, each.label, each.score, *map(round, each.box_xyxy), each.window_px))
+        if out is not None:
+            files.append(out if len(every) == 1 else out / f"{name}.png")
+            draw(decode_image(data, channels=3), scan, labels).save(files[-1])
+        if crops is not None:
+            files += write_crops(crops, name, picture, scan, preprocessing)
+    columns = ("picture", "class", "probability", "left", "top", "right", "bottom", "window px")
+    looked = sum(scan["num_windows"] for scan in scans)
+    seconds = sum(scan["seconds"] for scan in scans)
+    told = [
+        f"{len(rows)} found in {looked:,} windows of {len(every)} picture{'s' * (len(every) > 1)}, {seconds:.2f} s"
+    ]
+    told += [f"wrote {files[0]}" if len(files) == 1 else f"wrote {len(files)} pictures"] * bool(files)
+    document = {"model": model, "way": way, "stride_px": scorer.stride_px, "pictures": scans, "files": files}
+    emit(document, [table("", columns, rows) if rows else "", *told], as_json)

@@ -1,0 +1,115 @@
+"""`./convoy detect-windows`, as a person types it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import Run
+from tests.handmade import write_model
+
+CLASSES = ("background", "square")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    made = write_model(
+        tmp_path / "model", CLASSES, architecture="overfeat_course", stored_px=14, crop_px=14, pad_px=0
+    )
+    return str(made)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    file = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(file)
+    return file
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    with Image.open(file) as picture:
+        return picture.size
+
+
+def test_what_is_found_is_printed_drawn_and_cut_out(
+    run: Run, model: str, photo: Path, tmp_path: Path
+) -> None:
+    words = ("detect-windows", str(photo), "--model", model, "--class", *CLASSES, "--windows", "14", "28")
+    code, out, err = run(
+        *words, "--score", "0.5", "--most", "7", "--out", str(tmp_path / "a.png"),
+        "--crops", str(tmp_path / "crops"), "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    document = json.loads(out)
+    (scan,) = document["pictures"]
+    assert (scan["size"], scan["windows_px"], scan["stride_px"]) == ([64, 48], [14, 28], 2)
+    assert scan["num_windows"] == 18 * 26 + 6 * 10
+    assert len(scan["found"]) == 7
+    assert [found["score"] for found in scan["found"]] == sorted(
+        (f["score"] for f in scan["found"]), reverse=True
+    )
+    assert size_of(tmp_path / "a.png") == (64, 48)
+    crops = sorted((tmp_path / "crops").iterdir())
+    assert {size_of(file) for file in crops} == {(14, 14)}
+    assert {str(tmp_path / "a.png"), *map(str, crops)} == set(document["files"])
+
+
+def test_both_ways_print_the_same(run: Run, model: str, photo: Path) -> None:
+    words = (
+        "detect-windows",
+        str(photo),
+        "--model",
+        model,
+        "--class",
+        "square",
+        "--score",
+        "0.3",
+        "--stride",
+        "4",
+    )
+    convolved, cut = (
+        json.loads(run(*words, "--way", way, "--json")[1]) for way in ("convolutional", "crops")
+    )
+    (one,), (other,) = convolved["pictures"], cut["pictures"]
+    assert len(one["found"]) == len(other["found"]) > 0
+    for ours, theirs in zip(one["found"], other["found"], strict=True):
+        assert ours["box_xyxy"] == theirs["box_xyxy"]
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-6)
+
+
+def test_several_pictures_are_drawn_into_a_folder_and_scikit_images_have_names(
+    run: Run, model: str, photo: Path, tmp_path: Path
+) -> None:
+    code, out, err = run(
+        "detect-windows", "skimage:astronaut", str(photo), "--model", model, "--class", "square",
+        "--windows", "48", "--out", str(tmp_path / "drawn"),
+    )  # fmt: skip
+    assert code == 0, err
+    assert "of 2 pictures" in out and "wrote 2 pictures" in out
+    assert size_of(tmp_path / "drawn" / "skimage-astronaut.png") == (512, 512)
+    assert (tmp_path / "drawn" / "noise.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--class", "cat"), "class cat is not known; the model knows background, square"),
+        (("--class", "square", "--windows", "49"), "windows (=49) must be from 1 to 48 px"),
+        (("--class", "square", "--stride", "3"), "stride (=3) must be a multiple of the network's own, 2"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    run: Run, model: str, photo: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, _, err = run("detect-windows", str(photo), "--model", model, *arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_picture_that_is_not_there_lists_those_that_are_shipped(run: Run, model: str) -> None:
+    code, _, err = run("detect-windows", "none.jpg", "--model", model, "--class", "square")
+    assert code == 2
+    assert "no such picture: none.jpg; give a file, or skimage:astronaut, skimage:brick" in err
