@@ -20,6 +20,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from models.boxes import nms
 from models.classification import Classifier
 from models.slidingwindow import FullyConvolutional, crops_of, fully_convolutional
 from tasks.card import Preprocessing
@@ -143,25 +144,6 @@ def pyramid(picture: Image.Image, sizes: Sequence[int], window_px: int) -> Itera
         )
         pixels = np.array(scaled)
         yield size, torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-
-
-def nms(boxes_xyxy: Tensor, scores: Tensor, iou: float) -> Tensor:
-    """Indices of the boxes that are kept, best first: each takes away those that overlap it by more than `iou`."""
-    order = scores.argsort(descending=True, stable=True)
-    kept = []
-    while len(order):
-        best, rest = order[0], order[1:]
-        kept.append(best)
-        order = rest[overlaps(boxes_xyxy[best], boxes_xyxy[rest]) <= iou]
-    return torch.stack(kept) if kept else order
-
-
-def overlaps(box: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of one box (4,) with others (N, 4), edges xyxy: (N,)."""
-    inside = (torch.minimum(box[2:], others[:, 2:]) - torch.maximum(box[:2], others[:, :2])).clamp_min(0)
-    shared = inside.prod(1)
-    areas = (others[:, 2:] - others[:, :2]).prod(1)
-    return shared / ((box[2:] - box[:2]).prod() + areas - shared)
 
 
 def detect(

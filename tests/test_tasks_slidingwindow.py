@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from models.classification import Classifier
 from tasks.card import Preprocessing
@@ -17,7 +17,6 @@ from tasks.slidingwindow import (
     cut_out,
     detect,
     draw,
-    nms,
     pyramid,
     window_sizes,
     write_crops,
@@ -109,31 +108,6 @@ def test_windows_at_the_far_edges_end_there(tmp_path: Path) -> None:
     assert boxes.min() == 0
     assert boxes[:, 2].max() == pytest.approx(51, abs=1e-4)
     assert boxes[:, 3].max() == pytest.approx(33, abs=1e-4)
-
-
-def naive(boxes: Tensor, scores: Tensor, iou: float) -> list[int]:
-    """By pixels that are counted one by one."""
-
-    def cells(box: list[int]) -> set[tuple[int, int]]:
-        return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
-
-    kept: list[int] = []
-    for i in sorted(range(len(boxes)), key=lambda i: -float(scores[i])):
-        own = cells(boxes[i].tolist())
-        theirs = [cells(boxes[j].tolist()) for j in kept]
-        if all(len(own & other) <= iou * len(own | other) for other in theirs):
-            kept.append(i)
-    return kept
-
-
-def test_suppression_keeps_the_best_of_each_overlap() -> None:
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.randint(0, 20, (60, 2), generator=generator)
-    boxes = torch.cat([corners, corners + torch.randint(4, 12, (60, 2), generator=generator)], 1)
-    scores = torch.rand(60, generator=generator)
-    for iou in (0.0, 0.31, 0.7, 1.0):
-        assert nms(boxes.float(), scores, iou).tolist() == naive(boxes, scores, iou)
-    assert nms(torch.empty(0, 4), torch.empty(0), 0.5).tolist() == []
 
 
 def test_a_pyramid_makes_each_window_as_large_as_the_network_takes() -> None:
