@@ -64,6 +64,7 @@ def two_nodes() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_two_nodes_of_a_cluster_train_together(two_nodes: Cluster, tmp_path: Path) -> None:
     dataset = tiny_dataset("classification", tmp_path / "store")
     # from another folder, without the checkout on the path: the code must travel by Ray's working_dir

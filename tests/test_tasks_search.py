@@ -160,6 +160,7 @@ def test_what_would_fail_every_trial_is_refused_at_once(digits: Dataset, tmp_pat
         run(digits, tmp_path / "run", RATES, train__gpus_per_worker=99.0)
 
 
+@pytest.mark.slow
 def test_ended_trials_are_not_run_again_and_more_can_be_asked_for(digits: Dataset, tmp_path: Path) -> None:
     texts, again = ("optim.lr=log:1e-3..1e-1",), Audience()
     before = run(digits, tmp_path / "run", *texts, how={"trials": 2}).trials()
