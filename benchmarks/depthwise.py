@@ -6,9 +6,7 @@ Each with torch's own gradients and with those of models/depthwise.py, in turn; 
 """
 
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 from pipelines.environment import SETTINGS
@@ -23,6 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.timing import milliseconds
 from models import efficientnet_lite, mobilenet
 from models.catalogue import make_network
 from models.classification import ARCHITECTURES
@@ -31,18 +30,6 @@ from models.depthwise import input_gradient, weight_gradient
 BATCH, ROUNDS = 64, 7
 LAYERS = [(96, 48, 3, 2), (144, 24, 5, 2), (240, 12, 5, 1), (672, 6, 5, 1)]  # channels, side, kernel, stride
 NETWORKS = [("efficientnet_lite0", 96), ("efficientnet_lite0", 224), ("mobilenet_v2", 96)]
-
-
-def milliseconds(*ways: Callable[[], object]) -> list[float]:
-    """Of each way, the median over rounds in which they take turns."""
-    taken: list[list[float]] = [[] for _ in ways]
-    for number in range(ROUNDS + 1):
-        for way, mine in zip(ways, taken, strict=True):
-            began = time.perf_counter()
-            way()
-            if number:  # the first is a warm-up
-                mine.append((time.perf_counter() - began) * 1000)
-    return [statistics.median(mine) for mine in taken]
 
 
 def layer(channels: int, side: int, kernel: int, stride: int) -> list[str]:
@@ -57,6 +44,7 @@ def layer(channels: int, side: int, kernel: int, stride: int) -> list[str]:
         )
 
     times = milliseconds(
+        ROUNDS,
         lambda: F.conv2d(x, weight, None, stride, padding, 1, channels),
         torchs([True, False, False]),
         lambda: input_gradient(gradient, x, weight, stride, padding),
@@ -90,7 +78,7 @@ def network(name: str, px: int) -> list[str]:
         finally:
             efficientnet_lite.depthwise_conv2d, mobilenet.DepthwiseConv2d.forward = ours  # type: ignore[method-assign]
 
-    theirs, mine = milliseconds(with_torchs, step)
+    theirs, mine = milliseconds(ROUNDS, with_torchs, step)
     rate = [BATCH / ms * 1000 for ms in (theirs, mine)]
     return [f"{name}, {px} px", *(f"{value:.0f}" for value in rate), f"{theirs / mine:.2f}"]
 

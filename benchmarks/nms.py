@@ -6,16 +6,13 @@ Boxes are scattered around objects, as a detector's raw output is; "apart" are b
 the median of the rounds counts.
 """
 
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
 import torchvision
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.timing import milliseconds
 from models.boxes import cxcywh_to_xyxy, nms
 
 ROUNDS, THRESHOLD, SPREAD = 9, 0.5, 0.08
@@ -36,18 +33,6 @@ def scattered(num: int, objects: int, share: float = 1) -> tuple[Tensor, Tensor]
     return cxcywh_to_xyxy(torch.cat([centre, size], 1)), torch.rand(num, generator=generator)
 
 
-def milliseconds(*ways: Callable[[], object]) -> list[float]:
-    """Of each way, the median over rounds in which they take turns."""
-    taken: list[list[float]] = [[] for _ in ways]
-    for number in range(ROUNDS + 1):
-        for way, mine in zip(ways, taken, strict=True):
-            began = time.perf_counter()
-            way()
-            if number:  # the first is a warm-up
-                mine.append((time.perf_counter() - began) * 1000)
-    return [statistics.median(mine) for mine in taken]
-
-
 def row(name: str, boxes: Tensor, scores: Tensor, num_classes: int) -> list[str]:
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(0, num_classes, scores.shape, generator=generator) if num_classes > 1 else None
@@ -62,7 +47,7 @@ def row(name: str, boxes: Tensor, scores: Tensor, num_classes: int) -> list[str]
 
     kept = ours()
     same = torch.equal(theirs().sort().values, kept.sort().values)  # of equal scores its order is not defined
-    peer, mine = milliseconds(theirs, ours)
+    peer, mine = milliseconds(ROUNDS, theirs, ours)
     return [
         name,
         f"{len(kept):,}",

@@ -8,10 +8,7 @@ convolutions pad, and of the same without its paddings.
 """
 
 import os
-import statistics
 import sys
-import time
-from collections.abc import Callable
 
 from pipelines.environment import SETTINGS
 from tasks.cluster import ALLOCATOR
@@ -24,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.timing import milliseconds
 from models.overfeat import OverFeatCourse
 from models.resnet import ResNet
 from models.slidingwindow import crops_of, fully_convolutional
@@ -31,18 +29,6 @@ from models.vgg import VGG
 
 ROUNDS = 3
 BAR = 20  # times as fast as crop by crop
-
-
-def milliseconds(*ways: Callable[[], object]) -> list[float]:
-    """Of each way, the median over rounds in which they take turns."""
-    taken: list[list[float]] = [[] for _ in ways]
-    for number in range(ROUNDS + 1):
-        for way, mine in zip(ways, taken, strict=True):
-            began = time.perf_counter()
-            way()
-            if number:  # the first is a warm-up
-                mine.append((time.perf_counter() - began) * 1000)
-    return [statistics.median(mine) for mine in taken]
 
 
 def narrow_vgg() -> VGG:
@@ -79,7 +65,7 @@ def measure(name: str, net: nn.Module, window_px: int, height_px: int, width_px:
         return torch.cat([net(crop[None]) for crop in crops]).softmax(1)
 
     apart = float((together() - alone()).abs().max())
-    one, batch, convolved = milliseconds(alone, lambda: net(crops).softmax(1), together)
+    one, batch, convolved = milliseconds(ROUNDS, alone, lambda: net(crops).softmax(1), together)
     ratio = one / convolved
     return [
         f"{name}, {window_px} px in {width_px}x{height_px}", str(whole.stride_px), str(len(crops)),
