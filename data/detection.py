@@ -21,9 +21,9 @@ from data import colour, geometry
 from data.augment import Draws, colour_maps, shrink
 from data.classification import colours_of
 from data.dataset import DatasetInfo
-from data.decode import DecodeError, quiet_pillow
+from data.decode import BORDER, decode_many
 from data.formats.listing import CROWD, DIFFICULT
-from data.letterbox import BORDER, Resize, decode_square, placement, to_square
+from data.letterbox import Whole, into_square, placement
 from data.mixing import mosaic
 from data.parameters import Parameters
 from data.random import SampleGenerator
@@ -39,7 +39,7 @@ class DetectionInput(Parameters):
     stored_px: int = Field(
         ge=STRIDE, le=4096, multiple_of=STRIDE, description="side of the square that pictures are fitted to"
     )
-    resize: Resize = Field(
+    resize: Whole = Field(
         description="letterbox: keep the shape, fill with grey; squash: scale both sides to the square"
     )
     train_px: tuple[int, ...] = Field(
@@ -213,20 +213,14 @@ class Scenes:
 def decode_rows(rows: pa.Table, channels: Literal[1, 3], config: DetectionInput) -> dict[str, np.ndarray]:
     """Rows of COLUMNS as arrays: the fields of `Scenes`. A DecodeError names the row."""
     side = config.stored_px
-    images = np.empty((rows.num_rows, channels, side, side), np.uint8)
-    with quiet_pillow():
-        for i, blob in enumerate(rows["image"].to_pylist()):
-            try:
-                images[i] = decode_square(blob, side, channels, config.resize)
-            except DecodeError as error:
-                raise DecodeError(f"image {i} of {rows.num_rows}: {error}") from None
+    images = decode_many(rows["image"].to_pylist(), side, channels, config.resize)
     num_boxes = lengths(rows["box_labels"])
     sizes = zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True)
     placed = np.array([placement(w, h, side, config.resize) for w, h in sizes], np.float64).reshape(-1, 4)
     boxes = flattened(rows["boxes_xyxy"], np.float64).reshape(-1, 4)
     return {
         "images": images,
-        "boxes_xyxy": to_square(boxes, np.repeat(placed, num_boxes, 0)).astype(np.float32),
+        "boxes_xyxy": into_square(boxes, np.repeat(placed, num_boxes, 0)).astype(np.float32),
         "labels": flattened(rows["box_labels"], np.int64),
         "flags": flattened(rows["box_flags"], np.uint8),
         "num_boxes": num_boxes,

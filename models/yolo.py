@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.detection import Padded, Truths, pad
-from models.anchors import MAX_LOG_SCALE
+from models.anchors import MAX_LOG_SCALE, best_possible_recall, kmeans_anchors
 from models.assignment import by_midpoint, task_aligned
 from models.bodies import STRIDES, ConvNorm, make_body
 from models.boxes import ciou, diou, giou, iou, nms
@@ -30,6 +30,7 @@ Assignment = Literal["task_aligned", "midpoint"]
 BoxLoss = Literal["ciou", "diou", "giou", "iou", "squared"]
 OVERLAPS = {"ciou": ciou, "diou": diou, "giou": giou, "iou": iou}
 TOP, ALPHA, BETA = 10, 1.0, 6.0  # of task-aligned assignment; α = 1 as in the paper
+LEAST_RECALL = 0.98  # best possible recall of anchors that need not be fitted
 BOX_WEIGHT, SCORE_WEIGHT = 2.5, 1.0
 GOOD_IOU = 0.6  # from which on a box of no assigned object is no background, by midpoint
 START_LOGIT = math.log(0.01 / 0.99)  # of a score: most places are background
@@ -91,6 +92,8 @@ class AnchorHead(nn.Module):
 class Yolo(nn.Module):
     """A detector, see models.detector: pictures of uint8 whose sides are multiples of 32, boxes in their pixels."""
 
+    body_is_frozen: bool = False
+    body_lr_factor: float = 1.0  # rates of the body, relative to those of the rest
     mean: Tensor
     std: Tensor
     anchors: Tensor
@@ -115,8 +118,8 @@ class Yolo(nn.Module):
         self.finding, self.num_classes, self.assignment = finding, num_classes, assignment
         self.box_loss: BoxLoss = box_loss
         self.strides, self.num_anchors = tuple(strides), num_anchors
-        self.body = make_body(body, channels)
         self.levels = [STRIDES.index(stride) for stride in strides]
+        self.body = make_body(body, channels, max(self.levels) + 1)
         self.neck = Neck([self.body.widths[level] for level in self.levels], width)
         self.heads = nn.ModuleList(
             AnchorHead(width, num_classes, num_anchors)
@@ -131,6 +134,39 @@ class Yolo(nn.Module):
             sides = torch.arange(1, num_anchors + 1) * 2.0
             self.register_buffer("anchors", torch.stack([sides[:, None].expand(-1, 2) * s for s in strides]))
             self.register_buffer("best_possible_recall", torch.tensor(math.nan))
+
+    @torch.no_grad()
+    def fit_anchors(self, sizes_wh: Tensor, seed: int) -> None:
+        """Fit the anchors to boxes' widths and heights (N, 2), in pixels of the input, unless they cover them already.
+
+        The small ones go to the fine levels. Without enough boxes the anchors stay what they are.
+        """
+        num = self.num_anchors * len(self.strides)
+        if not len(sizes_wh):
+            return
+        recall = best_possible_recall(sizes_wh, self.anchors.flatten(0, 1))
+        if recall < LEAST_RECALL and len(sizes_wh.unique(dim=0)) >= num:
+            self.anchors.copy_(kmeans_anchors(sizes_wh, num, seed).view_as(self.anchors))
+            recall = best_possible_recall(sizes_wh, self.anchors.flatten(0, 1))
+        self.best_possible_recall.fill_(recall)
+
+    def freeze_body(self) -> None:
+        """Do not train the body: no gradients, and its norms keep their statistics."""
+        self.body.requires_grad_(False)
+        self.body_is_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Yolo":
+        super().train(mode)
+        if self.body_is_frozen:
+            self.body.eval()
+        return self
+
+    def rate_factors(self) -> dict[str, float]:
+        """Factors of learning rates by the names of parameters; of those that are not listed it is one."""
+        if self.body_lr_factor == 1:
+            return {}
+        return {f"body.{name}": self.body_lr_factor for name, _ in self.body.named_parameters()}
 
     def forward(self, images: Tensor, truths: Truths | None = None) -> dict[str, Tensor] | Found:
         """Losses where `truths` are given, else detections."""
@@ -199,7 +235,10 @@ class Yolo(nn.Module):
         image, place = assigned.positive.nonzero().unbind(1)
         owner = assigned.owner[image, place]
         targets[image, place, truths.labels[image, owner]] = assigned.score[image, place]
-        entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(2)
+        entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        # less the targets' own, which no score can avoid: a perfect detector has a loss of 0
+        own = torch.special.entr(targets) + torch.special.entr(1 - targets)
+        entropy = (entropy - own).sum(2)
         scored = assigned.positive | assigned.negative
         found, wanted = boxes[image, place], truths.boxes_xyxy[image, owner]
         weights = assigned.score[image, place]

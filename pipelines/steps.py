@@ -97,7 +97,7 @@ def resolve_weights(config: Any, dataset: Dataset) -> Weights | None:
     if "transfer" not in type(config).model_fields or not config.transfer.weights:
         return None
     return read_weights(
-        config.transfer.weights, config.model.name, dataset.info.channels, registry.resolve_model
+        config.transfer.weights, config.model.network, dataset.info.channels, registry.resolve_model
     )
 
 
