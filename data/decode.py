@@ -165,6 +165,13 @@ def read_orientation(data: bytes) -> int:
     return orientation if orientation in _UPRIGHT else 1
 
 
+def read_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the upright image, by its header; raises DecodeError."""
+    with quiet_pillow(), _failures_as_decode_errors(data):
+        size = _open(data).size
+    return size if read_orientation(data) < 5 else size[::-1]
+
+
 def to_square(image: Image.Image, side_px: int, resize: Resize) -> np.ndarray:
     """Fit an L or RGB image to a square: (C, side_px, side_px) uint8, C = 1 or 3.
 

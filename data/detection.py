@@ -20,9 +20,8 @@ from torch.nn import functional as F
 from data import colour, geometry
 from data.augment import Draws, colour_maps, shrink
 from data.classification import colours_of
-from data.dataset import DatasetInfo
+from data.dataset import CROWD, DIFFICULT, DatasetInfo
 from data.decode import BORDER, decode_many
-from data.formats.listing import CROWD, DIFFICULT
 from data.letterbox import Whole, into_square, placement
 from data.mixing import mosaic
 from data.parameters import Parameters

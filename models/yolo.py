@@ -23,8 +23,8 @@ from data.detection import Padded, Truths, pad
 from models.anchors import MAX_LOG_SCALE, best_possible_recall, kmeans_anchors
 from models.assignment import by_midpoint, task_aligned
 from models.bodies import STRIDES, ConvNorm, make_body
-from models.boxes import ciou, diou, giou, iou, nms
-from models.detector import Finding, Found
+from models.boxes import ciou, diou, giou, iou
+from models.detector import Finding, Found, suppressed
 
 Assignment = Literal["task_aligned", "midpoint"]
 BoxLoss = Literal["ciou", "diou", "giou", "iou", "squared"]
@@ -301,9 +301,4 @@ class Yolo(nn.Module):
         image, rank = (best >= finding.min_score).nonzero().unbind(1)
         place = place[image, rank]
         boxes, labels, chance = boxes_xyxy[image, place // K], place % K, best[image, rank]
-        kept = nms(boxes, chance, finding.nms_iou, labels=image * K + labels)
-        kept = kept[image[kept].argsort(stable=True)]  # by image, in it by falling score
-        counts = torch.bincount(image[kept], minlength=len(scores))
-        rank = torch.arange(len(kept), device=kept.device) - (counts.cumsum(0) - counts)[image[kept]]
-        kept = kept[rank < finding.max_detections]
-        return Found(boxes[kept], chance[kept], labels[kept], image[kept])
+        return suppressed(Found(boxes, chance, labels, image), len(scores), K, finding)

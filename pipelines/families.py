@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-FamilyName = Literal["classification", "signals", "volumes"]
+FamilyName = Literal["classification", "detection", "signals", "volumes"]
 StopAfter = Literal["train", "evaluate", "promote"]
 SearchStop = Literal["search", "train", "evaluate", "promote"]
 Executor = Literal["ray", "in_process"]
@@ -31,6 +31,14 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="cifar10",
         fit="tasks.calibrate:calibrate",
         evaluate="tasks.evaluate:evaluate",
+    ),
+    "detection": Pipeline(
+        flow="pipelines.detection:train_detector",
+        search="pipelines.detection:search_detector",
+        model="detector",
+        dataset="bccd",
+        fit="tasks.detectionevaluate:fit_threshold",
+        evaluate="tasks.detectionevaluate:evaluate",
     ),
     "signals": Pipeline(
         flow="pipelines.signals:train_signals",

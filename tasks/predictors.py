@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from tasks.card import ModelCard
+from tasks.detectionpredict import DETECTION_SCHEMA, DetectionPredictor
 from tasks.modelfile import load_model
 from tasks.predict import BATCH_SIZE, PREDICTION_SCHEMA, Predictor
 from tasks.settings import Precision
@@ -26,11 +27,13 @@ PREDICTORS: dict[
     str, Callable[..., Answering]
 ] = {  # (saved model, device, precision, batch size) -> predictor
     "classification": Predictor,
+    "detection": DetectionPredictor,
     "signals": Predictor,
     "volumes": Predictor,
 }
 SCHEMAS: dict[str, pa.Schema] = {  # of what it answers
     "classification": PREDICTION_SCHEMA,
+    "detection": DETECTION_SCHEMA,
     "signals": PREDICTION_SCHEMA,
     "volumes": PREDICTION_SCHEMA,
 }
