@@ -77,19 +77,26 @@ def class_slices(matches: Matches) -> Iterator[tuple[int, slice]]:
 def interpolated(
     right: np.ndarray, wrong: np.ndarray, num_positives: float, recalls: np.ndarray = RECALLS
 ) -> np.ndarray:
-    """Average precision (T,) of one class: the mean over `recalls` of the highest precision from there on.
+    """Average precision (T,) of one class: the mean of `precision_at` over the recalls."""
+    return np.asarray(precision_at(right, wrong, num_positives, recalls).mean(1))
+
+
+def precision_at(
+    right: np.ndarray, wrong: np.ndarray, num_positives: float, recalls: np.ndarray = RECALLS
+) -> np.ndarray:
+    """The highest precision (T, R) of one class from each of `recalls` (R,) on; past the highest recall, 0.
 
     `right` and `wrong` (T, n) are bool, or how often each detection counts, by falling score.
     """
     best, recall = envelope(right, wrong, num_positives)
-    best = np.pad(best, ((0, 0), (0, 1)))  # past the highest recall: 0
-    return np.array(
-        [row[np.searchsorted(reached, recalls)].mean() for row, reached in zip(best, recall, strict=True)]
+    best = np.pad(best, ((0, 0), (0, 1)))
+    return np.stack(
+        [row[np.searchsorted(reached, recalls)] for row, reached in zip(best, recall, strict=True)]
     )
 
 
 def envelope(right: np.ndarray, wrong: np.ndarray, num_positives: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of each detection, as for `interpolated`: the highest precision from it on, and the recall up to it: (T, n)."""
+    """Of each detection, as for `precision_at`: the highest precision from it on, and the recall up to it: (T, n)."""
     hits, misses = right.cumsum(1, dtype=np.float64), wrong.cumsum(1, dtype=np.float64)
     precision = hits / (misses + hits + np.spacing(1))
     return np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1], hits / num_positives

@@ -95,7 +95,7 @@ def detect_in_tiles(
 def seen_elsewhere(
     boxes_xyxy: Tensor, labels: Tensor, of_tile: Tensor, tiles: Sequence[Tile], size_hw: tuple[int, int]
 ) -> Tensor:
-    """Which boxes (N, 4) of the picture an inner edge of their tile cuts, while another tile sees them whole: (N,) bool.
+    """Which boxes (N, 4) an inner edge of their tile cuts, while another tile sees them whole: (N,) bool.
 
     Whole is a box of the same class, of another tile, that no inner edge cuts and that holds `COVERED` of the cut one.
     """
