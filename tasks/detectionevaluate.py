@@ -6,9 +6,8 @@ upright pictures, against the boxes that ingest kept. Figures of the registered 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ from data.detection import flattened, lengths
 from data.stream import RowReader
 from tasks.detection import DetectionEvaluate, DetectionView
 from tasks.detectionmatches import Detections, Objects, box_areas, match
-from tasks.detectionmetrics import best_threshold, curve, summarise
+from tasks.detectionmetrics import at_threshold, best_threshold, summarise, threshold_for_precision
 from tasks.detectionpredict import DetectionPredictor
 from tasks.detectionreport import Report, detection_report
 from tasks.modelfile import load_card, load_model, write_card
@@ -33,7 +32,7 @@ Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Cut:
+class LeastScore:
     """The least score that a detector reports, and what it rests on."""
 
     score: float
@@ -126,7 +125,7 @@ def fit_threshold(
     batch_size: int,
     device: torch.device | None = None,
     on_progress: Tell | None = None,
-) -> Cut:
+) -> LeastScore:
     """Choose the least score of the detector in `folder` on the validation split, and keep it in its card.
 
     It is the lowest one at which the share of right boxes (IoU 0.5) is what the card's thresholds ask for, else the one
@@ -134,7 +133,7 @@ def fit_threshold(
     """
     card = load_card(folder)
     if "score" in card.thresholds:
-        return Cut(card.thresholds["score"], float("nan"), float("nan"), card.calibrated_on)
+        return LeastScore(card.thresholds["score"], float("nan"), float("nan"), card.calibrated_on)
     predictor = open_detector(folder, device, "fp32", batch_size)
     wanted = card.thresholds["precision"]
     found = cut_on_validation(predictor, dataset, wanted, on_progress or (lambda done, total: None))
@@ -143,33 +142,29 @@ def fit_threshold(
     return found
 
 
-def cut_on_validation(predictor: DetectionPredictor, dataset: Dataset, wanted: float, tell: Tell) -> Cut:
+def cut_on_validation(
+    predictor: DetectionPredictor, dataset: Dataset, wanted: float, tell: Tell
+) -> LeastScore:
     """The least score by the validation split; the detector's own where that has no object."""
     own = predictor.finding.min_score
     num_images = dataset.info.num_images("val")
     if not num_images:
-        return Cut(
+        return LeastScore(
             own, float("nan"), float("nan"), f"nothing: {dataset.info.name} has no validation pictures"
         )
     objects, _ids = objects_of_split(dataset, "val")
     if (objects.crowd | objects.difficult).all():
-        return Cut(
+        return LeastScore(
             own, float("nan"), float("nan"), f"nothing: {dataset.info.name}'s val has no object to find"
         )
     found, _ = found_in(predictor, dataset, "val", [predictor.view], tell)[predictor.view]
     matches = match(objects, found, num_images=num_images, num_classes=len(dataset.info.classes))
-    points = curve(matches)
     basis = f"{num_images:,} validation pictures of {dataset.info.name}, view {predictor.view}"
-    enough = np.flatnonzero(points.precision >= wanted)
-    if len(enough):
-        at = int(enough[-1])
-        return Cut(float(points.scores[at]), float(points.precision[at]), float(points.recall[at]), basis)
-    if not len(points.scores):
-        return Cut(own, float("nan"), 0.0, f"{basis}: nothing was found")
-    at = int(points.f1.argmax())
+    if cut := threshold_for_precision(matches, wanted):
+        return LeastScore(cut.score, cut.precision, cut.recall, basis)
+    best = at_threshold(matches, best_threshold(matches))
     note = f"{basis}: no score has a precision of {wanted:g}, so the highest F1"
-    score = best_threshold(matches)
-    return Cut(score, float(points.precision[at]), float(points.recall[at]), note)
+    return LeastScore(best.score, best.precision, best.recall, note)
 
 
 def evaluate(
@@ -204,7 +199,7 @@ def evaluate(
             ("images_per_s", num_images / seconds),
         ]
     }
-    about: dict[str, Any] = {
+    about: dict[str, str | int | float] = {
         "dataset": dataset.info.name,
         "dataset_source_sha256": dataset.info.source_sha256,
         "split": split,
@@ -222,11 +217,10 @@ def evaluate(
         return np.asarray(decode_image(blob, channels=3))
 
     report = detection_report(
-        objects, seen[registered][0], ids, dataset.info.classes, predictor.least_score, about, picture_at
-    )
-    report.metrics.update(others)
-    report.metrics["images_per_s"] = num_images / seen[registered][1]
-    return report
+        objects, seen[registered][0], ids, dataset.info.classes, predictor.least_score, about, picture_at,
+        generator=np.random.default_rng(0), images_per_s=num_images / seen[registered][1],
+    )  # fmt: skip
+    return replace(report, metrics=report.metrics | others)
 
 
 def figures(objects: Objects, found: Detections, num_images: int, num_classes: int) -> dict[str, float]:

@@ -191,8 +191,8 @@ class Report:
         write_whole(
             folder / "report.html", evaluation_page(self, [folder / f"{name}.png" for name in FIGURES])
         )
-        _write_json(folder / "about.json", self.about)
-        _write_json(folder / "metrics.json.partial", self.metrics)
+        write_json(folder / "about.json", self.about)
+        write_json(folder / "metrics.json.partial", self.metrics)
         (folder / "metrics.json.partial").replace(folder / "metrics.json")
 
     def _write_tables(self, folder: Path) -> None:
@@ -294,5 +294,6 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _write_json(file: Path, values: dict[str, Any]) -> None:
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Sorted, and never NaN."""
     file.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
