@@ -8,18 +8,20 @@ import torch
 from cyclopts import App, Parameter
 
 from data.dataset import Dataset, Split
+from data.parameters import Parameters
 from models import classification, signals, volumes
 from models.papers import paper_of
+from pipelines.families import PIPELINES, load
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO, choose_recipe, recipes
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from pipelines.reporting import Clock, Status
 from tasks import modellist, registry, versioning
 from tasks.card import ModelCard
-from tasks.evaluate import evaluate as evaluate_models
+from tasks.families import FAMILIES
 from tasks.modelfile import load_card
 from tasks.paths import store
-from tasks.settings import EvaluateConfig, ViewName
+from tasks.settings import ViewName
 from tasks.versions import open_stored
 
 CATALOGUES = {  # family → its networks, and the channels at which their sizes are told
@@ -81,7 +83,7 @@ def evaluate(
     notes = [note for folder in folders if (note := trained_on_another_version(load_card(folder), data))]
     if split == "val":
         notes.append(
-            "temperatures are fitted on the validation split: its calibrated figures flatter the model"
+            "temperatures and least scores are fitted on the validation split: its figures flatter the model"
         )
     config = evaluate_configuration(card, data.info.name, recipe, views)
     reporter = ConsoleReporter()
@@ -89,7 +91,7 @@ def evaluate(
         for note in notes:
             reporter.note(f"note: {note}")
         try:
-            report = evaluate_models(
+            report = load(PIPELINES[card.family].evaluate)(
                 folders, data, split=split, config=config, on_progress=hearer(reporter), called=called
             )
         finally:
@@ -128,16 +130,16 @@ def trained_on_another_version(card: ModelCard, data: Dataset) -> str:
     )
 
 
-def evaluate_configuration(
-    card: ModelCard, dataset: str, recipe: str, views: list[ViewName] | None
-) -> EvaluateConfig:
+def evaluate_configuration(card: ModelCard, dataset: str, recipe: str, views: list[ViewName] | None) -> Any:
     """How to evaluate: the recipe's section, with the model's own view and the views asked for."""
     name = choose_recipe(card.family, dataset, recipe)
     values: dict[str, Any] = dict(recipes(card.family)[name]["evaluate"])
     values["registered_view"] = card.views
     if views is not None:
         values["views"] = list(dict.fromkeys(views))
-    return EvaluateConfig.parse(values, f"{card.family}.{name}.evaluate")
+    section = FAMILIES[card.family].config.model_fields["evaluate"].annotation
+    assert isinstance(section, type) and issubclass(section, Parameters)
+    return section.parse(values, f"{card.family}.{name}.evaluate")
 
 
 def hearer(reporter: ConsoleReporter) -> Callable[[int, int], None]:
