@@ -6,10 +6,13 @@ several times, as it is and mirrored, or at several sizes; what is found in all 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.backends import cudnn
 
@@ -20,6 +23,7 @@ from models.detector import Finding, Found, suppressed
 from tasks.card import Preprocessing
 from tasks.detection import DetectionView
 from tasks.detectionmatches import Detections
+from tasks.drawing import Mark, colour_of, draw_boxes
 from tasks.modelfile import SavedModel
 from tasks.precision import autocast, resolve_precision
 from tasks.predict import default_device
@@ -166,3 +170,44 @@ def view_named(name: str) -> DetectionView:
     if name not in VIEWS:
         raise ValueError(f"unknown view {name!r}; known: {', '.join(VIEWS)}")
     return name
+
+
+def coco_results(
+    ids: Sequence[str], rows: Sequence[dict[str, Any]], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Predictions (rows of `DETECTION_SCHEMA`) as COCO's results: `category_id` is 1 for the first class."""
+    number = {name: place for place, name in enumerate(classes, start=1)}
+    return [
+        {"image_id": id, "category_id": number[label], "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+        for id, row in zip(ids, rows, strict=True)
+        if row["error"] is None
+        for (x0, y0, x1, y1), label, score in zip(
+            row["boxes_xyxy"], row["labels"], row["scores"], strict=True
+        )
+    ]
+
+
+def draw_all(
+    files: Sequence[Path], rows: Sequence[dict[str, Any]], classes: Sequence[str], folder: Path
+) -> list[str]:
+    """Write the readable pictures with their boxes into `folder`, as PNGs; the names of the files written.
+
+    Files of one name get numbers. What was there under such a name is replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number = {name: place for place, name in enumerate(classes)}
+    written: list[str] = []
+    for file, row in zip(files, rows, strict=True):
+        if row["error"] is not None:
+            continue
+        marks = [
+            Mark(tuple(box), f"{label} {score:.2f}", colour_of(number[label]))
+            for box, label, score in zip(row["boxes_xyxy"], row["labels"], row["scores"], strict=True)
+        ]
+        picture = np.asarray(decode_image(file.read_bytes(), channels=3))
+        name, again = f"{file.stem}.png", 2
+        while str(folder / name) in written:
+            name, again = f"{file.stem}-{again}.png", again + 1
+        Image.fromarray(draw_boxes(picture, marks[::-1])).save(folder / name)  # the best on top
+        written.append(str(folder / name))
+    return written
