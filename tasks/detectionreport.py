@@ -69,7 +69,7 @@ class Report:
 
     @property
     def per_slice(self) -> list[dict[str, Any]]:
-        """One row a slice: by the size of the objects, and by how many a picture has."""
+        """One row a slice: by the size of the objects, and by how many a picture has; none without a picture."""
         whole = self.matches
         counts = np.bincount(whole.object_image[~whole.object_ignored[0]], minlength=whole.num_images)
         parts = [("size", name, whole.of_area(name)) for name in AREAS if name != "all"]
@@ -77,7 +77,7 @@ class Report:
             chosen = (counts >= low) & (high is None or counts <= high)
             name = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
             parts.append(("objects of a picture", name, whole.of_images(chosen)))
-        return [slice_row(kind, name, part, self.threshold) for kind, name, part in parts]
+        return [slice_row(kind, name, part, self.threshold) for kind, name, part in parts if part.num_images]
 
     def write(self, folder: Path) -> None:
         """Write tables and figures to `folder`, `metrics.json` last: a folder that has it is whole.
