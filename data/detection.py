@@ -1,6 +1,6 @@
 """Pictures with boxes, for training a detector: stored as squares with a border, augmented, four in one.
 
-    rows of a dataset → decode_rows → Records → make_batch → Batch (pictures, and the boxes of all of them)
+rows of a dataset → decode_rows → Records → make_batch → Batch (pictures, and the boxes of all of them)
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,9 @@ class Truths:
     boxes_xyxy: Tensor  # (M, 4) float32: edges, in pixels of the batch's pictures, inside them, with area
     labels: Tensor  # (M,) int64
     image: Tensor  # (M,) int64, ascending: place in the batch
-    ignored: Tensor  # (M,) bool: crowds, difficult ones, and what is hardly seen: neither object nor background
+    ignored: (
+        Tensor  # (M,) bool: crowds, difficult ones, and what is hardly seen: neither object nor background
+    )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -145,7 +145,7 @@ def _edges(box_xyxy: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _window(picture: np.ndarray, box_xyxy: Sequence[float], marks: Sequence[Mark]) -> np.ndarray:
-    """A square of the picture around a box, of twice its longer side, with what is marked there; grey past the border."""
+    """A square of the picture around a box, of twice its longer side, with the marks in it; grey past the border."""
     x0, y0, x1, y1 = box_xyxy
     side = max(2 * (x1 - x0), 2 * (y1 - y0), LEAST_WINDOW_PX)
     corner = np.array([(x0 + x1 - side) / 2, (y0 + y1 - side) / 2])

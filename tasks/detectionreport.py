@@ -208,9 +208,9 @@ def detection_report(
     `picture_at` gives the image at a place as RGB (H, W, 3) uint8; the generator draws images for the interval of AP.
     Raises ValueError as `match` does.
     """
-    size = {"num_images": len(ids), "num_classes": len(classes)}
-    matches = match(objects, detections, **size)
-    voc, judged = voc_match(objects, detections, **size), judge(objects, detections, matches, threshold)
+    matches = match(objects, detections, num_images=len(ids), num_classes=len(classes))
+    voc = voc_match(objects, detections, num_images=len(ids), num_classes=len(classes))
+    judged = judge(objects, detections, matches, threshold)
     figures, cut = coco_figures(matches).precision[0], cut_of(matches, threshold)
     known = not matches.object_ignored[0].all()
     low, high = ap_interval(matches, generator, num_draws) if known else (np.nan, np.nan)
