@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tasks.detectionerrors import Judgement, best_hits, largest_misses, worst_false_alarms
-from tasks.detectionmatches import Detections, Matches, Objects
+from tasks.detectionmatches import Detections, Matches, Objects, pair_iou
 from tasks.detectionmetrics import RECALLS, at_threshold, class_slices, curve, precision_at
 from tasks.drawing import Mark, draw_boxes
 from tasks.figures import GREY, short, title
@@ -18,6 +18,7 @@ MAX_CURVES = 10  # classes whose curves have a colour and a name: those of lowes
 CELL_PX, CELL_IN, CAPTION_IN = 288, 2.4, 0.45
 COLUMNS = 6
 LEAST_WINDOW_PX = 48  # of a picture that an example shows
+PAST_BORDER = (224, 224, 224)
 TRUE, RIGHT, WRONG, OTHER = "#ffcc00", "#34c759", "#ff3b30", "#64d2ff"  # true boxes, and detections
 ROWS = {
     "hit": "hits, the surest",
@@ -114,14 +115,28 @@ def examples_of(
                 f"{name} {judgement.scores[d]:.2f}",
                 RIGHT if row == "hit" else WRONG,
             )
-            about, kind = int(judgement.overlapped[d]), str(judgement.verdicts[d])
-            is_a = f": {short(classes[objects.labels[about]])}" if kind == "wrong class" else ""
-            made.append(example(row, int(detections.image[i]), mark, f"{kind}{is_a}", (i, -1)))
+            caption = _caption(judgement, d, detections, objects, classes)
+            made.append(example(row, int(detections.image[i]), mark, caption, (i, -1)))
     for m in largest_misses(judgement, objects, most).tolist():
         name = short(classes[objects.labels[m]])
         mark = Mark(_edges(objects.boxes_xyxy[m]), name, TRUE, dashed=True)
-        made.append(example("missed", int(objects.image[m]), mark, "missed", (-1, m)))
+        x0, y0, x1, y1 = mark.box_xyxy
+        caption = f"{x1 - x0:.0f} × {y1 - y0:.0f} px"
+        made.append(example("missed", int(objects.image[m]), mark, caption, (-1, m)))
     return made
+
+
+def _caption(
+    judgement: Judgement, d: int, detections: Detections, objects: Objects, classes: Sequence[str]
+) -> str:
+    """The kind of a detection, and how much it overlaps the object that it is about."""
+    about, kind = int(judgement.overlapped[d]), str(judgement.verdicts[d])
+    if about < 0:
+        return kind
+    boxes = detections.boxes_xyxy[[judgement.place[d]]], objects.boxes_xyxy[[about]]
+    iou = float(pair_iou(*boxes, np.zeros(1, bool))[0])
+    is_a = f", is {short(classes[objects.labels[about]])}" if kind == "wrong class" else ""
+    return f"{kind}{is_a}, IoU {iou:.2f}"
 
 
 def _edges(box_xyxy: np.ndarray) -> tuple[float, float, float, float]:
@@ -130,18 +145,19 @@ def _edges(box_xyxy: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _window(picture: np.ndarray, box_xyxy: Sequence[float], marks: Sequence[Mark]) -> np.ndarray:
-    """A square of the picture around a box, twice its longer side, with what is marked there; black past the border."""
+    """A square of the picture around a box, of twice its longer side, with the marks in it; grey past the border."""
     x0, y0, x1, y1 = box_xyxy
     side = max(2 * (x1 - x0), 2 * (y1 - y0), LEAST_WINDOW_PX)
     corner = np.array([(x0 + x1 - side) / 2, (y0 + y1 - side) / 2])
     room = np.maximum(np.array([picture.shape[1], picture.shape[0]]) - side, 0)
-    corner = np.clip(corner, 0, room)  # no more black than there has to be
+    corner = np.clip(corner, 0, room)  # no more grey than there has to be
     left, top = corner.tolist()
     cell = Image.fromarray(picture).transform(
         (CELL_PX, CELL_PX),
         Image.Transform.EXTENT,
         (left, top, left + side, top + side),
         Image.Resampling.BILINEAR,
+        fillcolor=PAST_BORDER,
     )
     scale = CELL_PX / side
     moved = []
@@ -159,7 +175,11 @@ def examples_figure(examples: Sequence[Example], what: str) -> Figure:
     cell = CELL_IN + 0.1
     height = CELL_IN + CAPTION_IN + 0.25
     figure = Figure(figsize=(0.4 + cell * columns, 0.9 + height * len(rows)), layout="constrained")
-    title(figure, "Hits, misses and false alarms: true boxes dashed, detections solid", what)
+    title(
+        figure,
+        "Hits, misses and false alarms: true boxes dashed, detections solid, others than the one shown light blue",
+        what,
+    )
     axes = figure.add_subplot()  # one for all: an Axes for each picture takes four times as long
     axes.set_axis_off()
     for number, (text, row) in enumerate(rows):

@@ -71,7 +71,7 @@ class Report:
 
     @property
     def per_slice(self) -> list[dict[str, Any]]:
-        """One row a slice: by the size of the objects, and by how many a picture has."""
+        """One row a slice: by the size of the objects, and by how many a picture has; none without a picture."""
         whole = self.matches
         counts = np.bincount(whole.object_image[~whole.object_ignored[0]], minlength=whole.num_images)
         parts = [("size", name, whole.of_area(name)) for name in AREAS if name != "all"]
@@ -79,7 +79,7 @@ class Report:
             chosen = (counts >= low) & (high is None or counts <= high)
             name = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
             parts.append(("objects of a picture", name, whole.of_images(chosen)))
-        return [slice_row(kind, name, part, self.threshold) for kind, name, part in parts]
+        return [slice_row(kind, name, part, self.threshold) for kind, name, part in parts if part.num_images]
 
     def document(self) -> dict[str, Any]:
         """What a program reads of it, beside the metrics."""
@@ -241,9 +241,9 @@ def detection_report(
     `picture_at` gives the image at a place as RGB (H, W, 3) uint8; the generator draws images for the interval of AP.
     Raises ValueError as `match` does.
     """
-    size: dict[str, Any] = {"num_images": len(ids), "num_classes": len(classes)}
-    matches = match(objects, detections, **size)
-    voc, judged = voc_match(objects, detections, **size), judge(objects, detections, matches, threshold)
+    matches = match(objects, detections, num_images=len(ids), num_classes=len(classes))
+    voc = voc_match(objects, detections, num_images=len(ids), num_classes=len(classes))
+    judged = judge(objects, detections, matches, threshold)
     figures, cut = coco_figures(matches).precision[0], cut_of(matches, threshold)
     there = not matches.object_ignored[0].all()
     low, high = ap_interval(matches, generator, num_draws) if there else (np.nan, np.nan)
