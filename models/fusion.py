@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.boxes import check_scored_boxes
-from models.groups import boxes_iou, first_best
+from models.boxes import check_scored_boxes, iou
+from models.groups import first_best
 
 Confidence = Literal["avg", "overflow", "max", "box_and_model_avg", "absent_model_aware_avg"]
 
@@ -117,7 +117,7 @@ def _cluster(
         active = (at < len(new)) & (classes[new[np.minimum(at, len(new) - 1)]] == classes[heads])
         rivals, mine = heads[active], new[at[active]]
         if len(rivals):
-            overlap = boxes_iou(fused[rivals], boxes[mine])
+            overlap = iou(torch.from_numpy(fused[rivals]), torch.from_numpy(boxes[mine])).numpy()
             best = np.unique(first_best(mine, overlap))
             joins = best[overlap[best] > iou_threshold]
             host, guest = rivals[joins], mine[joins]

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.boxes import check_scored_boxes
-from models.groups import boxes_iou, first_best
+from models.boxes import check_scored_boxes, iou
+from models.groups import first_best
 
 Decay = Literal["linear", "gaussian"]
 
@@ -42,7 +42,7 @@ def soft_nms(
     check_scored_boxes(boxes_xyxy, scores, labels)
     if (scores < 0).any():
         raise ValueError(f"scores from {float(scores.min())} must not be negative: lowering would raise them")
-    boxes = boxes_xyxy.detach().cpu().double().numpy()
+    boxes = boxes_xyxy.detach().cpu().double()
     left = scores.detach().cpu().double().numpy().copy()
     groups = np.zeros(len(left), np.int64) if labels is None else labels.cpu().numpy()
     alive = groups.argsort(kind="stable")
@@ -54,7 +54,7 @@ def soft_nms(
         )  # (n,) for each box, where the best of its group stands
         best = alive[which]
         kept.append(np.unique(best))
-        overlap = boxes_iou(boxes[best], boxes[alive])
+        overlap = iou(boxes[best], boxes[alive]).numpy()
         if decay == "linear":
             factor = np.where(overlap > iou_threshold, 1 - overlap, 1)
         else:
