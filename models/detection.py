@@ -4,14 +4,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import nn
 
 from data.parameters import Parameters
-from models.detector import Finding
+from models.detector import Detector, Finding
+from models.localiser import LocalisationLoss, Localiser
 from models.yolo import Assignment, BoxLoss, Yolo
 
-DETECTORS: dict[str, Callable[..., nn.Module]] = {"yolo": Yolo}
-DetectorName = Literal["yolo"]
+DETECTORS: dict[str, Callable[..., Detector]] = {"yolo": Yolo, "localiser": Localiser}
+DetectorName = Literal["yolo", "localiser"]
+FIELDS = {  # of the parameters below, what each is built from
+    "yolo": ("body", "strides", "width", "assignment", "num_anchors", "box_loss"),
+    "localiser": ("body", "loss"),
+}
 Body = Literal[
     "plain_tiny", "plain_small", "plain_medium",
     "efficientnet_lite0", "mobilenet_v2", "resnet18", "resnet34", "resnet50",
@@ -21,24 +25,31 @@ Body = Literal[
 class DetectorConfig(Parameters):
     """Which detector."""
 
-    name: DetectorName = Field(description="yolo: one pass, boxes from every place of its maps")
+    name: DetectorName = Field(
+        description="yolo: one pass, boxes from every place of its maps; localiser: the one object of a picture"
+    )
     body: Body = Field(
         description="what gives the maps: plain_… are made for training from nothing on CPUs, the others take "
         "transfer.weights of the classifier of that name"
     )
     strides: tuple[Literal[8, 16, 32], ...] = Field(
         min_length=1,
-        description="levels that find objects: [8, 16, 32] is a pyramid, [32] the one grid of YOLO",
+        description="yolo: levels that find objects: [8, 16, 32] is a pyramid, [32] the one grid of YOLO",
     )
-    width: int = Field(ge=8, le=1024, description="channels of the neck and the heads")
+    width: int = Field(ge=8, le=1024, description="yolo: channels of the neck and the heads")
     assignment: Assignment = Field(
-        description="task_aligned: the places whose predictions are best learn to find an object; midpoint: the cell "
-        "with its middle, by anchors"
+        description="yolo: task_aligned: the places whose predictions are best learn to find an object; midpoint: "
+        "the cell with its middle, by anchors"
     )
     num_anchors: int = Field(
-        ge=1, le=16, description="anchors of each level, fitted to the boxes; midpoint only"
+        ge=1, le=16, description="yolo: anchors of each level, fitted to the boxes; midpoint only"
     )
-    box_loss: BoxLoss = Field(description="1 - that overlap; squared: errors of middles and roots of sides")
+    box_loss: BoxLoss = Field(
+        description="yolo: 1 - that overlap; squared: errors of middles and roots of sides"
+    )
+    loss: LocalisationLoss = Field(
+        description="localiser: squared errors of all that it says, or the likelihood of presence and class"
+    )
 
     @property
     def network(self) -> str:
@@ -47,8 +58,8 @@ class DetectorConfig(Parameters):
 
     def arguments(self) -> dict[str, Any]:
         """What the builder takes of it."""
-        values = self.model_dump(exclude={"name"})
-        return {**values, "strides": sorted(self.strides)}
+        values = self.model_dump(include=set(FIELDS[self.name]))
+        return values | ({"strides": sorted(self.strides)} if "strides" in values else {})
 
 
 def build(
@@ -58,7 +69,7 @@ def build(
     arguments: dict[str, Any],
     mean: Sequence[float],
     std: Sequence[float],
-) -> nn.Module:
+) -> Detector:
     """A fresh detector by name; `arguments` as the card has them, `finding` among them."""
     if name not in DETECTORS:
         raise ValueError(f"no detector {name!r}; known: {', '.join(DETECTORS)}")

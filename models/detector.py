@@ -7,11 +7,12 @@ Pictures are squares of uint8 that the detector normalises itself; boxes are edg
 is what lets DistributedDataParallel wrap a detector.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.parameters import Parameters
 from models.boxes import nms
@@ -45,3 +46,46 @@ def suppressed(found: Found, num_images: int, num_classes: int, finding: Finding
     rank = torch.arange(len(kept), device=kept.device) - (counts.cumsum(0) - counts)[image[kept]]
     kept = kept[rank < finding.max_detections]
     return Found(boxes[kept], scores[kept], labels[kept], image[kept])
+
+
+class Detector(nn.Module):
+    """What detectors share: a body that gives maps, the input's normalisation, and which of it is trained."""
+
+    body: nn.Module
+    mean: Tensor
+    std: Tensor
+    body_is_frozen: bool = False
+    body_lr_factor: float = 1.0  # rates of the body, relative to those of the rest
+
+    def __init__(
+        self, num_classes: int, mean: Sequence[float], std: Sequence[float], finding: Finding
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.finding = num_classes, finding
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) uint8 → float32, zero mean and unit deviation over the training pixels."""
+        return (images.to(torch.float32, memory_format=torch.channels_last) / 255 - self.mean) / self.std
+
+    def freeze_body(self) -> None:
+        """Do not train the body: no gradients, and its norms keep their statistics."""
+        self.body.requires_grad_(False)
+        self.body_is_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.body_is_frozen:
+            self.body.eval()
+        return self
+
+    def rate_factors(self) -> dict[str, float]:
+        """Factors of learning rates by the names of parameters; of those that are not listed it is one."""
+        if self.body_lr_factor == 1:
+            return {}
+        return {f"body.{name}": self.body_lr_factor for name, _ in self.body.named_parameters()}
+
+    def fit(self, sizes_wh: Tensor, seed: int) -> None:
+        """Fit what depends on the widths and heights (N, 2) of training boxes, in pixels: of most detectors nothing."""

@@ -24,7 +24,7 @@ from models.anchors import MAX_LOG_SCALE, best_possible_recall, kmeans_anchors
 from models.assignment import by_midpoint, task_aligned
 from models.bodies import STRIDES, ConvNorm, make_body
 from models.boxes import ciou, diou, giou, iou
-from models.detector import Finding, Found, suppressed
+from models.detector import Detector, Finding, Found, suppressed
 
 Assignment = Literal["task_aligned", "midpoint"]
 BoxLoss = Literal["ciou", "diou", "giou", "iou", "squared"]
@@ -89,13 +89,9 @@ class AnchorHead(nn.Module):
         return self.output(self.stem(x))
 
 
-class Yolo(nn.Module):
+class Yolo(Detector):
     """A detector, see models.detector: pictures of uint8 whose sides are multiples of 32, boxes in their pixels."""
 
-    body_is_frozen: bool = False
-    body_lr_factor: float = 1.0  # rates of the body, relative to those of the rest
-    mean: Tensor
-    std: Tensor
     anchors: Tensor
     best_possible_recall: Tensor
 
@@ -114,8 +110,8 @@ class Yolo(nn.Module):
         finding: Finding,
     ) -> None:
         """`strides` are those of the levels that have a head; `num_anchors` of each level, read by midpoint only."""
-        super().__init__()
-        self.finding, self.num_classes, self.assignment = finding, num_classes, assignment
+        super().__init__(num_classes, mean, std, finding)
+        self.assignment = assignment
         self.box_loss: BoxLoss = box_loss
         self.strides, self.num_anchors = tuple(strides), num_anchors
         self.levels = [STRIDES.index(stride) for stride in strides]
@@ -127,8 +123,6 @@ class Yolo(nn.Module):
             else AlignedHead(width, num_classes)
             for _ in strides
         )
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         if assignment == "midpoint":
             # by level; squares of a few strides until they are fitted to the data (fit_anchors)
             sides = torch.arange(1, num_anchors + 1) * 2.0
@@ -136,37 +130,19 @@ class Yolo(nn.Module):
             self.register_buffer("best_possible_recall", torch.tensor(math.nan))
 
     @torch.no_grad()
-    def fit_anchors(self, sizes_wh: Tensor, seed: int) -> None:
+    def fit(self, sizes_wh: Tensor, seed: int) -> None:
         """Fit the anchors to boxes' widths and heights (N, 2), in pixels of the input, unless they cover them already.
 
         The small ones go to the fine levels. Without enough boxes the anchors stay what they are.
         """
         num = self.num_anchors * len(self.strides)
-        if not len(sizes_wh):
+        if self.assignment != "midpoint" or not len(sizes_wh):
             return
         recall = best_possible_recall(sizes_wh, self.anchors.flatten(0, 1))
         if recall < LEAST_RECALL and len(sizes_wh.unique(dim=0)) >= num:
             self.anchors.copy_(kmeans_anchors(sizes_wh, num, seed).view_as(self.anchors))
             recall = best_possible_recall(sizes_wh, self.anchors.flatten(0, 1))
         self.best_possible_recall.fill_(recall)
-
-    def freeze_body(self) -> None:
-        """Do not train the body: no gradients, and its norms keep their statistics."""
-        self.body.requires_grad_(False)
-        self.body_is_frozen = True
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "Yolo":
-        super().train(mode)
-        if self.body_is_frozen:
-            self.body.eval()
-        return self
-
-    def rate_factors(self) -> dict[str, float]:
-        """Factors of learning rates by the names of parameters; of those that are not listed it is one."""
-        if self.body_lr_factor == 1:
-            return {}
-        return {f"body.{name}": self.body_lr_factor for name, _ in self.body.named_parameters()}
 
     def forward(self, images: Tensor, truths: Truths | None = None) -> dict[str, Tensor] | Found:
         """Losses where `truths` are given, else detections."""
@@ -180,8 +156,7 @@ class Yolo(nn.Module):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Raw outputs of each level, (B, outputs, H, W) float32; of task-aligned ones edges first, then scores."""
-        x = (images.to(torch.float32, memory_format=torch.channels_last) / 255 - self.mean) / self.std
-        features = self.body(x)
+        features = self.body(self.normalise(images))
         maps = self.neck([features[level] for level in self.levels])
         return [head(each).float() for head, each in zip(self.heads, maps, strict=True)]
 

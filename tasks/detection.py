@@ -147,15 +147,13 @@ def build_model(
     mean, std = (info.channel_mean, info.channel_std) if weights is None else (weights.mean, weights.std)
     arguments = {**config.model.arguments(), "finding": config.evaluate.finding().model_dump()}
     model = build(config.model.name, len(info.classes), info.channels, arguments, mean, std)
-    assert isinstance(model, Yolo)
     if weights is not None:
         load_body(model.body, weights.state, weights.source)
         model.body_lr_factor = config.transfer.body_lr_factor
         if config.transfer.mode == "head":
             model.freeze_body()
-    if config.model.assignment == "midpoint":
-        boxes = torch.cat([each.truths.boxes_xyxy.cpu() for each in sample()])
-        model.fit_anchors(boxes[:, 2:] - boxes[:, :2], config.train.seed)
+    boxes = torch.cat([each.truths.boxes_xyxy.cpu() for each in sample()])
+    model.fit(boxes[:, 2:] - boxes[:, :2], config.train.seed)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
