@@ -23,6 +23,7 @@ from tasks.cluster import ALLOCATOR
 if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # glibc reads them at the start
     os.execve(sys.executable, [sys.executable, *sys.argv], {**SETTINGS, **os.environ, **ALLOCATOR})
 
+import numpy as np
 import torch
 
 from data.dataset import Dataset
@@ -44,7 +45,7 @@ def bare(config: Any, dataset: Dataset) -> float:
     family, device = FAMILIES["classification"], torch.device("cpu")
     records = decode_here(family, dataset, "train", config)
     torch.manual_seed(config.train.seed)
-    model = family.model(config, dataset.info, lambda: records.images[:5000]).train()
+    model = family.model(config, dataset.info, lambda: [records.take(np.arange(5000))]).train()
     optimizers = build_optimizers(model, config.optim)
     plan = BatchPlan.of(config.train, layout_of(dataset, "train"), 0, 1)
     order, generator = plan.order(0), plan.generator(0)

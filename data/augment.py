@@ -7,7 +7,7 @@ normalises them: float32 pictures cost four times the memory traffic between pro
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -87,6 +87,21 @@ class AugmentConfig(Parameters):
         return bool(
             self.brightness or self.contrast or self.saturation or self.colour_shift or self.pca_colour
         )
+
+
+class ColourChanges(Protocol):
+    """The parameters of a family's augmentation that are about colour, as `AugmentConfig` describes them."""
+
+    @property
+    def brightness(self) -> float: ...
+    @property
+    def contrast(self) -> float: ...
+    @property
+    def saturation(self) -> float: ...
+    @property
+    def colour_shift(self) -> float: ...
+    @property
+    def pca_colour(self) -> float: ...
 
 
 def reflect_pad(images: Tensor, pad_px: int) -> Tensor:
@@ -256,7 +271,7 @@ def crop_boxes(sides_px: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
     )
 
 
-def colour_maps(images: Tensor, colours: colour.Colours, config: AugmentConfig, draws: Draws) -> Tensor:
+def colour_maps(images: Tensor, colours: colour.Colours, config: ColourChanges, draws: Draws) -> Tensor:
     """One colour map a sample (B, C, C + 1): brightness, then contrast, then saturation, then the shifts."""
     B, C, H, W = images.shape
     maps = colour.identity(B, C, images.device)

@@ -63,6 +63,7 @@ COMMON_FIELDS = pa.schema(
         ("group", pa.string()),  # what must not stand on two sides of a split
     ]
 )
+DIFFICULT, CROWD, TRUNCATED = 1, 2, 4  # bits of `box_flags`
 _LABEL = [("label", pa.int32())]  # index into DatasetInfo.classes
 TARGET_FIELDS: dict[str, pa.Schema] = {
     "classification": pa.schema(_LABEL),
@@ -70,7 +71,7 @@ TARGET_FIELDS: dict[str, pa.Schema] = {
         [
             ("boxes_xyxy", pa.list_(pa.float32())),  # 4 a box: x0 < x1 and y0 < y1, inside the image
             ("box_labels", pa.list_(pa.int32())),  # 1 a box, index into DatasetInfo.classes
-            ("box_flags", pa.list_(pa.uint8())),  # 1 a box: bit 0 difficult, 1 crowd, 2 truncated
+            ("box_flags", pa.list_(pa.uint8())),  # 1 a box: bits as above
         ]
     ),
     "landmarks": pa.schema(

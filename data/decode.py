@@ -86,6 +86,9 @@ _FROM_16_BIT = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 _MODES_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _MODES_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
+Resize = Literal["crop", "squash", "letterbox"]  # how a picture is fitted to a square
+BORDER = 114  # grey level around a letterboxed picture, and beyond the edge of a moved one
+
 
 class DecodeError(ValueError):
     """Why these bytes are no image for us, in one line."""
@@ -162,20 +165,32 @@ def read_orientation(data: bytes) -> int:
     return orientation if orientation in _UPRIGHT else 1
 
 
-def to_square(image: Image.Image, side_px: int, resize: Literal["crop", "squash"]) -> np.ndarray:
+def read_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the upright image, by its header; raises DecodeError."""
+    with quiet_pillow(), _failures_as_decode_errors(data):
+        size = _open(data).size
+    return size if read_orientation(data) < 5 else size[::-1]
+
+
+def to_square(image: Image.Image, side_px: int, resize: Resize) -> np.ndarray:
     """Fit an L or RGB image to a square: (C, side_px, side_px) uint8, C = 1 or 3.
 
-    `crop` scales the shorter side to `side_px` and keeps the centre; `squash` scales both sides. Scaling is
-    antialiased bilinear; where the sizes fit already, pixels are copied untouched.
+    `crop` scales the shorter side to `side_px` and keeps the centre; `squash` scales both sides; `letterbox` scales the
+    longer side and fills with grey. Scaling is antialiased bilinear; where the sizes fit already, pixels are copied
+    untouched.
     """
     pixels = np.asarray(_fit(image, side_px, resize))
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return np.ascontiguousarray(planes)
 
 
-def decode_many(
-    blobs: Sequence[bytes], side_px: int, channels: Literal[1, 3], resize: Literal["crop", "squash"]
-) -> np.ndarray:
+def letterboxed(width_px: int, height_px: int, side_px: int) -> tuple[int, int]:
+    """Width and height of a picture whose longer side becomes `side_px`; at least one pixel."""
+    scale = side_px / max(width_px, height_px)
+    return max(1, round(width_px * scale)), max(1, round(height_px * scale))
+
+
+def decode_many(blobs: Sequence[bytes], side_px: int, channels: Literal[1, 3], resize: Resize) -> np.ndarray:
     """Decode and fit a shard: (N, channels, side_px, side_px) uint8; a DecodeError names the blob's place."""
     squares = np.empty((len(blobs), channels, side_px, side_px), np.uint8)
     with quiet_pillow():
@@ -337,10 +352,16 @@ def _scale_16_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _fit(image: Image.Image, side_px: int, resize: Literal["crop", "squash"]) -> Image.Image:
+def _fit(image: Image.Image, side_px: int, resize: Resize) -> Image.Image:
     width, height = image.size
     if width == height == side_px:
         return image
+    if resize == "letterbox":
+        size = letterboxed(width, height, side_px)
+        inner = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+        square = Image.new(image.mode, (side_px, side_px), (BORDER,) * len(image.getbands()))
+        square.paste(inner, ((side_px - size[0]) // 2, (side_px - size[1]) // 2))
+        return square
     if resize == "squash":
         return image.resize((side_px, side_px), Image.Resampling.BILINEAR)
     side = min(width, height)

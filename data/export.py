@@ -24,10 +24,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from data import arrays
-from data.dataset import NUM_AXES, PAIRS_FILE, SPLITS, Dataset, Split
+from data.dataset import CROWD, NUM_AXES, PAIRS_FILE, SPLITS, Dataset, Split
 from data.decode import EXTENSIONS, read_orientation
 from data.formats.coco import FLAG_KEYS
-from data.formats.listing import CROWD
 from data.orientation import INVERSE, stored_size, turn_boxes, turn_xy
 from data.parameters import Parameters
 

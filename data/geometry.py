@@ -71,6 +71,15 @@ def mirroring(flip: Tensor, width_px: int) -> Tensor:
     return maps
 
 
+def turned(mirror: Tensor, upside_down: Tensor, swap: Tensor, side_px: int) -> Tensor:
+    """The eight ways to lay down a square of `side_px`: mirrored in x or y, rows and columns swapped; (B,) bool."""
+    maps = identity(len(mirror), mirror.device)
+    maps[mirror, 0, 0], maps[mirror, 0, 2] = -1, side_px
+    maps[upside_down, 1, 1], maps[upside_down, 1, 2] = -1, side_px
+    maps[swap, :, :2] = maps[swap, :, :2].flip(2)
+    return maps
+
+
 def random_resized_boxes(
     draws: Tensor, width_px: Tensor, height_px: Tensor, area: tuple[float, float], log_aspect: float
 ) -> Tensor:

@@ -2,6 +2,7 @@
 
 `sklearn:digits`: 1,797 handwritten digits of the UCI "Optical Recognition of Handwritten Digits" test set, 8×8,
 as scikit-learn ships them (https://archive.ics.uci.edu/dataset/80, CC BY 4.0).
+`sklearn:digit_scenes`: scenes composed of these digits, with a box around each (data.digitscenes).
 `skimage:lfw_subset`: 100 faces and 100 patches of backgrounds, 25×25 grey, cut from Labeled Faces in the Wild, as
 scikit-image ships them (https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.lfw_subset).
 Beside them the photographs in `PHOTOS`, of scikit-image's too: one picture each, to look for something in.
@@ -18,25 +19,35 @@ import numpy as np
 from PIL import Image
 
 from data.archive import FileTree, memory_tree
+from data.digitscenes import digit_scenes
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One built-in dataset: `images` yields (id, encoded image, label)."""
+    """One built-in dataset: its files by name, as they would lie in a folder."""
 
-    images: Callable[[], Iterator[tuple[str, bytes, str]]]
+    files: Callable[[], dict[str, bytes]]
     licence: str
 
 
 def sample_digits() -> Iterator[tuple[str, bytes, str]]:
     """Yield (id, PNG bytes, "0" to "9") of the digits: 8×8 grey, the values 0 to 16 scaled to 0 to 255."""
-    with gzip.open(_shipped("sklearn", "datasets/data/digits.csv.gz")) as file:
-        table = np.loadtxt(file, delimiter=",")  # (1797, 65): 64 values and the label
-    pixels = np.rint(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    for i, (image, label) in enumerate(zip(pixels, table[:, 64].astype(int).tolist(), strict=True)):
+    for i, (image, label) in enumerate(zip(*_digits(), strict=True)):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
         yield f"{label}/{i:04d}.png", buffer.getvalue(), str(label)
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """The digits (1797, 8, 8) uint8, and what they are (1797,) int64."""
+    with gzip.open(_shipped("sklearn", "datasets/data/digits.csv.gz")) as file:
+        table = np.loadtxt(file, delimiter=",")  # (1797, 65): 64 values and the label
+    return np.rint(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), table[:, 64].astype(int)
+
+
+def sample_digit_scenes() -> dict[str, bytes]:
+    """Scenes of these digits with their boxes; see data.digitscenes."""
+    return digit_scenes(*_digits())
 
 
 def sample_lfw_subset() -> Iterator[tuple[str, bytes, str]]:
@@ -57,10 +68,13 @@ def _shipped(package: str, file: str) -> Path:
     return Path(spec.origin).parent / file
 
 
+DIGITS_LICENCE = "CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)"
 SAMPLES: dict[str, Sample] = {
-    "sklearn:digits": Sample(sample_digits, "CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)"),
+    "sklearn:digits": Sample(lambda: {id: data for id, data, _ in sample_digits()}, DIGITS_LICENCE),
+    "sklearn:digit_scenes": Sample(sample_digit_scenes, DIGITS_LICENCE),
     "skimage:lfw_subset": Sample(
-        sample_lfw_subset, "not stated (Labeled Faces in the Wild: photographs from news sites)"
+        lambda: {id: data for id, data, _ in sample_lfw_subset()},
+        "not stated (Labeled Faces in the Wild: photographs from news sites)",
     ),
 }
 PHOTOS = {  # name → file in scikit-image
@@ -83,7 +97,7 @@ def read_photo(photo: Path | str) -> bytes:
 
 
 def sample_tree(name: str) -> FileTree:
-    """A built-in dataset as a tree of one folder per class; raises a ValueError naming the known ones."""
+    """A built-in dataset as a tree of its files; raises a ValueError naming the known ones."""
     if name not in SAMPLES:
         raise ValueError(f"no built-in dataset {name!r}; known: {', '.join(SAMPLES)}")
-    return memory_tree(name, {id: data for id, data, _ in SAMPLES[name].images()})
+    return memory_tree(name, SAMPLES[name].files())

@@ -117,6 +117,15 @@ def check_boxes(boxes_xyxy: Tensor) -> None:
         )
 
 
+def check_scored_boxes(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor | None) -> None:
+    """`check_boxes`, and raise ValueError unless there is a finite score, and a label, for each."""
+    check_boxes(boxes_xyxy)
+    if scores.shape != boxes_xyxy.shape[:1] or not scores.isfinite().all():
+        raise ValueError(f"scores {tuple(scores.shape)} must be {len(boxes_xyxy)} finite numbers, one a box")
+    if labels is not None and labels.shape != scores.shape:
+        raise ValueError(f"labels {tuple(labels.shape)} must be {len(boxes_xyxy)}, one a box")
+
+
 def nms(
     boxes_xyxy: Tensor,
     scores: Tensor,
@@ -138,11 +147,7 @@ def nms(
         raise ValueError(f"iou_threshold (={iou_threshold}) must lie in 0…1")
     if max_kept is not None and max_kept < 1:
         raise ValueError(f"max_kept (={max_kept}) must be at least 1, or None for no limit")
-    check_boxes(boxes_xyxy)
-    if scores.shape != boxes_xyxy.shape[:1] or not scores.isfinite().all():
-        raise ValueError(f"scores {tuple(scores.shape)} must be {len(boxes_xyxy)} finite numbers, one a box")
-    if labels is not None and labels.shape != scores.shape:
-        raise ValueError(f"labels {tuple(labels.shape)} must be {len(boxes_xyxy)}, one a box")
+    check_scored_boxes(boxes_xyxy, scores, labels)
     scores = scores.detach().cpu()
     candidates = (scores >= min_score).nonzero()[:, 0]
     ranked = candidates[scores[candidates].sort(descending=True, stable=True).indices].numpy()

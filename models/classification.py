@@ -139,6 +139,11 @@ class ModelConfig(Parameters):
 
     name: Architecture = Field(description="a network of the catalogue: ./convoy models list --catalogue")
 
+    @property
+    def network(self) -> str:
+        """The network whose weights it may start from."""
+        return self.name
+
 
 class Classifier(nn.Module):
     """A network with its input normalisation: uint8 pictures in, logits out.

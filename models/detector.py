@@ -9,10 +9,12 @@ is what lets DistributedDataParallel wrap a detector.
 
 from typing import NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from data.parameters import Parameters
+from models.boxes import nms
 
 
 class Found(NamedTuple):
@@ -32,3 +34,14 @@ class Finding(Parameters):
         gt=0, le=1, description="of two boxes of a class that overlap by more, the worse is left out"
     )
     max_detections: int = Field(ge=1, description="boxes of a picture, at most: the best")
+
+
+def suppressed(found: Found, num_images: int, num_classes: int, finding: Finding) -> Found:
+    """The best boxes of each picture, after suppression by class; `found` may be in any order."""
+    boxes, scores, labels, image = found
+    kept = nms(boxes, scores, finding.nms_iou, labels=image * num_classes + labels)
+    kept = kept[image[kept].argsort(stable=True)]  # by picture, in it by falling score
+    counts = torch.bincount(image[kept], minlength=num_images)
+    rank = torch.arange(len(kept), device=kept.device) - (counts.cumsum(0) - counts)[image[kept]]
+    kept = kept[rank < finding.max_detections]
+    return Found(boxes[kept], scores[kept], labels[kept], image[kept])

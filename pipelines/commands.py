@@ -55,7 +55,10 @@ app.command(
     "pipelines.commands_compare:compare", name="compare",
     help="Compare tested runs: mean and sd over seeds, and differences.", sort_key=3.5,
 )  # fmt: skip
-app.command("pipelines.commands_models:predict", name="predict", help="Classify images.", sort_key=4)
+app.command(
+    "pipelines.commands_predict:predict", name="predict",
+    help="Classify images, or find objects in them.", sort_key=4,
+)  # fmt: skip
 app.command(
     "pipelines.commands_models:app", name="models", help="List and show registered models.", sort_key=5
 )

@@ -105,7 +105,7 @@ def ensemble(
 
 def summary_views(summary: dict[str, Any]) -> list[Any]:
     """An ensemble's summary, for a person."""
-    from pipelines.commands_models import pareto_view
+    from tasks.pareto import shown_rows  # with it comes matplotlib
 
     name = (
         f"models:/{summary['model']}/{summary['version']} ({summary['alias']})"
@@ -129,5 +129,5 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         table("Members", tuple(members[0]), [tuple(member.values()) for member in members]),
     ]
     if rows:
-        views += [table("Together", ("metric", "value"), rows), pareto_view(summary["comparison"])]
+        views += [table("Together", ("metric", "value"), rows), table(*shown_rows(summary["comparison"]))]
     return views

@@ -67,7 +67,7 @@ def search(
     trials
         Sets of values to try, those that are stopped early included.
     metric
-        What a better trial is: higher val_accuracy or lower val_loss.
+        What a better trial is: higher val_accuracy (of detectors val_ap) or lower val_loss.
     reduction
         After 1, so many, so many squared validations, the best in so many trials goes on.
     seed
@@ -128,7 +128,7 @@ def views(summary: dict[str, Any]) -> list[Any]:
 
 def trials_table(summary: dict[str, Any]) -> Table:
     """The best trials, by how they ended and by value."""
-    sign = -1.0 if summary["metric"] == "val_accuracy" else 1.0
+    sign = 1.0 if summary["metric"] == "val_loss" else -1.0
     order = ["finished", "stopped early", "failed"]
 
     def rank(row: dict[str, Any]) -> tuple[int, float]:

@@ -177,7 +177,9 @@ def run_team(
             for member, model_folder, run_id in zip(
                 [team[0], *team], [folder / "model", *(r.model_folder for r in results)], run_ids, strict=True
             ):
-                steps.calibrate_model(data, member.job.config, model_folder, run_id, reporter)
+                steps.calibrate_model(
+                    member.job.family, data, member.job.config, model_folder, run_id, reporter
+                )
         metrics: dict[str, float] = {}
         if stop_after != "train":
             with phase("evaluate"):

@@ -1,9 +1,11 @@
 """What the pipelines know of each family: its flow, and the name its models are registered under."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
-FamilyName = Literal["classification", "signals", "volumes"]
+FamilyName = Literal["classification", "detection", "signals", "volumes"]
 StopAfter = Literal["train", "evaluate", "promote"]
 SearchStop = Literal["search", "train", "evaluate", "promote"]
 Executor = Literal["ray", "in_process"]
@@ -17,6 +19,8 @@ class Pipeline:
     search: str  # of the flow that searches its parameters
     model: str  # name in the model registry
     dataset: str  # the dataset that may use that name alone; models of others are called <model>-<dataset>
+    fit: str  # module:function of what is fitted to the validation split after training, see tasks.calibrate.calibrate
+    evaluate: str  # module:function of its evaluation, see tasks.evaluate.evaluate
 
 
 PIPELINES: dict[str, Pipeline] = {
@@ -25,20 +29,40 @@ PIPELINES: dict[str, Pipeline] = {
         search="pipelines.classification:search_classifier",
         model="classifier",
         dataset="cifar10",
+        fit="tasks.calibrate:calibrate",
+        evaluate="tasks.evaluate:evaluate",
+    ),
+    "detection": Pipeline(
+        flow="pipelines.detection:train_detector",
+        search="pipelines.detection:search_detector",
+        model="detector",
+        dataset="bccd",
+        fit="tasks.detectionevaluate:fit_threshold",
+        evaluate="tasks.detectionevaluate:evaluate",
     ),
     "signals": Pipeline(
         flow="pipelines.signals:train_signals",
         search="pipelines.signals:search_signals",
         model="signals",
         dataset="spoken",
+        fit="tasks.calibrate:calibrate",
+        evaluate="tasks.evaluate:evaluate",
     ),
     "volumes": Pipeline(
         flow="pipelines.volumes:train_volumes",
         search="pipelines.volumes:search_volumes",
         model="volumes",
         dataset="modelnet",
+        fit="tasks.calibrate:calibrate",
+        evaluate="tasks.evaluate:evaluate",
     ),
 }
+
+
+def load(name: str) -> Callable[..., Any]:
+    """The function that an entry names as module:function."""
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
 
 
 def registered_name(family: str, dataset: str) -> str:

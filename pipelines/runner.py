@@ -1,12 +1,11 @@
 """Runs a training flow in this process, with the engines that it needs."""
 
-from importlib import import_module
 from typing import Any
 
 from pipelines import server
 from pipelines.engines import start_engines
 from pipelines.environment import STARTED_AT
-from pipelines.families import PIPELINES, Executor, StopAfter
+from pipelines.families import PIPELINES, Executor, StopAfter, load
 from pipelines.render import ConsoleReporter
 from pipelines.reporting import set_reporter
 
@@ -49,8 +48,7 @@ def call_flow(address: str, *arguments: Any, **options: Any) -> dict[str, Any]:
     """Call the flow at `module:function`, reporting to the console; `start_engines` must have been called."""
     from tasks.cluster import disconnect
 
-    module, _, name = address.partition(":")
-    flow = getattr(import_module(module), name)
+    flow = load(address)
     server.wait()
     reporter = ConsoleReporter()
     set_reporter(reporter)

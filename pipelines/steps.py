@@ -19,7 +19,7 @@ from data.checks import shard_fault
 from data.dataset import Dataset, Split, way_back
 from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
-from pipelines.families import Executor, registered_name
+from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
 from pipelines.reporting import Clock, Reporter, Status
 from tasks import cluster, registry
@@ -97,7 +97,7 @@ def resolve_weights(config: Any, dataset: Dataset) -> Weights | None:
     if "transfer" not in type(config).model_fields or not config.transfer.weights:
         return None
     return read_weights(
-        config.transfer.weights, config.model.name, dataset.info.channels, registry.resolve_model
+        config.transfer.weights, config.model.network, dataset.info.channels, registry.resolve_model
     )
 
 
@@ -218,31 +218,26 @@ def log_training(run_id: str, folder: Path, result: TrainResult) -> None:
 
 
 @step("calibrate")
-def calibrate_model(dataset: Dataset, config: Any, model: Path, run_id: str, reporter: Reporter) -> None:
-    """Fit the model's temperature to the validation split, and keep it in its card."""
-    from tasks.calibrate import (
-        calibrate,
-    )  # with it comes scipy, which the first training step need not wait for
-
-    found = calibrate(
+def calibrate_model(
+    family: str, dataset: Dataset, config: Any, model: Path, run_id: str, reporter: Reporter
+) -> None:
+    """Fit what the family fits to the validation split, as a temperature, and keep it in the model's card."""
+    found = load(PIPELINES[family].fit)(
         model,
         dataset,
         batch_size=config.evaluate.batch_size,
         on_progress=progress_of(reporter, "calibrate"),
     )
-    reporter.note(f"temperature {found.temperature:.3g}, fitted to {found.basis}")
-    registry.log_metrics(run_id, {"temperature": found.temperature})
+    reporter.note(found.note)
+    registry.log_metrics(run_id, found.metrics)
 
 
 @step("evaluate")
 def evaluate_model(
-    config: Any, dataset: Dataset, model: Path, folder: Path, run_id: str, reporter: Reporter
+    family: str, config: Any, dataset: Dataset, model: Path, folder: Path, run_id: str, reporter: Reporter
 ) -> dict[str, float]:
     """Look at the model on the test split in every way that the parameters list, and keep the report: its metrics."""
-    # With it comes matplotlib: a second that the first training step need not wait for.
-    from tasks.evaluate import evaluate
-
-    report = evaluate(
+    report = load(PIPELINES[family].evaluate)(
         [model], dataset, split="test", config=config.evaluate, on_progress=progress_of(reporter, "evaluate")
     )
     report.write(folder / "evaluation")

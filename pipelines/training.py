@@ -207,12 +207,12 @@ def run_steps(
             )  # fmt: skip
             page.leave(reporter)  # of a resumed run that had been trained
         with phase("calibrate"):
-            steps.calibrate_model(data, job.config, result.model_folder, run_id, reporter)
+            steps.calibrate_model(job.family, data, job.config, result.model_folder, run_id, reporter)
         metrics = dict(result.metrics)
         if stop_after != "train":
             with phase("evaluate"):
                 metrics = steps.evaluate_model(
-                    job.config, data, result.model_folder, folder, run_id, reporter
+                    job.family, job.config, data, result.model_folder, folder, run_id, reporter
                 )
         if stop_after == "promote":
             with phase("register"):

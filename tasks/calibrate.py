@@ -32,6 +32,16 @@ class Calibration:
     temperature: float
     basis: str
 
+    @property
+    def note(self) -> str:
+        """One line of the log."""
+        return f"temperature {self.temperature:.3g}, fitted to {self.basis}"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What a run's record keeps of it."""
+        return {"temperature": self.temperature}
+
 
 def calibrate(
     folder: Path,

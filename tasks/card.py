@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from data.decode import Resize
 from data.fitting import ArrayPreprocessing
 from data.parameters import Parameters
 
@@ -17,7 +18,7 @@ class Preprocessing(Parameters):
     crop_px: int  # the network sees crops of this side
     pad_px: int  # reflected border that crops may reach into
     channels: Literal[1, 3]
-    resize: Literal["crop", "squash"]
+    resize: Resize
 
 
 class Member(Parameters):

@@ -1,6 +1,6 @@
 """The classification family: its parameters, and how it turns pictures into batches, losses and predictions."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -144,11 +144,11 @@ def batch(
 def build_model(
     config: ClassificationConfig,
     info: DatasetInfo,
-    sample: Callable[[], Tensor],
+    sample: Callable[[], Sequence[Batch]],
     weights: Weights | None = None,
     features: bool = False,
 ) -> nn.Module:
-    """A fresh classifier; `sample()` gives training pictures (N, C, S, S) uint8, which fit what is data-dependent.
+    """A fresh classifier; `sample()` gives plain batches of training pictures, which fit what is data-dependent.
 
     With `weights`, it begins with them and their normalisation; with `features`, it takes cached ones for pictures.
     """
@@ -158,7 +158,8 @@ def build_model(
     if weights is not None:
         start_from(model, config.transfer, weights, info.classes, features)
     elif isinstance(model.net, AirNet):
-        model.net.fit_whitening(model.normalise(sample()))
+        pictures = torch.cat([each.images.cpu() for each in sample()])
+        model.net.fit_whitening(model.normalise(pictures))
     return model
 
 

@@ -15,7 +15,7 @@ Nothing is left out in silence:
 - detections past `max_detections` are counted in `num_beyond`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,6 +74,35 @@ class Matches:
     object_image: np.ndarray  # (M,) int64
     object_labels: np.ndarray  # (M,) int64
     object_ignored: np.ndarray  # (A, M) bool
+
+    def threshold_place(self, iou_threshold: float) -> int:
+        """Where a threshold of IoU stands in the table; raises ValueError for one that does not."""
+        here = np.flatnonzero(np.isclose(self.iou_thresholds, iou_threshold))
+        if not len(here):
+            raise ValueError(
+                f"iou_threshold (={iou_threshold}) is none of {self.iou_thresholds.round(4).tolist()}"
+            )
+        return int(here[0])
+
+    def of_area(self, name: str) -> "Matches":
+        """The table of one range of areas alone."""
+        a = self.areas.index(name)
+        return replace(
+            self, areas=(name,), found=self.found[[a]], ignored=self.ignored[[a]],
+            object_ignored=self.object_ignored[[a]],
+        )  # fmt: skip
+
+    def of_images(self, chosen: np.ndarray) -> "Matches":
+        """The table of the images where `chosen` (num_images,) bool is set alone; images keep their places."""
+        mine, objects = chosen[self.image], chosen[self.object_image]
+        moved = np.append(objects.cumsum() - 1, -1)  # of none, -1: none
+        return replace(
+            self, num_images=int(chosen.sum()),
+            place=self.place[mine], image=self.image[mine], labels=self.labels[mine], scores=self.scores[mine],
+            rank=self.rank[mine], found=moved[self.found[:, :, mine]], ignored=self.ignored[:, :, mine],
+            object_image=self.object_image[objects], object_labels=self.object_labels[objects],
+            object_ignored=self.object_ignored[:, objects],
+        )  # fmt: skip
 
 
 def check_inputs(objects: Objects, detections: Detections, num_images: int, num_classes: int) -> None:

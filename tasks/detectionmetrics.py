@@ -7,6 +7,7 @@ benchmarks/cocoeval.py.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,15 @@ class Curve:
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
+
+
+class Cut(NamedTuple):
+    """A score from which on (≥) detections are kept, and what that gives."""
+
+    score: float
+    precision: float
+    recall: float
+    f1: float
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ def coco_figures(matches: Matches) -> CocoFigures:
     wrong = (matches.found < 0) & ~matches.ignored
     for a in range(A):
         positives = np.bincount(matches.object_labels[~matches.object_ignored[a]], minlength=K)
-        for k, part in _classes(matches):
+        for k, part in class_slices(matches):
             if positives[k]:
                 precision[a, :, k] = interpolated(right[a, :, part], wrong[a, :, part], int(positives[k]))
         present = positives > 0
@@ -57,27 +67,39 @@ def coco_figures(matches: Matches) -> CocoFigures:
     return CocoFigures(precision, recall)
 
 
-def _classes(matches: Matches) -> Iterator[tuple[int, slice]]:
+def class_slices(matches: Matches) -> Iterator[tuple[int, slice]]:
+    """Each class, and where its detections stand in the table."""
     ends = np.searchsorted(matches.labels, np.arange(matches.num_classes), side="right").tolist()
     for k, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
         yield k, slice(first, end)
 
 
-def interpolated(right: np.ndarray, wrong: np.ndarray, num_positives: float) -> np.ndarray:
-    """Average precision (T,) of one class: the mean over `RECALLS` of the highest precision from there on.
+def interpolated(
+    right: np.ndarray, wrong: np.ndarray, num_positives: float, recalls: np.ndarray = RECALLS
+) -> np.ndarray:
+    """Average precision (T,) of one class: the mean of `precision_at` over the recalls."""
+    return np.asarray(precision_at(right, wrong, num_positives, recalls).mean(1))
+
+
+def precision_at(
+    right: np.ndarray, wrong: np.ndarray, num_positives: float, recalls: np.ndarray = RECALLS
+) -> np.ndarray:
+    """The highest precision (T, R) of one class from each of `recalls` (R,) on; past the highest recall, 0.
 
     `right` and `wrong` (T, n) are bool, or how often each detection counts, by falling score.
     """
-    if not right.shape[1]:
-        return np.zeros(len(right))
-    hits, misses = right.cumsum(1, dtype=np.float64), wrong.cumsum(1, dtype=np.float64)
-    recall = hits / num_positives
-    precision = hits / (misses + hits + np.spacing(1))
-    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    best = np.pad(best, ((0, 0), (0, 1)))  # past the highest recall: 0
-    return np.array(
-        [row[np.searchsorted(reached, RECALLS)].mean() for row, reached in zip(best, recall, strict=True)]
+    best, recall = envelope(right, wrong, num_positives)
+    best = np.pad(best, ((0, 0), (0, 1)))
+    return np.stack(
+        [row[np.searchsorted(reached, recalls)] for row, reached in zip(best, recall, strict=True)]
     )
+
+
+def envelope(right: np.ndarray, wrong: np.ndarray, num_positives: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each detection, as for `precision_at`: the highest precision from it on, and the recall up to it: (T, n)."""
+    hits, misses = right.cumsum(1, dtype=np.float64), wrong.cumsum(1, dtype=np.float64)
+    precision = hits / (misses + hits + np.spacing(1))
+    return np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1], hits / num_positives
 
 
 def summarise(matches: Matches) -> dict[str, float]:
@@ -92,10 +114,10 @@ def summarise(matches: Matches) -> dict[str, float]:
         **{f"ar{most}": figures.recall[m, 0] for m, most in enumerate(MAX_DETECTIONS)},
         **{f"ar_{name}": figures.recall[-1, a] for a, name in enumerate(matches.areas) if a},
     }
-    return {name: _mean(values) for name, values in named.items()}
+    return {name: mean_of_known(values) for name, values in named.items()}
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of_known(values: np.ndarray) -> float:
     """Of those that are not NaN; NaN where all are."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
@@ -112,12 +134,8 @@ def curve(matches: Matches, label: int | None = None, iou_threshold: float = 0.5
     Detections of one score are kept or left together. Precision and F1 are 0 where nothing counts; raises ValueError
     for a threshold of IoU that is not in the table, and where there is no object to find.
     """
-    here = np.flatnonzero(np.isclose(matches.iou_thresholds, iou_threshold))
-    if not len(here):
-        raise ValueError(
-            f"iou_threshold (={iou_threshold}) is none of {matches.iou_thresholds.round(4).tolist()}"
-        )
-    found, ignored = matches.found[0, here[0]], matches.ignored[0, here[0]]
+    t = matches.threshold_place(iou_threshold)
+    found, ignored = matches.found[0, t], matches.ignored[0, t]
     positives = ~matches.object_ignored[0] & (label is None or matches.object_labels == label)
     if not positives.any():
         raise ValueError(
@@ -140,6 +158,45 @@ def best_threshold(matches: Matches, label: int | None = None, iou_threshold: fl
     return float(points.scores[points.f1.argmax()]) if points.f1.any() else 1.0
 
 
+def at_threshold(matches: Matches, score: float, label: int | None = None, iou_threshold: float = 0.5) -> Cut:
+    """What keeping the detections of `score` or more (≥) gives; 0 where none is kept. Raises as `curve` does."""
+    points = curve(matches, label, iou_threshold)
+    last = int((points.scores >= score).sum()) - 1
+    if last < 0:
+        return Cut(score, 0.0, 0.0, 0.0)
+    return Cut(score, float(points.precision[last]), float(points.recall[last]), float(points.f1[last]))
+
+
+def threshold_for_precision(
+    matches: Matches, precision: float, label: int | None = None, iou_threshold: float = 0.5
+) -> Cut | None:
+    """The lowest score from which on (≥) at least `precision` of the detections are right, or None if there is none.
+
+    Above it precision may dip below again: it is the cut that is promised, not each one past it. To be chosen on
+    validation images. Raises as `curve` does, and ValueError for a precision outside (0, 1].
+    """
+    if not 0 < precision <= 1:
+        raise ValueError(f"precision (={precision}) must be more than 0 and at most 1")
+    points = curve(matches, label, iou_threshold)
+    reached = np.flatnonzero(points.precision >= precision)
+    return (
+        at_threshold(matches, float(points.scores[reached[-1]]), label, iou_threshold)
+        if len(reached)
+        else None
+    )
+
+
+def thresholds_for_precision(
+    matches: Matches, precision: float, iou_threshold: float = 0.5
+) -> list[Cut | None]:
+    """`threshold_for_precision` of each class; None, too, for a class without an object."""
+    present = np.unique(matches.object_labels[~matches.object_ignored[0]])
+    return [
+        threshold_for_precision(matches, precision, k, iou_threshold) if k in present else None
+        for k in range(matches.num_classes)
+    ]
+
+
 def resampled_ap(matches: Matches, counts: np.ndarray) -> np.ndarray:
     """AP (D,) of D samples of the images: `counts` (D, num_images) says how often each image is in the sample.
 
@@ -154,10 +211,10 @@ def resampled_ap(matches: Matches, counts: np.ndarray) -> np.ndarray:
     for d, count in enumerate(counts):
         positives = np.bincount(labels, weights=count[image], minlength=matches.num_classes)
         weight = count[matches.image]
-        drawn[d] = _mean(
+        drawn[d] = mean_of_known(
             np.array([
                 interpolated(right[:, part] * weight[part], wrong[:, part] * weight[part], positives[k]).mean()
-                for k, part in _classes(matches)
+                for k, part in class_slices(matches)
                 if positives[k]
             ])
         )  # fmt: skip

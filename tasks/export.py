@@ -66,6 +66,7 @@ class Program(nn.Module):
         if isinstance(want, ArrayPreprocessing):
             stored = to_stored(items, want)
         else:
+            assert want.resize != "letterbox", "classifiers alone are exported (load_predictor)"
             stored = to_squares(items, want.stored_px, want.resize)
         probabilities = self.scorer(stored, self.view)
         return probabilities if self.temperature == 1 else divided(probabilities, self.temperature)

@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from data.classification import COLUMNS
+from data.detection import COLUMNS as DETECTION_COLUMNS
 from data.parameters import Parameters
-from tasks import arrays, classification, signals, volumes
+from tasks import arrays, classification, detection, signals, volumes
 from tasks.card import ModelCard
 
 
@@ -22,7 +23,9 @@ class Family:
     empty: Callable[..., Any]  # (info, config) -> arrays of a split without samples
     records: Callable[..., Any]  # (tensors of a split) -> records: len(), .to(device)
     batch: Callable[..., Any]  # (records, indices, info, config, generator, shrink_px, rows) -> batch
-    model: Callable[..., nn.Module]  # (config, info, sample) -> a fresh model; sample() gives some pictures
+    model: Callable[
+        ..., nn.Module
+    ]  # (config, info, sample) -> a fresh model; sample() gives some plain batches
     loss: Callable[..., Any]  # (model, batch, config) -> (scalar, {name: tensor}); it owns the forward pass
     validate: Callable[..., dict[str, float]]  # (model, batches of a split, config) -> metrics
     card: Callable[..., ModelCard]  # (config, info, digest, run) -> card of one trained model
@@ -42,6 +45,19 @@ FAMILIES: dict[str, Family] = {
         validate=classification.validate,
         card=classification.card,
         rebuild=classification.rebuild,
+    ),
+    "detection": Family(
+        config=detection.DetectionConfig,
+        columns=DETECTION_COLUMNS,
+        decode=detection.decode,
+        empty=detection.empty,
+        records=detection.records,
+        batch=detection.batch,
+        model=detection.build_model,
+        loss=detection.loss,
+        validate=detection.validate,
+        card=detection.card,
+        rebuild=detection.rebuild,
     ),
     "signals": Family(
         config=signals.SignalConfig,

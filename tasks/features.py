@@ -29,7 +29,7 @@ from tasks import classification
 from tasks.families import FAMILIES, Family
 from tasks.paths import features
 from tasks.precision import autocast, resolve_precision
-from tasks.transfer import Weights, num_frozen
+from tasks.transfer import TransferConfig, Weights, num_frozen
 
 FORMAT = 1
 BATCH_SIZE = 64
@@ -41,7 +41,8 @@ Compute = Callable[[list[Part], DatasetInfo, Any, Weights], list[dict[str, np.nd
 
 def caches(config: Any) -> bool:
     """Whether a run trains on cached features; families without transfer learning never do."""
-    return "transfer" in type(config).model_fields and config.transfer.cache_features
+    transfer = getattr(config, "transfer", None)
+    return isinstance(transfer, TransferConfig) and transfer.cache_features
 
 
 def started(name: str, weights: Weights | None, cached: bool) -> Family:
@@ -49,8 +50,10 @@ def started(name: str, weights: Weights | None, cached: bool) -> Family:
     family = FAMILIES[name]
     if weights is None:
         return family
-    model = partial(classification.build_model, weights=weights, features=cached)
-    return replace(family, model=model, batch=feature_batch) if cached else replace(family, model=model)
+    if not cached:
+        return replace(family, model=partial(family.model, weights=weights))
+    model = partial(classification.build_model, weights=weights, features=True)
+    return replace(family, model=model, batch=feature_batch)
 
 
 def feature_batch(
@@ -97,7 +100,7 @@ def frozen_model(info: DatasetInfo, config: Any, weights: Weights) -> Classifier
     return model.eval()
 
 
-def _no_sample() -> torch.Tensor:
+def _no_sample() -> list[Batch]:
     raise AssertionError("weights that are given need no pictures to begin with")
 
 

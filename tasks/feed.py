@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from data.dataset import Dataset, DatasetInfo, Split
@@ -124,10 +123,10 @@ def fit_from(
     own = config.train.batch_size // session.world_size // config.train.accumulate_batches
     plain_size = min(config.evaluate.batch_size, own)
 
-    def sample() -> Tensor:
+    def sample() -> list[Any]:
         [one] = feeds.train(plain_jobs(np.arange(1), 1))
         places = spread_indices(layout.num_rows, min(SAMPLE_IMAGES, 1 + SAMPLE_BYTES // one.images.nbytes))
-        return torch.cat([batch.images.cpu() for batch in feeds.train(plain_jobs(places, plain_size))])
+        return list(feeds.train(plain_jobs(places, plain_size)))
 
     def batches(plan: BatchPlan, first_step: int) -> Iterator[Any]:
         on_start(first_step)

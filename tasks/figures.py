@@ -56,8 +56,10 @@ def short(name: str) -> str:
     return line if num_fitting == len(line) else f"{line[: num_fitting - 1]}…"
 
 
-def confusion_figure(confusion: np.ndarray, classes: Sequence[str], what: str) -> Figure:
-    """The confusion matrix (K, K): colour is the share of the true class, numbers are images."""
+def confusion_figure(
+    confusion: np.ndarray, classes: Sequence[str], what: str, counted: str = "images"
+) -> Figure:
+    """The confusion matrix (K, K): colour is the share of the true class, numbers are what is `counted`."""
     K = len(classes)
     listed = K > MAX_COUNTS
     size_in = (22.0, 13.5) if listed else (5.2 + 0.42 * K, 4.2 + 0.42 * K)
@@ -78,7 +80,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], what: str) -
     axes.set(xlabel="predicted class", ylabel="true class")
     title(figure, "Confusion matrix", what)
     if listed:
-        list_confusions(figure.add_subplot(grid[1]), confusion, classes)
+        list_confusions(figure.add_subplot(grid[1]), confusion, classes, counted)
     return figure
 
 
@@ -111,7 +113,7 @@ def write_counts(axes: Axes, confusion: np.ndarray, share: np.ndarray) -> None:
         )
 
 
-def list_confusions(axes: Axes, confusion: np.ndarray, classes: Sequence[str]) -> None:
+def list_confusions(axes: Axes, confusion: np.ndarray, classes: Sequence[str], counted: str) -> None:
     """Bars of the most frequent confusions, by the share of the true class."""
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
@@ -125,10 +127,10 @@ def list_confusions(axes: Axes, confusion: np.ndarray, classes: Sequence[str]) -
     axes.set_ylim(NUM_CONFUSIONS - 0.4, -0.6)
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("Most frequent confusions (true → predicted, images)", fontsize=10)
+    axes.set_title(f"Most frequent confusions (true → predicted, {counted})", fontsize=10)
 
 
-def per_class_figure(figures: PerClass, classes: Sequence[str], what: str) -> Figure:
+def per_class_figure(figures: PerClass, classes: Sequence[str], what: str, counted: str = "images") -> Figure:
     """Precision and recall of each class, joined by a line, and F1 between them; lowest F1 first."""
     order = np.argsort(figures.f1, kind="stable")[:MAX_BARS]
     names = [f"{short(classes[i])} ({figures.support[i]:,})" for i in order]
@@ -150,7 +152,7 @@ def per_class_figure(figures: PerClass, classes: Sequence[str], what: str) -> Fi
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("share (in brackets: images of the class)")
+    axes.set_xlabel(f"share (in brackets: {counted} of the class)")
     left_out = f"the {len(order)} of lowest F1, of {len(classes)}"
     shown = left_out if len(order) < len(classes) else "lowest F1 first"
     title(figure, f"Precision and recall of classes, {shown}", what)

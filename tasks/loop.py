@@ -8,7 +8,7 @@ uninterrupted one, bit for bit on a CPU. Under a time budget only the order of s
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -99,7 +99,7 @@ def fit(
     family: Family,
     config: Any,
     info: DatasetInfo,
-    sample: Callable[[], Tensor],
+    sample: Callable[[], Sequence[Any]],
     make_batches: Callable[[BatchPlan, int], Iterator[Any]],
     layout: Layout,
     validate: Callable[[nn.Module], dict[str, float]],
@@ -107,8 +107,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train to the end, or until the session is to stop; the state of the last checkpoint, which says if it `ended`.
 
-    `sample()` gives pictures (N, C, S, S) uint8 for data-dependent initial weights; `layout` is that of the train
-    split; `make_batches(plan, first_step)` yields this rank's batches; `validate(model)` is called on rank 0. Raises
+    `sample()` gives plain batches of training pictures for data-dependent initial weights; `layout` is train's;
+    `make_batches(plan, first_step)` yields this rank's batches; `validate(model)` is called on rank 0. Raises
     FloatingPointError for a loss that is not finite.
     """
     train: TrainConfig = config.train

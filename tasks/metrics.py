@@ -25,8 +25,9 @@ class PerClass:
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 of the classes that occur, in truth or prediction (scikit-learn's default)."""
-        return float(self.f1[(self.support > 0) | (self.predicted > 0)].mean())
+        """Mean F1 of the classes that occur, in truth or prediction (scikit-learn's default); 0 where none does."""
+        occurs = (self.support > 0) | (self.predicted > 0)
+        return float(self.f1[occurs].mean()) if occurs.any() else 0.0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, Schema
@@ -21,6 +22,7 @@ from mlflow.types.schema import Array
 from tasks.card import ModelCard
 from tasks.modelfile import load_card
 from tasks.paths import ROOT
+from tasks.predictors import SCHEMAS
 
 ENTRY = ROOT / "tasks" / "pyfunc.py"
 OURS = ("data", "models", "tasks")
@@ -38,17 +40,22 @@ DISTRIBUTIONS = {
     "torch": "torch",
 }
 
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.binary, "image")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "label", required=False),
-            ColSpec(DataType.double, "confidence", required=False),
-            ColSpec(Array(DataType.double), "probabilities", required=False),
-            ColSpec(DataType.string, "error", required=False),
-        ]
-    ),
-)
+COLUMN_TYPES: dict[pa.DataType, DataType] = {
+    pa.string(): DataType.string,
+    pa.float32(): DataType.double,
+    pa.bool_(): DataType.boolean,
+}
+
+
+def signature_of(family: str) -> ModelSignature:
+    """What goes into a registered model of the family, and what comes out: its predictor's schema."""
+    outputs = [ColSpec(column_type(field.type), field.name, required=False) for field in SCHEMAS[family]]
+    return ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(outputs))
+
+
+def column_type(arrow: pa.DataType) -> DataType | Array:
+    """MLflow's name of a column's type; lists may be nested."""
+    return Array(column_type(arrow.value_type)) if pa.types.is_list(arrow) else COLUMN_TYPES[arrow]
 
 
 def save_package(folder: Path, model: Path, example: Sequence[bytes], run_id: str, model_id: str) -> None:
@@ -61,7 +68,7 @@ def save_package(folder: Path, model: Path, example: Sequence[bytes], run_id: st
             python_model=str(ENTRY),
             artifacts={"model": str(weights)},
             code_paths=copy_code(code),
-            signature=SIGNATURE,
+            signature=signature_of(load_card(model).family),
             input_example=pd.DataFrame({"image": list(example)}),
             pip_requirements=requirements(),
             mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),

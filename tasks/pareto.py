@@ -27,6 +27,8 @@ MARKERS: dict[ViewName, str] = {
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")  # of single models, by what they are
 TOGETHER, FRONT = "#D55E00", "#333333"
 
+TableRows = tuple[str, Sequence[str], list[list[Any]]]  # title, columns, rows: as consoles show a table
+
 
 @dataclass(frozen=True)
 class Row:
@@ -225,3 +227,18 @@ def draw_panel(
 def table_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The table, the most accurate first, and of equals the fastest."""
     return [asdict(row) for row in sorted(rows, key=lambda row: (-row.accuracy, -row.images_per_s))]
+
+
+def shown_rows(comparison: Sequence[dict[str, Any]]) -> TableRows:
+    """`table_rows` for a reader: models, views and ensembles by accuracy and cost; what no other beats is marked."""
+    columns = ("model", "view", "networks", "accuracy", "low", "high", "images/s", "MiB", "Pareto front")
+    rows = []
+    for row in comparison:
+        fronts = [
+            name for name, is_on in (("fast", row["fast_front"]), ("small", row["small_front"])) if is_on
+        ]
+        numbers = [
+            row[name] for name in ("accuracy", "accuracy_low", "accuracy_high", "images_per_s", "memory_mb")
+        ]
+        rows.append([row["model"], row["view"], row["num_networks"], *numbers, " and ".join(fronts)])
+    return "What accuracy costs", columns, rows

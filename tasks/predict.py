@@ -23,6 +23,7 @@ from tasks.settings import Precision, ViewName
 from tasks.temperature import with_temperature
 from tasks.views import NUM_CROPS, crops_of, require_view, view_named
 
+CLASSIFYING = ("classification", "signals", "volumes")  # families whose models give probabilities of classes
 BATCH_SIZE = 256  # crops a forward pass
 # of crops as float32 a forward pass, on a CPU. Activations are some times as large, and from 32 MiB on glibc maps fresh
 # pages for each tensor: ten crops of 224 px in passes of 160 took 14 to 20 times as long as one, and now 8 to 10.
@@ -157,8 +158,14 @@ def load_predictor(
     precision: Precision = "fp32",
     batch_size: int = BATCH_SIZE,
 ) -> Predictor:
-    """Read the model in `folder`; raises FileNotFoundError or ValueError where there is none that can be read."""
-    return Predictor(load_model(folder), device, precision, batch_size)
+    """Read the classifier in `folder`; raises FileNotFoundError or ValueError where there is none that can be read."""
+    saved = load_model(folder)
+    if saved.card.family not in CLASSIFYING:
+        raise ValueError(
+            f"{folder} is a model for {saved.card.family}, which gives no probabilities of classes; give one for "
+            f"{', '.join(CLASSIFYING)}"
+        )
+    return Predictor(saved, device, precision, batch_size)
 
 
 def default_device() -> torch.device:

@@ -4,7 +4,8 @@ It is copied into the model beside the modules that it imports (tasks.packaging)
 `mlflow models predict` answer from anywhere as `./convoy predict` does. Nothing else imports it.
 
     input    column `image`: the bytes of an encoded image, signal or volume; base64 where the request is JSON
-    output   columns label, confidence, probabilities, error; one row an image, as tasks.predict gives them
+    output   one row an image, as the family's predictor gives it (tasks.predictors): of classes the columns label,
+             confidence, probabilities, error
 """
 
 from pathlib import Path
@@ -13,14 +14,14 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from tasks.predict import load_predictor
+from tasks.predictors import open_predictor
 
 
 class ImageModel(PythonModel):
-    """A `Predictor` behind MLflow's interface."""
+    """The predictor of a saved model behind MLflow's interface."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        self.predictor = load_predictor(Path(context.artifacts["model"]))
+        self.predictor = open_predictor(Path(context.artifacts["model"]))
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame) -> pd.DataFrame:  # noqa: ARG002
         table = self.predictor.predict(model_input["image"].tolist())

@@ -24,9 +24,9 @@ from tasks.figures import (
 )
 from tasks.labelerrors import LabelErrors, find_label_errors
 from tasks.metrics import PerClass, Reliability, confusion_matrix, per_class, reliability
-from tasks.pareto import Comparison, comparison_figure, table_rows
+from tasks.pareto import Comparison, TableRows, comparison_figure, shown_rows, table_rows
 from tasks.settings import ViewName
-from tasks.slices import Slice, find_slices
+from tasks.slices import Slice, find_slices, mark
 
 FIGURES = (
     "pareto",
@@ -36,6 +36,7 @@ FIGURES = (
     "per_class",
     "worst_mistakes",
 )  # in the order of the page
+MAX_SLICES = 12  # shown; the files and --json have all
 SLICE_COLUMNS = tuple(field.name for field in fields(Slice))
 SUSPECT_COLUMNS = ("id", "label", "suggested", "confidence", "own_confidence", "margin")
 
@@ -157,6 +158,25 @@ class Report:
             for i, name in enumerate(self.classes)
         ]
 
+    def document(self) -> dict[str, Any]:
+        """What a program reads of it, beside the metrics."""
+        return {
+            "temperature_fitted_to": self.about["temperature_fitted_to"],
+            "comparison": table_rows(self.comparison.rows()),
+            "slices": [asdict(each) for each in self.slices],
+            "per_class": self.per_class,
+        }
+
+    def tables(self, title: str) -> list[TableRows]:
+        """What a person reads first: one line a view, two of calibration, one a class, and the worst slices."""
+        return [
+            (f"{title}: the registered view is {self.registered_view}", *columns_of(self.views)),
+            shown_rows(table_rows(self.comparison.rows())),
+            (f"Calibration, fitted to {self.about['temperature_fitted_to']}", *columns_of(self.calibration)),
+            ("By class", *columns_of(self.per_class)),
+            shown_slices(self.slices),
+        ]
+
     def write(self, folder: Path) -> None:
         """Write tables and figures to `folder`, `metrics.json` last: a folder that has it is whole.
 
@@ -171,8 +191,8 @@ class Report:
         write_whole(
             folder / "report.html", evaluation_page(self, [folder / f"{name}.png" for name in FIGURES])
         )
-        _write_json(folder / "about.json", self.about)
-        _write_json(folder / "metrics.json.partial", self.metrics)
+        write_json(folder / "about.json", self.about)
+        write_json(folder / "metrics.json.partial", self.metrics)
         (folder / "metrics.json.partial").replace(folder / "metrics.json")
 
     def _write_tables(self, folder: Path) -> None:
@@ -234,6 +254,31 @@ class Report:
         )
 
 
+def columns_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Names of the columns, and the values of each row; not every row need have every column."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return columns, [[row.get(name) for name in columns] for row in rows]
+
+
+def shown_slices(slices: Sequence[Slice]) -> TableRows:
+    """The worst slices."""
+    left_out = f", the worst {MAX_SLICES} of {len(slices)}" if len(slices) > MAX_SLICES else ""
+    rows = [
+        [
+            each.kind,
+            each.name,
+            each.num_images,
+            each.accuracy,
+            each.accuracy_low,
+            each.accuracy_high,
+            mark(each),
+        ]
+        for each in slices[:MAX_SLICES]
+    ]
+    columns = ("kind", "slice", "images", "accuracy", "accuracy_low", "accuracy_high", "")
+    return f"Slices{left_out}", columns, rows
+
+
 def write_csv(file: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
     """`columns`, else those of the rows in the order of their first appearance; NaN becomes an empty cell."""
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
@@ -249,5 +294,6 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _write_json(file: Path, values: dict[str, Any]) -> None:
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Sorted, and never NaN."""
     file.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")

@@ -62,8 +62,8 @@ class TrainConfig(Parameters):
         description="validations in a row without a better one after which the run ends; the best weights are the "
         "result. The rates still fall over all epochs. 0: train to the end, the last weights are the result",
     )
-    patience_metric: Literal["accuracy", "loss"] = Field(
-        description="what a better validation is: higher accuracy or lower loss"
+    patience_metric: Literal["accuracy", "loss", "ap"] = Field(
+        description="what a better validation is: higher accuracy (of detectors ap) or lower loss"
     )
 
     @model_validator(mode="after")

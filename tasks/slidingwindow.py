@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from models.boxes import nms
 from models.classification import Classifier
 from models.slidingwindow import FullyConvolutional, crops_of, fully_convolutional
 from tasks.card import Preprocessing
+from tasks.drawing import Mark, colour_of, draw_boxes
 from tasks.predict import PASS_MB, Predictor
 from tasks.temperature import with_temperature
 
@@ -31,7 +32,6 @@ Way = Literal["convolutional", "crops"]
 SIZE_RATIO = (
     1.25  # of each window's side to the one before, where none are given; Viola and Jones 2001 took it
 )
-COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ffcc00", "#bf5af2", "#64d2ff")
 
 
 @dataclass(frozen=True)
@@ -211,21 +211,12 @@ def cut_out(picture: Image.Image, found: Found, preprocessing: Preprocessing) ->
 
 
 def draw(picture: Image.Image, scan: Scan, labels: Sequence[str]) -> Image.Image:
-    """The picture with its boxes, each with class and score; the colour tells the class."""
-    drawn = picture.convert("RGB")
-    pen = ImageDraw.Draw(drawn)
-    width = max(2, round(min(picture.size) / 200))
-    font = ImageFont.load_default(size=max(12, min(picture.size) // 32))
-    for each in reversed(scan.found):  # the best on top
-        colour = COLOURS[labels.index(each.label) % len(COLOURS)]
-        pen.rectangle(each.box_xyxy, outline=colour, width=width)
-        text = f"{each.label} {each.score:.2f}"
-        x, y = each.box_xyxy[0], each.box_xyxy[1]
-        _, _, right, bottom = pen.textbbox((0, 0), text, font=font)
-        y = y - bottom - 4 if y > bottom + 4 else y
-        pen.rectangle((x, y, x + right + 6, y + bottom + 4), fill=colour)
-        pen.text((x + 3, y + 1), text, fill="black", font=font)
-    return drawn
+    """The picture with its boxes, each with class and score, the best on top; the colour tells the class."""
+    marks = [
+        Mark(each.box_xyxy, f"{each.label} {each.score:.2f}", colour_of(labels.index(each.label)))
+        for each in reversed(scan.found)
+    ]
+    return Image.fromarray(draw_boxes(np.array(picture.convert("RGB")), marks))
 
 
 def write_crops(

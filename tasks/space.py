@@ -27,7 +27,7 @@ NOT_SEARCHED = (
 )  # fmt: skip
 EXAMPLE = "optim.lr=log:1e-4..1e-1, optim.momentum=0.8..0.99 or model.name=lenet5,resnet8_cifar"
 Config = TypeVar("Config", bound=Parameters)
-SearchMetric = Literal["val_accuracy", "val_loss"]
+SearchMetric = Literal["val_accuracy", "val_loss", "val_ap"]
 Value = Any  # of a parameter: a number, a text, a switch, or a list of them
 
 
@@ -36,7 +36,8 @@ class SearchConfig(Parameters):
 
     trials: int = Field(ge=1, description="sets of values to try, those that are stopped early included")
     metric: SearchMetric = Field(
-        description="what a better trial is: higher val_accuracy or lower val_loss, at its last validation"
+        description="what a better trial is: higher val_accuracy (of detectors val_ap) or lower val_loss, at its last "
+        "validation"
     )
     reduction: int = Field(
         ge=2, description="after 1, reduction, reduction², … validations the best in so many trials goes on"

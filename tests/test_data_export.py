@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.checks import check
-from data.dataset import FAMILY_NAMES, SPLITS, Dataset
+from data.dataset import CROWD, FAMILY_NAMES, SPLITS, Dataset
 from data.export import EXPORTS, export
-from data.formats.listing import CROWD
 from data.formats.yolo import read_yolo
 from tests.annotated import coco_json, ingest_source, issues_of, pts, rows_of
 from tests.datasets import DATASETS

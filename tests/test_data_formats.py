@@ -263,11 +263,12 @@ def test_every_photograph_is_scikit_images_own() -> None:
         read_photo("skimage:cats")
 
 
-def test_samples_are_folders_and_unknown_ones_list_the_known() -> None:
+def test_samples_are_folders_or_scenes_and_unknown_ones_list_the_known() -> None:
     for name in SAMPLES:
         tree = sample_tree(name)
-        assert FORMATS["folders"].matches(tree)
-        assert len(list_source(tree, "classification").items) == len(tree.sizes)
+        family = "detection" if name == "sklearn:digit_scenes" else "classification"
+        assert FORMATS["coco" if family == "detection" else "folders"].matches(tree)
+        assert len(list_source(tree, family).items) == sum(file.endswith(".png") for file in tree.sizes)
     with pytest.raises(ValueError, match=r"no built-in dataset 'sklearn:cats'; known: sklearn:digits"):
         sample_tree("sklearn:cats")
 

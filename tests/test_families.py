@@ -18,7 +18,7 @@ from tasks.modelfile import load_model
 from tasks.optim import build_optimizers
 from tasks.stopping import Interrupted
 from tasks.train import LocalSession, decode_here, train
-from tests.tiny import TINY, tiny_config, tiny_dataset
+from tests.tiny import HEART, TINY, tiny_config, tiny_dataset
 
 GOLDEN = Path(__file__).parent / "golden"
 NUM_GOLDEN_STEPS = 20
@@ -70,7 +70,11 @@ def first_batch(
     entry = FAMILIES[family]
     records = decode_here(entry, dataset, "train", config)
     torch.manual_seed(0)
-    model = entry.model(config, dataset.info, lambda: records.images[:100])
+    model = entry.model(
+        config,
+        dataset.info,
+        lambda: [entry.batch(records, np.arange(min(100, len(records))), dataset.info, config, None)],
+    )
     indices = np.arange(num)
     batch = entry.batch(records, indices, dataset.info, config, None)
     return entry, model, batch
@@ -94,11 +98,12 @@ def test_every_trainable_parameter_gets_a_finite_gradient(family: str, datasets:
 
 @families
 def test_one_batch_is_learnt_by_heart(family: str, datasets: dict[str, Dataset]) -> None:
-    config = tiny_config(family, optim__name="adamw", optim__lr=3e-3, optim__bias_lr=3e-3)
+    lr, num_steps = HEART.get(family, (3e-3, 100))
+    config = tiny_config(family, optim__name="adamw", optim__lr=lr, optim__bias_lr=lr)
     entry, model, batch = first_batch(family, datasets[family], config)
     optimizers = build_optimizers(model.train(), config.optim)
     losses = []
-    for _ in range(100):
+    for _ in range(num_steps):
         loss, _values = entry.loss(model, batch, config)
         loss.backward()
         for optimizer in optimizers:

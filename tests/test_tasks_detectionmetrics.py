@@ -14,12 +14,15 @@ from pycocotools.cocoeval import COCOeval
 from tasks.detectionmatches import Detections, Matches, Objects, box_areas, match
 from tasks.detectionmetrics import (
     ap_interval,
+    at_threshold,
     best_threshold,
     coco_figures,
     curve,
     per_class_ap,
     resampled_ap,
     summarise,
+    threshold_for_precision,
+    thresholds_for_precision,
 )
 
 NAMES = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
@@ -238,3 +241,61 @@ def test_of_objects_overlapped_alike_the_last_is_taken() -> None:
     objects = objects_of((0, 0, (0, 0, 80, 100)), (0, 0, (20, 0, 100, 100)))
     matches = match(objects, detections_of((0, 0, 0.9, BOX)), num_images=1, num_classes=1)
     assert matches.found[0, 0].tolist() == [1]
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.sampled_from([0.2, 0.5, 2 / 3, 0.9, 1.0]), st.sampled_from([None, 0, 1]))
+def test_the_threshold_for_a_precision_is_the_lowest_that_reaches_it(
+    seed: int, precision: float, label: int | None
+) -> None:
+    objects, detections = drawn(seed, 8, 2, 8)
+    matches = match(objects, detections, num_images=8, num_classes=2)
+    mine = ~matches.ignored[0, 0] & (label is None or matches.labels == label)
+    positives = ~matches.object_ignored[0] & (label is None or matches.object_labels == label)
+    if not positives.any():
+        with pytest.raises(ValueError, match="there is no recall"):
+            threshold_for_precision(matches, precision, label)
+        return
+    reaching = []
+    for score in np.unique(matches.scores[mine]):  # really cut the table there
+        kept = mine & (matches.scores >= score)
+        right = (matches.found[0, 0, kept] >= 0).sum()
+        if right / kept.sum() >= precision:
+            reaching.append((score, right / kept.sum(), right / positives.sum()))
+    cut = threshold_for_precision(matches, precision, label)
+    assert (cut and cut[:3]) == (reaching[0] if reaching else None)
+    if label is not None:
+        assert thresholds_for_precision(matches, precision)[label] == cut
+
+
+def test_the_threshold_for_a_precision_worked_by_hand() -> None:
+    objects = objects_of((0, 0, BOX), (1, 0, BOX))
+    detections = detections_of((0, 0, 0.9, BOX), (0, 0, 0.6, FAR), (1, 0, 0.6, BOX), (1, 0, 0.2, FAR))
+    matches = match(objects, detections, num_images=2, num_classes=2)
+    assert threshold_for_precision(matches, 0.6) == (0.6, 2 / 3, 1, 0.8)  # both of 0.6 are kept
+    assert threshold_for_precision(matches, 0.7) == (0.9, 1, 0.5, 2 / 3)
+    assert thresholds_for_precision(matches, 0.5) == [(0.2, 0.5, 1, 2 / 3), None]  # class 1 has no object
+    wrong = match(objects, detections_of((0, 0, 0.9, FAR)), num_images=2, num_classes=1)
+    assert threshold_for_precision(wrong, 0.01) is None
+    assert threshold_for_precision(match(objects, detections_of(), num_images=2, num_classes=1), 0.5) is None
+    assert at_threshold(wrong, 0.95) == (0.95, 0, 0, 0)
+    with pytest.raises(ValueError, match=r"precision \(=0\) must be more than 0"):
+        threshold_for_precision(matches, 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_table_of_some_images_is_that_of_them_alone(seed: int) -> None:
+    objects, detections = drawn(seed, 9, 3, 6)
+    chosen = np.random.default_rng(seed).random(9) < 0.5
+    part = match(objects, detections, num_images=9, num_classes=3).of_images(chosen)
+    images = np.flatnonzero(chosen)
+    alone = match(copied(objects, images), copied(detections, images), num_images=len(images), num_classes=3)
+    np.testing.assert_array_equal(list(summarise(part).values()), list(summarise(alone).values()))
+
+
+def test_a_table_of_one_range_of_areas_has_its_figures() -> None:
+    objects, detections = drawn(3, 12, 2, 8)
+    matches = match(objects, detections, num_images=12, num_classes=2)
+    whole = summarise(matches)
+    for name in ("small", "medium", "large"):
+        np.testing.assert_array_equal(summarise(matches.of_area(name))["ap"], whole[f"ap_{name}"])

@@ -186,3 +186,9 @@ def test_what_is_no_probability_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         check_probabilities(probabilities, np.array(labels, dtype=np.int64))
+
+
+def test_without_samples_every_figure_of_a_class_is_0() -> None:
+    figures = per_class(np.zeros((2, 2), np.int64))
+    assert figures.macro_f1 == 0
+    assert figures.f1.tolist() == [0, 0]

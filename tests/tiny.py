@@ -61,6 +61,26 @@ TINY: dict[str, dict[str, Any]] = {
         },
         "evaluate": {"views": ["single"], "registered_view": "single", "batch_size": 256, "num_worst": 4},
     },
+    "detection": {
+        "dataset": "digit_scenes",
+        "model": {
+            "name": "yolo", "body": "plain_tiny", "strides": [8, 16], "width": 16, "assignment": "task_aligned",
+            "num_anchors": 2, "box_loss": "ciou",
+        },
+        "input": {"stored_px": 64, "resize": "letterbox", "train_px": []},
+        "augment": {
+            "mirror": False, "upside_down": False, "quarter_turns": False, "scale": [0.9, 1.1], "translate": 0.05,
+            "rotation_deg": 0, "brightness": 0.1, "contrast": 0.1, "saturation": 0, "colour_shift": 0,
+            "pca_colour": 0, "mosaic": 0.3, "mosaic_until": 0.8, "least_seen": 0.3,
+        },
+        "transfer": {"weights": "", "mode": "all", "body_lr_factor": 1.0},
+        "optim": {**SMALL["optim"], "lr": 0.02, "bias_lr": 0.02},
+        "train": {**SMALL["train"], "patience_metric": "ap"},
+        "evaluate": {
+            "views": ["single"], "registered_view": "single", "batch_size": 32, "num_worst": 4, "precision": 0.5,
+            "min_score": 0.01, "nms_iou": 0.6, "max_detections": 50,
+        },
+    },
     "signals": {
         "dataset": "tones",
         "model": {"name": "resnet_ts"},
@@ -80,9 +100,13 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# Rate and steps to learn a batch by heart, where the usual ones do not do: a detector first learns where nothing is.
+HEART = {"detection": (1e-2, 200)}
+
 # A built-in dataset, or what writes one to a new folder.
 SOURCES: dict[str, str | Callable[[Path], Path]] = {
     "classification": "sklearn:digits",
+    "detection": "sklearn:digit_scenes",
     "signals": write_tones,
     "volumes": write_blobs,
 }

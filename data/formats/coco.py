@@ -13,13 +13,10 @@ from typing import Any
 import numpy as np
 
 from data.archive import FileTree, safe_name
-from data.dataset import Split
+from data.dataset import CROWD, DIFFICULT, TRUNCATED, Split
 from data.formats.listing import (
-    CROWD,
-    DIFFICULT,
     NO_BOXES,
     NO_IMAGE,
-    TRUNCATED,
     Boxes,
     ImageIndex,
     Listing,

@@ -20,7 +20,6 @@ NO_IMAGE = "annotations whose image is missing"
 NO_ANNOTATION = "images without annotation, kept as background"
 NO_BOXES = "images without boxes, kept as background"
 MAX_COORDINATE = 1e9  # pixels or shares; beyond it sums lose the pixel, or overflow
-DIFFICULT, CROWD, TRUNCATED = 1, 2, 4  # bits of `box_flags`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,11 @@ from xml.parsers import expat
 import numpy as np
 
 from data.archive import FileTree
-from data.dataset import Split
+from data.dataset import DIFFICULT, TRUNCATED, Split
 from data.formats.listing import (
-    DIFFICULT,
     LISTED_ONLY,
     NO_ANNOTATION,
     NO_BOXES,
-    TRUNCATED,
     Boxes,
     ImageIndex,
     Listing,

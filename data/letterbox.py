@@ -1,0 +1,31 @@
+"""Whole pictures laid into squares, with a border of grey or squashed: where their boxes are, there and back."""
+
+from typing import Literal
+
+import numpy as np
+
+from data.decode import letterboxed
+
+Whole = Literal["letterbox", "squash"]
+
+
+def placement(
+    width_px: int, height_px: int, side_px: int, resize: Whole
+) -> tuple[float, float, float, float]:
+    """How a picture lies in its square: scale of x and y, and its upper left corner, in the square's pixels."""
+    if resize == "squash":
+        return side_px / width_px, side_px / height_px, 0.0, 0.0
+    width, height = letterboxed(width_px, height_px, side_px)
+    left, top = (side_px - width) // 2, (side_px - height) // 2
+    return width / width_px, height / height_px, float(left), float(top)
+
+
+def into_square(boxes_xyxy: np.ndarray, placed: np.ndarray) -> np.ndarray:
+    """Boxes (M, 4) of pictures in pixels of their squares; `placed` (M, 4) as `placement` gives it for each."""
+    return boxes_xyxy * np.tile(placed[:, :2], 2) + np.tile(placed[:, 2:], 2)
+
+
+def out_of_square(boxes_xyxy: np.ndarray, placed: np.ndarray, sizes_px: np.ndarray) -> np.ndarray:
+    """Boxes (M, 4) of squares in pixels of their pictures, cut at the edges; `sizes_px` (M, 2) width and height."""
+    boxes = (boxes_xyxy - np.tile(placed[:, 2:], 2)) / np.tile(placed[:, :2], 2)
+    return np.clip(boxes, 0, np.tile(sizes_px, 2))

@@ -1,0 +1,182 @@
+"""`./convoy predict`."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data import arrays
+from data.dataset import NUM_AXES
+from data.decode import EXTENSIONS
+from data.files import write_whole
+from pipelines.options import Json
+from pipelines.render import emit, table
+from tasks import registry
+from tasks.modelfile import load_card, load_model
+from tasks.predict import load_predictor
+from tasks.settings import ViewName
+
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in EXTENSIONS.values() for suffix in suffixes)
+PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
+NUM_LIKELY = 3  # classes shown beside the most likely one
+
+
+def predict(
+    model: str,
+    /,
+    *images: Path,
+    view: ViewName | None = None,
+    least_score: float | None = None,
+    draw: Path | None = None,
+    coco: Path | None = None,
+    as_json: Json = False,
+) -> int:
+    """Classify images, signals or volumes, or find objects in images: files, or folders of them.
+
+    Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
+    An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.
+
+    Parameters
+    ----------
+    model
+        A registered model (models:/NAME@ALIAS, models:/NAME/VERSION), a run key, or a folder with a model.json.
+    images
+        Image files, and folders that are searched for them.
+    view
+        How to look at each image; otherwise the way that the model was registered with.
+    least_score
+        Detectors: boxes below this score are left out; otherwise the one that was chosen on validation.
+    draw
+        Detectors: a folder to write the images to, with their boxes drawn.
+    coco
+        Detectors: a file to write the boxes to, as COCO's results: image_id is the file as given, category_id 1 the
+        first class, bbox x, y, width and height in pixels of the upright image.
+    """
+    require_there(images)
+    folder = registry.resolve_model(model)
+    card = load_card(folder)
+    files = find_images(images, suffixes_of(card.family))
+    if card.family == "detection":
+        return predict_boxes(model, folder, files, view, least_score, draw, coco, as_json)
+    given = {"--least-score": least_score, "--draw": draw, "--coco": coco}
+    for option, value in given.items():
+        if value is not None:
+            raise ValueError(f"{option} is for detectors, and {model} is for {card.family}: leave it out")
+    predictor = load_predictor(folder)
+    rows = in_pieces(files, lambda blobs: predictor.predict(blobs, view))
+    lines = []
+    for file, row in zip(files, rows, strict=True):
+        lines.append(
+            (
+                file,
+                row["label"],
+                row["confidence"],
+                row["error"] or runners_up(card.classes, row["probabilities"]),
+            )
+        )
+    document = {
+        "model": model,
+        "classes": card.classes,
+        "predictions": [{"image": str(file), **row} for file, row in zip(files, rows, strict=True)],
+    }
+    emit(document, [table("", ("image", "label", "confidence", "next, or what is wrong"), lines)], as_json)
+    return int(any(row["error"] for row in rows))
+
+
+def predict_boxes(
+    model: str, folder: Path, files: list[Path], view: ViewName | None, least_score: float | None,
+    draw: Path | None, coco: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """What a detector finds in files; see `predict`."""
+    from tasks import detectionpredict as detection
+
+    if least_score is not None and not 0 <= least_score <= 1:
+        raise ValueError(f"--least-score (={least_score}) must lie in 0…1")
+    predictor = detection.DetectionPredictor(load_model(folder))
+    if least_score is not None:
+        predictor.least_score = least_score
+    name = None if view is None else detection.view_named(view)
+    rows = in_pieces(files, lambda blobs: predictor.predict(blobs, name))
+    classes = predictor.card.classes
+    if draw is not None:
+        drawn = detection.draw_all(files, rows, classes, draw)
+    if coco is not None:
+        write_whole(coco, json.dumps(detection.coco_results([str(file) for file in files], rows, classes)))
+    lines = [(file, None if row["error"] else len(row["labels"]), row["error"] or counted(row["labels"]))
+             for file, row in zip(files, rows, strict=True)]  # fmt: skip
+    document = {
+        "model": model,
+        "classes": classes,
+        "least_score": predictor.least_score,
+        "predictions": [{"image": str(file), **row} for file, row in zip(files, rows, strict=True)],
+        **({"drawn": drawn} if draw is not None else {}),
+        **({"coco": coco} if coco is not None else {}),
+    }
+    title = f"Boxes of a score of {predictor.least_score:.3g} and more"
+    emit(document, [table(title, ("image", "boxes", "of what, or what is wrong"), lines)], as_json)
+    return int(any(row["error"] for row in rows))
+
+
+def counted(labels: list[str]) -> str:
+    """`2 cat, 1 dog`."""
+    return ", ".join(f"{num} {label}" for label, num in Counter(labels).most_common())
+
+
+def in_pieces(files: list[Path], predict: Callable[[list[bytes]], Any]) -> list[dict[str, Any]]:
+    """A row for each file, a piece of them at a time."""
+    pieces = [files[start : start + PIECE_IMAGES] for start in range(0, len(files), PIECE_IMAGES)]
+    return [row for piece in pieces for row in predict_files(piece, predict)]
+
+
+def predict_files(files: list[Path], predict: Callable[[list[bytes]], Any]) -> list[dict[str, Any]]:
+    """A row for each file; one that the system cannot read gets its reason, like one that is no image."""
+    contents: list[bytes] = []
+    reasons: dict[int, str] = {}
+    for i, file in enumerate(files):
+        try:
+            contents.append(file.read_bytes())
+        except OSError as error:
+            contents.append(b"")
+            reasons[i] = f"cannot be read: {error.strerror or error}"
+    rows = predict(contents).to_pylist()
+    return [{**row, "error": reasons.get(i, row["error"])} for i, row in enumerate(rows)]
+
+
+def suffixes_of(family: str) -> frozenset[str]:
+    """How files are called that a model of this family takes; the last part alone of `.nii.gz`."""
+    if family not in NUM_AXES:
+        return IMAGE_SUFFIXES
+    endings = (end for form in arrays.FORMATS[NUM_AXES[family]] for end in arrays.EXTENSIONS[form])
+    return frozenset(Path(f"x{end}").suffix for end in endings)
+
+
+def require_there(paths: tuple[Path, ...]) -> None:
+    """Raise ValueError or FileNotFoundError where a person gave nothing, or nothing that is there."""
+    if not paths:
+        raise ValueError("predict needs images: give files or folders after the model")
+    if not any(path.exists() for path in paths):
+        pattern = " (nothing matches the pattern)" if set(str(paths[0])) & set("*?[") else ""
+        raise FileNotFoundError(f"no file or folder {paths[0]}{pattern}")
+
+
+def find_images(paths: tuple[Path, ...], suffixes: frozenset[str]) -> list[Path]:
+    """Files as given, folders searched for what is called so; raises ValueError for a folder without any."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file()
+            )
+            if not found:
+                raise ValueError(f"no images in the folder {path}; looked for {' '.join(sorted(suffixes))}")
+            files += found
+        else:
+            files.append(path)
+    return files
+
+
+def runners_up(classes: tuple[str, ...], probabilities: list[float]) -> str:
+    """The next likely classes: `dog 0.21, deer 0.03`."""
+    ranked = sorted(zip(probabilities, classes, strict=True), reverse=True)[1 : 1 + NUM_LIKELY]
+    return ", ".join(f"{name} {share:.2f}" for share, name in ranked if share >= 0.005)

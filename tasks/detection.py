@@ -1,0 +1,248 @@
+"""The detection family: its parameters, and how it turns pictures with boxes into batches, losses and detectors."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from data.dataset import DatasetInfo
+from data.detection import (
+    Batch,
+    DetectionAugment,
+    DetectionInput,
+    Scenes,
+    decode_rows,
+    empty_split,
+    make_batch,
+)
+from data.parameters import Parameters
+from data.random import SampleGenerator
+from models.bodies import load_body
+from models.detection import DetectorConfig, build
+from models.detector import Finding, Found
+from models.yolo import Yolo
+from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
+from tasks.detectionmatches import Detections, Objects, box_areas, match
+from tasks.detectionmetrics import summarise
+from tasks.optim import OptimConfig
+from tasks.settings import TrainConfig
+from tasks.transfer import Weights
+
+DetectionView = Literal["single", "mirror", "multi_scale"]
+
+
+class DetectionTransfer(Parameters):
+    """What training starts from."""
+
+    weights: str = Field(
+        description='"": none. FILE.safetensors or .pth, https://...#sha256=..., package:NAME of an installed package '
+        "that ships them, or a trained classifier: of the network that model.body names"
+    )
+    mode: Literal["all", "head"] = Field(
+        description="what is trained: all of it, or what comes after the body, which then stays as it is"
+    )
+    body_lr_factor: float = Field(
+        gt=0, le=1, description="learning rates of the body, relative to those of the rest"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.mode == "head" and not self.weights:
+            raise ValueError(
+                "transfer.mode (=head) keeps a body that nobody trained: give transfer.weights, or set mode=all"
+            )
+        return self
+
+
+class DetectionEvaluate(Parameters):
+    """How a detector is tested, and what it reports once it is registered."""
+
+    views: tuple[DetectionView, ...] = Field(
+        min_length=1, description="ways to look at each picture, all reported"
+    )
+    registered_view: DetectionView = Field(description="the way that the registered model uses")
+    batch_size: int = Field(ge=1, description="pictures a forward pass")
+    num_worst: int = Field(ge=0, le=100, description="pictures of hits, misses and false alarms to show")
+    precision: float = Field(
+        gt=0, lt=1, description="share of the reported boxes that are to be right: decides the least score"
+    )
+    min_score: float = Field(ge=0, le=1, description="boxes below this score are not looked at at all")
+    nms_iou: float = Field(
+        gt=0, le=1, description="of two boxes of a class that overlap by more, the worse is left out"
+    )
+    max_detections: int = Field(ge=1, description="boxes of a picture, at most: the best")
+
+    def finding(self) -> Finding:
+        """What the detector needs of it."""
+        return Finding(min_score=self.min_score, nms_iou=self.nms_iou, max_detections=self.max_detections)
+
+
+class DetectionConfig(Parameters):
+    """Everything that decides what a training run of a detector gives."""
+
+    dataset: str = Field(description="name of an ingested dataset: ./convoy data list")
+    model: DetectorConfig
+    input: DetectionInput
+    augment: DetectionAugment
+    transfer: DetectionTransfer
+    optim: OptimConfig
+    train: TrainConfig
+    evaluate: DetectionEvaluate
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.train.growth:
+            raise ValueError("train.growth must be [] for detection: input.train_px draws sides of batches")
+        if self.optim.class_weights != "none":
+            raise ValueError("optim.class_weights must be none for detection: its losses count objects")
+        if self.optim.label_smoothing:
+            raise ValueError("optim.label_smoothing must be 0 for detection")
+        if self.train.patience_metric == "accuracy":
+            raise ValueError("train.patience_metric must be ap or loss for detection")
+        return self
+
+
+def decode(rows: pa.Table, info: DatasetInfo, config: DetectionConfig) -> dict[str, np.ndarray]:
+    """Decode rows of a dataset to arrays; see data.detection.decode_rows."""
+    return decode_rows(rows, info.picture_channels, config.input)
+
+
+def empty(info: DatasetInfo, config: DetectionConfig) -> dict[str, np.ndarray]:
+    """The arrays of a split without pictures."""
+    return empty_split(info.picture_channels, config.input)
+
+
+def records(arrays: dict[str, Tensor]) -> Scenes:
+    """The split as samples."""
+    return Scenes(**arrays)
+
+
+def batch(
+    samples: Scenes,
+    indices: np.ndarray,
+    info: DatasetInfo,
+    config: DetectionConfig,
+    generator: SampleGenerator | None,
+    shrink_px: int = 0,
+    rows: np.ndarray | None = None,
+) -> Batch:
+    """The samples at `indices`, augmented where a generator is given; see data.detection.make_batch."""
+    assert shrink_px == 0, "the parameters refuse growth"
+    return make_batch(
+        samples, indices, info, config.input, config.augment, generator, config.train.epochs, rows
+    )
+
+
+def build_model(
+    config: DetectionConfig,
+    info: DatasetInfo,
+    sample: Callable[[], Sequence[Batch]],
+    weights: Weights | None = None,
+) -> nn.Module:
+    """A fresh detector; `sample()` gives plain batches of training pictures, to whose boxes anchors are fitted."""
+    mean, std = (info.channel_mean, info.channel_std) if weights is None else (weights.mean, weights.std)
+    arguments = {**config.model.arguments(), "finding": config.evaluate.finding().model_dump()}
+    model = build(config.model.name, len(info.classes), info.channels, arguments, mean, std)
+    assert isinstance(model, Yolo)
+    if weights is not None:
+        load_body(model.body, weights.state, weights.source)
+        model.body_lr_factor = config.transfer.body_lr_factor
+        if config.transfer.mode == "head":
+            model.freeze_body()
+    if config.model.assignment == "midpoint":
+        boxes = torch.cat([each.truths.boxes_xyxy.cpu() for each in sample()])
+        model.fit_anchors(boxes[:, 2:] - boxes[:, :2], config.train.seed)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def loss(model: nn.Module, batch: Batch, config: Any) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
+    """One forward pass: the sum of the detector's terms, and what to log of them."""
+    terms = model(batch.images, batch.truths)
+    value = torch.stack(list(terms.values())).sum()
+    return value, {"loss": value.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+
+def validate(model: nn.Module, batches: Iterable[Batch], config: Any) -> dict[str, float]:
+    """Loss, and COCO's AP and AP50 of single views; called without gradients, in evaluation mode.
+
+    Where no picture has an object, the loss alone.
+    """
+    found, truths, num_images, total = [], [], 0, 0.0
+    for each in batches:
+        total += float(loss(model, each, config)[0]) * len(each.images)
+        found.append((num_images, model(each.images)))
+        truths.append((num_images, each.truths))
+        num_images += len(each.images)
+    objects = objects_of([(start, t.boxes_xyxy, t.labels, t.image, t.ignored) for start, t in truths])
+    num_classes = int(getattr(model, "num_classes"))  # noqa: B009 - of any detector
+    matches = match(objects, detections_of(found), num_images=num_images, num_classes=num_classes)
+    metrics = {name: value for name, value in summarise(matches).items() if name in ("ap", "ap50")}
+    metrics = {name: value for name, value in metrics.items() if not np.isnan(value)}
+    metrics["loss"] = total / num_images
+    if isinstance(model, Yolo) and model.assignment == "midpoint":
+        metrics["best_possible_recall"] = float(model.best_possible_recall)
+    return metrics
+
+
+def objects_of(batches: Sequence[tuple[int, Tensor, Tensor, Tensor, Tensor]]) -> Objects:
+    """Boxes, labels, places in the batch and flags of several batches, each with the place of its first picture."""
+    boxes = np.concatenate([np.empty((0, 4)), *(each[1].cpu().numpy() for each in batches)])
+    ignored = np.concatenate([np.empty(0, bool), *(each[4].cpu().numpy() for each in batches)])
+    return Objects(
+        image=np.concatenate([np.empty(0, np.int64), *(each[0] + each[3].cpu().numpy() for each in batches)]),
+        boxes_xyxy=boxes,
+        labels=np.concatenate([np.empty(0, np.int64), *(each[2].cpu().numpy() for each in batches)]),
+        crowd=np.zeros(len(boxes), bool),
+        difficult=ignored,
+        area=box_areas(boxes),
+    )
+
+
+def detections_of(batches: Sequence[tuple[int, Found]]) -> Detections:
+    """What was found in several batches, each with the place of its first picture."""
+    return Detections(
+        image=np.concatenate([np.empty(0, np.int64), *(s + f.image.cpu().numpy() for s, f in batches)]),
+        boxes_xyxy=np.concatenate(
+            [np.empty((0, 4)), *(f.boxes_xyxy.cpu().double().numpy() for _, f in batches)]
+        ),
+        labels=np.concatenate([np.empty(0, np.int64), *(f.labels.cpu().numpy() for _, f in batches)]),
+        scores=np.concatenate([np.empty(0), *(f.scores.cpu().double().numpy() for _, f in batches)]),
+    )
+
+
+def card(config: DetectionConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
+    """What a single trained detector says of itself; the least score is chosen later (tasks.detectionfit)."""
+    member = Member(
+        architecture=config.model.name,
+        arguments={**config.model.arguments(), "finding": config.evaluate.finding().model_dump()},
+        weights="member-0.safetensors",
+        run=run,
+    )
+    return ModelCard(
+        card_version=CARD_VERSION,
+        family="detection",
+        classes=info.classes,
+        preprocessing=Preprocessing(
+            stored_px=config.input.stored_px,
+            crop_px=config.input.stored_px,
+            pad_px=0,
+            channels=info.picture_channels,
+            resize=config.input.resize,
+        ),
+        views=config.evaluate.registered_view,
+        thresholds={"precision": config.evaluate.precision},
+        members=(member,),
+        dataset=info.name,
+        dataset_digest=digest,
+    )
+
+
+def rebuild(card: ModelCard, member: Member) -> nn.Module:
+    """A detector of the member's shape; its weights, statistics included, come from the member's file."""
+    channels = card.preprocessing.channels
+    unset = (0.0,) * channels
+    return build(member.architecture, len(card.classes), channels, member.arguments, unset, unset)

@@ -1,0 +1,77 @@
+"""Boxes drawn onto pictures, each with a text: a detection's class and score, or a true object's class."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+COLOURS = (
+    "#ff3b30",
+    "#34c759",
+    "#0a84ff",
+    "#ffcc00",
+    "#bf5af2",
+    "#64d2ff",
+)  # of classes, again from the first
+MIN_FONT_PX = 12
+DASH_PX = 6
+
+
+class Mark(NamedTuple):
+    """One box to draw."""
+
+    box_xyxy: tuple[float, float, float, float]  # edges, in pixels of the picture
+    text: str  # "" for none
+    colour: str
+    dashed: bool = False  # a true object, beside detections
+
+
+def colour_of(label: int) -> str:
+    """A class's colour."""
+    return COLOURS[label % len(COLOURS)]
+
+
+def draw_boxes(picture: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
+    """The picture (H, W, 3) uint8 with its boxes, a new array; the later ones on top.
+
+    Texts stand above their box, or inside it at the top of the picture, and never past its right edge where they fit.
+    Raises ValueError for what is not such a picture.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"picture {picture.shape} of {picture.dtype} must be (H, W, 3) uint8")
+    drawn = Image.fromarray(picture)  # copies
+    pen, shorter = ImageDraw.Draw(drawn), min(drawn.size)
+    width, font = max(2, round(shorter / 200)), ImageFont.load_default(size=max(MIN_FONT_PX, shorter // 32))
+    for mark in marks:
+        if mark.dashed:
+            _dashed(pen, mark, width)
+        else:
+            pen.rectangle(mark.box_xyxy, outline=mark.colour, width=width)
+    for mark in marks:  # no box crosses a text
+        if mark.text:
+            _write(pen, mark, font, drawn.width)
+    return np.asarray(drawn)
+
+
+def _dashed(pen: ImageDraw.ImageDraw, mark: Mark, width: int) -> None:
+    """Dashes of the colour and black in turn, which stand out on anything."""
+    x0, y0, x1, y1 = mark.box_xyxy
+    corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
+    for start, end in pairwise(np.array(corners)):
+        length = float(np.abs(end - start).max())
+        for i, low in enumerate(np.arange(0, length, DASH_PX * 1.0)):
+            ends = [start + (end - start) * min(at, length) / length for at in (low, low + DASH_PX)]
+            pen.line([tuple(point) for point in ends], fill="black" if i % 2 else mark.colour, width=width)
+
+
+def _write(
+    pen: ImageDraw.ImageDraw, mark: Mark, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, end: int
+) -> None:
+    x, y = mark.box_xyxy[0], mark.box_xyxy[1]
+    _, _, right, bottom = pen.textbbox((0, 0), mark.text, font=font)
+    x = max(0.0, min(x, end - right - 6))
+    y = y - bottom - 4 if y > bottom + 4 else max(y, 0.0)
+    pen.rectangle((x, y, x + right + 6, y + bottom + 4), fill=mark.colour)
+    pen.text((x + 3, y + 1), mark.text, fill="black", font=font)

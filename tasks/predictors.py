@@ -1,0 +1,50 @@
+"""Saved models as what answers for pictures: one table by family. Registered models are loaded by it (tasks.pyfunc)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import torch
+
+from tasks.card import ModelCard
+from tasks.detectionpredict import DETECTION_SCHEMA, DetectionPredictor
+from tasks.modelfile import load_model
+from tasks.predict import BATCH_SIZE, PREDICTION_SCHEMA, Predictor
+from tasks.settings import Precision
+
+
+class Answering(Protocol):
+    """A saved model on a device."""
+
+    card: ModelCard
+
+    def predict(self, blobs: Sequence[bytes]) -> pa.Table:
+        """One row for each encoded item, in their order, of the family's schema; `error` says why one has no answer."""
+
+
+PREDICTORS: dict[
+    str, Callable[..., Answering]
+] = {  # (saved model, device, precision, batch size) -> predictor
+    "classification": Predictor,
+    "detection": DetectionPredictor,
+    "signals": Predictor,
+    "volumes": Predictor,
+}
+SCHEMAS: dict[str, pa.Schema] = {  # of what it answers
+    "classification": PREDICTION_SCHEMA,
+    "detection": DETECTION_SCHEMA,
+    "signals": PREDICTION_SCHEMA,
+    "volumes": PREDICTION_SCHEMA,
+}
+
+
+def open_predictor(
+    folder: Path,
+    device: torch.device | None = None,
+    precision: Precision = "fp32",
+    batch_size: int = BATCH_SIZE,
+) -> Answering:
+    """Read the model of any family in `folder`; raises FileNotFoundError or ValueError where there is none."""
+    saved = load_model(folder)
+    return PREDICTORS[saved.card.family](saved, device, precision, batch_size)

@@ -1,0 +1,146 @@
+"""A detector's report: its files agree with each other and with pycocotools."""
+
+import contextlib
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from tasks.detectionfigures import examples_figure, examples_of, pr_figure
+from tasks.detectionmatches import Detections, Objects
+from tasks.detectionreport import Report, detection_report
+from tests.test_tasks_detectionmetrics import detections_of, drawn, objects_of, pycocotools
+from tests.test_tasks_figures import assert_nothing_is_cut_off
+
+ABOUT: dict[str, str | int | float] = {"dataset": "made", "split": "test"}
+
+
+def noise(place: int) -> np.ndarray:
+    return np.random.default_rng(place).integers(0, 256, (150, 230, 3), dtype=np.uint8)
+
+
+def report_of(objects: Objects, detections: Detections, num_images: int, classes: tuple[str, ...]) -> Report:
+    ids = [f"test/{i:03d}.jpg" for i in range(num_images)]
+    return detection_report(
+        objects, detections, ids, classes, 0.4, ABOUT, noise,
+        generator=np.random.default_rng(0), images_per_s=12.5, num_draws=50,
+    )  # fmt: skip
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    report = report_of(*drawn(3, 12, 3, 9), 12, ("small", "cat $x$", "dog"))
+    folder = tmp_path_factory.mktemp("report")
+    report.write(folder)
+    return report, folder
+
+
+def test_the_files_agree_with_each_other(written: tuple[Report, Path]) -> None:
+    report, folder = written
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == report.metrics
+    assert metrics["images_per_s"] == 12.5
+    assert metrics["ap_low"] <= metrics["ap"] <= metrics["ap_high"]
+    classes = rows_of(folder / "per_class.csv")
+    assert np.mean([float(row["ap"]) for row in classes]) == pytest.approx(metrics["ap"], abs=1e-5)
+    assert np.mean([float(row["ap50"]) for row in classes]) == pytest.approx(metrics["ap50"], abs=1e-5)
+    assert np.mean([float(row["voc10"]) for row in classes]) == pytest.approx(metrics["voc10"], abs=1e-5)
+    assert metrics["ap.small"] == pytest.approx(float(classes[0]["ap"]), abs=1e-5)
+    cells = rows_of(folder / "confusion.csv")
+    right = sum(int(row["count"]) for row in cells if row["actual"] == row["predicted"])
+    real = sum(int(row["count"]) for row in cells if row["actual"] != "background")
+    kept = sum(int(row["count"]) for row in cells if row["predicted"] != "background")
+    assert metrics["precision"] == pytest.approx(right / kept)
+    assert metrics["recall"] == pytest.approx(right / real)
+    assert metrics["num_objects"] == real
+    slices = rows_of(folder / "slices.csv")
+    assert [row["name"] for row in slices[:3]] == ["small", "medium", "large"]
+    assert float(slices[1]["ap"]) == pytest.approx(metrics["ap_medium"], abs=1e-5)
+    assert sum(int(row["num_objects"]) for row in slices[3:]) == real
+    found = pq.read_table(folder / "detections.parquet").to_pydict()
+    assert found["verdict"].count("hit") == right
+    objects = pq.read_table(folder / "objects.parquet").to_pydict()
+    assert objects["verdict"].count("hit") == right
+    assert len(objects["verdict"]) - objects["verdict"].count("ignored") == real
+    for name in ("pr", "confusion", "per_class", "examples"):
+        with Image.open(folder / f"{name}.png") as picture:
+            assert picture.width > 300
+
+
+def test_pycocotools_reads_the_detections_and_finds_the_same(written: tuple[Report, Path]) -> None:
+    report, folder = written
+    truth = pycocotools(report.objects, report.detections, 12, 3).cocoGt.dataset
+    truth["images"] = [{"id": name} for name in report.ids]
+    truth["categories"] = [{"id": k + 1} for k in range(3)]
+    for row in truth["annotations"]:
+        row["image_id"], row["category_id"] = report.ids[row["image_id"]], row["category_id"] + 1
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth | {"info": {}}
+        coco.createIndex()
+        peer = COCOeval(coco, coco.loadRes(str(folder / "detections.json")), "bbox")
+        peer.evaluate()
+        peer.accumulate()
+        peer.summarize()
+    assert peer.stats[0] == pytest.approx(report.metrics["ap"], abs=1e-12)
+
+
+def test_what_nothing_can_be_computed_from_is_left_out_and_named(tmp_path: Path) -> None:
+    objects = objects_of((0, 0, (0, 0, 100, 100)))
+    report = report_of(objects, detections_of((0, 1, 0.9, (0, 0, 100, 100))), 2, ("cat", "dog"))
+    report.write(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["ap"] == metrics["ap.cat"] == metrics["recall"] == 0
+    assert "ap.dog" not in metrics
+    assert "ap_small" not in metrics
+    told = json.loads((tmp_path / "about.json").read_text())["not_measured"].split(", ")
+    assert {"ap.dog", "ap50.dog", "ap_small", "ap_medium", "ar_small", "ar_medium"} == set(told)
+    assert [row["ap"] for row in rows_of(tmp_path / "per_class.csv")] == ["0", ""]
+
+
+@pytest.mark.parametrize("with_detection", [False, True])
+def test_a_split_without_objects_is_reported(tmp_path: Path, with_detection: bool) -> None:
+    rows = [(0, 0, 0.9, (0.0, 0, 10, 10))] if with_detection else []
+    report_of(objects_of(), detections_of(*rows), 1, ("cat",)).write(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics == {
+        "threshold": 0.4, "num_images": 1, "num_objects": 0, "num_beyond": 0, "images_per_s": 12.5,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("num_classes", [1, 4, 30])
+def test_figures_fit_any_number_of_classes(num_classes: int) -> None:
+    objects, detections = drawn(1, 40, num_classes, 9)
+    classes = [f"a class of name {k}" for k in range(num_classes)]
+    report = report_of(objects, detections, 40, tuple(classes))
+    figure = pr_figure(report.matches, classes, 0.4, "made, test split, n = 40")
+    assert_nothing_is_cut_off(figure)
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(named) == min(num_classes, 10) + 2
+    assert f"{report.metrics['ap50']:.3f}" in named[-2]
+    assert_nothing_is_cut_off(examples_figure(report.examples, "made"))
+
+
+def test_an_example_shows_the_box_that_it_is_about() -> None:
+    objects = objects_of((0, 0, (100, 50, 120, 70)))
+    detections = detections_of((0, 0, 0.9, (100, 50, 120, 70)))
+    report = report_of(objects, detections, 1, ("cat",))
+    black = np.zeros((150, 230, 3), np.uint8)
+    (hit,) = examples_of(report.judgement, objects, detections, ["cat"], lambda place: black)
+    assert (hit.row, hit.caption, hit.picture.shape) == ("hit", "hit, IoU 1.00", (288, 288, 3))
+    green = (hit.picture == [0x34, 0xC7, 0x59]).all(-1)
+    rows, columns = np.nonzero(green)
+    assert rows.max() - 84 in range(118, 124)  # 20 of 48 px, in the middle
+    assert (columns.min(), columns.max()) == (84, 204)

@@ -1,0 +1,46 @@
+"""Boxes on pictures: where they are, readable at the borders, the picture itself untouched."""
+
+import numpy as np
+import pytest
+
+from tasks.drawing import COLOURS, Mark, colour_of, draw_boxes
+
+RED = (0xFF, 0x3B, 0x30)
+
+
+def drawn(*marks: Mark, size: tuple[int, int] = (80, 120)) -> np.ndarray:
+    return draw_boxes(np.zeros((*size, 3), np.uint8), marks)
+
+
+def is_red(picture: np.ndarray) -> np.ndarray:
+    return np.asarray((picture == RED).all(-1))
+
+
+def test_a_box_is_drawn_on_its_edges_and_the_picture_is_not_changed() -> None:
+    picture = np.full((80, 120, 3), 7, np.uint8)
+    red = is_red(draw_boxes(picture, [Mark((20, 30, 60, 70), "", COLOURS[0])]))
+    assert (picture == 7).all()
+    rows, columns = np.nonzero(red)
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (20, 30, 60, 70)
+    assert not red[34:66, 24:56].any()
+
+
+def test_a_dashed_box_is_drawn_in_parts() -> None:
+    red = is_red(drawn(Mark((20, 30, 60, 70), "", COLOURS[0], dashed=True)))
+    assert 0.3 < red[29:32, 20:61].any(0).mean() < 0.8
+
+
+@pytest.mark.parametrize("box", [(0, 0, 119, 79), (100, 40, 119, 60), (-30, -20, 40, 40), (110, 2, 140, 30)])
+def test_a_text_stays_in_the_picture(box: tuple[float, float, float, float]) -> None:
+    """Its plate is as large as where there is room on all sides."""
+    plain, named = (is_red(drawn(Mark(box, text, COLOURS[0]), size=(80, 120))) for text in ("", "cat 0.93"))
+    free = Mark((20, 40, 25, 45), "cat 0.93", COLOURS[0])
+    plate = is_red(drawn(free)) & ~is_red(drawn(free._replace(text="")))
+    assert (named & ~plain).sum() > 0.7 * plate.sum()
+
+
+def test_colours_repeat_and_what_is_no_picture_is_told() -> None:
+    assert colour_of(len(COLOURS) + 1) == COLOURS[1]
+    with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8"):
+        draw_boxes(np.zeros((5, 5), np.uint8), [])
+    assert drawn(Mark((5, 5, 5, 5), "", COLOURS[0], dashed=True)).shape == (80, 120, 3)  # without area

@@ -1,0 +1,86 @@
+"""Tiles: they cover the picture, and what lies on their borders comes out once, exact."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from torch import Tensor
+
+from tasks.tiling import detect_in_tiles, starts_of, tiles_of
+
+
+def bright(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Finds bright rectangles exactly; the class is their brightness, and what is cut is as sure as what is whole."""
+    found = []
+    for crop in crops:
+        assert crop.dtype == np.uint8
+        rows = []
+        for value in sorted(set(crop[crop > 0].tolist())):
+            areas, _ = ndimage.label(crop[:, :, 0] == value)
+            rows += [(x.start, y.start, x.stop, y.stop, value) for y, x in ndimage.find_objects(areas)]
+        table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+        found.append((table[:, :4], torch.full((len(table),), 0.9), table[:, 4].long()))
+    return found
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 90), st.integers(0, 60))
+def test_tiles_cover_the_picture_and_overlap_as_asked(
+    height: int, width: int, side: int, overlap: int
+) -> None:
+    if overlap >= side:
+        return
+    tiles = tiles_of(height, width, side, overlap)
+    seen = np.zeros((height, width), int)
+    for tile in tiles:
+        seen[tile.y0 : tile.y1, tile.x0 : tile.x1] += 1
+        assert (tile.x1 - tile.x0, tile.y1 - tile.y0) == (min(side, width), min(side, height))
+    assert seen.min() >= 1
+    for size in (height, width):
+        starts = starts_of(size, side, overlap)
+        assert all(b - a <= side - overlap for a, b in itertools.pairwise(starts))
+        assert len(starts) == max(1, -(-(size - overlap) // (side - overlap)))  # no more than it takes
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 100_000), st.sampled_from([(64, 24), (50, 20), (200, 30)]))
+def test_objects_on_the_borders_of_tiles_come_out_once_and_exact(seed: int, sizes: tuple[int, int]) -> None:
+    rng = np.random.default_rng(seed)
+    side, overlap = sizes
+    H, W = rng.integers(30, 260, 2).tolist()
+    picture, expected = np.zeros((H, W, 3), np.uint8), []
+    for _ in range(60):
+        h, w = rng.integers(2, overlap - 2, 2).tolist()
+        y, x = int(rng.integers(0, H - h)), int(rng.integers(0, W - w))
+        if not picture[max(y - 1, 0) : y + h + 1, max(x - 1, 0) : x + w + 1].any():
+            value = int(rng.choice([100, 200]))
+            picture[y : y + h, x : x + w] = value
+            expected.append((x, y, x + w, y + h, value))
+    found = detect_in_tiles(picture, bright, side_px=side, overlap_px=overlap, nms_iou=0.5, batch_size=3)
+    rows = [
+        (*box, label) for box, label in zip(found.boxes_xyxy.tolist(), found.labels.tolist(), strict=True)
+    ]
+    assert sorted(rows) == sorted(expected)
+
+
+def test_an_object_longer_than_the_overlap_is_not_lost() -> None:
+    picture = np.zeros((40, 100, 3), np.uint8)
+    picture[10:20, 5:95] = 100
+    found = detect_in_tiles(picture, bright, side_px=40, overlap_px=10, nms_iou=0.5)
+    seen = np.zeros(100, bool)
+    for x0, _, x1, _ in found.boxes_xyxy.int().tolist():
+        seen[x0:x1] = True
+    assert np.flatnonzero(seen).tolist() == list(range(5, 95))
+
+
+def test_an_empty_picture_holds_nothing_and_wrong_tiles_are_told() -> None:
+    found = detect_in_tiles(np.zeros((70, 90, 3), np.uint8), bright, side_px=32, overlap_px=8, nms_iou=0.5)
+    assert [tuple(part.shape) for part in found] == [(0, 4), (0,), (0,)]
+    with pytest.raises(ValueError, match=r"overlap_px \(=8\) must be from 0 to less than side_px \(=8\)"):
+        tiles_of(10, 10, 8, 8)
+    with pytest.raises(ValueError, match="a picture of 10x0 px"):
+        tiles_of(0, 10, 8, 4)
