@@ -32,10 +32,10 @@ class LandmarkModel(Parameters):
         "pixel; mse"
     )
     wing_px: float = Field(gt=0, description="wing: error up to which it is a logarithm, in pixels")
-    wing_curvature_px: float = Field(
-        gt=0, description="wing: the smaller, the steeper near zero, in pixels"
+    wing_curvature_px: float = Field(gt=0, description="wing: the smaller, the steeper near zero, in pixels")
+    visibility_weight: float = Field(
+        ge=0, description="of the cross-entropy of visibility, beside the places"
     )
-    visibility_weight: float = Field(ge=0, description="of the cross-entropy of visibility, beside the places")
 
     @field_validator("name")
     @classmethod

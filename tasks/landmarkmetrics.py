@@ -10,12 +10,18 @@ import numpy as np
 
 NormaliseBy = Literal["auto", "eye_corners", "box", "side"]
 FAILURES = (0.08, 0.1)  # errors from which a picture counts as failed
-CURVE_END = 0.08  # up to which the area under the cumulative curve is taken, as a share of the most there can be
+CURVE_END = (
+    0.08  # up to which the area under the cumulative curve is taken, as a share of the most there can be
+)
 NUM_RESAMPLES = 2000
 
 
 def lengths(
-    points_xy: np.ndarray, given: np.ndarray, sizes_px: np.ndarray, by: NormaliseBy, eyes: tuple[int, int] | None
+    points_xy: np.ndarray,
+    given: np.ndarray,
+    sizes_px: np.ndarray,
+    by: NormaliseBy,
+    eyes: tuple[int, int] | None,
 ) -> np.ndarray:
     """What errors of each picture are divided by, in pixels: (N,); NaN where it is not there, or nothing.
 
@@ -52,7 +58,9 @@ def nan_mean(values: np.ndarray, axis: int) -> np.ndarray:
     return np.divide(total, num, out=np.full(num.shape, np.nan), where=num > 0)
 
 
-def cumulative_curve(errors: np.ndarray, end: float = CURVE_END, num: int = 401) -> tuple[np.ndarray, np.ndarray]:
+def cumulative_curve(
+    errors: np.ndarray, end: float = CURVE_END, num: int = 401
+) -> tuple[np.ndarray, np.ndarray]:
     """Errors from 0 to `end`, and the share of pictures (of `errors` (N,), none NaN) at most so wrong."""
     at = np.linspace(0, end, num)
     return at, np.searchsorted(np.sort(errors), at, side="right") / len(errors)

@@ -69,9 +69,13 @@ class LandmarkConfig(Parameters):
         if self.train.growth:
             raise ValueError("train.growth must be [] for landmarks: places are pixels of one side")
         if self.transfer.cache_features:
-            raise ValueError("transfer.cache_features must be false for landmarks: points move with the picture")
+            raise ValueError(
+                "transfer.cache_features must be false for landmarks: points move with the picture"
+            )
         if self.optim.class_weights != "none" or self.optim.label_smoothing:
-            raise ValueError("optim.class_weights must be none and optim.label_smoothing 0: there are no classes")
+            raise ValueError(
+                "optim.class_weights must be none and optim.label_smoothing 0: there are no classes"
+            )
         if self.train.patience_metric != "loss":
             raise ValueError(
                 f"train.patience_metric (={self.train.patience_metric}) must be loss for landmarks"
