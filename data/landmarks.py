@@ -118,8 +118,12 @@ class LandmarkBatch:
     indices: np.ndarray
 
     def to(self, device: torch.device) -> "LandmarkBatch":
-        parts = (self.images, self.points_xy, self.visible, self.given)
-        return LandmarkBatch(*(part.to(device, non_blocking=True) for part in parts), self.indices)
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return LandmarkBatch(
+            move(self.images), move(self.points_xy), move(self.visible), move(self.given), self.indices
+        )
 
 
 def square_maps(sizes_px: np.ndarray, config: LandmarkInput) -> tuple[np.ndarray, np.ndarray]:

@@ -102,11 +102,12 @@ def wing(errors: Tensor, width: float, curvature: float) -> Tensor:
 
 def point_losses(config: LandmarkModel) -> Callable[[Tensor], Tensor]:
     """The loss of each error, in pixels."""
-    return {
+    losses: dict[PointLoss, Callable[[Tensor], Tensor]] = {
         "wing": partial(wing, width=config.wing_px, curvature=config.wing_curvature_px),
         "smooth_l1": lambda errors: F.smooth_l1_loss(errors, torch.zeros_like(errors), reduction="none"),
         "mse": torch.square,
-    }[config.loss]
+    }
+    return losses[config.loss]
 
 
 def landmark_loss(

@@ -94,7 +94,7 @@ def summarise(
             "some"
         )
     low, high = interval(own)
-    metrics = {"num_images": len(errors), "num_measured": len(own)}
+    metrics: dict[str, float] = {"num_images": len(errors), "num_measured": len(own)}
     metrics |= {"nme": float(own.mean()), "nme_low": low, "nme_high": high}
     metrics |= {f"failures_at_{limit:g}": float((own > limit).mean()) for limit in FAILURES}
     metrics[f"auc_at_{CURVE_END:g}"] = curve_area(own)

@@ -47,7 +47,11 @@ class Report:
         """One row a point: its name, mean error and how many pictures have one."""
         means, num = nan_mean(self.errors, 0), (~np.isnan(self.errors)).sum(0)
         return [
-            {"point": name, "nme": None if np.isnan(means[i]) else float(means[i]), "num_measured": int(num[i])}
+            {
+                "point": name,
+                "nme": None if np.isnan(means[i]) else float(means[i]),
+                "num_measured": int(num[i]),
+            }
             for i, name in enumerate(self.names)
         ]
 
@@ -103,7 +107,9 @@ def curve_figure(report: Report, what: str) -> Figure:
     axes.plot(at, share, color=BLUE, linewidth=2)
     for limit, colour in zip(FAILURES, (ORANGE, VERMILLION), strict=True):
         failed = report.metrics[f"failures_at_{limit:g}"]
-        axes.axvline(limit, color=colour, linestyle="--", linewidth=1.2, label=f"{failed:.1%} above {limit:g}")
+        axes.axvline(
+            limit, color=colour, linestyle="--", linewidth=1.2, label=f"{failed:.1%} above {limit:g}"
+        )
     axes.set(xlim=(0, end), ylim=(0, 1.01), ylabel="share of pictures at most so wrong")
     axes.set_xlabel(f"mean error, as a share of the {report.about['normalised_by']}")
     axes.grid(color="#E9E9E9", linewidth=0.8)

@@ -10,7 +10,7 @@ FACE = np.array([[-7, -6], [7, -6], [0, 0], [-5, 6], [5, 6]], float)  # pixels a
 LEVELS = np.array([220, 220, 120, 170, 170])
 
 
-def write_faces(folder: Path, num: int = 60, side_px: int = 32) -> Path:
+def write_faces(folder: Path, num: int = 400, side_px: int = 32) -> Path:
     """`num` grey pictures, turned and shifted at random, and `points.csv`; of every fifth, the nose is not given."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(5)
