@@ -47,7 +47,7 @@ def test_real_faces_are_found_better_than_by_the_mean_shape(tmp_path: Path) -> N
     dataset = Dataset.open(tmp_path / "keypoints")
     config = tiny_config(
         "landmarks", input__input_px=32, augment__mirror_pairs=[], evaluate__eye_corners=None,
-        optim__name="adamw", optim__lr=3e-3, optim__bias_lr=3e-3, train__epochs=5.0,
+        optim__name="adamw", optim__lr=3e-3, optim__bias_lr=3e-3, train__epochs=12.0,
     )  # fmt: skip
     train("landmarks", config, dataset, folder=tmp_path / "run", key="run", digest="", executor="in_process")
     report = evaluate([tmp_path / "run" / "model"], dataset, config=config.evaluate)
@@ -61,4 +61,4 @@ def test_real_faces_are_found_better_than_by_the_mean_shape(tmp_path: Path) -> N
         np.broadcast_to(mean, report.points_xy.shape), report.points_xy, report.given, length
     )
     print(report.metrics, nan_mean(guess, 1).mean())  # noqa: T201
-    assert report.metrics["nme"] < 0.85 * nan_mean(guess, 1).mean()
+    assert report.metrics["nme"] < 0.7 * nan_mean(guess, 1).mean()
