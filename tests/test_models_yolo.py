@@ -22,6 +22,9 @@ YOLO: dict[str, Any] = {
 }  # fmt: skip
 
 
+COLOURS = torch.tensor([[250, 20, 20], [20, 20, 250]], dtype=torch.uint8)
+
+
 def yolo(num_classes: int = 2, **changes: Any) -> Yolo:
     torch.manual_seed(0)
     model = build("yolo", num_classes, 3, YOLO | changes, (0.5,) * 3, (0.25,) * 3)
@@ -43,7 +46,7 @@ def truths_of(boxes: list[list[list[float]]], ignored: bool = False) -> Truths:
     image = [i for i, each in enumerate(boxes) for _ in each]
     labels = [n % 2 for each in boxes for n in range(len(each))]
     return Truths(
-        torch.tensor(flat).reshape(-1, 4), torch.tensor(labels).long(), torch.tensor(image).long(),
+        torch.tensor(flat, dtype=torch.float32).reshape(-1, 4), torch.tensor(labels).long(), torch.tensor(image).long(),
         torch.full((len(flat),), ignored),
     )  # fmt: skip
 
@@ -57,9 +60,12 @@ def scenes(num: int = 8, per_picture: int = 2) -> tuple[Tensor, Truths]:
         own = []
         for n in range(per_picture):
             w, h = torch.randint(12, 26, (2,), generator=generator).tolist()
-            x = int(torch.randint(0, 32 - w // 2, (1,), generator=generator)) + (32 if n else 0) * (w < 30) // 2
+            x = (
+                int(torch.randint(0, 32 - w // 2, (1,), generator=generator))
+                + (32 if n else 0) * (w < 30) // 2
+            )
             x, y = min(x + 20 * n, 64 - w), int(torch.randint(0, 64 - h, (1,), generator=generator))
-            images[i, :, y : y + h, x : x + w] = torch.tensor([250, 20, 20] if n == 0 else [20, 20, 250], dtype=torch.uint8)[:, None, None]  # fmt: skip
+            images[i, :, y : y + h, x : x + w] = COLOURS[n][:, None, None]
             own.append([float(x), float(y), float(x + w), float(y + h)])
         boxes.append(own)
     return images, truths_of(boxes)
@@ -139,7 +145,7 @@ def test_pictures_without_an_object_teach_that_there_is_none(assignment: str, ca
         truths = Truths(truths.boxes_xyxy, truths.labels, truths.image, torch.ones(len(truths)).bool())
     terms = yolo(assignment=assignment)(images, truths)
     assert all(term.isfinite() for term in terms.values())
-    assert float(terms["box"]) == 0 and float(terms["score"]) > 0
+    assert terms["box"].item() == 0 and terms["score"].item() > 0
     torch.stack(list(terms.values())).sum().backward()
 
 
@@ -191,9 +197,11 @@ def test_weights_of_a_whole_classifier_fit_its_body(name: str) -> None:
     state = whole.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in body.net.state_dict().items())
     broken = {key: value for key, value in state.items() if "running_mean" not in key}
-    with pytest.raises(ValueError, match=r"file.pth\) do not fit .* tensors are missing or of another shape"):
+    with pytest.raises(
+        ValueError, match=r"file\.pth\) do not fit .* tensors are missing or of another shape"
+    ):
         load_body(body, broken, "file.pth")
-    with pytest.raises(ValueError, match="need a body of the classification catalogue: set model.body"):
+    with pytest.raises(ValueError, match=r"need a body of the classification catalogue: set model\.body"):
         load_body(make_body("plain_tiny", 3), state, "file.pth")
 
 
