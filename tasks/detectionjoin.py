@@ -1,7 +1,8 @@
-"""Detections of several parts as one: of pieces of a split, one after the other, or of several networks, fused.
+"""Detections of several parts as one: of pieces of a split, one after the other, or of several looks, fused.
 
-What networks find of the same pictures is fused in pixels of the pictures (models.fusion), whatever size each of them
-looked at, each network counting the same.
+Looks are those of several networks at the same pictures, in pixels of the pictures, whatever size each network takes, or
+those of one network at a picture and its mirror image or other sizes. Weighted boxes fusion (models.fusion) has a higher
+AP than suppression of all boxes together: docs/detection.md has the figures.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from models.detector import Found
 from models.fusion import fuse
 from tasks.detectionmatches import Detections
 
-FUSION_IOU = 0.55  # boxes of a class that overlap by more are of one object; as the paper has it
+FUSION_IOU = 0.65  # boxes of a class that overlap by more are of one object; better than the paper's 0.55
 
 
 def moved(found: Detections, start: int) -> Detections:
@@ -56,18 +57,18 @@ def of_batch(found: Found) -> Detections:
 
 
 def fused(parts: Sequence[Detections], num_classes: int) -> Detections:
-    """What several networks find of the same pictures as one: by picture, in it by falling score.
+    """What several looks find of the same pictures as one: by picture, in it by falling score.
 
-    The score of a box is the mean of the networks' scores; one that does not find it counts as 0.
+    Each look counts the same: the score of a box is the mean of theirs, and one that does not find it counts as 0.
     """
     if len(parts) == 1:
         return parts[0]
     every = joined(parts)
-    network = np.repeat(np.arange(len(parts)), [len(each.scores) for each in parts])
+    look = np.repeat(np.arange(len(parts)), [len(each.scores) for each in parts])
     groups = every.image * num_classes + every.labels
     boxes, scores, labels, _ = fuse(
         torch.from_numpy(every.boxes_xyxy), torch.from_numpy(every.scores), torch.from_numpy(groups),
-        torch.from_numpy(network), [1.0] * len(parts), FUSION_IOU,
+        torch.from_numpy(look), [1.0] * len(parts), FUSION_IOU,
     )  # fmt: skip
     own = labels.numpy()
     found = Detections(

@@ -1,7 +1,7 @@
 """Predicting with a saved detector: encoded pictures in, boxes in their own pixels out.
 
 The one path for evaluation, the command line, `mlflow models serve` and batch prediction. A view shows each picture
-several times, as it is and mirrored, or at several sizes; what is found in all of them goes through one suppression.
+several times, as it is and mirrored, or at several sizes; what is found in all of them is fused (tasks.detectionjoin).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from torch.backends import cudnn
 from data.decode import DecodeError, decode_image, read_size, to_square
 from data.detection import STRIDE, resized
 from data.letterbox import out_of_square, placement
-from models.detector import Detector, Found, suppressed
+from models.detector import Detector, Found
 from tasks.card import Preprocessing
 from tasks.detection import DetectionView
 from tasks.detectionjoin import by_picture, fused, joined, moved, of_batch
@@ -192,7 +192,7 @@ class DetectionPredictor:
         parts = []
         for start in range(0, len(squares.images), self.batch_size):
             images = squares.images[start : start + self.batch_size].to(self.device)
-            parts.append(moved(of_batch(self.look(network, images, shown)), start))
+            parts.append(moved(self.look(network, images, shown), start))
         found = joined(parts)
         placed, sizes_px = squares.placed[found.image], squares.sizes_px[found.image]
         return replace(found, boxes_xyxy=out_of_square(found.boxes_xyxy, placed, sizes_px))
@@ -216,13 +216,10 @@ class DetectionPredictor:
         image = torch.zeros_like(labels)
         return of_batch(Found(boxes, scores, labels, image))
 
-    def look(self, network: Detector, images: Tensor, shown: Looks) -> Found:
-        """What is found in squares (B, C, S, S), each shown at every scale and mirrored or not."""
-        seen = [self.once(network, images, scale, mirrored) for scale, mirrored in shown]
-        if len(seen) == 1:
-            return seen[0]
-        together = Found(*(torch.cat(parts) for parts in zip(*seen, strict=True)))
-        return suppressed(together, len(images), len(self.card.classes), network.finding)
+    def look(self, network: Detector, images: Tensor, shown: Looks) -> Detections:
+        """What is found in squares (B, C, S, S), each shown at every scale and mirrored or not, in their pixels."""
+        seen = [of_batch(self.once(network, images, scale, mirrored)) for scale, mirrored in shown]
+        return fused(seen, len(self.card.classes))
 
     def once(self, network: Detector, images: Tensor, scale: float, mirrored: bool) -> Found:
         """Detections in pixels of the squares, whatever size they were shown at."""
