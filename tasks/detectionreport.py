@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.files import write_whole
 from tasks.detectionerrors import Judgement, judge
 from tasks.detectionfigures import Example, examples_figure, examples_of, pr_figure
 from tasks.detectionmatches import AREAS, Detections, Matches, Objects, match
 from tasks.detectionmetrics import Cut, ap_interval, at_threshold, coco_figures, summarise
+from tasks.detectionpage import detection_page
 from tasks.detectionvoc import summarise_voc, voc_figures, voc_match
 from tasks.figures import confusion_figure, per_class_figure, save_figure
 from tasks.metrics import PerClass, per_class
@@ -22,6 +24,7 @@ from tasks.pareto import TableRows
 from tasks.report import columns_of, write_csv, write_json
 
 BACKGROUND = "background"
+FIGURES = ("examples", "pr", "confusion", "per_class")  # in the order of the page
 VIEW_FIGURES = ("ap", "ap50", "images_per_s")
 CROWDING = ((1, 1), (2, 4), (5, 9), (10, None))  # objects of a picture, from and to, by which slices are made
 SLICE_COLUMNS = ("kind", "name", "num_images", "num_objects", "ap", "ap50", "precision", "recall", "f1")
@@ -136,6 +139,9 @@ class Report:
         pq.write_table(self._detections_table(), folder / "detections.parquet")
         pq.write_table(self._objects_table(), folder / "objects.parquet")
         self._write_figures(folder)
+        write_whole(
+            folder / "report.html", detection_page(self, [folder / f"{name}.png" for name in FIGURES])
+        )
         write_json(folder / "about.json", self.about)
         write_json(folder / "metrics.json.partial", self.metrics)
         (folder / "metrics.json.partial").replace(folder / "metrics.json")
@@ -206,8 +212,8 @@ class Report:
             "per_class": per_class_figure(self.class_figures, self.classes, cut, "objects"),
             "examples": examples_figure(self.examples, cut),
         }
-        for name, figure in figures.items():
-            save_figure(figure, folder / f"{name}.png")
+        for name in FIGURES:
+            save_figure(figures[name], folder / f"{name}.png")
 
 
 def without_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,10 +17,10 @@ from data.random import SampleGenerator
 from tasks.arrays import PANELS
 from tasks.drawing import Mark, colour_of, draw_boxes
 from tasks.families import FAMILIES
-from tasks.figures import BLUE, ORANGE, Figure, preview_figure, short
+from tasks.figures import BLUE, DPI, ORANGE, Figure, preview_figure, short
 from tasks.inputs import as_pictures
 
-LEAST_SCENE_PX = 320  # side at which pictures with boxes are drawn: names of classes are to be read
+SCENE_IN = 2.4  # side at which pictures with boxes are drawn: names of classes are to be read
 MAX_LANES = 12  # channels of a signal that are drawn
 LANE_IN, LEAST_ROW_IN = 0.3, 0.9  # height of a channel, and of all of them together at least, in inches
 LANE_SHARE = 0.84  # of a lane that its curve may fill
@@ -46,7 +46,7 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     if family_name == "detection":
         pictures, counts = scenes_of(batches, dataset.info.classes)
         what = f"{dataset.info.name}, {config.input.stored_px} px, seed {config.train.seed}; boxes that do not count dashed"
-        return preview_figure(pictures, counts, what)
+        return preview_figure(pictures, counts, what, SCENE_IN)
     names = [dataset.info.classes[label] for label in batches[0].labels.tolist()]
     seed = f"seed {config.train.seed}"
     if NUM_AXES.get(family_name) == 1:
@@ -63,9 +63,9 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
 def scenes_of(batches: Sequence[Batch], classes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Pictures (N, 1 + E, H, W, 3) with the boxes that each batch has of them, and how many there are to begin with.
 
-    A batch's pictures may have a side of their own: all are shown at that of the first batch, or larger.
+    A batch's pictures may have a side of their own: all are drawn at one.
     """
-    side = max(LEAST_SCENE_PX, batches[0].images.shape[2])
+    side = round(SCENE_IN * DPI)
     columns = []
     for batch in batches:
         pictures = as_pictures(batch.images.numpy())
@@ -80,7 +80,7 @@ def scenes_of(batches: Sequence[Batch], classes: Sequence[str]) -> tuple[np.ndar
 def with_boxes(
     picture: np.ndarray, truths: Truths, place: int, classes: Sequence[str], side_px: int
 ) -> np.ndarray:
-    """A picture (C, S, S) uint8 enlarged to a side, with its true boxes: (side, side, 3) uint8."""
+    """A picture (C, S, S) uint8 at another side, with its true boxes: (side, side, 3) uint8."""
     scale = side_px / picture.shape[2]
     pixels = np.broadcast_to(picture.transpose(1, 2, 0), (*picture.shape[1:], 3))
     shown = Image.fromarray(np.ascontiguousarray(pixels)).resize((side_px, side_px), Image.Resampling.BILINEAR)
