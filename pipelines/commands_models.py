@@ -102,7 +102,13 @@ def evaluate(
             reporter.note(f"note: {note}")
         try:
             report = load(PIPELINES[card.family].evaluate)(
-                folders, data, split=split, config=config, on_progress=hearer(reporter), called=called, **tiles
+                folders,
+                data,
+                split=split,
+                config=config,
+                on_progress=hearer(reporter),
+                called=called,
+                **tiles,
             )
         finally:
             reporter.close()

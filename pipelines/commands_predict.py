@@ -36,7 +36,7 @@ def predict(
     overlap: float | None = None,
     as_json: Json = False,
 ) -> int:
-    """Classify images, signals or volumes, or find objects in images: files, or folders of them.
+    """Classify images, signals or volumes, or find objects or landmarks in images: files, or folders of them.
 
     Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
     An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.
@@ -52,7 +52,7 @@ def predict(
     least_score
         Detectors: boxes below this score are left out; otherwise the one that was chosen on validation.
     draw
-        Detectors: a folder to write the images to, with their boxes drawn.
+        Detectors and landmarks: a folder to write the images to, with what was found drawn.
     coco
         Detectors: a file to write the boxes to, as COCO's results: image_id is the file as given, category_id 1 the
         first class, bbox x, y, width and height in pixels of the upright image.
@@ -69,10 +69,19 @@ def predict(
     files = find_images(images, suffixes_of(card.family))
     if card.family == "detection":
         return predict_boxes(model, folder, files, view, least_score, draw, coco, tile_overlap, as_json)
-    given = {"--least-score": least_score, "--draw": draw, "--coco": coco, "--tile": tile_overlap}
+    draws = card.family == "landmarks"
+    given = {
+        "--least-score": least_score, "--coco": coco, "--tile": tile_overlap, **({} if draws else {"--draw": draw})
+    }  # fmt: skip
     for option, value in given.items():
         if value is not None:
-            raise ValueError(f"{option} is for detectors, and {model} is for {card.family}: leave it out")
+            raise ValueError(
+                f"{option} is for models that find things, and {model} is for {card.family}: leave it out"
+            )
+    if draws:
+        from pipelines.commands_points import predict_points
+
+        return predict_points(model, folder, files, draw, as_json)
     predictor = load_predictor(folder)
     rows = in_pieces(files, lambda blobs: predictor.predict(blobs, view))
     lines = []

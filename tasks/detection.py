@@ -76,7 +76,9 @@ class DetectionEvaluate(Parameters):
         "loses score"
     )
     nms_iou: float = Field(
-        gt=0, le=1, description="boxes that overlap by more are suppressed; soft_gaussian suppresses by any overlap"
+        gt=0,
+        le=1,
+        description="boxes that overlap by more are suppressed; soft_gaussian suppresses by any overlap",
     )
     max_detections: int = Field(ge=1, description="boxes of a picture, at most: the best")
 

@@ -26,7 +26,7 @@ from tasks.detectionmetrics import at_threshold, best_threshold, summarise, thre
 from tasks.detectionpredict import DetectionPredictor, Pictures
 from tasks.detectionreport import Report, detection_report
 from tasks.modelfile import load_card, load_model, write_card
-from tasks.predict import default_device
+from tasks.predict import default_device, machine_of
 from tasks.settings import Precision
 
 TOGETHER = "together"
@@ -169,7 +169,9 @@ def fit_threshold(
         return LeastScore(card.thresholds["score"], float("nan"), float("nan"), card.calibrated_on)
     predictor = open_detector(folder, device, "fp32", batch_size)
     wanted = card.thresholds["precision"]
-    found = cut_on_validation([predictor], dataset, predictor.view, wanted, on_progress or (lambda done, total: None))
+    found = cut_on_validation(
+        [predictor], dataset, predictor.view, wanted, on_progress or (lambda done, total: None)
+    )
     thresholds = {**card.thresholds, "score": found.score}
     write_card(folder, card.model_copy(update={"thresholds": thresholds, "calibrated_on": found.basis}))
     return found
@@ -263,7 +265,11 @@ def evaluate(
 
 
 def describe(
-    dataset: Dataset, split: Split, config: DetectionEvaluate, predictors: Sequence[DetectionPredictor], basis: str
+    dataset: Dataset,
+    split: Split,
+    config: DetectionEvaluate,
+    predictors: Sequence[DetectionPredictor],
+    basis: str,
 ) -> dict[str, str | int | float]:
     """What was measured, on what, and how: without it the numbers cannot be compared."""
     overlap = predictors[0].tile_overlap
@@ -274,8 +280,10 @@ def describe(
         "num_models": len(predictors),
         "num_networks": sum(len(predictor.networks) for predictor in predictors),
         "registered_view": config.registered_view,
-        "tiles": "none" if overlap is None else f"of larger pictures, overlapping by {overlap:g} of their side",
-        "device": str(predictors[0].device),
+        "tiles": "none"
+        if overlap is None
+        else f"of larger pictures, overlapping by {overlap:g} of their side",
+        "device": machine_of(predictors[0].device),
         "precision": str(predictors[0].dtype).removeprefix("torch."),
         "batch_size": config.batch_size,
         "ap_interval": "bootstrap of pictures, 95%",

@@ -1,8 +1,8 @@
 """Detections of several parts as one: of pieces of a split, one after the other, or of several looks, fused.
 
-Looks are those of several networks at the same pictures, in pixels of the pictures, whatever size each network takes, or
-those of one network at a picture and its mirror image or other sizes. Weighted boxes fusion (models.fusion) has a higher
-AP than suppression of all boxes together: docs/detection.md has the figures.
+Looks are those of several networks at the same pictures, in pixels of the pictures, whatever size each network takes,
+or those of one network at a picture and its mirror image or other sizes. Weighted boxes fusion (models.fusion) has a
+higher AP than suppression of all boxes together: docs/detection.md has the figures.
 """
 
 from collections.abc import Sequence

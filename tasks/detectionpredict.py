@@ -22,7 +22,7 @@ from data.letterbox import out_of_square, placement
 from models.detector import Detector, Found
 from tasks.card import Preprocessing
 from tasks.detection import DetectionView
-from tasks.detectionjoin import by_picture, fused, joined, moved, of_batch
+from tasks.detectionjoin import by_picture, fused, joined, moved, of_batch, taken
 from tasks.detectionmatches import Detections
 from tasks.drawing import Mark, colour_of, draw_boxes
 from tasks.modelfile import SavedModel
@@ -69,7 +69,7 @@ class Pictures:
 
     whole: Squares
     places: np.ndarray  # (N,) int64: of the whole ones among all
-    large: dict[int, np.ndarray]  # place → (H, W, C) uint8, the upright picture at its full size
+    large: dict[int, np.ndarray]  # place → (H, W) or (H, W, 3) uint8, the upright picture at its full size
 
     def __len__(self) -> int:
         return len(self.places) + len(self.large)
@@ -92,7 +92,9 @@ class DetectionPredictor:
     ) -> None:
         """Move the networks to `device` (None: the first GPU, else the CPU)."""
         if tile_overlap is not None and not 0 <= tile_overlap <= MOST_OVERLAP:
-            raise ValueError(f"tile_overlap (={tile_overlap}) must lie in 0…{MOST_OVERLAP}: a share of the side")
+            raise ValueError(
+                f"tile_overlap (={tile_overlap}) must lie in 0…{MOST_OVERLAP}: a share of the side"
+            )
         self.card = saved.card
         self.device = device if device is not None else default_device()
         self.dtype = resolve_precision(precision, self.device)
@@ -137,7 +139,8 @@ class DetectionPredictor:
         """Decode as the training data was: the readable pictures, and for each blob None or why it is not there."""
         want = self.preprocessing
         whole: list[tuple[Image.Image, tuple[int, int]]] = []
-        places, large = [], {}
+        places: list[int] = []
+        large: dict[int, np.ndarray] = {}
         errors: list[str | None] = []
         for blob in blobs:
             try:
@@ -151,7 +154,7 @@ class DetectionPredictor:
                 continue
             errors.append(None)
             if tiled:
-                large[len(places) + len(large)] = channels_last(picture)
+                large[len(places) + len(large)] = np.asarray(picture)
             else:
                 places.append(len(places) + len(large))
                 whole.append((picture, size))
@@ -198,23 +201,24 @@ class DetectionPredictor:
         return replace(found, boxes_xyxy=out_of_square(found.boxes_xyxy, placed, sizes_px))
 
     def in_tiles(self, network: Detector, picture: np.ndarray, shown: Looks) -> Detections:
-        """What one network finds in a large picture (H, W, C) uint8, tile by tile."""
+        """What one network finds in a large picture (H, W) or (H, W, 3) uint8, tile by tile."""
         assert self.tile_overlap is not None
         side = self.preprocessing.stored_px
 
         def detect(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
-            cut = [Image.fromarray(crop[:, :, 0] if crop.shape[2] == 1 else crop) for crop in crops]
+            cut = [Image.fromarray(crop) for crop in crops]
             found = self.in_squares(network, self.squares([(crop, crop.size) for crop in cut]), shown)
-            own = [found.image == i for i in range(len(crops))]
-            arrays = (found.boxes_xyxy, found.scores, found.labels)
-            return [tuple(torch.from_numpy(array[mine]) for array in arrays) for mine in own]
+            own = [taken(found, np.flatnonzero(found.image == place)) for place in range(len(crops))]
+            return [
+                (torch.from_numpy(e.boxes_xyxy), torch.from_numpy(e.scores), torch.from_numpy(e.labels))
+                for e in own
+            ]
 
         boxes, scores, labels = detect_in_tiles(
             picture, detect, side_px=side, overlap_px=round(self.tile_overlap * side),
             nms_iou=network.finding.nms_iou, batch_size=self.batch_size,
         )  # fmt: skip
-        image = torch.zeros_like(labels)
-        return of_batch(Found(boxes, scores, labels, image))
+        return of_batch(Found(boxes, scores, labels, image=torch.zeros_like(labels)))
 
     def look(self, network: Detector, images: Tensor, shown: Looks) -> Detections:
         """What is found in squares (B, C, S, S), each shown at every scale and mirrored or not, in their pixels."""
@@ -238,13 +242,7 @@ class DetectionPredictor:
 def on_device(member: nn.Module, device: torch.device) -> Detector:
     """A network of a saved detector, ready to predict."""
     assert isinstance(member, Detector)
-    return member.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def channels_last(picture: Image.Image) -> np.ndarray:
-    """A picture as (H, W, C) uint8."""
-    pixels = np.asarray(picture)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return member.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def view_named(name: str) -> DetectionView:

@@ -79,7 +79,8 @@ class Report:
         ending = ".images_per_s"
         names = sorted(name.removesuffix(ending) for name in self.metrics if name.endswith(ending))
         return [
-            {"view": view, **{name: self.metrics.get(f"{view}.{name}") for name in VIEW_FIGURES}} for view in names
+            {"view": view, **{name: self.metrics.get(f"{view}.{name}") for name in VIEW_FIGURES}}
+            for view in names
         ]
 
     @property
@@ -107,7 +108,9 @@ class Report:
         """What a person reads first: how good it is by each view, at the threshold, by class and by slice."""
         metrics = self.metrics
         names = [name for name in metrics if "." not in name]
-        members = [("Each model alone, and together", *columns_of(list(self.members)))] if self.members else []
+        members = (
+            [("Each model alone, and together", *columns_of(list(self.members)))] if self.members else []
+        )
         return [
             (title, ("metric", "value"), [[name, metrics[name]] for name in names]),
             *members,

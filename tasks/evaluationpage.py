@@ -12,6 +12,7 @@ from tasks.slices import Slice, mark
 if TYPE_CHECKING:
     from tasks.report import Report
 
+CAPTIONS = {"pr": "Precision and recall", "per_class": "By class"}
 MAX_SLICES, MAX_CLASSES = 60, 60  # rows of the tables; the files have all
 
 
@@ -94,9 +95,8 @@ def shown(value: Any) -> Any:
 
 def figures_of(files: Sequence[Path]) -> str:
     """PNG files below each other, each under its name."""
-    return "".join(
-        f"<h2>{escape(file.stem.replace('_', ' ').capitalize())}</h2>{image(file)}" for file in files
-    )
+    named = [(CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize()), file) for file in files]
+    return "".join(f"<h2>{escape(name)}</h2>{image(file)}" for name, file in named)
 
 
 def image(file: Path) -> str:

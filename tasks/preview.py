@@ -1,6 +1,7 @@
 """What training will see: a sheet of some samples, as they are and as they come in the first epochs.
 
-Pictures and volumes are shown as pictures, with the boxes that training is given where there are any; signals as curves.
+Pictures and volumes are shown as pictures, with the boxes that training is given where there are any, signals as
+curves.
 """
 
 from collections.abc import Sequence
@@ -43,12 +44,12 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     for epoch in range(num_epochs):
         generator = SampleGenerator(config.train.seed, epoch)
         batches.append(family.batch(records, indices, dataset.info, config, generator, 0, rows))
+    seed = f"seed {config.train.seed}"
     if family_name == "detection":
         pictures, counts = scenes_of(batches, dataset.info.classes)
-        what = f"{dataset.info.name}, {config.input.stored_px} px, seed {config.train.seed}; boxes that do not count dashed"
-        return preview_figure(pictures, counts, what, SCENE_IN)
+        size = f"{config.input.stored_px} px, {seed}; boxes that do not count dashed"
+        return preview_figure(pictures, counts, f"{dataset.info.name}, {size}", SCENE_IN)
     names = [dataset.info.classes[label] for label in batches[0].labels.tolist()]
-    seed = f"seed {config.train.seed}"
     if NUM_AXES.get(family_name) == 1:
         signals = np.stack([batch.images.numpy() for batch in batches], 1)  # (N, 1 + E, C, L)
         rate_hz = config.preprocessing(dataset.info).rate_hz
@@ -83,7 +84,9 @@ def with_boxes(
     """A picture (C, S, S) uint8 at another side, with its true boxes: (side, side, 3) uint8."""
     scale = side_px / picture.shape[2]
     pixels = np.broadcast_to(picture.transpose(1, 2, 0), (*picture.shape[1:], 3))
-    shown = Image.fromarray(np.ascontiguousarray(pixels)).resize((side_px, side_px), Image.Resampling.BILINEAR)
+    shown = Image.fromarray(np.ascontiguousarray(pixels)).resize(
+        (side_px, side_px), Image.Resampling.BILINEAR
+    )
     marks = [
         Mark(tuple((truths.boxes_xyxy[i] * scale).tolist()), short(classes[label]), colour_of(label), dashed)
         for i, label, dashed in (
