@@ -1,6 +1,7 @@
 """What training will see: a sheet of some samples, as they are and as they come in the first epochs.
 
-Pictures and volumes are shown as pictures, signals as curves.
+Pictures and volumes are shown as pictures, with the boxes that training is given where there are any, signals as
+curves.
 """
 
 from collections.abc import Sequence
@@ -9,14 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from PIL import Image
 
 from data.dataset import NUM_AXES, Dataset
+from data.detection import Batch, Truths
 from data.random import SampleGenerator
 from tasks.arrays import PANELS
+from tasks.drawing import Mark, colour_of, draw_boxes
 from tasks.families import FAMILIES
-from tasks.figures import BLUE, ORANGE, Figure, preview_figure, short
+from tasks.figures import BLUE, DPI, ORANGE, Figure, preview_figure, short
 from tasks.inputs import as_pictures
 
+SCENE_IN = 2.4  # side at which pictures with boxes are drawn: names of classes are to be read
 MAX_LANES = 12  # channels of a signal that are drawn
 LANE_IN, LEAST_ROW_IN = 0.3, 0.9  # height of a channel, and of all of them together at least, in inches
 LANE_SHARE = 0.84  # of a lane that its curve may fill
@@ -39,8 +44,12 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     for epoch in range(num_epochs):
         generator = SampleGenerator(config.train.seed, epoch)
         batches.append(family.batch(records, indices, dataset.info, config, generator, 0, rows))
-    names = [dataset.info.classes[label] for label in batches[0].labels.tolist()]
     seed = f"seed {config.train.seed}"
+    if family_name == "detection":
+        pictures, counts = scenes_of(batches, dataset.info.classes)
+        size = f"{config.input.stored_px} px, {seed}; boxes that do not count dashed"
+        return preview_figure(pictures, counts, f"{dataset.info.name}, {size}", SCENE_IN)
+    names = [dataset.info.classes[label] for label in batches[0].labels.tolist()]
     if NUM_AXES.get(family_name) == 1:
         signals = np.stack([batch.images.numpy() for batch in batches], 1)  # (N, 1 + E, C, L)
         rate_hz = config.preprocessing(dataset.info).rate_hz
@@ -50,6 +59,42 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     size = f", {config.input.crop_px} px" if batches[0].images.dtype == torch.uint8 else ""
     panels = f"; {PANELS}" if NUM_AXES.get(family_name) == 3 else ""
     return preview_figure(pictures, names, f"{dataset.info.name}{size}, {seed}{panels}")
+
+
+def scenes_of(batches: Sequence[Batch], classes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Pictures (N, 1 + E, H, W, 3) with the boxes that each batch has of them, and how many there are to begin with.
+
+    A batch's pictures may have a side of their own: all are drawn at one.
+    """
+    side = round(SCENE_IN * DPI)
+    columns = []
+    for batch in batches:
+        pictures = as_pictures(batch.images.numpy())
+        columns.append([
+            with_boxes(picture, batch.truths, place, classes, side) for place, picture in enumerate(pictures)
+        ])  # fmt: skip
+    counts = torch.bincount(batches[0].truths.image, minlength=len(batches[0].images)).tolist()
+    names = [f"{num} box{'' if num == 1 else 'es'}" for num in counts]
+    return np.stack([np.stack(column) for column in columns], 1), names
+
+
+def with_boxes(
+    picture: np.ndarray, truths: Truths, place: int, classes: Sequence[str], side_px: int
+) -> np.ndarray:
+    """A picture (C, S, S) uint8 at another side, with its true boxes: (side, side, 3) uint8."""
+    scale = side_px / picture.shape[2]
+    pixels = np.broadcast_to(picture.transpose(1, 2, 0), (*picture.shape[1:], 3))
+    shown = Image.fromarray(np.ascontiguousarray(pixels)).resize(
+        (side_px, side_px), Image.Resampling.BILINEAR
+    )
+    marks = [
+        Mark(tuple((truths.boxes_xyxy[i] * scale).tolist()), short(classes[label]), colour_of(label), dashed)
+        for i, label, dashed in (
+            (i, int(truths.labels[i]), bool(truths.ignored[i]))
+            for i in (truths.image == place).nonzero()[:, 0].tolist()
+        )
+    ]
+    return draw_boxes(np.asarray(shown), marks)
 
 
 def signals_figure(signals: np.ndarray, names: Sequence[str], rate_hz: float, what: str) -> Figure:

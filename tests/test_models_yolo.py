@@ -15,7 +15,7 @@ from models.detector import Detector, Finding, Found, suppressed
 from models.localiser import Localiser
 from models.yolo import Yolo
 
-FINDING = {"min_score": 0.05, "nms_iou": 0.5, "max_detections": 20}
+FINDING = {"min_score": 0.05, "suppression": "hard", "nms_iou": 0.5, "max_detections": 20}
 YOLO: dict[str, Any] = {
     "body": "plain_tiny", "strides": [8, 16], "width": 16, "assignment": "task_aligned", "num_anchors": 2,
     "box_loss": "ciou", "finding": FINDING,
@@ -169,7 +169,7 @@ def test_suppression_is_by_picture_and_class_and_keeps_the_best() -> None:
         torch.cat([box, box + 1, box, box, box + 30]), torch.tensor([0.5, 0.9, 0.8, 0.7, 0.6]),
         torch.tensor([0, 0, 1, 0, 0]), torch.tensor([1, 1, 1, 0, 1]),
     )  # fmt: skip
-    kept = suppressed(found, 2, 2, Finding(min_score=0, nms_iou=0.5, max_detections=2))
+    kept = suppressed(found, 2, 2, Finding(min_score=0, suppression="hard", nms_iou=0.5, max_detections=2))
     assert kept.image.tolist() == [0, 1, 1]
     assert kept.scores.tolist() == pytest.approx([0.7, 0.9, 0.8])  # the fifth is past the two best
 

@@ -191,7 +191,7 @@ def test_the_least_score_has_the_precision_that_was_asked_for_and_stays(
         assert found.precision >= wanted and "80 validation pictures" in found.basis
         assert load_card(own).thresholds == {"precision": wanted, "score": found.score}
         predictor = DetectionPredictor(load_model(own), CPU)
-        seen, _seconds = found_in(predictor, dataset, "val", ["single"], lambda done, total: None)["single"]
+        seen = found_in([predictor], dataset, "val", ["single"], lambda done, total: None)["single"].together
         objects, ids = objects_of_split(dataset, "val")
         matches = match(objects, seen, num_images=len(ids), num_classes=10)
         cut = at_threshold(matches, found.score)

@@ -79,7 +79,8 @@ TINY: dict[str, dict[str, Any]] = {
         "train": {**SMALL["train"], "patience_metric": "ap"},
         "evaluate": {
             "views": ["single"], "registered_view": "single", "batch_size": 32, "num_worst": 4, "precision": 0.5,
-            "min_score": 0.01, "nms_iou": 0.6, "max_detections": 50,
+            "min_score": 0.01, "suppression": "hard", "nms_iou": 0.6,
+            "max_detections": 50,
         },
     },
     "landmarks": {
