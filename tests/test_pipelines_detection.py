@@ -146,8 +146,6 @@ def test_the_registered_least_score_decides_unless_another_is_given(
 
 def test_what_detectors_do_not_do_is_said(finished: dict[str, Any], run: Run) -> None:
     uri = f"models:/{finished['model']}@champion"
-    code, _out, err = run("evaluate", uri, uri, "--recipe", "default")
-    assert code == 2 and "detectors are evaluated one at a time" in err
     code, _out, err = run("export", uri, "--format", "onnx", "--out", "never")
     assert code == 2 and "is a model for detection" in err
 

@@ -87,3 +87,11 @@ def test_commands_find_points_and_draw_them(
     assert before.shape == after.shape and (before != after).any()
     code, _out, err = run("predict", URI, files[0], "--coco", str(tmp_path / "coco.json"))
     assert code == 2 and "--coco is for models that find things" in err
+
+
+def test_a_preview_shows_what_training_sees(finished: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "preview.png"
+    command = ("data", "preview", finished["dataset"], "--pictures", "2", "--epochs", "2", "--out", str(file))
+    code, _out, err = run(*command, "--set", "augment.mirror=false")
+    assert code == 0, err
+    assert file.stat().st_size > 1000
