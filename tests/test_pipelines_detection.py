@@ -159,6 +159,25 @@ def test_several_detectors_are_tested_together_and_each_alone(
     assert "<h2>Models</h2>" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_detectors_are_combined_to_one_that_predicts(
+    finished: dict[str, Any], run: Run, tmp_path: Path, pictures: list[Path]
+) -> None:
+    uri, pair = f"models:/{finished['model']}@champion", tmp_path / "pair"
+    code, out, err = run("models", "combine", uri, str(finished["folder"]), "--out", str(pair), "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert len(document["members"]) == 2 and document["threshold"] == finished["metrics"]["threshold"]
+    one, two = (
+        json.loads(run("predict", each, *map(str, pictures), "--json")[1])["predictions"]
+        for each in (uri, str(pair))
+    )
+    assert [row["labels"] for row in one] == [row["labels"] for row in two]
+    code, _out, err = run("models", "combine", uri, "--out", str(tmp_path / "none"))
+    assert code == 2 and "at least two models" in err and not (tmp_path / "none").exists()
+    code, _out, err = run("models", "combine", uri, uri, "--out", str(pair))
+    assert code == 2 and "already holds a model" in err
+
+
 def test_large_pictures_are_looked_at_in_tiles_where_that_is_asked_for(
     finished: dict[str, Any], run: Run, tmp_path: Path, pictures: list[Path]
 ) -> None:

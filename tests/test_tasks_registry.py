@@ -261,7 +261,7 @@ def test_metrics_that_a_server_does_not_take_are_sent_later(
 
 
 def test_classes_of_any_name_have_their_metrics(home: Path, client: MlflowClient) -> None:
-    run_id = start()
+    run_id = start("classes", home / "pets")
     values = {
         "ap.a:b, c?": 0.1, "ap.a:b; c?": 0.2, "ap.a:b_ c_": 0.3, "ap.日本 ü": 0.4, "ap.a//b/..": 0.5,
         "ap.a/b": 0.6, "ap.$": 0.7, f"ap.{'x' * 300}1": 0.8, f"ap.{'x' * 300}2": 0.9, "ap.\n": 1.0,
