@@ -16,11 +16,12 @@ from pipelines.options import Json, overlap_of, quiet_stdout
 from pipelines.parameters import AUTO, choose_recipe, recipes
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from pipelines.reporting import Clock, Status
-from tasks import modellist, registry, versioning
+from tasks import ensemble, modellist, registry, versioning
 from tasks.card import ModelCard
 from tasks.families import FAMILIES
 from tasks.modelfile import load_card
 from tasks.paths import store
+from tasks.predict import BATCH_SIZE
 from tasks.settings import ViewName
 from tasks.versions import open_stored
 
@@ -34,6 +35,12 @@ LEAST_SIDES: dict[str, Callable[[str], int]] = {  # family → side of the small
     "signals": signals.least_length,
     "volumes": volumes.least_voxels,
 }
+COMBINED = (
+    "classification",
+    "detection",
+    "signals",
+    "volumes",
+)  # families whose predictors take several networks
 PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
 MAX_SLICES = 12  # shown; the files and --json have all
 NUM_LIKELY = 3  # classes shown beside the most likely one
@@ -193,6 +200,37 @@ def list_models(*, catalogue: Annotated[bool, Parameter(negative=())] = False, a
     view = table("Registered models", columns, [[model[name] for name in columns] for model in models])
     empty = "no model is registered yet; make one with: ./convoy train classification --dataset NAME"
     emit({"models": models}, [view if models else empty], as_json)
+
+
+@app.command
+def combine(model: str, /, *models: str, out: Path, as_json: Json = False) -> None:
+    """Write several models as one: their outputs are averaged, the boxes of detectors fused, never their weights.
+
+    What was fitted to the validation split for each, a temperature or a least score, is fitted for all together.
+    Example: ./convoy models combine models:/detector/1 models:/detector/2 --out pair
+
+    Parameters
+    ----------
+    model
+        A registered model, a run key, or a folder with a model.json.
+    models
+        The others: of the same dataset, with the same input and view.
+    out
+        A new folder; predict and evaluate take it as a model.
+    """
+    if not models:
+        raise ValueError("an ensemble needs at least two models: give the others after the first")
+    folders = [registry.resolve_model(uri) for uri in (model, *models)]
+    family = load_card(folders[0]).family
+    if family not in COMBINED:
+        raise ValueError(f"{model} is a model for {family}; combined are models for {', '.join(COMBINED)}")
+    data = open_stored(load_card(folders[0]).dataset)
+    with quiet_stdout(as_json):
+        card = ensemble.combine(folders, out)
+        fitted = load(PIPELINES[family].fit)(out, data, batch_size=BATCH_SIZE)
+    runs = [member.run for member in card.members]
+    document = {"model": out, "members": runs, "fitted": fitted.note, **fitted.metrics}
+    emit(document, [pairs(f"Wrote {out}", {"members": ", ".join(runs), "fitted": fitted.note})], as_json)
 
 
 def count_parameters(family: str, name: str) -> int:

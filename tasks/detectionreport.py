@@ -258,7 +258,8 @@ def detection_report(
     images_per_s: float | None = None,
     num_draws: int = 1000,
 ) -> Report:
-    """Judge the detections of a split: `threshold` was chosen on validation, `about` has at least dataset and split.
+    """Judge the detections of a split: `threshold` was chosen on validation, `about` says what was measured
+    (tasks.detectionevaluate).
 
     `picture_at` gives the image at a place as RGB (H, W, 3) uint8; the generator draws images for the interval of AP.
     Raises ValueError as `match` does.

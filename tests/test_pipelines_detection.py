@@ -66,7 +66,7 @@ def test_the_flow_ends_in_a_registered_champion_with_a_least_score(finished: dic
     assert card.thresholds == {"precision": 0.5, "score": metrics["threshold"]}
     assert card.calibrated_on.startswith("80 validation pictures of digit_scenes, view single")
     evaluation = Path(finished["folder"]) / "evaluation"
-    assert {"metrics.json", "examples.png", "pr.png", "confusion.png", "detections.json"} <= {
+    assert {"metrics.json", "report.html", "examples.png", "pr.png", "confusion.png", "detections.json"} <= {
         file.name for file in evaluation.iterdir()
     }
     assert modellist.show_model(f"models:/{NAME}@champion")["dataset"] == "digit_scenes"
@@ -142,6 +142,66 @@ def test_the_registered_least_score_decides_unless_another_is_given(
     assert code == 2 and "must lie in 0…1" in err
     code, _out, err = run("predict", uri, str(pictures[1]), "--view", "ten_crop")
     assert code == 2 and "unknown view 'ten_crop'; known: single, mirror, multi_scale" in err
+
+
+def test_several_detectors_are_tested_together_and_each_alone(
+    finished: dict[str, Any], run: Run, tmp_path: Path
+) -> None:
+    uri = f"models:/{finished['model']}@champion"
+    command = ("evaluate", uri, str(finished["folder"]), "--recipe", "default", "--views", "single")
+    code, out, err = run(*command, "--out", str(tmp_path / "report"), "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    rows = document["members"]
+    assert [row["model"] for row in rows] == [uri, str(finished["folder"]), "together"]
+    # the same model twice is that model
+    assert document["metrics"]["ap"] == rows[2]["ap"] == rows[0]["ap"] == finished["metrics"]["ap"]
+    assert "<h2>Models</h2>" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_detectors_are_combined_to_one_that_predicts(
+    finished: dict[str, Any], run: Run, tmp_path: Path, pictures: list[Path]
+) -> None:
+    uri, pair = f"models:/{finished['model']}@champion", tmp_path / "pair"
+    code, out, err = run("models", "combine", uri, str(finished["folder"]), "--out", str(pair), "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert len(document["members"]) == 2 and document["threshold"] == finished["metrics"]["threshold"]
+    one, two = (
+        json.loads(run("predict", each, *map(str, pictures), "--json")[1])["predictions"]
+        for each in (uri, str(pair))
+    )
+    assert [row["labels"] for row in one] == [row["labels"] for row in two]
+    code, _out, err = run("models", "combine", uri, "--out", str(tmp_path / "none"))
+    assert code == 2 and "at least two models" in err and not (tmp_path / "none").exists()
+    code, _out, err = run("models", "combine", uri, uri, "--out", str(pair))
+    assert code == 2 and "already holds a model" in err
+
+
+def test_large_pictures_are_looked_at_in_tiles_where_that_is_asked_for(
+    finished: dict[str, Any], run: Run, tmp_path: Path, pictures: list[Path]
+) -> None:
+    uri = f"models:/{finished['model']}@champion"
+    large = Image.new("L", (192, 192))
+    for place, file in enumerate(pictures):
+        large.paste(Image.open(file), (96 * (place % 2), 96 * (place // 2)))
+    large.save(tmp_path / "large.png")
+    files = (str(tmp_path / "large.png"), *map(str, pictures))
+    command = ("predict", uri, *files, "--least-score", "0.05", "--json")
+    whole, tiled = (
+        json.loads(run(*command, *more)[1])["predictions"] for more in ((), ("--tile", "--overlap", "0.5"))
+    )
+    for one, other in zip(whole[1:], tiled[1:], strict=True):  # in batches of other sizes
+        np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-4)
+    assert whole[0]["boxes_xyxy"] != tiled[0]["boxes_xyxy"]
+    assert all(0 <= x0 <= x1 <= 192 and 0 <= y0 <= y1 <= 192 for x0, y0, x1, y1 in tiled[0]["boxes_xyxy"])
+    code, _out, err = run("predict", uri, *files, "--overlap", "0.5")
+    assert code == 2 and "give --tile too" in err
+    code, _out, err = run("predict", uri, *files, "--tile", "--overlap", "1")
+    assert code == 2 and "must lie in 0…0.9" in err
+    code, out, err = run("evaluate", uri, "--recipe", "default", "--views", "single", "--tile", "--json")
+    document = json.loads(out)
+    assert code == 0 and document["about"]["tiles"].startswith("of larger pictures, overlapping by 0.25"), err
 
 
 def test_what_detectors_do_not_do_is_said(finished: dict[str, Any], run: Run) -> None:

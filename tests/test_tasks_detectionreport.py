@@ -4,6 +4,8 @@ import contextlib
 import csv
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,10 @@ from tasks.detectionreport import Report, detection_report
 from tests.test_tasks_detectionmetrics import detections_of, drawn, objects_of, pycocotools
 from tests.test_tasks_figures import assert_nothing_is_cut_off
 
-ABOUT: dict[str, str | int | float] = {"dataset": "made", "split": "test"}
+ABOUT: dict[str, str | int | float] = {
+    "dataset": "made", "split": "test", "num_networks": 1, "registered_view": "single", "precision": "float32",
+    "device": "none", "threshold_fitted_to": "nothing",
+}  # fmt: skip
 
 
 def noise(place: int) -> np.ndarray:
@@ -45,6 +50,42 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     folder = tmp_path_factory.mktemp("report")
     report.write(folder)
     return report, folder
+
+
+def test_the_page_has_the_numbers_every_class_and_every_figure_and_needs_no_other_file(
+    written: tuple[Report, Path],
+) -> None:
+    report, folder = written
+    page = (folder / "report.html").read_text()
+    assert f"<div>{report.metrics['ap']:.3f}<span>AP, 95% interval {report.metrics['ap_low']:.3f} to" in page
+    assert all(f"<td>{name}</td>" in page for name in report.classes)
+    assert page.count('src="data:image/png;base64,') == 4 and page.count("src=") == 4
+    assert "nan" not in re.sub('"data:[^"]*"', "", page)
+    bad = report_of(*drawn(2, 4, 2, 5), 4, ("<script>", "b & c"))
+    bad.write(folder.parent / "bad")
+    page = (folder.parent / "bad" / "report.html").read_text()
+    assert "<script>" not in page and "<td>b &amp; c</td>" in page
+
+
+def test_a_split_without_objects_has_a_page_too(tmp_path: Path) -> None:
+    report = report_of(objects_of(), detections_of((0, 0, 0.9, (0, 0, 9, 9))), 2, ("a",))
+    report.write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<div>0<span>objects" in page and "95% interval" not in page
+
+
+def test_of_several_models_each_is_told_beside_all_together(tmp_path: Path) -> None:
+    rows = tuple(
+        {"model": name, "view": "single", "ap": 0.5, "ap50": None, "images_per_s": 2.0} for name in "ab"
+    )
+    report = replace(report_of(*drawn(3, 4, 2, 5), 4, ("x", "y")), members=rows)
+    report.write(tmp_path)
+    assert [row["model"] for row in rows_of(tmp_path / "members.csv")] == ["a", "b"]
+    assert "<h2>Models</h2>" in (tmp_path / "report.html").read_text()
+    assert report.document()["members"] == list(rows)
+    assert report.tables("t")[1][0] == "Each model alone, and together"
+    replace(report, members=()).write(tmp_path)
+    assert not (tmp_path / "members.csv").exists()
 
 
 def test_the_files_agree_with_each_other(written: tuple[Report, Path]) -> None:

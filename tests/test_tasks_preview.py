@@ -1,12 +1,14 @@
 """The contact sheet shows exactly what training will see."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from data.dataset import Dataset
+from data.detection import Truths
 from data.random import SampleGenerator
 from tasks import preview as module
 from tasks.families import FAMILIES
@@ -74,3 +76,42 @@ def test_of_many_channels_the_first_are_drawn_and_the_title_says_so() -> None:
     figure = module.signals_figure(np.zeros((1, 1, 40, 8)), ["a"], 0.0, "x")
     assert len(figure.axes[0].lines) == module.MAX_LANES
     assert f"the first {module.MAX_LANES} of 40 channels" in figure.get_suptitle()
+
+
+def test_boxes_are_drawn_where_training_has_them_and_dashed_where_they_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = tiny_dataset("detection", tmp_path)
+    config = tiny_config("detection", augment__mosaic=1.0, augment__least_seen=0.9, input__train_px=[32, 96])
+    seen: list[Any] = []
+
+    def draw(pictures: np.ndarray, names: list[str], what: str, cell_in: float) -> Figure:
+        seen.extend([pictures, names])
+        return preview_figure(pictures, names, what, cell_in)
+
+    monkeypatch.setattr(module, "preview_figure", draw)
+    module.preview("detection", config, scenes, num_pictures=6, num_epochs=3)
+    family = FAMILIES["detection"]
+    records = decode_here(family, scenes, "train", config)
+    indices = np.linspace(0, len(records) - 1, 6).astype(np.int64)
+    pictures, names = seen
+    side = pictures.shape[2]
+    assert pictures.shape == (6, 4, side, side, 3)
+    plain = family.batch(records, indices, scenes.info, config, None)
+    counts = np.bincount(plain.truths.image, minlength=6)
+    assert names == [f"{num} box" if num == 1 else f"{num} boxes" for num in counts]
+    coloured = (np.ptp(pictures.astype(int), axis=4) > 60).any((2, 3))  # the pictures themselves are grey
+    assert (coloured[:, 0] == (counts > 0)).all()
+
+
+def test_a_box_of_a_preview_lies_on_its_object_at_any_size() -> None:
+    picture = np.zeros((1, 50, 50), np.uint8)
+    boxes = torch.tensor([[10.0, 20, 30, 40], [0.0, 0, 50, 50]])
+    truths = Truths(boxes, torch.tensor([2, 0]), torch.tensor([0, 1]), torch.tensor([False, False]))
+    drawn = module.with_boxes(picture, truths, 0, ["a", "b", ""], 200)
+    rows, columns = np.nonzero((drawn != 0).any(2))
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (40, 80, 120, 160)
+    ignored = Truths(boxes, truths.labels, truths.image, torch.tensor([True, False]))
+    dashed = module.with_boxes(picture, ignored, 0, ["a", "b", ""], 200)
+    edge = slice(80, 82), slice(40, 121)
+    assert (drawn[edge] != 0).any(2).all() and not (dashed[edge] != 0).any(2).all()

@@ -260,6 +260,20 @@ def test_metrics_that_a_server_does_not_take_are_sent_later(
     assert client.get_run(run_id).data.metrics["test.accuracy"] == 0.5
 
 
+def test_classes_of_any_name_have_their_metrics(home: Path, client: MlflowClient) -> None:
+    run_id = start("classes", home / "pets")
+    values = {
+        "ap.a:b, c?": 0.1, "ap.a:b; c?": 0.2, "ap.a:b_ c_": 0.3, "ap.日本 ü": 0.4, "ap.a//b/..": 0.5,
+        "ap.a/b": 0.6, "ap.$": 0.7, f"ap.{'x' * 300}1": 0.8, f"ap.{'x' * 300}2": 0.9, "ap.\n": 1.0,
+    }  # fmt: skip
+    registry.log_metrics(run_id, values)
+    kept = client.get_run(run_id).data.metrics
+    assert sorted(kept.values()) == sorted(values.values())
+    assert kept["ap.a:b_ c_"] == 0.3  # its own name
+    assert kept["ap.a:b_ c_.2"] == 0.1 and kept["ap.a:b_ c_.3"] == 0.2
+    assert kept["ap.日本 ü"] == 0.4 and kept["ap.a/b"] == 0.6 and kept["ap.a__b_.."] == 0.5
+
+
 def test_a_folder_is_kept_with_its_run(home: Path, client: MlflowClient, tmp_path: Path) -> None:
     run_id = start("folder", home / "pets")
     (tmp_path / "figures").mkdir()
