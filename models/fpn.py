@@ -52,29 +52,32 @@ def freeze_norms(module: nn.Module, eps: float) -> None:
 
 
 class ResNetBody(nn.Module):
-    """A ResNet of the catalogue without its head: (B, channels, H, W) → maps at strides 4, 8, 16 and 32."""
+    """A ResNet of the catalogue without its head: (B, channels, H, W) → maps at the first `num_maps` of strides 4, 8,
+    16 and 32."""
 
-    def __init__(self, name: str, channels: int) -> None:
+    def __init__(self, name: str, channels: int, num_maps: int = 4) -> None:
         super().__init__()
         net = ARCHITECTURES[name](num_classes=1, channels=channels)
         assert isinstance(net, ResNet)
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
-        self.widths = tuple(net.fc.in_features >> i for i in (3, 2, 1, 0))
+        self.layers = STAGES[1 : 1 + num_maps]
+        for layer in self.layers:
+            self.add_module(layer, net.get_submodule(layer))
+        self.widths = tuple(net.fc.in_features >> i for i in (3, 2, 1, 0))[:num_maps]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
+        for layer in self.layers:
+            x = self.get_submodule(layer)(x)
             maps.append(x)
         return maps
 
     def freeze(self, num_stages: int) -> None:
         """Do not train the first of `STAGES`: no gradient."""
         for stage in STAGES[:num_stages]:
-            for module in (self.conv1, self.bn1) if stage == "stem" else (getattr(self, stage),):
-                module.requires_grad_(False)
+            for name in ("conv1", "bn1") if stage == "stem" else (stage,):
+                self.get_submodule(name).requires_grad_(False)
 
 
 class FeaturePyramid(nn.Module):
@@ -120,20 +123,25 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
-        self.body = ResNetBody(body, channels) if body in RESNETS else make_body(body, channels)
-        there = RESNET_STRIDES if isinstance(self.body, ResNetBody) else STRIDES
+        there = RESNET_STRIDES if body in RESNETS else STRIDES
         if not strides or list(strides) != sorted(set(strides) & set(there)):
             raise ValueError(f"strides (={list(strides)}) must be some of {body}'s {list(there)}, rising")
+        self.taken = [there.index(stride) for stride in strides]
+        make = ResNetBody if body in RESNETS else make_body
+        self.body = make(body, channels, self.taken[-1] + 1)
         if norm == "frozen":
             freeze_norms(self.body, norm_eps)
         if num_frozen:
-            if not isinstance(self.body, ResNetBody) or norm != "frozen" or num_frozen > len(STAGES):
+            if (
+                not isinstance(self.body, ResNetBody)
+                or norm != "frozen"
+                or num_frozen > 1 + len(self.body.layers)
+            ):
                 raise ValueError(
-                    f"num_frozen (={num_frozen}) is of the {len(STAGES)} stages of a ResNet with norm=frozen; "
+                    f"num_frozen (={num_frozen}) is of the stages of a ResNet with norm=frozen, {', '.join(STAGES)}; "
                     f"the body is {body} with norm={norm}"
                 )
             self.body.freeze(num_frozen)
-        self.taken = [there.index(stride) for stride in strides]
         self.fpn = FeaturePyramid([self.body.widths[i] for i in self.taken], width)
 
     def forward(self, x: Tensor) -> list[Tensor]:

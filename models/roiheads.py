@@ -5,6 +5,7 @@ section 2.3), which differ in where proposals come from and in what is looked at
 heads are torchvision's: class 0 of the outputs is background, class k + 1 is label k.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -118,19 +119,21 @@ class RoiHeads(nn.Module):
 class RegionDetector(Detector):
     """A detector, see models.detector, that looks at proposals one by one."""
 
-    regions_per_pass: (
-        int  # how many proposals are looked at at once where nothing is trained: bounds the memory
-    )
+    regions_per_pass: int  # where nothing is trained: bounds the memory
+    propose: Callable[[Tensor], Proposals]  # of (B, C, S, S) uint8, where proposals are given and not found
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """What regions are cut from, of pictures (B, C, S, S) uint8."""
         raise NotImplementedError
 
     def regions(
-        self, images: Tensor, maps: list[Tensor], truths: Truths | None
+        self,
+        images: Tensor,
+        maps: list[Tensor],  # noqa: ARG002 - for those that find them there
+        truths: Truths | None,  # noqa: ARG002
     ) -> tuple[Proposals, dict[str, Tensor]]:
         """The proposals, and what they cost where they are learnt."""
-        raise NotImplementedError
+        return self.propose(images), {}
 
     def look(self, maps: list[Tensor], boxes_xyxy: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (R, 1 + K) and offsets (R, 1 + K, 4) of boxes (R, 4)."""
