@@ -180,6 +180,9 @@ class DatasetInfo(Parameters):
     shards: tuple[Shard, ...]
     num_boxes: dict[Split, dict[str, int]] = Field(default={})  # detection: by split and class
     points: tuple[str, ...] = ()  # landmarks: their names, in order
+    mirror_pairs: tuple[
+        tuple[int, int], ...
+    ] = ()  # landmarks that change places in a mirror, by number; () unknown
     # of pixels, in grey levels squared: up to COLOUR_PIXELS of each train image; colour images only
     colour_covariance: tuple[tuple[float, ...], ...] = ()
     files_sha256: dict[str, str] = Field(default={})  # of what lies beside the shards, by file name

@@ -8,7 +8,7 @@ is what lets DistributedDataParallel wrap a detector.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 from data.parameters import Parameters
 from models.boxes import nms
+from models.softnms import Decay, soft_nms
+
+Suppression = Literal["hard", "soft_linear", "soft_gaussian"]
+DECAYS: dict[Suppression, Decay] = {"soft_linear": "linear", "soft_gaussian": "gaussian"}
 
 
 class Found(NamedTuple):
@@ -31,8 +35,14 @@ class Finding(Parameters):
     """Which of a detector's boxes are reported."""
 
     min_score: float = Field(ge=0, le=1, description="boxes below this score are left out")
+    suppression: Suppression = Field(
+        description="hard: of two boxes of a class that overlap, the worse is left out; soft_linear, soft_gaussian: it "
+        "loses score"
+    )
     nms_iou: float = Field(
-        gt=0, le=1, description="of two boxes of a class that overlap by more, the worse is left out"
+        gt=0,
+        le=1,
+        description="boxes that overlap by more are suppressed; soft_gaussian suppresses by any overlap",
     )
     max_detections: int = Field(ge=1, description="boxes of a picture, at most: the best")
 
@@ -40,7 +50,15 @@ class Finding(Parameters):
 def suppressed(found: Found, num_images: int, num_classes: int, finding: Finding) -> Found:
     """The best boxes of each picture, after suppression by class; `found` may be in any order."""
     boxes, scores, labels, image = found
-    kept = nms(boxes, scores, finding.nms_iou, labels=image * num_classes + labels)
+    groups = image * num_classes + labels
+    if finding.suppression == "hard":
+        kept = nms(boxes, scores, finding.nms_iou, labels=groups)
+    else:
+        kept, lowered = soft_nms(
+            boxes, scores, DECAYS[finding.suppression], labels=groups, iou_threshold=finding.nms_iou,
+            min_score=finding.min_score,
+        )  # fmt: skip
+        scores = scores.index_put((kept,), lowered)
     kept = kept[image[kept].argsort(stable=True)]  # by picture, in it by falling score
     counts = torch.bincount(image[kept], minlength=num_images)
     rank = torch.arange(len(kept), device=kept.device) - (counts.cumsum(0) - counts)[image[kept]]

@@ -12,7 +12,7 @@ from data.parameters import Parameters
 from models import classification, signals, volumes
 from models.papers import paper_of
 from pipelines.families import PIPELINES, load
-from pipelines.options import Json, quiet_stdout
+from pipelines.options import Json, overlap_of, quiet_stdout
 from pipelines.parameters import AUTO, choose_recipe, recipes
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from pipelines.reporting import Clock, Status
@@ -49,12 +49,14 @@ def evaluate(
     split: Split = "test",
     views: Annotated[list[ViewName] | None, Parameter(negative=(), consume_multiple=True)] = None,
     recipe: str = AUTO,
+    tile: Annotated[bool, Parameter(negative=())] = False,
+    overlap: float | None = None,
     out: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Test a model, or several together, on a dataset.
 
-    Several models are an ensemble: their outputs are averaged, never their weights.
+    Several models are an ensemble: their outputs are averaged, the boxes of detectors fused, never their weights.
     Example: ./convoy evaluate models:/classifier@champion --views single ten_crop
 
     Parameters
@@ -71,14 +73,22 @@ def evaluate(
         Ways to look at each image; otherwise those of the recipe.
     recipe
         The recipe whose `evaluate` section counts; otherwise the dataset's.
+    tile
+        Detectors: look at images that are larger than the network's input in tiles of its size.
+    overlap
+        With --tile: how much tiles overlap, as a share of their side (0.25).
     out
         Folder to write the report to: metrics.json, tables, figures, predictions.
     """
+    tile_overlap = overlap_of(tile, overlap)
     if out is not None:
         require_report_folder(out)
     called = (model, *models)
     folders = [registry.resolve_model(uri) for uri in called]
     card = load_card(folders[0])
+    if tile_overlap is not None and card.family != "detection":
+        raise ValueError(f"--tile is for detectors, and {model} is for {card.family}: leave it out")
+    tiles = {} if tile_overlap is None else {"tile_overlap": tile_overlap}
     data = open_stored(dataset or card.dataset)
     notes = [note for folder in folders if (note := trained_on_another_version(load_card(folder), data))]
     if split == "val":
@@ -92,7 +102,13 @@ def evaluate(
             reporter.note(f"note: {note}")
         try:
             report = load(PIPELINES[card.family].evaluate)(
-                folders, data, split=split, config=config, on_progress=hearer(reporter), called=called
+                folders,
+                data,
+                split=split,
+                config=config,
+                on_progress=hearer(reporter),
+                called=called,
+                **tiles,
             )
         finally:
             reporter.close()

@@ -4,13 +4,15 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from data import arrays
 from data.dataset import NUM_AXES
 from data.decode import EXTENSIONS
 from data.files import write_whole
-from pipelines.options import Json
+from pipelines.options import Json, overlap_of
 from pipelines.render import emit, table
 from tasks import registry
 from tasks.modelfile import load_card, load_model
@@ -30,9 +32,11 @@ def predict(
     least_score: float | None = None,
     draw: Path | None = None,
     coco: Path | None = None,
+    tile: Annotated[bool, Parameter(negative=())] = False,
+    overlap: float | None = None,
     as_json: Json = False,
 ) -> int:
-    """Classify images, signals or volumes, or find objects in images: files, or folders of them.
+    """Classify images, signals or volumes, or find objects or landmarks in images: files, or folders of them.
 
     Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
     An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.
@@ -48,21 +52,36 @@ def predict(
     least_score
         Detectors: boxes below this score are left out; otherwise the one that was chosen on validation.
     draw
-        Detectors: a folder to write the images to, with their boxes drawn.
+        Detectors and landmarks: a folder to write the images to, with what was found drawn.
     coco
         Detectors: a file to write the boxes to, as COCO's results: image_id is the file as given, category_id 1 the
         first class, bbox x, y, width and height in pixels of the upright image.
+    tile
+        Detectors: look at images that are larger than the network's input in tiles of its size, so that nothing in
+        them is made smaller.
+    overlap
+        With --tile: how much tiles overlap, as a share of their side (0.25); no less than the longest object.
     """
+    tile_overlap = overlap_of(tile, overlap)
     require_there(images)
     folder = registry.resolve_model(model)
     card = load_card(folder)
     files = find_images(images, suffixes_of(card.family))
     if card.family == "detection":
-        return predict_boxes(model, folder, files, view, least_score, draw, coco, as_json)
-    given = {"--least-score": least_score, "--draw": draw, "--coco": coco}
+        return predict_boxes(model, folder, files, view, least_score, draw, coco, tile_overlap, as_json)
+    draws = card.family == "landmarks"
+    given = {
+        "--least-score": least_score, "--coco": coco, "--tile": tile_overlap, **({} if draws else {"--draw": draw})
+    }  # fmt: skip
     for option, value in given.items():
         if value is not None:
-            raise ValueError(f"{option} is for detectors, and {model} is for {card.family}: leave it out")
+            raise ValueError(
+                f"{option} is for models that find things, and {model} is for {card.family}: leave it out"
+            )
+    if draws:
+        from pipelines.commands_points import predict_points
+
+        return predict_points(model, folder, files, draw, as_json)
     predictor = load_predictor(folder)
     rows = in_pieces(files, lambda blobs: predictor.predict(blobs, view))
     lines = []
@@ -86,14 +105,14 @@ def predict(
 
 def predict_boxes(
     model: str, folder: Path, files: list[Path], view: ViewName | None, least_score: float | None,
-    draw: Path | None, coco: Path | None, as_json: bool,
+    draw: Path | None, coco: Path | None, tile_overlap: float | None, as_json: bool,
 ) -> int:  # fmt: skip
     """What a detector finds in files; see `predict`."""
     from tasks import detectionpredict as detection
 
     if least_score is not None and not 0 <= least_score <= 1:
         raise ValueError(f"--least-score (={least_score}) must lie in 0…1")
-    predictor = detection.DetectionPredictor(load_model(folder))
+    predictor = detection.DetectionPredictor(load_model(folder), tile_overlap=tile_overlap)
     if least_score is not None:
         predictor.least_score = least_score
     name = None if view is None else detection.view_named(view)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-FamilyName = Literal["classification", "detection", "signals", "volumes"]
+FamilyName = Literal["classification", "detection", "landmarks", "signals", "volumes"]
 StopAfter = Literal["train", "evaluate", "promote"]
 SearchStop = Literal["search", "train", "evaluate", "promote"]
 Executor = Literal["ray", "in_process"]
@@ -19,7 +19,7 @@ class Pipeline:
     search: str  # of the flow that searches its parameters
     model: str  # name in the model registry
     dataset: str  # the dataset that may use that name alone; models of others are called <model>-<dataset>
-    fit: str  # module:function of what is fitted to the validation split after training, see tasks.calibrate.calibrate
+    fit: str  # module:function of what is fitted to validation after training, see tasks.calibrate; "": nothing
     evaluate: str  # module:function of its evaluation, see tasks.evaluate.evaluate
 
 
@@ -39,6 +39,14 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="bccd",
         fit="tasks.detectionevaluate:fit_threshold",
         evaluate="tasks.detectionevaluate:evaluate",
+    ),
+    "landmarks": Pipeline(
+        flow="pipelines.landmarks:train_landmarks",
+        search="pipelines.landmarks:search_landmarks",
+        model="landmarks",
+        dataset="faces",
+        fit="",
+        evaluate="tasks.landmarkevaluate:evaluate",
     ),
     "signals": Pipeline(
         flow="pipelines.signals:train_signals",

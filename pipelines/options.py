@@ -27,6 +27,15 @@ Accept = Annotated[
 ]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as one JSON document.")]
 
+TILE_OVERLAP = 0.25  # of neighbouring tiles, as a share of their side
+
+
+def overlap_of(tile: bool, overlap: float | None) -> float | None:
+    """How much tiles overlap, as a share of their side; None: no tiles. Raises ValueError for --overlap alone."""
+    if overlap is not None and not tile:
+        raise ValueError(f"--overlap (={overlap}) says how much tiles overlap: give --tile too")
+    return None if not tile else TILE_OVERLAP if overlap is None else overlap
+
 
 @contextlib.contextmanager
 def quiet_stdout(quiet: bool) -> Iterator[None]:

@@ -222,6 +222,8 @@ def calibrate_model(
     family: str, dataset: Dataset, config: Any, model: Path, run_id: str, reporter: Reporter
 ) -> None:
     """Fit what the family fits to the validation split, as a temperature, and keep it in the model's card."""
+    if not PIPELINES[family].fit:
+        return
     found = load(PIPELINES[family].fit)(
         model,
         dataset,

@@ -23,7 +23,7 @@ from data.parameters import Parameters
 from data.random import SampleGenerator
 from models.bodies import load_body
 from models.detection import DetectorConfig, build
-from models.detector import Finding, Found
+from models.detector import Finding, Found, Suppression
 from models.yolo import Yolo
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.detectionmatches import Detections, Objects, box_areas, match
@@ -71,14 +71,20 @@ class DetectionEvaluate(Parameters):
         gt=0, lt=1, description="share of the reported boxes that are to be right: decides the least score"
     )
     min_score: float = Field(ge=0, le=1, description="boxes below this score are not looked at at all")
+    suppression: Suppression = Field(
+        description="hard: of two boxes of a class that overlap, the worse is left out; soft_linear, soft_gaussian: it "
+        "loses score"
+    )
     nms_iou: float = Field(
-        gt=0, le=1, description="of two boxes of a class that overlap by more, the worse is left out"
+        gt=0,
+        le=1,
+        description="boxes that overlap by more are suppressed; soft_gaussian suppresses by any overlap",
     )
     max_detections: int = Field(ge=1, description="boxes of a picture, at most: the best")
 
     def finding(self) -> Finding:
         """What the detector needs of it."""
-        return Finding(min_score=self.min_score, nms_iou=self.nms_iou, max_detections=self.max_detections)
+        return Finding(**self.model_dump(include=set(Finding.model_fields)))
 
 
 class DetectionConfig(Parameters):

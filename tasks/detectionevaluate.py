@@ -1,13 +1,15 @@
 """How good a detector is on a split, by each way to look at its pictures; and the least score that it reports.
 
 Pictures are decoded once for all views, a piece of the split at a time. What is found is judged in pixels of the
-upright pictures, against the boxes that ingest kept. Figures of the registered view have no prefix.
+upright pictures, against the boxes that ingest kept. Figures of the registered view have no prefix. Of several models
+the boxes are fused, each network counting the same, and the least score is chosen anew on the validation split.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +20,16 @@ from data.decode import decode_image
 from data.detection import flattened, lengths
 from data.stream import RowReader
 from tasks.detection import DetectionEvaluate, DetectionView
+from tasks.detectionjoin import fused, joined, moved
 from tasks.detectionmatches import Detections, Objects, box_areas, match
 from tasks.detectionmetrics import at_threshold, best_threshold, summarise, threshold_for_precision
-from tasks.detectionpredict import DetectionPredictor
+from tasks.detectionpredict import DetectionPredictor, Pictures
 from tasks.detectionreport import Report, detection_report
 from tasks.modelfile import load_card, load_model, write_card
-from tasks.predict import default_device
+from tasks.predict import default_device, machine_of
 from tasks.settings import Precision
 
-PIECE_IMAGES = 64  # decoded at a time
+TOGETHER = "together"
 COLUMNS = ("id", "image", "boxes_xyxy", "box_labels", "box_flags")
 Tell = Callable[[int, int], None]
 
@@ -51,14 +54,28 @@ class LeastScore:
         return {"threshold": self.score}
 
 
+@dataclass
+class Seen:
+    """What one view finds in a split, whatever its score, and the seconds that it took without decoding."""
+
+    together: Detections
+    alone: list[Detections]  # of each model
+    seconds: list[float]  # of each model; without the fusion of several
+    total_s: float
+
+
 def open_detector(
-    folder: Path, device: torch.device | None, precision: Precision, batch_size: int
+    folder: Path,
+    device: torch.device | None,
+    precision: Precision,
+    batch_size: int,
+    tile_overlap: float | None = None,
 ) -> DetectionPredictor:
     """Read the detector in `folder`; raises FileNotFoundError or ValueError where there is none."""
     saved = load_model(folder)
     if saved.card.family != "detection":
         raise ValueError(f"{folder} is a model for {saved.card.family}; give a detector")
-    return DetectionPredictor(saved, device, precision, batch_size)
+    return DetectionPredictor(saved, device, precision, batch_size, tile_overlap)
 
 
 def objects_of_split(dataset: Dataset, split: Split) -> tuple[Objects, list[str]]:
@@ -79,42 +96,58 @@ def objects_of_split(dataset: Dataset, split: Split) -> tuple[Objects, list[str]
 
 
 def found_in(
-    predictor: DetectionPredictor, dataset: Dataset, split: Split, views: Sequence[DetectionView], tell: Tell
-) -> dict[DetectionView, tuple[Detections, float]]:
-    """What each view finds in a split, whatever its score, and the seconds that it took without decoding."""
+    predictors: Sequence[DetectionPredictor],
+    dataset: Dataset,
+    split: Split,
+    views: Sequence[DetectionView],
+    tell: Tell,
+) -> dict[DetectionView, Seen]:
+    """What models, alone and together, find in a split by each view."""
     num_images = dataset.info.num_images(split)
     reader = RowReader(dataset, split, ["image"], 0)
-    parts: dict[DetectionView, list[Detections]] = {view: [] for view in views}
-    seconds = dict.fromkeys(views, 0.0)
-    done = 0
-    for start in range(0, num_images, PIECE_IMAGES):
-        places = np.arange(start, min(start + PIECE_IMAGES, num_images))
-        squares, errors = predictor.decode(reader.take(places)["image"].to_pylist())
-        assert not any(errors)
+    pieces: dict[DetectionView, list[Seen]] = {view: [] for view in views}
+    done, step = 0, min(predictor.piece_images for predictor in predictors)
+    for start in range(0, num_images, step):
+        places = np.arange(start, min(start + step, num_images))
+        blobs = reader.take(places)["image"].to_pylist()
+        decoded = []
+        for predictor in predictors:
+            pictures, errors = predictor.decode(blobs)
+            assert not any(errors)
+            decoded.append(pictures)
         for view in views:
-            began = time.perf_counter()
-            found = predictor.detect(squares, view)
-            seconds[view] += time.perf_counter() - began
-            parts[view].append(moved(found, start))
+            pieces[view].append(look(predictors, decoded, view, start))
             done += len(places)
             tell(done, num_images * len(views))
-    return {view: (joined(parts[view]), seconds[view]) for view in views}
+    return {view: whole_split(pieces[view]) for view in views}
 
 
-def moved(found: Detections, start: int) -> Detections:
-    """The same, of pictures that begin at place `start` of the split."""
-    return Detections(
-        image=found.image + start, boxes_xyxy=found.boxes_xyxy, labels=found.labels, scores=found.scores
-    )
+def look(
+    predictors: Sequence[DetectionPredictor], decoded: Sequence[Pictures], view: DetectionView, start: int
+) -> Seen:
+    """A piece of a split, whose first picture is at place `start`, by one view."""
+    num_classes = len(predictors[0].card.classes)
+    networks: list[Detections] = []
+    alone: list[Detections] = []
+    seconds: list[float] = []
+    began = time.perf_counter()
+    for predictor, pictures in zip(predictors, decoded, strict=True):
+        since = time.perf_counter()
+        each = predictor.detect_each(pictures, view)
+        alone.append(moved(fused(each, num_classes), start))
+        seconds.append(time.perf_counter() - since)
+        networks += each
+    together = alone[0] if len(alone) == 1 else moved(fused(networks, num_classes), start)
+    return Seen(together, alone, seconds, time.perf_counter() - began)
 
 
-def joined(parts: Sequence[Detections]) -> Detections:
-    """Detections of several pieces as one."""
-    return Detections(
-        image=np.concatenate([each.image for each in parts]),
-        boxes_xyxy=np.concatenate([each.boxes_xyxy for each in parts]),
-        labels=np.concatenate([each.labels for each in parts]),
-        scores=np.concatenate([each.scores for each in parts]),
+def whole_split(pieces: Sequence[Seen]) -> Seen:
+    """The pieces of a split as one."""
+    return Seen(
+        joined([piece.together for piece in pieces]),
+        [joined(parts) for parts in zip(*(piece.alone for piece in pieces), strict=True)],
+        [sum(parts) for parts in zip(*(piece.seconds for piece in pieces), strict=True)],
+        sum(piece.total_s for piece in pieces),
     )
 
 
@@ -136,17 +169,19 @@ def fit_threshold(
         return LeastScore(card.thresholds["score"], float("nan"), float("nan"), card.calibrated_on)
     predictor = open_detector(folder, device, "fp32", batch_size)
     wanted = card.thresholds["precision"]
-    found = cut_on_validation(predictor, dataset, wanted, on_progress or (lambda done, total: None))
+    found = cut_on_validation(
+        [predictor], dataset, predictor.view, wanted, on_progress or (lambda done, total: None)
+    )
     thresholds = {**card.thresholds, "score": found.score}
     write_card(folder, card.model_copy(update={"thresholds": thresholds, "calibrated_on": found.basis}))
     return found
 
 
 def cut_on_validation(
-    predictor: DetectionPredictor, dataset: Dataset, wanted: float, tell: Tell
+    predictors: Sequence[DetectionPredictor], dataset: Dataset, view: DetectionView, wanted: float, tell: Tell
 ) -> LeastScore:
-    """The least score by the validation split; the detector's own where that has no object."""
-    own = predictor.finding.min_score
+    """The least score of models together by the validation split; their own where that has no object."""
+    own = max(predictor.min_score for predictor in predictors)
     num_images = dataset.info.num_images("val")
     if not num_images:
         return LeastScore(
@@ -157,9 +192,9 @@ def cut_on_validation(
         return LeastScore(
             own, float("nan"), float("nan"), f"nothing: {dataset.info.name}'s val has no object to find"
         )
-    found, _ = found_in(predictor, dataset, "val", [predictor.view], tell)[predictor.view]
+    found = found_in(predictors, dataset, "val", [view], tell)[view].together
     matches = match(objects, found, num_images=num_images, num_classes=len(dataset.info.classes))
-    basis = f"{num_images:,} validation pictures of {dataset.info.name}, view {predictor.view}"
+    basis = f"{num_images:,} validation pictures of {dataset.info.name}, view {view}"
     if cut := threshold_for_precision(matches, wanted):
         return LeastScore(cut.score, cut.precision, cut.recall, basis)
     best = at_threshold(matches, best_threshold(matches))
@@ -177,39 +212,36 @@ def evaluate(
     precision: Precision = "fp32",
     on_progress: Tell | None = None,
     called: Sequence[str] = (),
+    tile_overlap: float | None = None,
 ) -> Report:
-    """Evaluate the detector in the one folder of `folders` on a split of `dataset`; every picture counts.
+    """Evaluate the detector in `folders`, or several together, on a split of `dataset`; every picture counts.
 
-    Raises ValueError for several models, a split without pictures, or a detector whose classes are not the dataset's.
+    With a `tile_overlap`, large pictures are looked at in tiles (tasks.detectionpredict). Errors name the models as
+    they were `called`, by their folders otherwise. Raises ValueError for a split without pictures, or detectors whose
+    classes are not the dataset's.
     """
-    if len(folders) != 1:
-        raise ValueError(f"{len(folders)} models were given; detectors are evaluated one at a time")
-    predictor = open_detector(folders[0], device or default_device(), precision, config.batch_size)
-    require_same_classes(called[0] if called else str(folders[0]), predictor, dataset)
+    if not folders:
+        raise ValueError("evaluation needs at least one model folder")
+    names = tuple(called) or tuple(str(folder) for folder in folders)
+    device, registered = device or default_device(), config.registered_view
+    predictors = [
+        open_detector(folder, device, precision, config.batch_size, tile_overlap) for folder in folders
+    ]
+    for name, predictor in zip(names, predictors, strict=True):
+        require_same_classes(name, predictor, dataset)
     dataset.require(split)
-    views = tuple(dict.fromkeys((*config.views, config.registered_view)))
-    seen = found_in(predictor, dataset, split, views, on_progress or (lambda done, total: None))
+    views = tuple(dict.fromkeys((*config.views, registered)))
+    num_fitted = dataset.info.num_images("val") if len(predictors) > 1 else 0
+    total = num_fitted + dataset.info.num_images(split) * len(views)
+    tell = on_progress or (lambda done, total: None)
+    card = predictors[0].card
+    cut = LeastScore(predictors[0].least_score, np.nan, np.nan, card.calibrated_on or "nothing")
+    if len(predictors) > 1:
+        cut = cut_on_validation(
+            predictors, dataset, registered, config.precision, lambda done, _: tell(done, total)
+        )
+    seen = found_in(predictors, dataset, split, views, lambda done, _: tell(num_fitted + done, total))
     objects, ids = objects_of_split(dataset, split)
-    num_images, registered = len(ids), config.registered_view
-    others = {
-        f"{view}.{name}": value
-        for view, (found, seconds) in seen.items()
-        for name, value in [
-            *figures(objects, found, num_images, len(dataset.info.classes)).items(),
-            ("images_per_s", num_images / seconds),
-        ]
-    }
-    about: dict[str, str | int | float] = {
-        "dataset": dataset.info.name,
-        "dataset_source_sha256": dataset.info.source_sha256,
-        "split": split,
-        "registered_view": registered,
-        "device": str(predictor.device),
-        "precision": str(predictor.dtype).removeprefix("torch."),
-        "batch_size": config.batch_size,
-        "images_per_s": "wall clock of networks and suppression; without reading and decoding",
-        "threshold_fitted_to": predictor.card.calibrated_on or "nothing",
-    }
     reader = RowReader(dataset, split, ["image"], 0)
 
     def picture_at(place: int) -> np.ndarray:
@@ -217,10 +249,63 @@ def evaluate(
         return np.asarray(decode_image(blob, channels=3))
 
     report = detection_report(
-        objects, seen[registered][0], ids, dataset.info.classes, predictor.least_score, about, picture_at,
-        generator=np.random.default_rng(0), images_per_s=num_images / seen[registered][1],
+        objects, seen[registered].together, ids, dataset.info.classes, cut.score,
+        describe(dataset, split, config, predictors, cut.basis), picture_at,
+        generator=np.random.default_rng(0), images_per_s=len(ids) / seen[registered].total_s,
     )  # fmt: skip
-    return replace(report, metrics=report.metrics | others)
+    rows = compared(names, seen, objects, len(ids), len(dataset.info.classes))
+    others = {
+        f"{row['view']}.{name}": value
+        for row in rows
+        if row["model"] == TOGETHER or len(names) == 1
+        for name, value in row.items()
+        if name not in ("model", "view") and value is not None
+    }
+    return replace(report, metrics=report.metrics | others, members=tuple(rows) if len(names) > 1 else ())
+
+
+def describe(
+    dataset: Dataset,
+    split: Split,
+    config: DetectionEvaluate,
+    predictors: Sequence[DetectionPredictor],
+    basis: str,
+) -> dict[str, str | int | float]:
+    """What was measured, on what, and how: without it the numbers cannot be compared."""
+    overlap = predictors[0].tile_overlap
+    return {
+        "dataset": dataset.info.name,
+        "dataset_source_sha256": dataset.info.source_sha256,
+        "split": split,
+        "num_models": len(predictors),
+        "num_networks": sum(len(predictor.networks) for predictor in predictors),
+        "registered_view": config.registered_view,
+        "tiles": "none"
+        if overlap is None
+        else f"of larger pictures, overlapping by {overlap:g} of their side",
+        "device": machine_of(predictors[0].device),
+        "precision": str(predictors[0].dtype).removeprefix("torch."),
+        "batch_size": config.batch_size,
+        "ap_interval": "bootstrap of pictures, 95%",
+        "images_per_s": "wall clock of networks and suppression; without reading and decoding",
+        "threshold_fitted_to": basis,
+    }
+
+
+def compared(
+    names: Sequence[str], seen: dict[DetectionView, Seen], objects: Objects, num_images: int, num_classes: int
+) -> list[dict[str, Any]]:
+    """Each model alone, and several together, by each view: AP, AP50 and pictures a second; None where unknown."""
+    rows = []
+    for view, each in seen.items():
+        models = [*zip(names, each.alone, each.seconds, strict=True)]
+        if len(names) > 1:
+            models.append((TOGETHER, each.together, each.total_s))
+        for name, found, seconds in models:
+            measured = figures(objects, found, num_images, num_classes)
+            aps = {"ap": measured.get("ap"), "ap50": measured.get("ap50")}
+            rows.append({"model": name, "view": view, **aps, "images_per_s": num_images / seconds})
+    return rows
 
 
 def figures(objects: Objects, found: Detections, num_images: int, num_classes: int) -> dict[str, float]:

@@ -1,11 +1,11 @@
 """Predicting with a saved detector: encoded pictures in, boxes in their own pixels out.
 
 The one path for evaluation, the command line, `mlflow models serve` and batch prediction. A view shows each picture
-several times, as it is and mirrored, or at several sizes; what is found in all of them goes through one suppression.
+several times, as it is and mirrored, or at several sizes; what is found in all of them is fused (tasks.detectionjoin).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,23 @@ from torch.backends import cudnn
 from data.decode import DecodeError, decode_image, read_size, to_square
 from data.detection import STRIDE, resized
 from data.letterbox import out_of_square, placement
-from models.detector import Finding, Found, suppressed
+from models.detector import Detector, Found
 from tasks.card import Preprocessing
 from tasks.detection import DetectionView
+from tasks.detectionjoin import by_picture, fused, joined, moved, of_batch, taken
 from tasks.detectionmatches import Detections
 from tasks.drawing import Mark, colour_of, draw_boxes
 from tasks.modelfile import SavedModel
 from tasks.precision import autocast, resolve_precision
 from tasks.predict import default_device
 from tasks.settings import Precision
+from tasks.tiling import detect_in_tiles
 
 BATCH_SIZE = 16  # pictures a forward pass
-VIEWS: dict[DetectionView, tuple[tuple[float, bool], ...]] = {  # scale of the side, mirrored
+PIECE_IMAGES, PIECE_LARGE = 64, 4  # decoded at a time: as squares, and at their full size for tiles
+MOST_OVERLAP = 0.9  # of neighbouring tiles, as a share of their side
+Looks = tuple[tuple[float, bool], ...]  # scale of the side, mirrored
+VIEWS: dict[DetectionView, Looks] = {
     "single": ((1.0, False),),
     "mirror": ((1.0, False), (1.0, True)),
     "multi_scale": ((0.75, False), (1.0, False), (1.0, True), (1.25, False)),
@@ -51,15 +56,31 @@ DETECTION_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Squares:
-    """Decoded pictures: N squares, and how each picture lies in its own."""
+    """N pictures, or parts of one, as squares, and how each lies in its own."""
 
     images: Tensor  # (N, C, S, S) uint8
     placed: np.ndarray  # (N, 4), see data.letterbox.placement
     sizes_px: np.ndarray  # (N, 2) width and height of the upright pictures
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures, those that could be read: looked at whole, or in tiles."""
+
+    whole: Squares
+    places: np.ndarray  # (N,) int64: of the whole ones among all
+    large: dict[int, np.ndarray]  # place → (H, W) or (H, W, 3) uint8, the upright picture at its full size
+
+    def __len__(self) -> int:
+        return len(self.places) + len(self.large)
+
+
 class DetectionPredictor:
-    """A saved detector on a device: networks, preprocessing, class names, and the least score that it reports."""
+    """A saved detector on a device: networks, preprocessing, class names, and the least score that it reports.
+
+    What several networks find is fused. With a `tile_overlap`, a share of a tile's side, pictures larger than the
+    networks' input are looked at in tiles of its size (tasks.tiling), so that nothing in them is made smaller.
+    """
 
     def __init__(
         self,
@@ -67,8 +88,13 @@ class DetectionPredictor:
         device: torch.device | None = None,
         precision: Precision = "fp32",
         batch_size: int = BATCH_SIZE,
+        tile_overlap: float | None = None,
     ) -> None:
-        """Move the network to `device` (None: the first GPU, else the CPU)."""
+        """Move the networks to `device` (None: the first GPU, else the CPU)."""
+        if tile_overlap is not None and not 0 <= tile_overlap <= MOST_OVERLAP:
+            raise ValueError(
+                f"tile_overlap (={tile_overlap}) must lie in 0…{MOST_OVERLAP}: a share of the side"
+            )
         self.card = saved.card
         self.device = device if device is not None else default_device()
         self.dtype = resolve_precision(precision, self.device)
@@ -76,93 +102,147 @@ class DetectionPredictor:
             isinstance(saved.card.preprocessing, Preprocessing) and saved.card.preprocessing.resize != "crop"
         )
         self.preprocessing, self.resize = saved.card.preprocessing, saved.card.preprocessing.resize
-        self.batch_size = batch_size
-        [member] = saved.members
-        self.detector: nn.Module = member.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.finding = Finding(**saved.card.members[0].arguments["finding"])
+        self.batch_size, self.tile_overlap = batch_size, tile_overlap
+        self.networks = [on_device(member, self.device) for member in saved.members]
         self.view = view_named(saved.card.views)
-        self.least_score = saved.card.thresholds.get("score", self.finding.min_score)
+        # what it would report if nothing had been chosen on validation
+        self.min_score = max(network.finding.min_score for network in self.networks)
+        self.least_score = saved.card.thresholds.get("score", self.min_score)
+
+    @property
+    def piece_images(self) -> int:
+        """How many pictures to decode at a time: what is in memory does not grow with their number."""
+        return PIECE_IMAGES if self.tile_overlap is None else PIECE_LARGE
 
     def predict(self, blobs: Sequence[bytes], view: DetectionView | None = None) -> pa.Table:
         """What is found in encoded pictures: a table of `DETECTION_SCHEMA`, one row each and in their order.
 
         Boxes below the least score are left out. A picture that cannot be read gives its reason in `error`.
         """
-        squares, errors = self.decode(blobs)
-        found = self.detect(squares, view)
-        kept = found.scores >= self.least_score
-        places = iter(range(len(squares.images)))
         rows: list[tuple[list[list[float]] | None, list[str] | None, list[float] | None, str | None]] = []
-        for error in errors:
-            if error is not None:
-                rows.append((None, None, None, error))
-                continue
-            own = np.flatnonzero(kept & (found.image == next(places)))
-            labels = [self.card.classes[label] for label in found.labels[own]]
-            rows.append((found.boxes_xyxy[own].tolist(), labels, found.scores[own].tolist(), None))
+        for start in range(0, len(blobs), self.piece_images):
+            pictures, errors = self.decode(blobs[start : start + self.piece_images])
+            found = self.detect(pictures, view)
+            kept = found.scores >= self.least_score
+            places = iter(range(len(pictures)))
+            for error in errors:
+                if error is not None:
+                    rows.append((None, None, None, error))
+                    continue
+                own = np.flatnonzero(kept & (found.image == next(places)))
+                labels = [self.card.classes[label] for label in found.labels[own]]
+                rows.append((found.boxes_xyxy[own].tolist(), labels, found.scores[own].tolist(), None))
         columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
         return pa.table(columns, schema=DETECTION_SCHEMA)
 
-    def decode(self, blobs: Sequence[bytes]) -> tuple[Squares, list[str | None]]:
+    def decode(self, blobs: Sequence[bytes]) -> tuple[Pictures, list[str | None]]:
         """Decode as the training data was: the readable pictures, and for each blob None or why it is not there."""
         want = self.preprocessing
-        arrays, placed, sizes = [], [], []
+        whole: list[tuple[Image.Image, tuple[int, int]]] = []
+        places: list[int] = []
+        large: dict[int, np.ndarray] = {}
         errors: list[str | None] = []
         for blob in blobs:
             try:
-                picture = decode_image(blob, channels=want.channels, draft_px=want.stored_px)
                 size = read_size(blob)
+                tiled = self.tile_overlap is not None and max(size) > want.stored_px
+                picture = decode_image(
+                    blob, channels=want.channels, draft_px=None if tiled else want.stored_px
+                )
             except DecodeError as error:
                 errors.append(str(error))
                 continue
             errors.append(None)
-            arrays.append(to_square(picture, want.stored_px, want.resize))
-            placed.append(placement(*size, want.stored_px, self.resize))
-            sizes.append(size)
+            if tiled:
+                large[len(places) + len(large)] = np.asarray(picture)
+            else:
+                places.append(len(places) + len(large))
+                whole.append((picture, size))
+        return Pictures(self.squares(whole), np.array(places, np.int64), large), errors
+
+    def squares(self, pictures: Sequence[tuple[Image.Image, tuple[int, int]]]) -> Squares:
+        """Pictures, each with its width and height before it was decoded smaller, as the networks take them."""
+        want = self.preprocessing
+        arrays = [to_square(picture, want.stored_px, want.resize) for picture, _size in pictures]
+        placed = [placement(*size, want.stored_px, self.resize) for _picture, size in pictures]
         shape = (-1, want.channels, want.stored_px, want.stored_px)
-        images = torch.from_numpy(np.array(arrays, np.uint8).reshape(shape))
-        squares = Squares(
-            images, np.array(placed, float).reshape(-1, 4), np.array(sizes, float).reshape(-1, 2)
+        return Squares(
+            torch.from_numpy(np.array(arrays, np.uint8).reshape(shape)),
+            np.array(placed, float).reshape(-1, 4),
+            np.array([size for _picture, size in pictures], float).reshape(-1, 2),
         )
-        return squares, errors
+
+    def detect(self, pictures: Pictures, view: DetectionView | None = None) -> Detections:
+        """All that is found, in pixels of the upright pictures: by picture, the best first."""
+        return fused(self.detect_each(pictures, view), len(self.card.classes))
 
     @torch.inference_mode()
-    def detect(self, squares: Squares, view: DetectionView | None = None) -> Detections:
-        """All that the detector finds, in pixels of the upright pictures: by picture, the best first."""
+    def detect_each(self, pictures: Pictures, view: DetectionView | None = None) -> list[Detections]:
+        """What each network finds by itself; otherwise as `detect`."""
+        shown = VIEWS[view or self.view]
+        return [self.alone(network, pictures, shown) for network in self.networks]
+
+    def alone(self, network: Detector, pictures: Pictures, shown: Looks) -> Detections:
+        """What one network finds, in pixels of the upright pictures."""
+        whole = self.in_squares(network, pictures.whole, shown)
+        parts = [replace(whole, image=pictures.places[whole.image])]
+        for place, picture in pictures.large.items():
+            parts.append(moved(self.in_tiles(network, picture, shown), place))
+        return by_picture(joined(parts))
+
+    def in_squares(self, network: Detector, squares: Squares, shown: Looks) -> Detections:
+        """What one network finds in squares, in pixels of what they show."""
         parts = []
         for start in range(0, len(squares.images), self.batch_size):
             images = squares.images[start : start + self.batch_size].to(self.device)
-            found = self.look(images, VIEWS[view or self.view])
-            parts.append((start, found))
-        boxes = np.concatenate([np.empty((0, 4)), *(f.boxes_xyxy.cpu().double().numpy() for _, f in parts)])
-        image = np.concatenate([np.empty(0, np.int64), *(s + f.image.cpu().numpy() for s, f in parts)])
-        return Detections(
-            image=image,
-            boxes_xyxy=out_of_square(boxes, squares.placed[image], squares.sizes_px[image]),
-            labels=np.concatenate([np.empty(0, np.int64), *(f.labels.cpu().numpy() for _, f in parts)]),
-            scores=np.concatenate([np.empty(0), *(f.scores.cpu().double().numpy() for _, f in parts)]),
-        )
+            parts.append(moved(self.look(network, images, shown), start))
+        found = joined(parts)
+        placed, sizes_px = squares.placed[found.image], squares.sizes_px[found.image]
+        return replace(found, boxes_xyxy=out_of_square(found.boxes_xyxy, placed, sizes_px))
 
-    def look(self, images: Tensor, shown: Sequence[tuple[float, bool]]) -> Found:
-        """What is found in squares (B, C, S, S), each shown at every scale and mirrored or not."""
-        seen = [self.once(images, scale, mirrored) for scale, mirrored in shown]
-        if len(seen) == 1:
-            return seen[0]
-        together = Found(*(torch.cat(parts) for parts in zip(*seen, strict=True)))
-        return suppressed(together, len(images), len(self.card.classes), self.finding)
+    def in_tiles(self, network: Detector, picture: np.ndarray, shown: Looks) -> Detections:
+        """What one network finds in a large picture (H, W) or (H, W, 3) uint8, tile by tile."""
+        assert self.tile_overlap is not None
+        side = self.preprocessing.stored_px
 
-    def once(self, images: Tensor, scale: float, mirrored: bool) -> Found:
+        def detect(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
+            cut = [Image.fromarray(crop) for crop in crops]
+            found = self.in_squares(network, self.squares([(crop, crop.size) for crop in cut]), shown)
+            own = [taken(found, np.flatnonzero(found.image == place)) for place in range(len(crops))]
+            return [
+                (torch.from_numpy(e.boxes_xyxy), torch.from_numpy(e.scores), torch.from_numpy(e.labels))
+                for e in own
+            ]
+
+        boxes, scores, labels = detect_in_tiles(
+            picture, detect, side_px=side, overlap_px=round(self.tile_overlap * side),
+            nms_iou=network.finding.nms_iou, batch_size=self.batch_size,
+        )  # fmt: skip
+        return of_batch(Found(boxes, scores, labels, image=torch.zeros_like(labels)))
+
+    def look(self, network: Detector, images: Tensor, shown: Looks) -> Detections:
+        """What is found in squares (B, C, S, S), each shown at every scale and mirrored or not, in their pixels."""
+        seen = [of_batch(self.once(network, images, scale, mirrored)) for scale, mirrored in shown]
+        return fused(seen, len(self.card.classes))
+
+    def once(self, network: Detector, images: Tensor, scale: float, mirrored: bool) -> Found:
         """Detections in pixels of the squares, whatever size they were shown at."""
         stored = images.shape[2]
         side = max(STRIDE, round(stored * scale / STRIDE) * STRIDE)
         shown = resized(images.flip(3) if mirrored else images, side)
         # cuDNN's default for float32 is TF32, with ten bits of mantissa: another machine would disagree
         with cudnn.flags(enabled=True, allow_tf32=False), autocast(self.device, self.dtype):
-            found = self.detector(shown)
+            found = network(shown)
         boxes = found.boxes_xyxy * (stored / side)
         if mirrored:
             boxes = torch.stack([stored - boxes[:, 2], boxes[:, 1], stored - boxes[:, 0], boxes[:, 3]], 1)
         return found._replace(boxes_xyxy=boxes)
+
+
+def on_device(member: nn.Module, device: torch.device) -> Detector:
+    """A network of a saved detector, ready to predict."""
+    assert isinstance(member, Detector)
+    return member.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def view_named(name: str) -> DetectionView:

@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.files import write_whole
 from tasks.detectionerrors import Judgement, judge
 from tasks.detectionfigures import Example, examples_figure, examples_of, pr_figure
 from tasks.detectionmatches import AREAS, Detections, Matches, Objects, match
 from tasks.detectionmetrics import Cut, ap_interval, at_threshold, coco_figures, summarise
+from tasks.detectionpage import detection_page
 from tasks.detectionvoc import summarise_voc, voc_figures, voc_match
 from tasks.figures import confusion_figure, per_class_figure, save_figure
 from tasks.metrics import PerClass, per_class
@@ -22,6 +24,7 @@ from tasks.pareto import TableRows
 from tasks.report import columns_of, write_csv, write_json
 
 BACKGROUND = "background"
+FIGURES = ("examples", "pr", "confusion", "per_class")  # in the order of the page
 VIEW_FIGURES = ("ap", "ap50", "images_per_s")
 CROWDING = ((1, 1), (2, 4), (5, 9), (10, None))  # objects of a picture, from and to, by which slices are made
 SLICE_COLUMNS = ("kind", "name", "num_images", "num_objects", "ap", "ap50", "precision", "recall", "f1")
@@ -29,7 +32,7 @@ SLICE_COLUMNS = ("kind", "name", "num_images", "num_objects", "ap", "ap50", "pre
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation of one detector on one split.
+    """An evaluation of one detector, or of several together, on one split.
 
     `metrics` is flat: COCO's twelve figures with the interval of AP, VOC's two, `ap.<class>` and `ap50.<class>`,
     precision, recall and F1 at `threshold` and IoU 0.5, and counts. A figure that nothing could be computed from
@@ -47,6 +50,7 @@ class Report:
     voc: Matches  # by VOC's rule
     judgement: Judgement
     examples: tuple[Example, ...]
+    members: tuple[dict[str, Any], ...] = ()  # of several models, each alone and all together, by each view
 
     @cached_property
     def class_figures(self) -> PerClass:
@@ -70,6 +74,16 @@ class Report:
         ]  # fmt: skip
 
     @property
+    def views(self) -> list[dict[str, Any]]:
+        """One row a view: its APs, and pictures a second."""
+        ending = ".images_per_s"
+        names = sorted(name.removesuffix(ending) for name in self.metrics if name.endswith(ending))
+        return [
+            {"view": view, **{name: self.metrics.get(f"{view}.{name}") for name in VIEW_FIGURES}}
+            for view in names
+        ]
+
+    @property
     def per_slice(self) -> list[dict[str, Any]]:
         """One row a slice: by the size of the objects, and by how many a picture has; none without a picture."""
         whole = self.matches
@@ -85,6 +99,7 @@ class Report:
         """What a program reads of it, beside the metrics."""
         return {
             "about": self.about,
+            **({"members": list(self.members)} if self.members else {}),
             "per_class": without_nan(self.per_class),
             "slices": without_nan(self.per_slice),
         }
@@ -92,14 +107,14 @@ class Report:
     def tables(self, title: str) -> list[TableRows]:
         """What a person reads first: how good it is by each view, at the threshold, by class and by slice."""
         metrics = self.metrics
-        views = sorted(
-            name.removesuffix(".images_per_s") for name in metrics if name.endswith(".images_per_s")
-        )
-        by_view = [{"view": view, **{n: metrics.get(f"{view}.{n}") for n in VIEW_FIGURES}} for view in views]
         names = [name for name in metrics if "." not in name]
+        members = (
+            [("Each model alone, and together", *columns_of(list(self.members)))] if self.members else []
+        )
         return [
             (title, ("metric", "value"), [[name, metrics[name]] for name in names]),
-            (f"By view; the registered one is {self.about['registered_view']}", *columns_of(by_view)),
+            *members,
+            (f"By view; the registered one is {self.about['registered_view']}", *columns_of(self.views)),
             (
                 f"By class; precision, recall, F1 at a score of {self.threshold:.3g}",
                 *columns_of(without_nan(self.per_class)),
@@ -110,19 +125,26 @@ class Report:
     def write(self, folder: Path) -> None:
         """Write tables and figures to `folder`, `metrics.json` last: a folder that has it is whole.
 
-        per_class.csv, slices.csv, confusion.csv (true class, predicted class, count); detections.json, as COCO's
-        results are, with categories from 1 in the order of the classes; detections.parquet and objects.parquet, which
-        are the match table too; a PNG for each figure; about.json says what was measured.
+        per_class.csv, slices.csv, confusion.csv (true class, predicted class, count), of several models members.csv;
+        detections.json, as COCO's results are, with categories from 1 in the order of the classes; detections.parquet
+        and objects.parquet, which are the match table too; a PNG for each figure; report.html, all of it to read;
+        about.json says what was measured.
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").unlink(missing_ok=True)
         write_csv(folder / "per_class.csv", self.per_class)
         write_csv(folder / "slices.csv", self.per_slice, SLICE_COLUMNS)
+        (folder / "members.csv").unlink(missing_ok=True)  # of an evaluation that was here before
+        if self.members:
+            write_csv(folder / "members.csv", self.members)
         write_csv(folder / "confusion.csv", self._confusion_rows(), ("actual", "predicted", "count"))
         (folder / "detections.json").write_text(json.dumps(self.coco_results(), allow_nan=False))
         pq.write_table(self._detections_table(), folder / "detections.parquet")
         pq.write_table(self._objects_table(), folder / "objects.parquet")
         self._write_figures(folder)
+        write_whole(
+            folder / "report.html", detection_page(self, [folder / f"{name}.png" for name in FIGURES])
+        )
         write_json(folder / "about.json", self.about)
         write_json(folder / "metrics.json.partial", self.metrics)
         (folder / "metrics.json.partial").replace(folder / "metrics.json")
@@ -193,8 +215,8 @@ class Report:
             "per_class": per_class_figure(self.class_figures, self.classes, cut, "objects"),
             "examples": examples_figure(self.examples, cut),
         }
-        for name, figure in figures.items():
-            save_figure(figure, folder / f"{name}.png")
+        for name in FIGURES:
+            save_figure(figures[name], folder / f"{name}.png")
 
 
 def without_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

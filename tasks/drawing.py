@@ -75,3 +75,13 @@ def _write(
     y = y - bottom - 4 if y > bottom + 4 else max(y, 0.0)
     pen.rectangle((x, y, x + right + 6, y + bottom + 4), fill=mark.colour)
     pen.text((x + 3, y + 1), mark.text, fill="black", font=font)
+
+
+def draw_points(picture: np.ndarray, points_xy: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """The picture (H, W, 3) uint8 with points (P, 2), from the centre of its first pixel; hollow where not visible."""
+    drawn = Image.fromarray(picture)
+    pen, radius = ImageDraw.Draw(drawn), max(1.5, min(drawn.size) / 100)
+    for (x, y), seen in zip(points_xy.tolist(), visible.tolist(), strict=True):
+        ring = (x - radius, y - radius, x + radius, y + radius)
+        pen.ellipse(ring, fill=COLOURS[1] if seen else None, outline="black" if seen else COLOURS[3])
+    return np.asarray(drawn)

@@ -1,11 +1,11 @@
-"""Several networks as one model: their softmax outputs are averaged, never their weights."""
+"""Several networks as one model: softmax outputs are averaged, boxes of detectors fused, weights never averaged."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.card import ModelCard
-from tasks.modelfile import load_card, load_model, save_model
+from tasks.modelfile import load_model, save_model
 
 SAME_QUESTION = ("family", "classes")  # what outputs must share to be averaged
 SAME_MODEL = (*SAME_QUESTION, "preprocessing", "views", "thresholds", "dataset", "dataset_digest")
@@ -45,28 +45,27 @@ def class_difference(model: Sequence[str], dataset: Sequence[str]) -> str:
 def combine(folders: Sequence[Path], target: Path) -> ModelCard:
     """Write one model folder with the members of all `folders`, in their order, each counting the same.
 
-    Raises ValueError where the models differ in anything but their members, or `target` holds a model already.
+    What was fitted to the validation split for one of them, a temperature or a least score, does not hold for all:
+    tasks.calibrate and tasks.detectionevaluate find the ensemble's own. Raises ValueError where the models differ in
+    anything else but their members, or `target` holds a model already.
     """
     if not folders:
         raise ValueError("an ensemble needs at least one model folder")
     if (target / "model.json").exists():
         raise ValueError(f"{target} already holds a model; give a new folder")
-    require_agreement(
-        [str(folder) for folder in folders], [load_card(folder) for folder in folders], SAME_MODEL
-    )
     saved = [load_model(folder) for folder in folders]
-    members = [member for model in saved for member in model.card.members]
-    card = saved[
-        0
-    ].card.model_copy(
-        update={
-            "members": tuple(
-                member.model_copy(update={"weights": f"member-{i}.safetensors"})
-                for i, member in enumerate(members)
-            ),
-            "temperature": 1.0,  # the members' ones do not hold for their average: tasks.calibrate finds its own
-            "calibrated_on": "",
-        }
+    cards = [unfitted(model.card) for model in saved]
+    require_agreement([str(folder) for folder in folders], cards, SAME_MODEL)
+    members = tuple(
+        member.model_copy(update={"weights": f"member-{place}.safetensors"})
+        for place, member in enumerate(member for card in cards for member in card.members)
     )
+    card = cards[0].model_copy(update={"members": members})
     save_model(target, card, [module for model in saved for module in model.members])
     return card
+
+
+def unfitted(card: ModelCard) -> ModelCard:
+    """The card without what was fitted to the validation split."""
+    thresholds = {name: value for name, value in card.thresholds.items() if name != "score"}
+    return card.model_copy(update={"thresholds": thresholds, "temperature": 1.0, "calibrated_on": ""})

@@ -27,7 +27,7 @@ from tasks.memory import PeakMemory
 from tasks.metrics import confidence_figures, summarise
 from tasks.outputs import DecodeKey, decode_key, decode_piece, piece_size, pieces_of, shares_of
 from tasks.pareto import Comparison
-from tasks.predict import Predictor, default_device, load_predictor
+from tasks.predict import Predictor, default_device, load_predictor, machine_of
 from tasks.report import Report
 from tasks.settings import EvaluateConfig, Precision, ViewName
 from tasks.slices import columns_of
@@ -229,9 +229,9 @@ def describe(
 ) -> dict[str, str | int | float]:
     """What was measured, on what, and how: without it the numbers cannot be compared."""
     device = predictors[0].device
-    cuda = device.type == "cuda"
-    machine = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads"
-    grown = "memory of torch's tensors on the GPU" if cuda else "resident memory of the process"
+    grown = (
+        "memory of torch's tensors on the GPU" if device.type == "cuda" else "resident memory of the process"
+    )
     return {
         "dataset": dataset.info.name,
         "dataset_source_sha256": dataset.info.source_sha256,
@@ -241,7 +241,7 @@ def describe(
         "num_networks": sum(len(predictor.members) for predictor in predictors),
         "registered_view": config.registered_view,
         "batch_size": config.batch_size,
-        "device": machine,
+        "device": machine_of(device),
         "precision": str(predictors[0].dtype).removeprefix("torch."),
         "accuracy_interval": "Wilson, 95%",
         "temperature": calibration.temperature,

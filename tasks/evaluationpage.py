@@ -12,6 +12,7 @@ from tasks.slices import Slice, mark
 if TYPE_CHECKING:
     from tasks.report import Report
 
+CAPTIONS = {"pr": "Precision and recall", "per_class": "By class"}
 MAX_SLICES, MAX_CLASSES = 60, 60  # rows of the tables; the files have all
 
 
@@ -19,13 +20,10 @@ def evaluation_page(report: "Report", figures: Sequence[Path]) -> str:
     """The page, as HTML; `figures` are PNG files."""
     about = report.about
     name = f"{about['dataset']}, {about['split']}"
-    images = "".join(
-        f"<h2>{escape(file.stem.replace('_', ' ').capitalize())}</h2>{image(file)}" for file in figures
-    )
     return page.document(
         f"Evaluation on {name}",
         f'<h1>Evaluation on {escape(name)}</h1><div class="quiet">{escape(measured(about))}</div>',
-        numbers(report),
+        headline(numbers(report)),
         f"<h2>Calibration</h2><p>The temperature was fitted to {escape(about['temperature_fitted_to'])}.</p>"
         + table_of(report.calibration),
         f"<h2>Views</h2><p>The registered one is {escape(report.registered_view)}; the others are not calibrated.</p>"
@@ -33,7 +31,7 @@ def evaluation_page(report: "Report", figures: Sequence[Path]) -> str:
         slices(report),
         f"<h2>Classes</h2>{first(len(report.per_class), MAX_CLASSES, 'in the order of F1, the lowest first')}"
         + table_of(sorted(report.per_class, key=lambda row: row["f1"])[:MAX_CLASSES]),
-        images,
+        figures_of(figures),
     )
 
 
@@ -43,8 +41,13 @@ def measured(about: dict[str, Any]) -> str:
     return f"{networks}, view {about['registered_view']}, {about['precision']}, on {about['device']}"
 
 
-def numbers(report: "Report") -> str:
-    """The headline."""
+def headline(numbers: Sequence[tuple[str, str]]) -> str:
+    """Numbers in large print, each with what it is."""
+    return f'<div class="numbers">{"".join(f"<div>{n}<span>{escape(text)}</span></div>" for n, text in numbers)}</div>'
+
+
+def numbers(report: "Report") -> list[tuple[str, str]]:
+    """The headline: numbers, and what each is."""
     metrics = report.metrics
     interval = f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}"
     fields = [
@@ -56,7 +59,7 @@ def numbers(report: "Report") -> str:
     ]
     if "top5_accuracy" in metrics:
         fields.insert(2, (f"{metrics['top5_accuracy']:.2%}", "top-5 accuracy"))
-    return f'<div class="numbers">{"".join(f"<div>{n}<span>{escape(text)}</span></div>" for n, text in fields)}</div>'
+    return fields
 
 
 def slices(report: "Report") -> str:
@@ -88,6 +91,12 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
 
 def shown(value: Any) -> Any:
     return f"{value:,.4g}" if isinstance(value, float) else value
+
+
+def figures_of(files: Sequence[Path]) -> str:
+    """PNG files below each other, each under its name."""
+    named = [(CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize()), file) for file in files]
+    return "".join(f"<h2>{escape(name)}</h2>{image(file)}" for name, file in named)
 
 
 def image(file: Path) -> str:

@@ -8,8 +8,9 @@ from torch import nn
 
 from data.classification import COLUMNS
 from data.detection import COLUMNS as DETECTION_COLUMNS
+from data.landmarks import COLUMNS as LANDMARK_COLUMNS
 from data.parameters import Parameters
-from tasks import arrays, classification, detection, signals, volumes
+from tasks import arrays, classification, detection, landmarks, signals, volumes
 from tasks.card import ModelCard
 
 
@@ -58,6 +59,19 @@ FAMILIES: dict[str, Family] = {
         validate=detection.validate,
         card=detection.card,
         rebuild=detection.rebuild,
+    ),
+    "landmarks": Family(
+        config=landmarks.LandmarkConfig,
+        columns=LANDMARK_COLUMNS,
+        decode=landmarks.decode,
+        empty=landmarks.empty,
+        records=landmarks.records,
+        batch=landmarks.batch,
+        model=landmarks.build_model,
+        loss=landmarks.loss,
+        validate=landmarks.validate,
+        card=landmarks.card,
+        rebuild=landmarks.rebuild,
     ),
     "signals": Family(
         config=signals.SignalConfig,

@@ -271,10 +271,13 @@ def draw_mistake(axes: Axes, picture: np.ndarray, caption: Caption, left: float,
     axes.imshow(pixels, extent=extent, interpolation="nearest")
 
 
-def preview_figure(pictures: np.ndarray, names: Sequence[str], what: str) -> Figure:
-    """Pictures (N, 1 + E, H, W, C) uint8: each row one of them, first as evaluation sees it, then in E epochs."""
+def preview_figure(pictures: np.ndarray, names: Sequence[str], what: str, cell_in: float = 1.25) -> Figure:
+    """Pictures (N, 1 + E, H, W, C) uint8: each row one of them, first as evaluation sees it, then in E epochs.
+
+    `cell_in` is the side of each, in inches.
+    """
     num_rows, num_columns, H, W, C = pictures.shape
-    figure = Figure(figsize=(1.3 + 1.25 * num_columns, 0.9 + 1.25 * num_rows))
+    figure = Figure(figsize=(1.3 + cell_in * num_columns, 0.9 + (cell_in + 0.06) * num_rows))
     grid = figure.subplots(num_rows, num_columns, squeeze=False)
     for row, name in enumerate(names):
         for column in range(num_columns):

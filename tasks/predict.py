@@ -171,3 +171,10 @@ def load_predictor(
 def default_device() -> torch.device:
     """The first GPU where there is one, else the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def machine_of(device: torch.device) -> str:
+    """What computes there, for a report."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"CPU, {torch.get_num_threads()} threads"

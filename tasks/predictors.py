@@ -9,6 +9,7 @@ import torch
 
 from tasks.card import ModelCard
 from tasks.detectionpredict import DETECTION_SCHEMA, DetectionPredictor
+from tasks.landmarkpredict import LANDMARK_SCHEMA, LandmarkPredictor
 from tasks.modelfile import load_model
 from tasks.predict import BATCH_SIZE, PREDICTION_SCHEMA, Predictor
 from tasks.settings import Precision
@@ -28,12 +29,14 @@ PREDICTORS: dict[
 ] = {  # (saved model, device, precision, batch size) -> predictor
     "classification": Predictor,
     "detection": DetectionPredictor,
+    "landmarks": LandmarkPredictor,
     "signals": Predictor,
     "volumes": Predictor,
 }
 SCHEMAS: dict[str, pa.Schema] = {  # of what it answers
     "classification": PREDICTION_SCHEMA,
     "detection": DETECTION_SCHEMA,
+    "landmarks": LANDMARK_SCHEMA,
     "signals": PREDICTION_SCHEMA,
     "volumes": PREDICTION_SCHEMA,
 }

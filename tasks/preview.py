@@ -1,6 +1,7 @@
 """What training will see: a sheet of some samples, as they are and as they come in the first epochs.
 
-Pictures and volumes are shown as pictures, signals as curves.
+Pictures and volumes are shown as pictures, with the boxes that training is given where there are any, signals as
+curves.
 """
 
 from collections.abc import Sequence
@@ -9,14 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from PIL import Image
 
 from data.dataset import NUM_AXES, Dataset
+from data.detection import Batch, Truths
+from data.landmarks import LandmarkBatch
 from data.random import SampleGenerator
 from tasks.arrays import PANELS
+from tasks.drawing import Mark, colour_of, draw_boxes, draw_points
 from tasks.families import FAMILIES
-from tasks.figures import BLUE, ORANGE, Figure, preview_figure, short
+from tasks.figures import BLUE, DPI, ORANGE, Figure, preview_figure, short
 from tasks.inputs import as_pictures
 
+SCENE_IN = 2.4  # side at which pictures with boxes are drawn: names of classes are to be read
 MAX_LANES = 12  # channels of a signal that are drawn
 LANE_IN, LEAST_ROW_IN = 0.3, 0.9  # height of a channel, and of all of them together at least, in inches
 LANE_SHARE = 0.84  # of a lane that its curve may fill
@@ -39,8 +45,16 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     for epoch in range(num_epochs):
         generator = SampleGenerator(config.train.seed, epoch)
         batches.append(family.batch(records, indices, dataset.info, config, generator, 0, rows))
-    names = [dataset.info.classes[label] for label in batches[0].labels.tolist()]
     seed = f"seed {config.train.seed}"
+    if family_name == "detection":
+        pictures, counts = scenes_of(batches, dataset.info.classes)
+        size = f"{config.input.stored_px} px, {seed}; boxes that do not count dashed"
+        return preview_figure(pictures, counts, f"{dataset.info.name}, {size}", SCENE_IN)
+    if family_name == "landmarks":
+        counts = [f"{num} points" for num in batches[0].given.sum(1).tolist()]
+        size = f"{config.input.input_px} px, {seed}; points that are not seen hollow"
+        return preview_figure(faces_of(batches), counts, f"{dataset.info.name}, {size}", SCENE_IN)
+    names = [dataset.info.classes[label] for label in batches[0].labels.tolist()]
     if NUM_AXES.get(family_name) == 1:
         signals = np.stack([batch.images.numpy() for batch in batches], 1)  # (N, 1 + E, C, L)
         rate_hz = config.preprocessing(dataset.info).rate_hz
@@ -50,6 +64,61 @@ def preview(family_name: str, config: Any, dataset: Dataset, *, num_pictures: in
     size = f", {config.input.crop_px} px" if batches[0].images.dtype == torch.uint8 else ""
     panels = f"; {PANELS}" if NUM_AXES.get(family_name) == 3 else ""
     return preview_figure(pictures, names, f"{dataset.info.name}{size}, {seed}{panels}")
+
+
+def scenes_of(batches: Sequence[Batch], classes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Pictures (N, 1 + E, H, W, 3) with the boxes that each batch has of them, and how many there are to begin with.
+
+    A batch's pictures may have a side of their own: all are drawn at one.
+    """
+    side = round(SCENE_IN * DPI)
+    columns = []
+    for batch in batches:
+        pictures = as_pictures(batch.images.numpy())
+        columns.append([
+            with_boxes(picture, batch.truths, place, classes, side) for place, picture in enumerate(pictures)
+        ])  # fmt: skip
+    counts = torch.bincount(batches[0].truths.image, minlength=len(batches[0].images)).tolist()
+    names = [f"{num} box{'' if num == 1 else 'es'}" for num in counts]
+    return np.stack([np.stack(column) for column in columns], 1), names
+
+
+def faces_of(batches: Sequence[LandmarkBatch]) -> np.ndarray:
+    """Pictures (N, 1 + E, H, W, 3) with the points that each batch has of them."""
+    side = round(SCENE_IN * DPI)
+    columns = []
+    for batch in batches:
+        scale = side / batch.images.shape[3]
+        places = batch.points_xy.numpy() * scale - 0.5  # edges here, centres of pixels where they are drawn
+        columns.append(np.stack([
+            draw_points(enlarged(picture, side), points[given], seen[given])
+            for picture, points, seen, given in zip(
+                as_pictures(batch.images.numpy()), places, batch.visible.numpy(), batch.given.numpy(), strict=True
+            )
+        ]))  # fmt: skip
+    return np.stack(columns, 1)
+
+
+def enlarged(picture: np.ndarray, side_px: int) -> np.ndarray:
+    """A picture (C, S, S) uint8 at another side and in colour: (side, side, 3) uint8."""
+    pixels = np.broadcast_to(picture.transpose(1, 2, 0), (*picture.shape[1:], 3))
+    whole = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(whole.resize((side_px, side_px), Image.Resampling.BILINEAR))
+
+
+def with_boxes(
+    picture: np.ndarray, truths: Truths, place: int, classes: Sequence[str], side_px: int
+) -> np.ndarray:
+    """A picture (C, S, S) uint8 at another side, with its true boxes: (side, side, 3) uint8."""
+    scale = side_px / picture.shape[2]
+    marks = [
+        Mark(tuple((truths.boxes_xyxy[i] * scale).tolist()), short(classes[label]), colour_of(label), dashed)
+        for i, label, dashed in (
+            (i, int(truths.labels[i]), bool(truths.ignored[i]))
+            for i in (truths.image == place).nonzero()[:, 0].tolist()
+        )
+    ]
+    return draw_boxes(enlarged(picture, side_px), marks)
 
 
 def signals_figure(signals: np.ndarray, names: Sequence[str], rate_hz: float, what: str) -> Figure:

@@ -8,6 +8,7 @@ model version is created last, when all its files are in place.
 import json
 import logging
 import os
+import posixpath
 import re
 import shlex
 import sys
@@ -37,6 +38,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 SAMPLE_EVERY_S = 2.0
+REFUSED = re.compile(r"[^/\w.\- :]")  # of a metric's name
+LONGEST_NAME = 240  # MLflow takes 250
 PER_BATCH = 100  # what MLflow takes of parameters or tags in one request
 
 _logger = logging.getLogger(__name__)
@@ -168,7 +171,27 @@ def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> Non
 
 def _metrics(metrics: Mapping[str, float], step: int) -> list[Metric]:
     now_ms = int(time.time() * 1000)
-    return [Metric(name, float(value), now_ms, step) for name, value in metrics.items()]
+    values = zip(metric_names(list(metrics)), metrics.values(), strict=True)
+    return [Metric(name, float(value), now_ms, step) for name, value in values]
+
+
+def metric_names(names: Sequence[str]) -> list[str]:
+    """Names as MLflow takes them, each of its own: what it refuses, as some classes are called, becomes `_`.
+
+    Those that would then be the same have `.2`, `.3` … behind them, in their order.
+    """
+    taken: set[str] = set(names)
+    safe = []
+    for name in names:
+        given = REFUSED.sub("_", name)[:LONGEST_NAME]
+        if posixpath.normpath(given) != given:  # MLflow reads a slash as a folder's
+            given = given.replace("/", "_")
+        made, again = given, 2
+        while made != name and made in taken:
+            made, again = f"{given}.{again}", again + 1
+        taken.add(made)
+        safe.append(made)
+    return safe
 
 
 def _send(run_id: str) -> None:

@@ -25,7 +25,7 @@ LABELS = {
     "stopped early": "stopped early, by its last validation",
     "failed": "failed, by its last validation",
 }
-NAMES = {"val_accuracy": "validation accuracy", "val_loss": "validation loss"}
+NAMES = {"val_accuracy": "validation accuracy", "val_loss": "validation loss", "val_ap": "AP on validation"}
 MARGIN = 0.04  # of a range, to either side
 PANEL_IN, MAX_COLUMNS = (3.2, 3.0), 4
 MIN_FINISHED = 5  # trials, for shares of the variance that say anything

@@ -37,7 +37,7 @@ class InPicture(NamedTuple):
 
 
 Detect = Callable[[list[np.ndarray]], Sequence[tuple[Tensor, Tensor, Tensor]]]
-"""Crops (h, w, C) uint8 → of each its boxes (D, 4) in the crop's pixels, scores (D,) and labels (D,)."""
+"""Crops (h, w) or (h, w, C) uint8 → of each its boxes (D, 4) in the crop's pixels, scores (D,) and labels (D,)."""
 
 
 def starts_of(size_px: int, side_px: int, overlap_px: int) -> list[int]:
@@ -72,7 +72,7 @@ def detect_in_tiles(
     nms_iou: float,
     batch_size: int = 8,
 ) -> InPicture:
-    """Detections in a picture (H, W, C) uint8, its tiles looked at `batch_size` at a time."""
+    """Detections in a picture (H, W) or (H, W, C) uint8, its tiles looked at `batch_size` at a time."""
     H, W = picture.shape[:2]
     tiles = tiles_of(H, W, side_px, overlap_px)
     crops = [picture[tile.y0 : tile.y1, tile.x0 : tile.x1] for tile in tiles]

@@ -84,7 +84,9 @@ def test_task_aligned_assignment_is_the_loop(seed: int) -> None:
 
 
 def test_each_object_has_a_place_though_none_lies_in_it() -> None:
-    tiny = Truths(torch.tensor([[9.0, 9, 11, 11]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([False]))
+    tiny = Truths(
+        torch.tensor([[9.0, 9, 11, 11]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([False])
+    )
     centres = grid(4, 16)
     boxes = torch.cat([centres - 8, centres + 8], 1)[None]
     found = task_aligned(torch.full((1, 16, 3), 0.1), boxes, centres, pad(tiny, 1), 10, 1.0, 6.0)
@@ -123,6 +125,8 @@ def test_assignment_by_midpoint_is_the_loop(seed: int) -> None:
 
 
 def test_a_middle_on_the_last_edge_lies_in_the_last_cell() -> None:
-    corner = Truths(torch.tensor([[56.0, 56, 72, 72]]), torch.tensor([0]), torch.tensor([0]), torch.tensor([False]))
+    corner = Truths(
+        torch.tensor([[56.0, 56, 72, 72]]), torch.tensor([0]), torch.tensor([0]), torch.tensor([False])
+    )
     cells = by_midpoint(pad(corner, 1), ANCHORS[:1], STRIDES[:1], SIDES[:1])
     assert (cells.column.tolist(), cells.row.tolist()) == ([7], [7])

@@ -15,11 +15,14 @@ from models.detector import Detector, Finding, Found, suppressed
 from models.localiser import Localiser
 from models.yolo import Yolo
 
-FINDING = {"min_score": 0.05, "nms_iou": 0.5, "max_detections": 20}
+FINDING = {"min_score": 0.05, "suppression": "hard", "nms_iou": 0.5, "max_detections": 20}
 YOLO: dict[str, Any] = {
     "body": "plain_tiny", "strides": [8, 16], "width": 16, "assignment": "task_aligned", "num_anchors": 2,
     "box_loss": "ciou", "finding": FINDING,
 }  # fmt: skip
+
+
+COLOURS = torch.tensor([[250, 20, 20], [20, 20, 250]], dtype=torch.uint8)
 
 
 def yolo(num_classes: int = 2, **changes: Any) -> Yolo:
@@ -43,7 +46,7 @@ def truths_of(boxes: list[list[list[float]]], ignored: bool = False) -> Truths:
     image = [i for i, each in enumerate(boxes) for _ in each]
     labels = [n % 2 for each in boxes for n in range(len(each))]
     return Truths(
-        torch.tensor(flat).reshape(-1, 4), torch.tensor(labels).long(), torch.tensor(image).long(),
+        torch.tensor(flat, dtype=torch.float32).reshape(-1, 4), torch.tensor(labels).long(), torch.tensor(image).long(),
         torch.full((len(flat),), ignored),
     )  # fmt: skip
 
@@ -57,9 +60,12 @@ def scenes(num: int = 8, per_picture: int = 2) -> tuple[Tensor, Truths]:
         own = []
         for n in range(per_picture):
             w, h = torch.randint(12, 26, (2,), generator=generator).tolist()
-            x = int(torch.randint(0, 32 - w // 2, (1,), generator=generator)) + (32 if n else 0) * (w < 30) // 2
+            x = (
+                int(torch.randint(0, 32 - w // 2, (1,), generator=generator))
+                + (32 if n else 0) * (w < 30) // 2
+            )
             x, y = min(x + 20 * n, 64 - w), int(torch.randint(0, 64 - h, (1,), generator=generator))
-            images[i, :, y : y + h, x : x + w] = torch.tensor([250, 20, 20] if n == 0 else [20, 20, 250], dtype=torch.uint8)[:, None, None]  # fmt: skip
+            images[i, :, y : y + h, x : x + w] = COLOURS[n][:, None, None]
             own.append([float(x), float(y), float(x + w), float(y + h)])
         boxes.append(own)
     return images, truths_of(boxes)
@@ -139,7 +145,7 @@ def test_pictures_without_an_object_teach_that_there_is_none(assignment: str, ca
         truths = Truths(truths.boxes_xyxy, truths.labels, truths.image, torch.ones(len(truths)).bool())
     terms = yolo(assignment=assignment)(images, truths)
     assert all(term.isfinite() for term in terms.values())
-    assert float(terms["box"]) == 0 and float(terms["score"]) > 0
+    assert terms["box"].item() == 0 and terms["score"].item() > 0
     torch.stack(list(terms.values())).sum().backward()
 
 
@@ -163,7 +169,7 @@ def test_suppression_is_by_picture_and_class_and_keeps_the_best() -> None:
         torch.cat([box, box + 1, box, box, box + 30]), torch.tensor([0.5, 0.9, 0.8, 0.7, 0.6]),
         torch.tensor([0, 0, 1, 0, 0]), torch.tensor([1, 1, 1, 0, 1]),
     )  # fmt: skip
-    kept = suppressed(found, 2, 2, Finding(min_score=0, nms_iou=0.5, max_detections=2))
+    kept = suppressed(found, 2, 2, Finding(min_score=0, suppression="hard", nms_iou=0.5, max_detections=2))
     assert kept.image.tolist() == [0, 1, 1]
     assert kept.scores.tolist() == pytest.approx([0.7, 0.9, 0.8])  # the fifth is past the two best
 
@@ -191,9 +197,11 @@ def test_weights_of_a_whole_classifier_fit_its_body(name: str) -> None:
     state = whole.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in body.net.state_dict().items())
     broken = {key: value for key, value in state.items() if "running_mean" not in key}
-    with pytest.raises(ValueError, match=r"file.pth\) do not fit .* tensors are missing or of another shape"):
+    with pytest.raises(
+        ValueError, match=r"file\.pth\) do not fit .* tensors are missing or of another shape"
+    ):
         load_body(body, broken, "file.pth")
-    with pytest.raises(ValueError, match="need a body of the classification catalogue: set model.body"):
+    with pytest.raises(ValueError, match=r"need a body of the classification catalogue: set model\.body"):
         load_body(make_body("plain_tiny", 3), state, "file.pth")
 
 

@@ -84,8 +84,11 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 def test_all_stages_leave_what_they_declare(reproduced: Checkout) -> None:
     stages = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())["stages"]
-    assert set(stages) == {"ingest", "train", "evaluate"}
+    digits = {"ingest", "train", "evaluate"}
+    assert set(stages) == digits | {f"{stage}_scenes" for stage in digits}
     assert reproduced.metrics()["accuracy"] > 0.5
+    scenes = reproduced.folder / "out" / "digit_scenes" / "test" / "metrics.json"
+    assert json.loads(scenes.read_text())["ap50"] > 0.5
     for name in ("model/model.json", "history.csv", "test/confusion.csv", "test/reliability.csv"):
         assert (reproduced.folder / "out" / "digits" / name).stat().st_size > 0
 

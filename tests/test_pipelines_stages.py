@@ -13,6 +13,9 @@ ENTRIES = {
     "ingest": ["data/ingest.py"],
     "train": ["tasks/train.py", "tasks/calibrate.py"],
     "evaluate": ["tasks/evaluate.py"],
+    "ingest_scenes": ["data/ingest.py"],
+    "train_scenes": ["tasks/train.py", "tasks/detectionevaluate.py"],
+    "evaluate_scenes": ["tasks/detectionevaluate.py"],
 }
 
 

@@ -23,6 +23,7 @@ from tasks.train import decode_here
 from tests.tiny import tiny_config, tiny_dataset
 
 CPU = torch.device("cpu")
+NUM_LEARNT = 20  # scenes that the detector of these tests knows by heart
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def config() -> Any:
-    return tiny_config("detection", optim__name="adamw", optim__lr=1e-2, optim__bias_lr=1e-2, input__stored_px=96)
+    return tiny_config(
+        "detection", optim__name="adamw", optim__lr=1e-2, optim__bias_lr=1e-2, input__stored_px=96
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +45,14 @@ def card(config: Any, dataset: Dataset) -> ModelCard:
 
 @pytest.fixture(scope="module")
 def folder(config: Any, dataset: Dataset, card: ModelCard, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector that has learnt some validation scenes: as good there as anybody could wish."""
+    """A detector that has learnt some validation scenes."""
     entry = FAMILIES["detection"]
     records = decode_here(entry, dataset, "val", config)
     torch.manual_seed(0)
-    batch = entry.batch(records, np.arange(40), dataset.info, config, None)
+    batch = entry.batch(records, np.arange(NUM_LEARNT), dataset.info, config, None)
     model = entry.model(config, dataset.info, lambda: [batch])
     optimizers = build_optimizers(model.train(), config.optim)
-    for _ in range(120):
+    for _ in range(240):
         loss, _values = entry.loss(model, batch, config)
         loss.backward()
         for optimizer in optimizers:
@@ -78,9 +81,15 @@ def predictor(folder: Path) -> DetectionPredictor:
     return DetectionPredictor(load_model(folder), CPU)
 
 
+def sure(row: dict[str, Any]) -> list[tuple[str, list[float]]]:
+    """Labels and boxes of what is found for sure, in an order that depends on their place alone."""
+    found = zip(row["labels"], row["boxes_xyxy"], row["scores"], strict=True)
+    return sorted(((label, box) for label, box, score in found if score > 0.35), key=lambda each: each[1][0])
+
+
 def crowded(dataset: Dataset) -> int:
     """A validation scene with several digits."""
-    counts = np.bincount(objects_of_split(dataset, "val")[0].image[:60], minlength=40)[:40]
+    counts = np.bincount(objects_of_split(dataset, "val")[0].image, minlength=NUM_LEARNT)[:NUM_LEARNT]
     return int(counts.argmax())
 
 
@@ -92,23 +101,27 @@ def test_boxes_are_in_pixels_of_the_picture_whatever_its_size(
     large = picture.resize((96 * factor, 96 * factor), Image.Resampling.NEAREST)
     wide = Image.new("L", (96 * factor, 48 * factor), 114)  # letterboxed, with grey above and below
     wide.paste(large.crop((0, 24 * factor, 96 * factor, 72 * factor)))
-    one, many = predictor.predict([encoded(picture), encoded(large)]).to_pylist()
-    assert one["labels"] and one["labels"] == many["labels"]
-    np.testing.assert_allclose(np.array(one["boxes_xyxy"]) * factor, many["boxes_xyxy"], atol=1.5 * factor)
+    one, many = (sure(row) for row in predictor.predict([encoded(picture), encoded(large)]).to_pylist())
+    assert len(one) == len(many) > 1 and [label for label, _ in one] == [label for label, _ in many]
+    for (_, box), (_, larger) in zip(one, many, strict=True):
+        np.testing.assert_allclose(np.array(box) * factor, larger, atol=1.5 * factor)
     [row] = predictor.predict([encoded(wide)]).to_pylist()
     assert all(y1 <= 48 * factor for *_, y1 in row["boxes_xyxy"])
 
 
-def test_objects_of_a_learnt_scene_are_found_where_they_are(
+def test_objects_of_learnt_scenes_are_found_where_they_are(
     predictor: DetectionPredictor, dataset: Dataset
 ) -> None:
-    place = crowded(dataset)
     objects, _ids = objects_of_split(dataset, "val")
-    own = objects.image == place
-    [row] = predictor.predict([encoded(scene(dataset, place))]).to_pylist()
-    for box, label in zip(objects.boxes_xyxy[own], objects.labels[own], strict=True):
-        near = [b for b, name in zip(row["boxes_xyxy"], row["labels"], strict=True) if name == str(label)]
-        assert near and np.abs(np.array(near) - box).max(1).min() < 6
+    num, hits = 0, 0
+    rows = predictor.predict([encoded(scene(dataset, place)) for place in range(NUM_LEARNT)]).to_pylist()
+    for place, row in enumerate(rows):
+        own = objects.image == place
+        for box, label in zip(objects.boxes_xyxy[own], objects.labels[own], strict=True):
+            near = [found for name, found in sure(row) if name == str(label)]
+            hits += bool(near) and np.abs(np.array(near) - box).max(1).min() < 4
+            num += 1
+    assert num > 30 and hits > 0.85 * num
 
 
 def test_a_mirrored_picture_has_mirrored_boxes_by_the_view_mirror(
@@ -120,7 +133,10 @@ def test_a_mirrored_picture_has_mirrored_boxes_by_the_view_mirror(
     found = predictor.detect(squares, "mirror")
     one, other = (found.image == i for i in range(2))
     assert one.sum() == other.sum() > 0
-    order = [np.lexsort((found.boxes_xyxy[each][:, 1].round(3), -found.scores[each].round(4))) for each in (one, other)]
+    order = [
+        np.lexsort((found.boxes_xyxy[each][:, 1].round(3), -found.scores[each].round(4)))
+        for each in (one, other)
+    ]
     mine, theirs = found.boxes_xyxy[one][order[0]], found.boxes_xyxy[other][order[1]]
     turned = np.stack([96 - theirs[:, 2], theirs[:, 1], 96 - theirs[:, 0], theirs[:, 3]], 1)
     np.testing.assert_allclose(np.sort(mine.sum(1)), np.sort(turned.sum(1)), atol=0.05)
@@ -146,7 +162,9 @@ def test_unreadable_pictures_give_their_reason_and_take_nobodys_place(
     table = predictor.predict([b"junk", good, b"", good])
     assert table.schema == DETECTION_SCHEMA
     rows = table.to_pylist()
-    assert rows[0]["boxes_xyxy"] is None and "not an image" in rows[0]["error"] and "empty" in rows[2]["error"]
+    assert (
+        rows[0]["boxes_xyxy"] is None and "not an image" in rows[0]["error"] and "empty" in rows[2]["error"]
+    )
     assert rows[1] == rows[3] and rows[1]["error"] is None and rows[1]["labels"]
     assert predictor.predict([]).schema == DETECTION_SCHEMA
     assert len(coco_results(["a", "b", "c", "d"], rows, predictor.card.classes)) == 2 * len(rows[1]["labels"])
@@ -155,7 +173,8 @@ def test_unreadable_pictures_give_their_reason_and_take_nobodys_place(
 def test_batches_of_any_size_find_the_same(folder: Path, dataset: Dataset) -> None:
     blobs = dataset.table("val", ["image"])["image"][:7].to_pylist()
     one, many = (
-        DetectionPredictor(load_model(folder), CPU, batch_size=size).predict(blobs).to_pylist() for size in (1, 7)
+        DetectionPredictor(load_model(folder), CPU, batch_size=size).predict(blobs).to_pylist()
+        for size in (1, 7)
     )
     assert [row["labels"] for row in one] == [row["labels"] for row in many]
 
@@ -172,7 +191,7 @@ def test_the_least_score_has_the_precision_that_was_asked_for_and_stays(
         assert found.precision >= wanted and "80 validation pictures" in found.basis
         assert load_card(own).thresholds == {"precision": wanted, "score": found.score}
         predictor = DetectionPredictor(load_model(own), CPU)
-        seen, _seconds = found_in(predictor, dataset, "val", ["single"], lambda done, total: None)["single"]
+        seen = found_in([predictor], dataset, "val", ["single"], lambda done, total: None)["single"].together
         objects, ids = objects_of_split(dataset, "val")
         matches = match(objects, seen, num_images=len(ids), num_classes=10)
         cut = at_threshold(matches, found.score)

@@ -8,6 +8,7 @@ from typing import Any
 from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from tasks.families import FAMILIES
+from tests.dotfaces import write_faces
 from tests.waves import write_blobs, write_tones
 
 INGEST = {"val_fraction": 0.1, "test_fraction": 0.2, "near_duplicate_distance": 0, "max_source_gb": 1}
@@ -78,7 +79,28 @@ TINY: dict[str, dict[str, Any]] = {
         "train": {**SMALL["train"], "patience_metric": "ap"},
         "evaluate": {
             "views": ["single"], "registered_view": "single", "batch_size": 32, "num_worst": 4, "precision": 0.5,
-            "min_score": 0.01, "nms_iou": 0.6, "max_detections": 50,
+            "min_score": 0.01, "suppression": "hard", "nms_iou": 0.6,
+            "max_detections": 50,
+        },
+    },
+    "landmarks": {
+        "dataset": "dotfaces",
+        "model": {
+            "name": "resnet8_cifar", "loss": "smooth_l1", "wing_px": 4, "wing_curvature_px": 1, "visibility_weight": 1,
+        },
+        "input": {"input_px": 24, "resize": "squash"},
+        "augment": {
+            "mirror": True, "mirror_pairs": [[0, 1], [3, 4]], "rotation_deg": 15, "scale": 0.1, "shift_share": 0.05,
+            "brightness": 0.1, "contrast": 0.1, "saturation": 0,
+        },
+        "transfer": {
+            "weights": "", "mode": "all", "num_stages": 0, "cache_features": False, "body_lr_factor": 1.0,
+        },
+        "optim": SMALL["optim"],
+        "train": {**SMALL["train"], "patience_metric": "loss"},
+        "evaluate": {
+            "views": ["single"], "registered_view": "single", "batch_size": 64, "num_worst": 6,
+            "normalise_by": "auto", "eye_corners": [0, 1],
         },
     },
     "signals": {
@@ -107,6 +129,7 @@ HEART = {"detection": (1e-2, 200)}
 SOURCES: dict[str, str | Callable[[Path], Path]] = {
     "classification": "sklearn:digits",
     "detection": "sklearn:digit_scenes",
+    "landmarks": write_faces,
     "signals": write_tones,
     "volumes": write_blobs,
 }

@@ -1,0 +1,53 @@
+"""An evaluation of a detector as one HTML file, to read without anything else: numbers, tables and figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import page
+from tasks.evaluationpage import MAX_CLASSES, figures_of, first, headline, measured, table_of
+from tasks.page import escape
+
+if TYPE_CHECKING:
+    from tasks.detectionreport import Report
+
+SIZES = "small: up to 32² px of area, medium: up to 96², large: more"
+
+
+def detection_page(report: "Report", figures: Sequence[Path]) -> str:
+    """The page, as HTML; `figures` are PNG files."""
+    about = report.about
+    name = f"{about['dataset']}, {about['split']}"
+    by_ap = sorted(report.per_class, key=lambda row: (row["ap"] != row["ap"], row["ap"]))  # NaN last
+    return page.document(
+        f"Evaluation on {name}",
+        f'<h1>Evaluation on {escape(name)}</h1><div class="quiet">{escape(measured(about))}</div>',
+        headline(numbers(report)),
+        f"<h2>Least score</h2><p>Boxes of a score of {report.threshold:.3g} and more are reported: it was fitted to "
+        f"{escape(about['threshold_fitted_to'])}. AP looks at all boxes, precision, recall and F1 at the reported "
+        "ones, at IoU 0.5.</p>",
+        f"<h2>Models</h2>{table_of(report.members)}" if report.members else "",
+        f"<h2>Views</h2><p>The registered one is {escape(about['registered_view'])}.</p>{table_of(report.views)}",
+        f"<h2>Classes</h2>{first(len(by_ap), MAX_CLASSES, 'in the order of AP, the lowest first')}"
+        + table_of([readable(row) for row in by_ap[:MAX_CLASSES]]),
+        f'<h2>Slices</h2><p class="quiet">{SIZES}</p>{table_of([readable(row) for row in report.per_slice])}',
+        figures_of(figures),
+        "<h2>What was measured</h2>"
+        + page.table(("", ""), [(key.replace("_", " "), str(value)) for key, value in about.items()]),
+    )
+
+
+def numbers(report: "Report") -> list[tuple[str, str]]:
+    """The headline: numbers, and what each is; a figure that nothing could be computed from is left out."""
+    metrics = report.metrics
+    fields = [(f"{len(report.ids):,}", "images"), (f"{metrics['num_objects']:,.0f}", "objects")]
+    if "ap" in metrics:
+        interval = f"{metrics['ap_low']:.3f} to {metrics['ap_high']:.3f}"
+        fields.append((f"{metrics['ap']:.3f}", f"AP, 95% interval {interval}"))
+    names = {"ap50": "AP at IoU 0.5", "precision": "precision", "recall": "recall", "f1": "F1"}
+    return fields + [(f"{metrics[key]:.3f}", text) for key, text in names.items() if key in metrics]
+
+
+def readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with nothing in place of NaN, and words for names."""
+    return {key.replace("num_", ""): "" if value != value else value for key, value in row.items()}

@@ -1,0 +1,119 @@
+"""Landmarks' input: points stand where the pixels went, and pairs change places in a mirror."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.dataset import DatasetInfo
+from data.decode import decode_many
+from data.landmarks import (
+    IBUG68_PAIRS,
+    LandmarkAugment,
+    LandmarkInput,
+    LandmarkRecords,
+    make_batch,
+    mirrored_order,
+    square_maps,
+)
+from data.random import SampleGenerator
+from tests.pictures import encode
+
+SIDE = 48
+INPUT = LandmarkInput(input_px=SIDE, resize="squash")
+STILL = {
+    "mirror": False, "mirror_pairs": [], "rotation_deg": 0, "scale": 0, "shift_share": 0, "brightness": 0,
+    "contrast": 0, "saturation": 0,
+}  # fmt: skip
+
+
+def changes(**other: object) -> LandmarkAugment:
+    return LandmarkAugment.parse({**STILL, **other}, "augment")
+
+
+def info(num: int = 3, **other: object) -> DatasetInfo:
+    values = {
+        "schema_version": 1, "name": "dots", "family": "landmarks", "classes": (), "channels": 3, "counts": {},
+        "width_px": (1, 1, 1), "height_px": (1, 1, 1), "channel_mean": (0.5,) * 3, "channel_std": (0.2,) * 3,
+        "source": "", "source_sha256": "", "licence": "", "set_aside": 0, "shards": (),
+        "points": tuple(str(i) for i in range(num)),
+    }  # fmt: skip
+    return DatasetInfo(**{**values, **other})
+
+
+def dots(num: int = 6) -> LandmarkRecords:
+    """A red, a green and a blue blob in each picture; the points are their middles."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(14, SIDE - 14, (num, 3, 2)).astype(np.float32)
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+    away = (x - points[:, :, 0, None, None]) ** 2 + (y - points[:, :, 1, None, None]) ** 2
+    images = torch.from_numpy((255 * np.exp(-away / 8)).astype(np.uint8))
+    there = torch.ones(num, 3, dtype=torch.bool)
+    return LandmarkRecords(images, torch.from_numpy(points), there, there.clone())
+
+
+def middles(images: torch.Tensor) -> torch.Tensor:
+    """The centre of mass of each channel: (B, C, 2), in pixels counted from the edge."""
+    mass = images.double()
+    place = torch.arange(SIDE) + 0.5
+    total = mass.sum((2, 3))
+    return torch.stack([(mass.sum(2) * place).sum(2) / total, (mass.sum(3) * place).sum(2) / total], 2)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_points_move_with_the_pixels(epoch: int) -> None:
+    augment = changes(mirror=True, mirror_pairs=[[0, 1]], rotation_deg=20, scale=0.15, shift_share=0.05)
+    batch = make_batch(dots(), np.arange(6), info(), INPUT, augment, SampleGenerator(3, epoch))
+    where = middles(batch.images)
+    mirrored = (batch.points_xy[:, :2] - where[:, :2].flip(1)).abs().amax((1, 2)) < 1
+    wanted = torch.where(mirrored[:, None, None], where[:, [1, 0, 2]], where)
+    torch.testing.assert_close(batch.points_xy.double(), wanted, atol=0.3, rtol=0)
+    assert 0 < mirrored.sum() < 6
+
+
+def test_a_mirror_is_undone_by_a_second_one() -> None:
+    order = mirrored_order(info(68), changes(mirror=True))
+    np.testing.assert_array_equal(order[order], np.arange(68))
+    assert (order == np.arange(68)).sum() == 68 - 2 * len(IBUG68_PAIRS) == 10  # nose, chin, lips
+
+
+def test_a_mirror_without_pairs_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"which of the 3 points of 'dots' change places.*mirror=false"):
+        mirrored_order(info(), changes(mirror=True))
+    assert mirrored_order(info(mirror_pairs=((0, 2),)), changes(mirror=True)).tolist() == [2, 1, 0]
+    with pytest.raises(ValueError, match="must name points below 3"):
+        mirrored_order(info(), changes(mirror=True, mirror_pairs=[[0, 3]]))
+    with pytest.raises(ValueError, match="must name each point once"):
+        changes(mirror_pairs=[[0, 1], [1, 2]])
+
+
+def test_a_sample_looks_the_same_beside_any_neighbours() -> None:
+    augment = changes(
+        rotation_deg=20, scale=0.1, shift_share=0.1, brightness=0.2, contrast=0.2, saturation=0.2
+    )
+    whole = make_batch(dots(), np.arange(6), info(), INPUT, augment, SampleGenerator(0, 4))
+    alone = make_batch(dots(), np.array([4]), info(), INPUT, augment, SampleGenerator(0, 4))
+    torch.testing.assert_close(whole.points_xy[4:5], alone.points_xy)
+    assert (whole.images[4:5].int() - alone.images.int()).abs().max() <= 1
+
+
+def test_points_that_leave_the_picture_are_not_visible_and_keep_their_place() -> None:
+    records = dots()
+    records.points_xy[0, 0] = torch.tensor([-3.0, 5.0])
+    batch = make_batch(records, np.arange(6), info(), INPUT, changes(), None)
+    assert batch.points_xy[0, 0].tolist() == [-3, 5]
+    assert not batch.visible[0, 0] and batch.given.all() and batch.visible.sum() == 17
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("size", [(90, 60), (60, 90), (48, 61), (48, 48)])
+def test_square_maps_follow_the_decoder(resize: str, size: tuple[int, int]) -> None:
+    """A blob of the picture is found in the square where the map says."""
+    config = LandmarkInput.parse({"input_px": SIDE, "resize": resize}, "input")
+    x0, y0 = size[0] * 0.5 + 3, size[1] * 0.5 - 4
+    y, x = np.mgrid[: size[1], : size[0]] + 0.5
+    pixels = 255 * np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / 18)
+    blob = encode(Image.fromarray(pixels.astype(np.uint8)).convert("RGB"))
+    scale, shift = square_maps(np.array([size]), config)
+    found = middles(torch.from_numpy(decode_many([blob], SIDE, 3, config.resize)))[0, 0].numpy()
+    np.testing.assert_allclose(found, np.array([x0, y0]) * scale[0] + shift[0], atol=0.1)
