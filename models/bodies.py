@@ -168,18 +168,19 @@ def load_body(body: nn.Module, state: dict[str, Tensor], source: str) -> None:
 
     Raises ValueError where one is missing or of another shape.
     """
-    if not isinstance(body, ClassifierBody):
+    if isinstance(body, PlainBody):
         raise ValueError(
             f"transfer.weights (={source}) need a body of the classification catalogue: set model.body to one of "
             f"{', '.join(FROM_CLASSIFIERS)}"
         )
-    own = body.net.state_dict()
+    net = body.net if isinstance(body, ClassifierBody) else body
+    own = net.state_dict()
     given = {name: value for name, value in state.items() if name in own}
     given |= {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in given}
     faults = [name for name in own if name not in given or given[name].shape != own[name].shape]
     if faults:
         raise ValueError(
-            f"transfer.weights (={source}) do not fit {type(body.net).__name__}: {len(faults)} of {len(own)} tensors "
+            f"transfer.weights (={source}) do not fit {type(net).__name__}: {len(faults)} of {len(own)} tensors "
             f"are missing or of another shape, as {', '.join(faults[:4])}; set model.body to the network they are of"
         )
-    body.net.load_state_dict(given, strict=True)
+    net.load_state_dict(given, strict=True)
