@@ -1,20 +1,51 @@
 """The detectors by name, and the parameters that tell them apart."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
 
 from data.parameters import Parameters
 from models.detector import Detector, Finding
+from models.fasterrcnn import fasterrcnn_resnet18_fpn, fasterrcnn_resnet50_fpn
 from models.localiser import LocalisationLoss, Localiser
+from models.rcnn import FastRcnn, Rcnn
 from models.yolo import Assignment, BoxLoss, Yolo
 
-DETECTORS: dict[str, Callable[..., Detector]] = {"yolo": Yolo, "localiser": Localiser}
-DetectorName = Literal["yolo", "localiser"]
+PROPOSALS = 2000  # of a picture, that R-CNN and Fast R-CNN look at
+# of the R-CNN line sizes that a few cores can train; norms that are trained, so that they start from nothing too
+PYRAMID: dict[str, Any] = {
+    "strides": (8, 16, 32),
+    "width": 128,
+    "norm": "batch",
+    "canonical_px": 112,
+    "head_width": 512,
+}
+DETECTORS: dict[str, Callable[..., Detector]] = {
+    "yolo": Yolo,
+    "localiser": Localiser,
+    "rcnn": partial(Rcnn, crop_px=96, num_samples=64, proposals=PROPOSALS),
+    "fast_rcnn": partial(
+        FastRcnn,
+        **PYRAMID,
+        norm_eps=1e-5,
+        num_frozen=0,
+        pooling="align",
+        num_samples=128,
+        proposals=PROPOSALS,
+    ),
+    "faster_rcnn": partial(fasterrcnn_resnet18_fpn, **PYRAMID),
+    "fasterrcnn_resnet50_fpn": fasterrcnn_resnet50_fpn,
+}
+DetectorName = Literal["yolo", "localiser", "rcnn", "fast_rcnn", "faster_rcnn", "fasterrcnn_resnet50_fpn"]
 FIELDS = {  # of the parameters below, what each is built from
     "yolo": ("body", "strides", "width", "assignment", "num_anchors", "box_loss"),
     "localiser": ("body", "loss"),
+    "rcnn": ("body",),
+    "fast_rcnn": ("body",),
+    "faster_rcnn": ("body",),
+    "fasterrcnn_resnet50_fpn": (),
 }
 Body = Literal[
     "plain_tiny", "plain_small", "plain_medium",
@@ -26,7 +57,9 @@ class DetectorConfig(Parameters):
     """Which detector."""
 
     name: DetectorName = Field(
-        description="yolo: one pass, boxes from every place of its maps; localiser: the one object of a picture"
+        description="yolo: one pass, boxes from every place of its maps; localiser: the one object of a picture; "
+        "rcnn: every proposal of selective search through the body; fast_rcnn: the body once, proposals cut from its maps; "
+        "faster_rcnn: proposals by a network; fasterrcnn_resnet50_fpn: as published"
     )
     body: Body = Field(
         description="what gives the maps: plain_… are made for training from nothing on CPUs, the others take "

@@ -112,7 +112,7 @@ class RegionProposals(nn.Module):
             level_of = torch.full_like(image, level)
             parts.append((boxes[seen], best.flatten().sigmoid()[seen], level_of[seen], image[seen]))
         found = Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
-        finding = Finding(min_score=0, nms_iou=NMS_IOU, max_detections=limits.after_nms)
+        finding = Finding(min_score=0, nms_iou=NMS_IOU, suppression="hard", max_detections=limits.after_nms)
         kept = suppressed(found, B, len(grids), finding)
         return Proposals(kept.boxes_xyxy, kept.image)
 

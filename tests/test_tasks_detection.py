@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from data.dataset import Dataset
+from models.detection import DETECTORS
 from tasks import detection
 from tasks.card import ModelCard
 from tasks.detectionevaluate import evaluate, fit_threshold, found_in, objects_of_split
@@ -341,3 +342,26 @@ def test_models_and_data_that_do_not_fit_are_refused(
 def test_parameters_that_mean_nothing_to_a_detector_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_config("detection", **change)
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name != "fasterrcnn_resnet50_fpn"])
+def test_every_detector_learns_and_comes_back_from_its_file(
+    name: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    config = tiny_config("detection", model__name=name)
+    entry = FAMILIES["detection"]
+    records = decode_here(entry, dataset, "val", config)
+    torch.manual_seed(0)
+    batch = entry.batch(records, np.arange(4), dataset.info, config, None)
+    model = entry.model(config, dataset.info, lambda: [batch])
+    loss, values = entry.loss(model.train(), batch, config)
+    loss.backward()
+    assert loss.isfinite() and all(value.isfinite() for value in values.values())
+    assert all(each.grad is not None for each in model.parameters() if each.requires_grad)
+    with torch.no_grad():
+        metrics = entry.validate(model.eval(), [batch], config)
+    assert metrics["loss"] > 0
+    save_model(tmp_path, entry.card(config, dataset.info, "", "run"), [model])
+    found = load_model(tmp_path).members[0](batch.images)
+    again = model(batch.images)
+    assert torch.equal(found.labels, again.labels) and torch.allclose(found.scores, again.scores, atol=1e-4)
