@@ -58,7 +58,7 @@ class DetectorConfig(Parameters):
 
     name: DetectorName = Field(
         description="yolo: one pass, boxes from every place of its maps; localiser: the one object of a picture; "
-        "rcnn: every proposal of selective search through the body; fast_rcnn: the body once, proposals cut from its maps; "
+        "rcnn: every proposal of selective search through the body; fast_rcnn: proposals cut from its maps; "
         "faster_rcnn: proposals by a network; fasterrcnn_resnet50_fpn: as published"
     )
     body: Body = Field(
