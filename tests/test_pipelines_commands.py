@@ -82,7 +82,8 @@ def test_help_names_every_command(run: Run) -> None:
 @pytest.mark.parametrize(
     "command",
     [("data", "add"), ("data", "list"), ("data", "show"), ("data", "check"), ("train",), ("evaluate",), ("compare",),
-     ("predict",), ("models", "list"), ("models", "show"), ("models", "combine"), ("parameters",), ("doctor",), ("demo",)],
+     ("predict",), ("models", "list"), ("models", "show"), ("models", "combine"), ("parameters",),
+     ("doctor",), ("demo",)],
 )  # fmt: skip
 def test_every_command_explains_itself_and_takes_json(command: tuple[str, ...], run: Run) -> None:
     code, out, _ = run(*command, "--help")
