@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.proposals import selective_search
 from models.bodies import make_body
 from models.detector import Finding
 from models.fasterrcnn import Pooling, PyramidRcnn
@@ -50,6 +49,8 @@ class SelectiveSearch:
     def _of(self, picture: np.ndarray) -> np.ndarray:
         key = hashlib.blake2b(repr(picture.shape).encode() + picture.tobytes(), digest_size=16).digest()
         if key not in self.cache:
+            from data.proposals import selective_search  # only now: scikit-image takes a second to import
+
             self.cache[key] = selective_search(picture, self.most, self.least_side_px)
         self.cache.move_to_end(key)
         while len(self.cache) > self.cache_size:

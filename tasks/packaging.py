@@ -37,6 +37,7 @@ DISTRIBUTIONS = {
     "pydantic": "pydantic",
     "safetensors": "safetensors",
     "simplejpeg": "simplejpeg",
+    "skimage": "scikit-image",
     "torch": "torch",
 }
 
