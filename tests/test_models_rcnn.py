@@ -34,7 +34,7 @@ TORCHVISION = json.loads((Path(__file__).parent / "torchvision_detection_keys.js
 SIZES = {"frozen": 41_755_286, "batch": 41_808_406}
 COMMON: dict[str, Any] = {
     "num_classes": 2, "channels": 3, "mean": (0.45,) * 3, "std": (0.25,) * 3,
-    "finding": Finding(min_score=0.05, nms_iou=0.5, max_detections=20),
+    "finding": Finding(min_score=0.05, nms_iou=0.5, suppression="hard", max_detections=20),
 }  # fmt: skip
 TINY: dict[str, Any] = {
     "body": "plain_tiny", "strides": (8, 16), "width": 32, "norm": "batch", "norm_eps": 1e-5, "num_frozen": 0,
@@ -231,7 +231,7 @@ def test_selective_search_of_a_batch_is_that_of_each_and_is_remembered(
         seen.append(1)
         return alone.boxes_xyxy.numpy()
 
-    monkeypatch.setattr("models.rcnn.selective_search", counted)
+    monkeypatch.setattr("data.proposals.selective_search", counted)
     search(images[1:])  # the last two are there
     assert not seen
     search(images[:1])  # the first is not any more
