@@ -48,14 +48,15 @@ class SelectiveSearch:
 
     def _of(self, picture: np.ndarray) -> np.ndarray:
         key = hashlib.blake2b(repr(picture.shape).encode() + picture.tobytes(), digest_size=16).digest()
-        if key not in self.cache:
+        boxes = self.cache.pop(key, None)
+        if boxes is None:
             from data.proposals import selective_search  # only now: scikit-image takes a second to import
 
-            self.cache[key] = selective_search(picture, self.most, self.least_side_px)
-        self.cache.move_to_end(key)
+            boxes = selective_search(picture, self.most, self.least_side_px)
+        self.cache[key] = boxes  # the last used comes last
         while len(self.cache) > self.cache_size:
             self.cache.popitem(last=False)
-        return self.cache[key]
+        return boxes
 
 
 class FastRcnn(PyramidRcnn):

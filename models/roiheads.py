@@ -156,10 +156,14 @@ class RegionDetector(Detector):
     @torch.no_grad()
     def find(self, maps: list[Tensor], proposals: Proposals, num_images: int, side_px: int) -> Found:
         """Detections among proposals."""
+        logits, offsets = self.look_at_all(maps, proposals)
+        return self.heads.find(logits, offsets, proposals, num_images, side_px, self.finding)
+
+    def look_at_all(self, maps: list[Tensor], proposals: Proposals) -> tuple[Tensor, Tensor]:
+        """`look`, a pass after the other: logits (P, 1 + K) and offsets (P, 1 + K, 4)."""
         passes = zip(*(each.split(self.regions_per_pass) for each in proposals), strict=True)
         parts = [self.look(maps, boxes, image) for boxes, image in passes]
-        logits, offsets = (torch.cat(column) for column in zip(*parts, strict=True))
-        return self.heads.find(logits, offsets, proposals, num_images, side_px, self.finding)
+        return torch.cat([logits for logits, _ in parts]), torch.cat([offsets for _, offsets in parts])
 
     def rate_factors(self) -> dict[str, float]:
         """Factors of learning rates by the names of parameters; of those that are not listed it is one."""
