@@ -3,10 +3,11 @@
     PYTHONPATH=. .venv/bin/python benchmarks/rcnn.py [--pictures 2] [--side-px 640] [--body resnet18]
         [--crop-px 224] [--dataset NAME] [--weights faster=FILE.safetensors …]
 
-All have the same body and the same heads. R-CNN runs the body on 2,000 crops, which takes some two minutes a picture on
-two cores at the paper's 224 pixels; `--crop-px 96` is what its recipe trains. The time does not depend on the weights but for the last suppression. By
-default the pictures are photographs that scikit-image ships; of an ingested dataset they are the first of its
-validation split, and AP50 on them is shown for detectors whose weights (a state dict) are given. The median counts.
+All have the same body and the same heads. R-CNN runs the body on 2,000 crops: two minutes a picture on two cores at
+the paper's 224 pixels, `--crop-px 96` takes a quarter of it. The time does not depend on the weights but for the last
+suppression. By default the pictures are photographs that scikit-image ships; of an ingested dataset they are the first
+of its validation split, and AP50 on them is shown for detectors whose weights (a state dict) are given. The median
+picture counts.
 """
 
 import argparse
