@@ -92,7 +92,7 @@ def validation(name: str, num: int, side_px: int) -> tuple[Tensor, Truths, int]:
 
 def ap50(found: list[Found], truths: Truths, num_classes: int) -> float:
     """Of one picture each."""
-    objects = objects_of([(0, truths.boxes_xyxy, truths.labels, truths.image, truths.ignored)])
+    objects = objects_of([(0, truths)])
     detections = detections_of(list(enumerate(found)))
     return summarise(match(objects, detections, num_images=len(found), num_classes=num_classes))["ap50"]
 

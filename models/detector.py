@@ -7,7 +7,7 @@ Pictures are squares of uint8 that the detector normalises itself; boxes are edg
 is what lets DistributedDataParallel wrap a detector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -101,9 +101,12 @@ class Detector(nn.Module):
 
     def rate_factors(self) -> dict[str, float]:
         """Factors of learning rates by the names of parameters; of those that are not listed it is one."""
-        if self.body_lr_factor == 1:
-            return {}
-        return {f"body.{name}": self.body_lr_factor for name, _ in self.body.named_parameters()}
+        body = {id(parameter) for parameter in self.body.parameters()}
+        factor = self.body_lr_factor
+        return {name: factor for name, each in self.named_parameters() if factor != 1 and id(each) in body}
 
-    def fit(self, sizes_wh: Tensor, seed: int) -> None:
-        """Fit what depends on the widths and heights (N, 2) of training boxes, in pixels: of most detectors nothing."""
+    def fit(self, sizes_wh: Callable[[], Tensor], seed: int) -> None:
+        """Fit what depends on training boxes, of most detectors nothing.
+
+        `sizes_wh()` gives their widths and heights (N, 2), in pixels; pictures are read for it, so only where needed.
+        """

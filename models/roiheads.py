@@ -164,9 +164,3 @@ class RegionDetector(Detector):
         passes = zip(*(each.split(self.regions_per_pass) for each in proposals), strict=True)
         parts = [self.look(maps, boxes, image) for boxes, image in passes]
         return torch.cat([logits for logits, _ in parts]), torch.cat([offsets for _, offsets in parts])
-
-    def rate_factors(self) -> dict[str, float]:
-        """Factors of learning rates by the names of parameters; of those that are not listed it is one."""
-        body = {id(parameter) for parameter in self.body.parameters()}
-        factor = self.body_lr_factor
-        return {name: factor for name, each in self.named_parameters() if factor != 1 and id(each) in body}

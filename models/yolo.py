@@ -12,7 +12,7 @@ to find an object is decided by their predictions (models.assignment).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -130,18 +130,21 @@ class Yolo(Detector):
             self.register_buffer("best_possible_recall", torch.tensor(math.nan))
 
     @torch.no_grad()
-    def fit(self, sizes_wh: Tensor, seed: int) -> None:
+    def fit(self, sizes_wh: Callable[[], Tensor], seed: int) -> None:
         """Fit the anchors to boxes' widths and heights (N, 2), in pixels of the input, unless they cover them already.
 
         The small ones go to the fine levels. Without enough boxes the anchors stay what they are.
         """
         num = self.num_anchors * len(self.strides)
-        if self.assignment != "midpoint" or not len(sizes_wh):
+        if self.assignment != "midpoint":
             return
-        recall = best_possible_recall(sizes_wh, self.anchors.flatten(0, 1))
-        if recall < LEAST_RECALL and len(sizes_wh.unique(dim=0)) >= num:
-            self.anchors.copy_(kmeans_anchors(sizes_wh, num, seed).view_as(self.anchors))
-            recall = best_possible_recall(sizes_wh, self.anchors.flatten(0, 1))
+        sizes = sizes_wh()
+        if not len(sizes):
+            return
+        recall = best_possible_recall(sizes, self.anchors.flatten(0, 1))
+        if recall < LEAST_RECALL and len(sizes.unique(dim=0)) >= num:
+            self.anchors.copy_(kmeans_anchors(sizes, num, seed).view_as(self.anchors))
+            recall = best_possible_recall(sizes, self.anchors.flatten(0, 1))
         self.best_possible_recall.fill_(recall)
 
     def forward(self, images: Tensor, truths: Truths | None = None) -> dict[str, Tensor] | Found:

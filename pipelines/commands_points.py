@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from data.decode import decode_image
 from pipelines.commands_predict import in_pieces
 from pipelines.render import emit, table
-from tasks.drawing import draw_points
+from tasks.drawing import draw_points, write_drawn
 from tasks.landmarkpredict import LandmarkPredictor
 from tasks.modelfile import load_model
 
@@ -28,7 +26,7 @@ def predict_points(model: str, folder: Path, files: list[Path], draw: Path | Non
         }
         for file, row in zip(files, rows, strict=True)
     ]
-    drawn = draw_all(files, rows, draw) if draw is not None else None
+    drawn = write_drawn(files, rows, draw, drawn_into) if draw is not None else None
     lines = [
         (
             row["image"],
@@ -61,18 +59,6 @@ def first_points(points: dict[str, list[float]]) -> str:
     return "; ".join(f"{name} {x:.1f}, {y:.1f}" for name, (x, y) in list(points.items())[:3])
 
 
-def draw_all(files: list[Path], rows: list[dict[str, Any]], folder: Path) -> list[str]:
-    """Write the readable pictures with their points into `folder`; the names of the files written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written: list[str] = []
-    for file, row in zip(files, rows, strict=True):
-        if row["error"] is not None:
-            continue
-        name, again = f"{file.stem}.png", 2
-        while str(folder / name) in written:
-            name, again = f"{file.stem}-{again}.png", again + 1
-        picture = np.asarray(decode_image(file.read_bytes(), channels=3))
-        points = np.reshape(row["points_xy"], (-1, 2))
-        Image.fromarray(draw_points(picture, points, np.array(row["visible"]))).save(folder / name)
-        written.append(str(folder / name))
-    return written
+def drawn_into(picture: np.ndarray, row: dict[str, Any]) -> np.ndarray:
+    """A picture with the points of its row."""
+    return draw_points(picture, np.reshape(row["points_xy"], (-1, 2)), np.array(row["visible"]))

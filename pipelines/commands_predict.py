@@ -109,6 +109,7 @@ def predict_boxes(
 ) -> int:  # fmt: skip
     """What a detector finds in files; see `predict`."""
     from tasks import detectionpredict as detection
+    from tasks.drawing import write_drawn
 
     if least_score is not None and not 0 <= least_score <= 1:
         raise ValueError(f"--least-score (={least_score}) must lie in 0…1")
@@ -119,7 +120,7 @@ def predict_boxes(
     rows = in_pieces(files, lambda blobs: predictor.predict(blobs, name))
     classes = predictor.card.classes
     if draw is not None:
-        drawn = detection.draw_all(files, rows, classes, draw)
+        drawn = write_drawn(files, rows, draw, detection.drawer(classes))
     if coco is not None:
         write_whole(coco, json.dumps(detection.coco_results([str(file) for file in files], rows, classes)))
     lines = [(file, None if row["error"] else len(row["labels"]), row["error"] or counted(row["labels"]))

@@ -15,6 +15,7 @@ from data.detection import (
     DetectionAugment,
     DetectionInput,
     Scenes,
+    Truths,
     decode_rows,
     empty_split,
     make_batch,
@@ -26,8 +27,9 @@ from models.detection import DetectorConfig, build
 from models.detector import Finding, Found, Suppression
 from models.yolo import Yolo
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
+from tasks.detectionjoin import joined, moved, of_batch
 from tasks.detectionmatches import Detections, Objects, box_areas, match
-from tasks.detectionmetrics import summarise
+from tasks.detectionmetrics import known_aps
 from tasks.optim import OptimConfig
 from tasks.settings import TrainConfig
 from tasks.transfer import Weights
@@ -111,6 +113,10 @@ class DetectionConfig(Parameters):
             raise ValueError("train.patience_metric must be ap or loss for detection")
         return self
 
+    def arguments(self) -> dict[str, Any]:
+        """What the builder of the detector takes beside classes, channels and statistics, as its card has it."""
+        return {**self.model.arguments(), "finding": self.evaluate.finding().model_dump()}
+
 
 def decode(rows: pa.Table, info: DatasetInfo, config: DetectionConfig) -> dict[str, np.ndarray]:
     """Decode rows of a dataset to arrays; see data.detection.decode_rows."""
@@ -151,15 +157,18 @@ def build_model(
 ) -> nn.Module:
     """A fresh detector; `sample()` gives plain batches of training pictures, to whose boxes anchors are fitted."""
     mean, std = (info.channel_mean, info.channel_std) if weights is None else (weights.mean, weights.std)
-    arguments = {**config.model.arguments(), "finding": config.evaluate.finding().model_dump()}
-    model = build(config.model.name, len(info.classes), info.channels, arguments, mean, std)
+    model = build(config.model.name, len(info.classes), info.channels, config.arguments(), mean, std)
     if weights is not None:
         load_body(model.body, weights.state, weights.source)
         model.body_lr_factor = config.transfer.body_lr_factor
         if config.transfer.mode == "head":
             model.freeze_body()
-    boxes = torch.cat([each.truths.boxes_xyxy.cpu() for each in sample()])
-    model.fit(boxes[:, 2:] - boxes[:, :2], config.train.seed)
+
+    def sizes_wh() -> Tensor:
+        boxes = torch.cat([each.truths.boxes_xyxy.cpu() for each in sample()])
+        return boxes[:, 2:] - boxes[:, :2]
+
+    model.fit(sizes_wh, config.train.seed)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -181,48 +190,40 @@ def validate(model: nn.Module, batches: Iterable[Batch], config: Any) -> dict[st
         found.append((num_images, model(each.images)))
         truths.append((num_images, each.truths))
         num_images += len(each.images)
-    objects = objects_of([(start, t.boxes_xyxy, t.labels, t.image, t.ignored) for start, t in truths])
+    objects = objects_of(truths)
     num_classes = int(getattr(model, "num_classes"))  # noqa: B009 - of any detector
     matches = match(objects, detections_of(found), num_images=num_images, num_classes=num_classes)
-    metrics = {name: value for name, value in summarise(matches).items() if name in ("ap", "ap50")}
-    metrics = {name: value for name, value in metrics.items() if not np.isnan(value)}
-    metrics["loss"] = total / num_images
+    metrics = known_aps(matches) | {"loss": total / num_images}
     if isinstance(model, Yolo) and model.assignment == "midpoint":
         metrics["best_possible_recall"] = float(model.best_possible_recall)
     return metrics
 
 
-def objects_of(batches: Sequence[tuple[int, Tensor, Tensor, Tensor, Tensor]]) -> Objects:
-    """Boxes, labels, places in the batch and flags of several batches, each with the place of its first picture."""
-    boxes = np.concatenate([np.empty((0, 4)), *(each[1].cpu().numpy() for each in batches)])
-    ignored = np.concatenate([np.empty(0, bool), *(each[4].cpu().numpy() for each in batches)])
+def objects_of(batches: Sequence[tuple[int, Truths]]) -> Objects:
+    """The boxes of several batches, each with the place of its first picture; what is ignored is difficult."""
+    boxes = np.concatenate([np.empty((0, 4)), *(t.boxes_xyxy.cpu().numpy() for _, t in batches)])
     return Objects(
-        image=np.concatenate([np.empty(0, np.int64), *(each[0] + each[3].cpu().numpy() for each in batches)]),
+        image=np.concatenate(
+            [np.empty(0, np.int64), *(start + t.image.cpu().numpy() for start, t in batches)]
+        ),
         boxes_xyxy=boxes,
-        labels=np.concatenate([np.empty(0, np.int64), *(each[2].cpu().numpy() for each in batches)]),
+        labels=np.concatenate([np.empty(0, np.int64), *(t.labels.cpu().numpy() for _, t in batches)]),
         crowd=np.zeros(len(boxes), bool),
-        difficult=ignored,
+        difficult=np.concatenate([np.empty(0, bool), *(t.ignored.cpu().numpy() for _, t in batches)]),
         area=box_areas(boxes),
     )
 
 
 def detections_of(batches: Sequence[tuple[int, Found]]) -> Detections:
     """What was found in several batches, each with the place of its first picture."""
-    return Detections(
-        image=np.concatenate([np.empty(0, np.int64), *(s + f.image.cpu().numpy() for s, f in batches)]),
-        boxes_xyxy=np.concatenate(
-            [np.empty((0, 4)), *(f.boxes_xyxy.cpu().double().numpy() for _, f in batches)]
-        ),
-        labels=np.concatenate([np.empty(0, np.int64), *(f.labels.cpu().numpy() for _, f in batches)]),
-        scores=np.concatenate([np.empty(0), *(f.scores.cpu().double().numpy() for _, f in batches)]),
-    )
+    return joined([moved(of_batch(found), start) for start, found in batches])
 
 
 def card(config: DetectionConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
-    """What a single trained detector says of itself; the least score is chosen later (tasks.detectionfit)."""
+    """What a single trained detector says of itself; the least score is chosen later (tasks.detectionevaluate)."""
     member = Member(
         architecture=config.model.name,
-        arguments={**config.model.arguments(), "finding": config.evaluate.finding().model_dump()},
+        arguments=config.arguments(),
         weights="member-0.safetensors",
         run=run,
     )

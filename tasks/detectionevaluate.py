@@ -22,7 +22,7 @@ from data.stream import RowReader
 from tasks.detection import DetectionEvaluate, DetectionView
 from tasks.detectionjoin import fused, joined, moved
 from tasks.detectionmatches import Detections, Objects, box_areas, match
-from tasks.detectionmetrics import at_threshold, best_threshold, summarise, threshold_for_precision
+from tasks.detectionmetrics import at_threshold, best_threshold, known_aps, threshold_for_precision
 from tasks.detectionpredict import DetectionPredictor, Pictures
 from tasks.detectionreport import Report, detection_report
 from tasks.modelfile import load_card, load_model, write_card
@@ -302,17 +302,10 @@ def compared(
         if len(names) > 1:
             models.append((TOGETHER, each.together, each.total_s))
         for name, found, seconds in models:
-            measured = figures(objects, found, num_images, num_classes)
+            measured = known_aps(match(objects, found, num_images=num_images, num_classes=num_classes))
             aps = {"ap": measured.get("ap"), "ap50": measured.get("ap50")}
             rows.append({"model": name, "view": view, **aps, "images_per_s": num_images / seconds})
     return rows
-
-
-def figures(objects: Objects, found: Detections, num_images: int, num_classes: int) -> dict[str, float]:
-    """AP and AP50 of a view, where the split has objects."""
-    matches = match(objects, found, num_images=num_images, num_classes=num_classes)
-    named = {name: value for name, value in summarise(matches).items() if name in ("ap", "ap50")}
-    return {name: value for name, value in named.items() if not np.isnan(value)}
 
 
 def require_same_classes(called: str, predictor: DetectionPredictor, dataset: Dataset) -> None:

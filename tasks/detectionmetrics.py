@@ -117,6 +117,12 @@ def summarise(matches: Matches) -> dict[str, float]:
     return {name: mean_of_known(values) for name, values in named.items()}
 
 
+def known_aps(matches: Matches) -> dict[str, float]:
+    """AP and AP50, where there is an object."""
+    named = summarise(matches)
+    return {name: named[name] for name in ("ap", "ap50") if not np.isnan(named[name])}
+
+
 def mean_of_known(values: np.ndarray) -> float:
     """Of those that are not NaN; NaN where all are."""
     values = values[~np.isnan(values)]

@@ -4,9 +4,8 @@ The one path for evaluation, the command line, `mlflow models serve` and batch p
 several times, as it is and mirrored, or at several sizes; what is found in all of them is fused (tasks.detectionjoin).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.backends import cudnn
 
-from data.decode import DecodeError, decode_image, read_size, to_square
+from data.decode import decode_image, read_size, to_square
 from data.detection import STRIDE, resized
 from data.letterbox import out_of_square, placement
 from models.detector import Detector, Found
@@ -25,6 +24,7 @@ from tasks.detection import DetectionView
 from tasks.detectionjoin import by_picture, fused, joined, moved, of_batch, taken
 from tasks.detectionmatches import Detections
 from tasks.drawing import Mark, colour_of, draw_boxes
+from tasks.inputs import readable
 from tasks.modelfile import SavedModel
 from tasks.precision import autocast, resolve_precision
 from tasks.predict import default_device
@@ -138,27 +138,18 @@ class DetectionPredictor:
     def decode(self, blobs: Sequence[bytes]) -> tuple[Pictures, list[str | None]]:
         """Decode as the training data was: the readable pictures, and for each blob None or why it is not there."""
         want = self.preprocessing
-        whole: list[tuple[Image.Image, tuple[int, int]]] = []
-        places: list[int] = []
-        large: dict[int, np.ndarray] = {}
-        errors: list[str | None] = []
-        for blob in blobs:
-            try:
-                size = read_size(blob)
-                tiled = self.tile_overlap is not None and max(size) > want.stored_px
-                picture = decode_image(
-                    blob, channels=want.channels, draft_px=None if tiled else want.stored_px
-                )
-            except DecodeError as error:
-                errors.append(str(error))
-                continue
-            errors.append(None)
-            if tiled:
-                large[len(places) + len(large)] = np.asarray(picture)
-            else:
-                places.append(len(places) + len(large))
-                whole.append((picture, size))
-        return Pictures(self.squares(whole), np.array(places, np.int64), large), errors
+
+        def decode(blob: bytes) -> tuple[Image.Image, tuple[int, int], bool]:
+            size = read_size(blob)
+            tiled = self.tile_overlap is not None and max(size) > want.stored_px
+            draft_px = None if tiled else want.stored_px
+            return decode_image(blob, channels=want.channels, draft_px=draft_px), size, tiled
+
+        pictures, errors = readable(blobs, decode)
+        places = [place for place, (*_, tiled) in enumerate(pictures) if not tiled]
+        large = {place: np.asarray(picture) for place, (picture, _, tiled) in enumerate(pictures) if tiled}
+        whole = self.squares([pictures[place][:2] for place in places])
+        return Pictures(whole, np.array(places, np.int64), large), errors
 
     def squares(self, pictures: Sequence[tuple[Image.Image, tuple[int, int]]]) -> Squares:
         """Pictures, each with its width and height before it was decoded smaller, as the networks take them."""
@@ -267,27 +258,15 @@ def coco_results(
     ]
 
 
-def draw_all(
-    files: Sequence[Path], rows: Sequence[dict[str, Any]], classes: Sequence[str], folder: Path
-) -> list[str]:
-    """Write the readable pictures with their boxes into `folder`, as PNGs; the names of the files written.
-
-    Files of one name get numbers. What was there under such a name is replaced.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+def drawer(classes: Sequence[str]) -> Callable[[np.ndarray, dict[str, Any]], np.ndarray]:
+    """What draws a prediction (a row of `DETECTION_SCHEMA`) into its picture; see tasks.drawing.write_drawn."""
     number = {name: place for place, name in enumerate(classes)}
-    written: list[str] = []
-    for file, row in zip(files, rows, strict=True):
-        if row["error"] is not None:
-            continue
+
+    def draw(picture: np.ndarray, row: dict[str, Any]) -> np.ndarray:
         marks = [
             Mark(tuple(box), f"{label} {score:.2f}", colour_of(number[label]))
             for box, label, score in zip(row["boxes_xyxy"], row["labels"], row["scores"], strict=True)
         ]
-        picture = np.asarray(decode_image(file.read_bytes(), channels=3))
-        name, again = f"{file.stem}.png", 2
-        while str(folder / name) in written:
-            name, again = f"{file.stem}-{again}.png", again + 1
-        Image.fromarray(draw_boxes(picture, marks[::-1])).save(folder / name)  # the best on top
-        written.append(str(folder / name))
-    return written
+        return draw_boxes(picture, marks[::-1])  # the best on top
+
+    return draw

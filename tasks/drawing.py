@@ -1,11 +1,14 @@
-"""Boxes drawn onto pictures, each with a text: a detection's class and score, or a true object's class."""
+"""Boxes and points drawn onto pictures; a box with a text: a detection's class and score, or a true object's class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from data.decode import decode_image
 
 COLOURS = (
     "#ff3b30",
@@ -85,3 +88,28 @@ def draw_points(picture: np.ndarray, points_xy: np.ndarray, visible: np.ndarray)
         ring = (x - radius, y - radius, x + radius, y + radius)
         pen.ellipse(ring, fill=COLOURS[1] if seen else None, outline="black" if seen else COLOURS[3])
     return np.asarray(drawn)
+
+
+def write_drawn(
+    files: Sequence[Path],
+    rows: Sequence[dict[str, Any]],
+    folder: Path,
+    draw: Callable[[np.ndarray, dict[str, Any]], np.ndarray],
+) -> list[str]:
+    """Write the pictures with what was found drawn into `folder`, as PNGs; the names of the files written.
+
+    `draw` makes of a picture (H, W, 3) uint8 and its row the picture to write; rows with an `error` are left out. Files
+    of one name get numbers. What was there under such a name is replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[str] = []
+    for file, row in zip(files, rows, strict=True):
+        if row["error"] is not None:
+            continue
+        name, again = f"{file.stem}.png", 2
+        while str(folder / name) in written:
+            name, again = f"{file.stem}-{again}.png", again + 1
+        picture = np.asarray(decode_image(file.read_bytes(), channels=3))
+        Image.fromarray(draw(picture, row)).save(folder / name)
+        written.append(str(folder / name))
+    return written

@@ -1,7 +1,8 @@
 """What a model is given, by the preprocessing in its card: pictures as uint8, signals and volumes as float32."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from data.fitting import ArrayPreprocessing, decode_fitted
 from tasks.arrays import draw_all
 from tasks.card import Preprocessing
 
+Item = TypeVar("Item")
 AnyPreprocessing = Preprocessing | ArrayPreprocessing
 
 
@@ -43,19 +45,25 @@ def crop_values(preprocessing: AnyPreprocessing) -> int:
     return preprocessing.channels * preprocessing.crop_px**2
 
 
+def readable(blobs: Sequence[bytes], decode: Callable[[bytes], Item]) -> tuple[list[Item], list[str | None]]:
+    """What `decode` makes of the M items that can be read, and for each of the N None, or why it is not among them."""
+    items: list[Item] = []
+    errors: list[str | None] = []
+    for blob in blobs:
+        try:
+            items.append(decode(blob))
+            errors.append(None)
+        except DecodeError as error:
+            errors.append(str(error))
+    return items, errors
+
+
 def decode_readable(
     blobs: Sequence[bytes], preprocessing: AnyPreprocessing
 ) -> tuple[np.ndarray, list[str | None]]:
     """Decode as the training data was: arrays (M, *decoded_shape) of the M readable items, and for each of the N
     items None, or why it is not among them."""
-    arrays: list[np.ndarray] = []
-    errors: list[str | None] = []
-    for blob in blobs:
-        try:
-            arrays.append(_decode(blob, preprocessing))
-            errors.append(None)
-        except DecodeError as error:
-            errors.append(str(error))
+    arrays, errors = readable(blobs, lambda blob: _decode(blob, preprocessing))
     dtype = np.float32 if isinstance(preprocessing, ArrayPreprocessing) else np.uint8
     return np.array(arrays, dtype).reshape(-1, *decoded_shape(preprocessing)), errors
 

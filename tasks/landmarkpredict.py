@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.backends import cudnn
 
-from data.decode import DecodeError, decode_image, read_size, to_square
+from data.decode import decode_image, read_size, to_square
 from data.landmarks import LandmarkInput, square_maps
 from tasks.card import Preprocessing
+from tasks.inputs import readable
 from tasks.modelfile import SavedModel
 from tasks.precision import autocast, resolve_precision
 from tasks.predict import default_device
@@ -85,17 +86,13 @@ class LandmarkPredictor:
 
     def decode(self, blobs: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
         """Squares (M, C, S, S) uint8 of the readable pictures, their sizes (M, 2), and each blob's error or None."""
-        squares, sizes = [], []
-        errors: list[str | None] = []
         side = self.input.input_px
-        for blob in blobs:
-            try:
-                picture, size = decode_image(blob, channels=self.channels, draft_px=side), read_size(blob)
-            except DecodeError as error:
-                errors.append(str(error))
-                continue
-            errors.append(None)
-            squares.append(to_square(picture, side, self.input.resize))
-            sizes.append(size)
+
+        def decode(blob: bytes) -> tuple[np.ndarray, tuple[int, int]]:
+            picture = decode_image(blob, channels=self.channels, draft_px=side)
+            return to_square(picture, side, self.input.resize), read_size(blob)
+
+        pictures, errors = readable(blobs, decode)
+        squares, sizes = [square for square, _ in pictures], [size for _, size in pictures]
         shape = (-1, self.channels, side, side)
         return np.array(squares, np.uint8).reshape(shape), np.array(sizes, np.int64).reshape(-1, 2), errors

@@ -60,5 +60,5 @@ def learn(model: Detector, images: Tensor, truths: Truths, steps: int, lr: float
 def average_precision(found: Found, truths: Truths, num_images: int, name: str = "ap50") -> float:
     """COCO's, of two classes."""
     t = truths
-    objects = objects_of([(0, t.boxes_xyxy, t.labels, t.image, t.ignored)])
+    objects = objects_of([(0, t)])
     return summarise(match(objects, detections_of([(0, found)]), num_images=num_images, num_classes=2))[name]

@@ -123,7 +123,7 @@ def test_edges_are_distances_from_the_middle_of_a_place_in_strides() -> None:
 def test_a_few_scenes_are_learnt_by_heart(changes: dict[str, Any]) -> None:
     images, truths = scenes()
     model = yolo(**changes)
-    model.fit(truths.boxes_xyxy[:, 2:] - truths.boxes_xyxy[:, :2], 0)
+    model.fit(lambda: truths.boxes_xyxy[:, 2:] - truths.boxes_xyxy[:, :2], 0)
     losses = learn(model, images, truths, 150)
     assert losses[-1] < 0.2 * losses[0]
     found = model(images)  # in training mode: norms by this batch
@@ -222,10 +222,10 @@ def test_a_frozen_body_neither_learns_nor_forgets() -> None:
 def test_anchors_are_fitted_only_where_they_do_not_cover_the_boxes() -> None:
     model = yolo(assignment="midpoint")
     first = model.anchors.clone()
-    model.fit(first.flatten(0, 1).repeat(4, 1), 0)
+    model.fit(lambda: first.flatten(0, 1).repeat(4, 1), 0)
     assert torch.equal(model.anchors, first) and float(model.best_possible_recall) == 1
     long = torch.tensor([[4.0, 40], [5, 42], [60, 6], [58, 7], [30, 30], [33, 31], [10, 11], [12, 10]])
-    model.fit(long, 0)
+    model.fit(lambda: long, 0)
     assert not torch.equal(model.anchors, first) and float(model.best_possible_recall) == 1
     sizes = model.anchors.flatten(0, 1).prod(1)
     assert (sizes.diff() >= 0).all()  # the small ones at the fine level
