@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 from pipelines.environment import SETTINGS
-from tasks.cluster import ALLOCATOR
+from tasks.memory import ALLOCATOR
 
 if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # glibc reads them at the start
     os.execve(sys.executable, [sys.executable, *sys.argv], {**SETTINGS, **os.environ, **ALLOCATOR})

@@ -11,7 +11,7 @@ import os
 import sys
 
 from pipelines.environment import SETTINGS
-from tasks.cluster import ALLOCATOR
+from tasks.memory import ALLOCATOR
 
 if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # glibc reads them at the start
     os.execve(sys.executable, [sys.executable, *sys.argv], {**SETTINGS, **os.environ, **ALLOCATOR})

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__" and "MALLOC_ARENA_MAX" not in os.environ:  # what glibc reads once, at the start
-    from tasks.cluster import ALLOCATOR
+    from tasks.memory import ALLOCATOR
 
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
 

@@ -13,8 +13,7 @@ from tasks import registry
 from tasks.card import ModelCard
 from tasks.export import Format
 from tasks.export import export as export_model
-from tasks.modelfile import load_card
-from tasks.packaging import model_sha256
+from tasks.modelfile import load_card, model_sha256
 from tasks.versions import open_stored
 
 

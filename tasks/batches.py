@@ -109,3 +109,8 @@ def batch_of_rows(family: Family, rows: Table, job: Job, info: DatasetInfo, conf
     samples = family.records({name: torch.from_numpy(array) for name, array in arrays.items()})
     places = np.arange(len(job.indices))
     return family.batch(samples, job.indices, info, config, job.generator, job.shrink_px, places)
+
+
+def join_arrays(pieces: list[dict[str, np.ndarray]], empty: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Concatenate the pieces of a split; `empty` has the right shapes for a split without a shard."""
+    return {name: np.concatenate([piece[name] for piece in pieces] or [empty[name]]) for name in empty}

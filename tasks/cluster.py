@@ -25,18 +25,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
 from data.stream import RowReader
-from tasks.batches import Job, batch_of, batch_of_rows
+from tasks.batches import Job, batch_of, batch_of_rows, join_arrays
 from tasks.families import FAMILIES
+from tasks.memory import ALLOCATOR
 from tasks.paths import ROOT
 
-# glibc gives memory back and asks for it again at every step otherwise; worth 15-30% of a training step. And Ray Train
-# calls us in a thread of its own, whose arena cannot hold a block of more than 64 MB: one arena for all, 13% more.
-ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 # Ray's own settings: quiet, private, and quick to start; the default health check delays each report by 1-2 s.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -162,11 +155,6 @@ def _decode(family: str, shards: list[bytes], info: DatasetInfo, config: Any) ->
 @ray.remote(num_cpus=0, max_retries=3)
 def _join(empty: dict[str, np.ndarray], *pieces: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return join_arrays(list(pieces), empty)
-
-
-def join_arrays(pieces: list[dict[str, np.ndarray]], empty: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Concatenate the pieces of a split; `empty` has the right shapes for a split without a shard."""
-    return {name: np.concatenate([piece[name] for piece in pieces] or [empty[name]]) for name in empty}
 
 
 def decode_split(family: str, dataset: Dataset, split: Split, config: Any) -> ray.ObjectRef:

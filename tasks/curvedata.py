@@ -14,10 +14,10 @@ import torch
 
 from data.dataset import Dataset, DatasetInfo, Split
 from data.stream import RowReader
-from tasks.batches import Job
+from tasks.batches import Job, join_arrays
 from tasks.calls import call_each, compute_features, share
 from tasks.classification import ClassificationConfig
-from tasks.cluster import cluster_info, connect, join_arrays, require_resources
+from tasks.cluster import cluster_info, connect, require_resources
 from tasks.families import FAMILIES, Family
 from tasks.features import Compute, cached_features, caches, compute_here
 from tasks.feed import Feed, probe

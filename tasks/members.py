@@ -26,8 +26,9 @@ from tasks.cluster import cluster_info, connect
 from tasks.distil import Teacher, keep_teacher
 from tasks.loop import Progress
 from tasks.mailbox import open_mailbox, read_mailbox
+from tasks.raytrain import run_rank, source_of
 from tasks.result import Listener, TrainResult, read_result
-from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, run_rank, source_of, train
+from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, train
 from tasks.transfer import Weights
 
 POLL_S = 0.25

@@ -8,6 +8,7 @@
 get from encoded bytes to class names.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,3 +73,20 @@ def load_model(folder: Path) -> SavedModel:
         module.load_state_dict(load_file(weights_file(folder, member)), strict=True)
         members.append(module.eval())
     return SavedModel(card, tuple(members))
+
+
+def model_files(card: ModelCard) -> list[str]:
+    """Names of the files that make up a model: weights, and the card last; ValueError for one outside its folder."""
+    for member in card.members:
+        if Path(member.weights).name != member.weights:
+            raise ValueError(f"weights (={member.weights!r}) must be a file name beside model.json")
+    return [*(member.weights for member in card.members), "model.json"]
+
+
+def model_sha256(folder: Path) -> str:
+    """One hash over the card and the weights of the model in `folder`: what a registered model is checked by."""
+    total = hashlib.sha256()
+    for name in sorted(model_files(load_card(folder))):
+        with (folder / name).open("rb") as stream:
+            total.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 
-from tasks.packaging import model_sha256
+from tasks.modelfile import model_sha256
 from tasks.paths import home
 from tasks.recordstore import tracking_uri
 

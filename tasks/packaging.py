@@ -5,7 +5,6 @@ The code is found by following imports from tasks/pyfunc.py through our own pack
 """
 
 import ast
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,8 +18,7 @@ from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
-from tasks.card import ModelCard
-from tasks.modelfile import load_card
+from tasks.modelfile import load_card, model_files
 from tasks.paths import ROOT
 from tasks.predictors import SCHEMAS
 
@@ -135,20 +133,3 @@ def requirements() -> list[str]:
         if name in DISTRIBUTIONS
     }
     return [f"{name}=={version.split('+')[0]}" for name, version in sorted(pins.items())]
-
-
-def model_files(card: ModelCard) -> list[str]:
-    """Names of the files that make up a model: weights, and the card last; ValueError for one outside its folder."""
-    for member in card.members:
-        if Path(member.weights).name != member.weights:
-            raise ValueError(f"weights (={member.weights!r}) must be a file name beside model.json")
-    return [*(member.weights for member in card.members), "model.json"]
-
-
-def model_sha256(folder: Path) -> str:
-    """One hash over the card and the weights of the model in `folder`: what a registered model is checked by."""
-    total = hashlib.sha256()
-    for name in sorted(model_files(load_card(folder))):
-        with (folder / name).open("rb") as stream:
-            total.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()

@@ -28,9 +28,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from data.dataset import SPLITS, Dataset
-from tasks.modelfile import load_card
+from tasks.modelfile import load_card, model_sha256
 from tasks.modelstore import files_of, find_versions, version_at
-from tasks.packaging import model_sha256, save_package
+from tasks.packaging import save_package
 from tasks.paths import home, runs
 from tasks.recordstore import connect, first_line, tracking_uri
 

@@ -37,9 +37,10 @@ from tasks.families import Family
 from tasks.features import caches, started
 from tasks.feed import fit_from
 from tasks.loop import Progress
+from tasks.raytrain import resident_feeds, source_of, streamed_feeds
 from tasks.space import SearchConfig, SearchMetric, Space, changed, end_configs, own_values
 from tasks.study import Report, Study, Trial
-from tasks.train import LocalSession, resident_feeds, source_of, streamed_feeds
+from tasks.train import LocalSession
 from tasks.transfer import Weights
 
 JOURNAL, TRIALS, TUNE = "trials.journal", "trials", "tune"  # in a search's folder

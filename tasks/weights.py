@@ -19,8 +19,7 @@ from data.download import fetch
 from data.files import file_sha256
 from models.efficientnet_lite import MEAN, STD
 from tasks.distil import Teacher
-from tasks.modelfile import load_card, weights_file
-from tasks.packaging import model_sha256
+from tasks.modelfile import load_card, model_sha256, weights_file
 from tasks.paths import downloads
 from tasks.transfer import Weights
 

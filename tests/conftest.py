@@ -56,9 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_gpu = pytest.mark.skip(reason="no CUDA device")
     no_data = pytest.mark.skip(reason=f"no datasets in {DATASETS} (CONVOY_DATASETS names another folder)")
     for item in items:
-        if "gpu" in item.keywords and not torch.cuda.is_available():
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(no_gpu)
-        if "data" in item.keywords and not DATASETS.is_dir():
+        if item.get_closest_marker("data") and not DATASETS.is_dir():
             item.add_marker(no_data)
 
 

@@ -13,7 +13,9 @@ from ray.cluster_utils import Cluster
 
 from data.records import Batch
 from tasks import cluster
-from tasks.cluster import ALLOCATOR, join_arrays, pack, readonly_tensors, unpack
+from tasks.batches import join_arrays
+from tasks.cluster import pack, readonly_tensors, unpack
+from tasks.memory import ALLOCATOR
 from tasks.paths import ROOT
 from tasks.train import train
 from tests.test_families import assert_equal_weights, weights

@@ -25,8 +25,7 @@ from tasks.ensemble import combine
 from tasks.export import FILES, METADATA_FILE, Format, Program, export, free_axes, open_program, trace, write
 from tasks.exportcheck import TOLERANCE
 from tasks.families import FAMILIES
-from tasks.modelfile import SavedModel, save_model, write_card
-from tasks.packaging import model_sha256
+from tasks.modelfile import SavedModel, model_sha256, save_model, write_card
 from tasks.predict import Predictor, load_predictor
 from tasks.recordstore import connect
 from tests.conftest import Run

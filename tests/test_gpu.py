@@ -1,0 +1,80 @@
+"""Every family trains, goes on after a stop, and validates on a GPU as on a CPU."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.dataset import Dataset
+from tasks.families import FAMILIES
+from tasks.loop import Progress
+from tasks.modelfile import load_model
+from tasks.stopping import Interrupted
+from tasks.train import train
+from tests.test_families import first_batch
+from tests.tiny import tiny_config, tiny_dataset
+
+pytestmark = pytest.mark.gpu
+ON_GPU: dict[str, Any] = {"train__gpus_per_worker": 1.0, "train__precision": "auto"}
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    store = tmp_path_factory.mktemp("store")
+    return {family: tiny_dataset(family, store) for family in FAMILIES}
+
+
+def run(family: str, dataset: Dataset, folder: Path, stop_at: int = 0, **changes: Any) -> list[Progress]:
+    """Train on the GPU; what the run told of itself. Stops after a step where one is given."""
+    heard: list[Progress] = []
+    train(
+        family, tiny_config(family, **{**ON_GPU, **changes}), dataset, folder=folder, key="gpu", digest="d" * 32,
+        executor="in_process", on_progress=heard.append, stopping=lambda: bool(stop_at),
+    )  # fmt: skip
+    return heard
+
+
+@families
+def test_a_family_learns_on_the_gpu(family: str, datasets: dict[str, Dataset], tmp_path: Path) -> None:
+    torch.cuda.reset_peak_memory_stats()
+    heard = run(family, datasets[family], tmp_path / "run", train__epochs=4.0)
+    assert all(math.isfinite(value) for progress in heard for value in progress.metrics.values())
+    assert torch.cuda.max_memory_allocated() > 0
+    [member] = load_model(tmp_path / "run" / "model").members
+    assert all(value.isfinite().all() for value in member.state_dict().values())
+
+
+@families
+def test_a_run_that_was_stopped_goes_on(family: str, datasets: dict[str, Dataset], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted) as stopped:
+        run(family, datasets[family], folder, stop_at=1, train__epochs=4.0)
+    heard = run(family, datasets[family], folder, train__epochs=4.0)
+    assert heard[0].step > stopped.value.step
+    assert (folder / "result.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["localiser", "fast_rcnn", "faster_rcnn"])
+def test_detectors_learn_on_the_gpu(name: str, datasets: dict[str, Dataset], tmp_path: Path) -> None:
+    bodies = {"localiser": {}}.get(name, {"model__body": "resnet18"})
+    heard = run("detection", datasets["detection"], tmp_path / "run", model__name=name, **bodies)
+    assert math.isfinite(heard[-1].metrics["loss"])
+
+
+@families
+def test_validation_on_the_gpu_finds_what_it_finds_on_the_cpu(
+    family: str, datasets: dict[str, Dataset], tmp_path: Path
+) -> None:
+    run(family, datasets[family], tmp_path / "run", train__precision="fp32")
+    config, entry = tiny_config(family), FAMILIES[family]
+    _entry, _model, batch = first_batch(family, datasets[family], config)
+    found = []
+    for device in (torch.device("cuda"), torch.device("cpu")):
+        [member] = load_model(tmp_path / "run" / "model").members
+        with torch.inference_mode():
+            found.append(entry.validate(member.to(device).eval(), [batch.to(device)], config))
+    on_gpu, on_cpu = found
+    assert on_gpu == pytest.approx(on_cpu, abs=0.02, nan_ok=True)
