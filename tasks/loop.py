@@ -30,7 +30,7 @@ from tasks.optim import (
     set_rates,
     update_average,
 )
-from tasks.precision import autocast, resolve_precision
+from tasks.precision import autocast, mend_gradients, resolve_precision
 from tasks.settings import TrainConfig
 from tasks.stopping import Asking, Best, agree
 
@@ -117,6 +117,7 @@ def fit(
     dtype = resolve_precision(train.precision, device)
     torch.manual_seed(train.seed)
     model = family.model(config, info, sample).to(device)
+    mend_gradients(model, device, dtype)
     optimizers = build_optimizers(model, config.optim)
     averaged = config.optim.averaging_decay or config.optim.lookahead
     average = {k: v.clone() for k, v in model.state_dict().items()} if averaged else None

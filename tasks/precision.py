@@ -6,6 +6,7 @@ hardware does, not what the library accepts.
 """
 
 import torch
+from torch import Tensor, nn
 
 from tasks.settings import Precision
 
@@ -39,3 +40,37 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """A context that computes in `dtype` on `device`; for float32 it does nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+class _InFloat32WhereNarrow:
+    """A convolution that leaves bfloat16 where its pictures are narrower than its filters.
+
+    There oneDNN, as torch 2.13 ships it, computes the gradient of the filters from memory that nobody has written:
+    NaN, or worse, plain numbers that are wrong. Seen in two dimensions with a stride, in three without one too.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        sides, filters = input.shape[2:], self.kernel_size  # type: ignore[attr-defined]
+        if not any(side < extent for side, extent in zip(sides, filters, strict=True)):
+            return super().forward(input)  # type: ignore[misc]
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())  # type: ignore[misc]
+
+
+class Conv1d(_InFloat32WhereNarrow, nn.Conv1d): ...
+
+
+class Conv2d(_InFloat32WhereNarrow, nn.Conv2d): ...
+
+
+class Conv3d(_InFloat32WhereNarrow, nn.Conv3d): ...
+
+
+CAREFUL: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: Conv1d, nn.Conv2d: Conv2d, nn.Conv3d: Conv3d}
+
+
+def mend_gradients(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Before training `model` in `dtype`: let its convolutions compute in float32 where their gradients are broken."""
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        for module in model.modules():
+            module.__class__ = CAREFUL.get(type(module), type(module))
