@@ -26,6 +26,15 @@ class BiasBatchNorm(nn.BatchNorm2d):
         super().__init__(num_features, eps=1e-12, momentum=BATCH_NORM_MOMENTUM, affine=False)
         self.bias = nn.Parameter(torch.zeros(num_features))
 
+    def forward(self, input: Tensor) -> Tensor:
+        if input.is_cuda:  # cuDNN's backward pass gives no gradient of a bias without a scale
+            scale = torch.ones_like(self.bias)
+            mean, var = self.running_mean, self.running_var
+            if self.training:
+                self.num_batches_tracked.add_(1)
+            return F.batch_norm(input, mean, var, scale, self.bias, self.training, self.momentum, self.eps)
+        return super().forward(input)
+
 
 def identity_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     """A 3x3 convolution without bias whose first `in_channels` filters pass their channel through."""
