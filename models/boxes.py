@@ -50,6 +50,11 @@ def iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return _iou_and_union(a_xyxy, b_xyxy)[0]
 
 
+def share_inside(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """How much of `a` lies in `b`, in [0, 1]: what stands for IoU where `b` is a crowd; 0 of an `a` without area."""
+    return _intersection(a_xyxy, b_xyxy) / _positive(area(a_xyxy))
+
+
 def giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """Generalised IoU in [-1, 1]: less the share of the hull that neither covers (Rezatofighi et al. 2019,
     https://arxiv.org/abs/1902.09630)."""
@@ -82,12 +87,16 @@ def ciou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return diou(a_xyxy, b_xyxy) - alpha * v
 
 
-def _iou_and_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+def _intersection(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     ax0, ay0, ax1, ay1 = a_xyxy.unbind(-1)
     bx0, by0, bx1, by1 = b_xyxy.unbind(-1)
     width = (torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0)).clamp(min=0)
     height = (torch.minimum(ay1, by1) - torch.maximum(ay0, by0)).clamp(min=0)
-    intersection = width * height
+    return width * height
+
+
+def _iou_and_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    intersection = _intersection(a_xyxy, b_xyxy)
     union = area(a_xyxy) + area(b_xyxy) - intersection
     return intersection / _positive(union), union
 

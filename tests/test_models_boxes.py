@@ -18,10 +18,12 @@ from models.boxes import (
     giou,
     iou,
     nms,
+    share_inside,
     xywh_to_xyxy,
     xyxy_to_cxcywh,
     xyxy_to_xywh,
 )
+from tasks.detectionmatches import pair_iou
 
 
 def box(*edges: float) -> Tensor:
@@ -128,6 +130,18 @@ def test_overlaps_worked_by_hand() -> None:
         assert overlap(a, a).item() == 1
     assert iou(box(1, 1, 1, 1), box(1, 1, 1, 1)).item() == 0  # no area
     assert iou(torch.stack([a, b])[:, None], torch.stack([a, b, apart])).shape == (2, 3)
+
+
+def test_the_share_inside_is_of_the_first_box() -> None:
+    a, b = box(0, 0, 2, 2), box(1, 1, 5, 5)
+    assert share_inside(a, b).item() == 1 / 4
+    assert share_inside(b, a).item() == 1 / 16
+    assert share_inside(a, box(2, 0, 4, 2)).item() == 0
+    assert share_inside(box(1, 1, 1, 1), a).item() == 0  # no area
+    crowd = torch.tensor([True, False])
+    pairs = torch.stack([a, a]), torch.stack([b, b])
+    expected = [1 / 4, 1 / 19]  # of a crowd the share, of another object the IoU
+    assert pair_iou(*(each.numpy() for each in pairs), crowd.numpy()).tolist() == pytest.approx(expected)
 
 
 def test_complete_iou_has_gradients_where_boxes_are_apart_equal_or_empty() -> None:

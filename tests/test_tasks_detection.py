@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data import digitscenes
 from data.dataset import Dataset
 from models.detection import DETECTORS
 from tasks import detection
@@ -21,7 +22,7 @@ from tasks.ensemble import combine
 from tasks.families import FAMILIES
 from tasks.modelfile import load_card, load_model, save_model
 from tasks.optim import build_optimizers
-from tasks.train import decode_here
+from tasks.train import LocalSession, decode_here, train
 from tests.tiny import tiny_config, tiny_dataset
 
 CPU = torch.device("cpu")
@@ -365,3 +366,47 @@ def test_every_detector_learns_and_comes_back_from_its_file(
     found = load_model(tmp_path).members[0](batch.images)
     again = model(batch.images)
     assert torch.equal(found.labels, again.labels) and torch.allclose(found.scores, again.scores, atol=1e-4)
+
+
+class Crash(Exception):
+    """Stands for a crash in the middle of a run."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__name": "yolo", "model__assignment": "midpoint"},
+        pytest.param({"model__name": "faster_rcnn"}, marks=pytest.mark.slow),
+        pytest.param({"model__name": "fast_rcnn"}, marks=pytest.mark.slow),
+        pytest.param({"model__name": "rcnn"}, marks=pytest.mark.slow),
+    ],
+    ids=lambda changes: changes["model__name"],
+)
+def test_training_has_the_same_bits_whether_it_was_interrupted_validated_or_neither(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which anchors and proposals are trained is drawn: neither a validation nor a new start may move the draws."""
+    monkeypatch.setattr(digitscenes, "NUM_SCENES", {"train": 24, "val": 4, "test": 4})
+    scenes = tiny_dataset("detection", tmp_path / "store")
+    few = {"train__epochs": 2.0, "train__batch_size": 8, "train__checkpoint_every_steps": 4}
+
+    def weights_of(name: str, **others: Any) -> dict[str, torch.Tensor]:
+        config = tiny_config("detection", **few, **changes, **others)
+        train("detection", config, scenes, folder=tmp_path / name, key=name, digest="", executor="in_process")
+        return load_model(tmp_path / name / "model").members[0].state_dict()
+
+    straight = weights_of("straight")
+    validated = weights_of("validated", train__validate_every_epochs=1)
+    save = LocalSession.save
+
+    def save_then_crash(session: LocalSession, state: dict[str, Any], step: int) -> None:
+        save(session, state, step)
+        raise Crash
+
+    monkeypatch.setattr(LocalSession, "save", save_then_crash)
+    with pytest.raises(Crash):
+        weights_of("broken")
+    monkeypatch.undo()
+    resumed = weights_of("broken")
+    for other in (validated, resumed):
+        assert [name for name in straight if not torch.equal(straight[name], other[name])] == []
