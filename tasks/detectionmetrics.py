@@ -230,7 +230,10 @@ def resampled_ap(matches: Matches, counts: np.ndarray) -> np.ndarray:
 def ap_interval(
     matches: Matches, generator: np.random.Generator, num_draws: int = 1000, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of AP by a bootstrap over images: what other images of the kind would give."""
+    """Percentile interval of AP by a bootstrap over images: what other images of the kind would give.
+
+    It lies high where classes have few objects, as AP itself does: docs/detection.md has by how much.
+    """
     share = np.full(matches.num_images, 1 / matches.num_images)
     drawn = resampled_ap(matches, generator.multinomial(matches.num_images, share, num_draws))
     low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
