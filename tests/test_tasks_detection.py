@@ -324,8 +324,12 @@ def test_models_and_data_that_do_not_fit_are_refused(
     saved = load_model(folder)
     other = tmp_path / "other"
     save_model(other, saved.card.model_copy(update={"classes": tuple("abcdefghij")}), list(saved.members))
-    with pytest.raises(ValueError, match="the same classes in the same order"):
+    with pytest.raises(ValueError, match="same classes in the same order: the model alone has a, b, c"):
+        evaluate([other], dataset, config=config.evaluate, device=CPU)
+    with pytest.raises(ValueError, match="models of an ensemble must have the same classes"):
         evaluate([folder, other], dataset, config=config.evaluate, device=CPU)
+    with pytest.raises(ValueError, match="at least one model folder"):
+        evaluate([], dataset, config=config.evaluate, device=CPU)
     with pytest.raises(ValueError, match="unknown view 'ten_crop'"):
         view_named("ten_crop")
 
