@@ -82,6 +82,8 @@ def predict(
                 f"{option} is for models that find things, and {model} is for {card.family}: leave it out"
             )
     if draws:
+        if view not in (None, "single"):
+            raise ValueError(f"--view (={view}) must be single for landmarks: a picture is looked at once")
         from pipelines.commands_points import predict_points
 
         return predict_points(model, folder, files, draw, as_json)

@@ -324,7 +324,7 @@ def test_models_and_data_that_do_not_fit_are_refused(
     saved = load_model(folder)
     other = tmp_path / "other"
     save_model(other, saved.card.model_copy(update={"classes": tuple("abcdefghij")}), list(saved.members))
-    with pytest.raises(ValueError, match="same classes in the same order: the model alone has a, b, c"):
+    with pytest.raises(ValueError, match="same classes in the same order: the model alone has 10"):
         evaluate([other], dataset, config=config.evaluate, device=CPU)
     with pytest.raises(ValueError, match="models of an ensemble must have the same classes"):
         evaluate([folder, other], dataset, config=config.evaluate, device=CPU)
@@ -342,6 +342,8 @@ def test_models_and_data_that_do_not_fit_are_refused(
         ({"train__patience_metric": "accuracy"}, "patience_metric must be ap or loss"),
         ({"transfer__mode": "head"}, "give transfer.weights, or set mode=all"),
         ({"optim__label_smoothing": 0.1}, "label_smoothing must be 0"),
+        ({"model__strides": [8, 8]}, "must name each stride once"),
+        ({"input__train_px": [64, 8192]}, "up to 4096"),
     ],
 )
 def test_parameters_that_mean_nothing_to_a_detector_are_refused(change: dict[str, Any], message: str) -> None:
