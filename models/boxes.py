@@ -117,8 +117,9 @@ def check_boxes(boxes_xyxy: Tensor) -> None:
     """Raise ValueError unless these are (N, 4) floats, finite, with x0 ≤ x1 and y0 ≤ y1."""
     if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4 or not boxes_xyxy.is_floating_point():
         raise ValueError(f"boxes {tuple(boxes_xyxy.shape)} of {boxes_xyxy.dtype} must be (N, 4) floats")
-    wrong = ~((boxes_xyxy[:, 2:] >= boxes_xyxy[:, :2]).all(1) & boxes_xyxy.isfinite().all(1))
-    if wrong.any():
+    ordered, finite = boxes_xyxy[:, 2:] >= boxes_xyxy[:, :2], boxes_xyxy.isfinite()
+    if not (ordered.all() and finite.all()):
+        wrong = ~(ordered.all(1) & finite.all(1))
         first = int(wrong.int().argmax())
         raise ValueError(
             f"{int(wrong.sum())} of {len(boxes_xyxy)} boxes are not finite or have corners swapped; the first is "
@@ -157,9 +158,9 @@ def nms(
     if max_kept is not None and max_kept < 1:
         raise ValueError(f"max_kept (={max_kept}) must be at least 1, or None for no limit")
     check_scored_boxes(boxes_xyxy, scores, labels)
-    scores = scores.detach().cpu()
-    candidates = (scores >= min_score).nonzero()[:, 0]
-    ranked = candidates[scores[candidates].sort(descending=True, stable=True).indices].numpy()
+    chances = (scores.float() if scores.dtype.itemsize < 4 else scores).detach().cpu().numpy()
+    candidates = np.flatnonzero(chances >= min_score)
+    ranked = candidates[(-chances[candidates]).argsort(kind="stable")]
     # by class, inside it by falling score: `by_class` are places in `ranked`, `ends` where the class of each box ends
     by_class, ends = np.arange(len(ranked)), np.full(len(ranked), len(ranked))
     if labels is not None:
