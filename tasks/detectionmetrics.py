@@ -15,6 +15,7 @@ from tasks.detectionmatches import Matches
 
 RECALLS = np.linspace(0, 1, 101)
 MAX_DETECTIONS = (1, 10, 100)  # of a class in an image, for average recall
+DRAWS_AT_ONCE = 50  # of the bootstrap: bounds the memory, which is a number for each draw and image
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ def ap_interval(
 
     It lies high where classes have few objects, as AP itself does: docs/detection.md has by how much.
     """
-    share = np.full(matches.num_images, 1 / matches.num_images)
-    drawn = resampled_ap(matches, generator.multinomial(matches.num_images, share, num_draws))
+    num, share = matches.num_images, np.full(matches.num_images, 1 / matches.num_images)
+    parts = [min(DRAWS_AT_ONCE, num_draws - done) for done in range(0, num_draws, DRAWS_AT_ONCE)]
+    drawn = np.concatenate([resampled_ap(matches, generator.multinomial(num, share, part)) for part in parts])
     low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
