@@ -27,18 +27,6 @@ def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
-def xywh_to_xyxy(boxes_xywh: Tensor) -> Tensor:
-    """Edges (…, 4) of boxes given as upper left corner, width and height, as in COCO's files."""
-    corner, size = boxes_xywh[..., :2], boxes_xywh[..., 2:]
-    return torch.cat([corner, corner + size], -1)
-
-
-def xyxy_to_xywh(boxes_xyxy: Tensor) -> Tensor:
-    """Upper left corner, width and height (…, 4) of boxes given as edges."""
-    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
-    return torch.cat([low, high - low], -1)
-
-
 def area(boxes_xyxy: Tensor) -> Tensor:
     """Square pixels of each box, (…)."""
     x0, y0, x1, y1 = boxes_xyxy.unbind(-1)

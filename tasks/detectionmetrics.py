@@ -130,11 +130,6 @@ def mean_of_known(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def per_class_ap(matches: Matches) -> np.ndarray:
-    """(K,): average precision over all thresholds of IoU, NaN for classes without an object."""
-    return np.asarray(coco_figures(matches).precision[0].mean(0))
-
-
 def curve(matches: Matches, label: int | None = None, iou_threshold: float = 0.5) -> Curve:
     """Precision, recall and F1 by confidence, of one class or of all together.
 
