@@ -93,7 +93,7 @@ class DetectionPredictor:
         """Move the networks to `device` (None: the first GPU, else the CPU)."""
         if tile_overlap is not None and not 0 <= tile_overlap <= MOST_OVERLAP:
             raise ValueError(
-                f"tile_overlap (={tile_overlap}) must lie in 0…{MOST_OVERLAP}: a share of the side"
+                f"overlap (={tile_overlap}) of tiles must lie in 0…{MOST_OVERLAP}: a share of their side"
             )
         self.card = saved.card
         self.device = device if device is not None else default_device()
