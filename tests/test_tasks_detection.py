@@ -215,7 +215,7 @@ def test_objects_of_a_large_picture_are_found_once_each_in_its_pixels(
         assert np.mean(hits) > 0.7
     # what is no larger than a tile is looked at as ever
     assert [other] == DetectionPredictor(load_model(folder), CPU).predict([encoded(small)], view).to_pylist()
-    with pytest.raises(ValueError, match=r"tile_overlap \(=1\) must lie in 0…0.9"):
+    with pytest.raises(ValueError, match=r"overlap \(=1\) of tiles must lie in 0…0.9"):
         DetectionPredictor(load_model(folder), CPU, tile_overlap=1)
 
 
