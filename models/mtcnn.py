@@ -116,7 +116,7 @@ class MTCNN(nn.Module):
         self.pnet, self.rnet, self.onet = PNet(), RNet(), ONet()
 
     @torch.inference_mode()
-    def forward(self, image: Tensor, search: Search = Search()) -> Faces:  # noqa: B008 - frozen
+    def forward(self, image: Tensor, search: Search) -> Faces:
         """The faces of a picture (3, H, W) uint8, RGB."""
         boxes = self.propose(image, search)
         halves = _halves(image)
@@ -136,8 +136,8 @@ class MTCNN(nn.Module):
     def propose(self, image: Tensor, search: Search) -> Tensor:
         """P-Net on all levels of the pyramid: squares (N, 4) in pixels."""
         H, W = image.shape[1:]
-        boxes, moves, scores = [image.new_zeros(0, 4).float()], [image.new_zeros(0, 4).float()], []
-        scores = [image.new_zeros(0).float()]
+        none = torch.zeros(0, 4, device=image.device)
+        boxes, moves, scores = [none], [none], [none[:, 0]]
         for height, width in pyramid((H, W), search):
             level = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)
             logits, move = self.pnet(_normalised(level))
@@ -235,7 +235,8 @@ def _halves(image: Tensor) -> list[Tensor]:
 
 
 def _normalised(levels: Tensor) -> Tensor:
-    return (levels.float() - 127.5) / 128
+    """What the networks see; channels last, since torch's max pooling is then three times as fast on a CPU."""
+    return ((levels.float() - 127.5) / 128).contiguous(memory_format=torch.channels_last)
 
 
 def _flat(x: Tensor) -> Tensor:
