@@ -1,9 +1,10 @@
 """A residual network that makes a face a place in 128 dimensions: that of dlib (King 2017,
 http://blog.dlib.net/2017/02/high-quality-face-recognition-with-deep.html) as face-api publishes it, 5.61 M weights.
 
-A ResNet-34 of fewer layers and half the channels (https://arxiv.org/abs/1512.03385), in which a batch norm of dlib's is
-a scale and a shift a channel. Where a block halves the picture its shortcut is the mean of four pixels, and new channels
-of it are 0. Two faces are taken for one person's where their places are less than 0.6 apart; places are not of length one.
+A ResNet-34 of fewer layers and half the channels (https://arxiv.org/abs/1512.03385), in which a batch norm of dlib's
+is a scale and a shift a channel. Where a block halves the picture its shortcut is the mean of four pixels, and its new
+channels are 0. Two faces are taken for one person's where their places are less than 0.6 apart; places are not of
+length one.
 
 Tensors keep the names of face-api's files: `conv32_1.conv1.conv.filters` and so on.
 """

@@ -1,9 +1,9 @@
 """MTCNN: faces and five points of each, by three small networks in a row (Zhang et al. 2016,
 https://arxiv.org/abs/1604.02878). Written from the paper; tensors have the names of facenet-pytorch's files.
 
-P-Net looks at every place of every size: a picture is shrunk step by step, and each 12 x 12 window says whether it is a
-face and how its edges should move. R-Net looks again at what is left, at 24 x 24, O-Net at 48 x 48 and gives the points.
-Between them overlapping boxes are suppressed, edges moved, and boxes made square.
+P-Net looks at every place of every size: a picture is shrunk step by step, and each 12 x 12 window says whether it is
+a face and how its edges should move. R-Net looks again at what is left, at 24 x 24, O-Net at 48 x 48 and gives the
+points. Between them overlapping boxes are suppressed, edges moved, and boxes made square.
 
 Deviations: boxes are continuous pixels (edges), where the original rounds each to whole pixels and counts from 1; crops
 are means of four bilinear samples a pixel from the level of a pyramid of halves that fits, so that all crops of a size
@@ -21,7 +21,11 @@ from models.boxes import area, nms
 
 PNET_PX, RNET_PX, ONET_PX = 12, 24, 48
 PNET_STRIDE = 2
-LEVEL_IOU, STAGE_IOU, NESTED = 0.5, 0.7, 0.7  # suppression in a level, after a stage, and of boxes inside others
+LEVEL_IOU, STAGE_IOU, NESTED = (
+    0.5,
+    0.7,
+    0.7,
+)  # suppression in a level, after a stage, and of boxes inside others
 MAX_CROPS = 512  # looked at together
 
 
@@ -128,7 +132,9 @@ class MTCNN(nn.Module):
         scores = logits.softmax(1)[:, 1]
         found = scores >= search.thresholds[2]
         boxes, scores = boxes[found], scores[found]
-        points_xy = boxes[:, None, :2] + points[found].view(-1, 2, 5).mT * (boxes[:, 2:] - boxes[:, :2])[:, None]
+        points_xy = (
+            boxes[:, None, :2] + points[found].view(-1, 2, 5).mT * (boxes[:, 2:] - boxes[:, :2])[:, None]
+        )
         boxes = moved(boxes, moves[found])
         kept = unnested(boxes, scores, NESTED)
         return Faces(boxes[kept], scores[kept], points_xy[kept])

@@ -45,7 +45,7 @@ def load_mtcnn(source: str) -> tuple[MTCNN, str]:
 
 
 def load_face_resnet(source: str) -> tuple[FaceResNet, str]:
-    """The face ResNet with the weights of a file, half precision or full, and their checksum; raises as `load_mtcnn`."""
+    """The face ResNet with the weights of a file, of half precision or full; raises as `load_mtcnn`."""
     return _loaded(FaceResNet(), _state_of_file(source), source)
 
 
