@@ -105,14 +105,18 @@ def _part(image: Tensor, to_old: Tensor, side_px: int) -> tuple[Tensor, Tensor]:
     corners = to_old.new_tensor([[0, 0, 1], [side_px, 0, 1], [0, side_px, 1], [side_px, side_px, 1]])
     places = corners @ to_old[0].T  # (4, 2)
     low, high = (places.amin(0) - 1).floor().tolist(), (places.amax(0) + 1).ceil().tolist()
-    left, top = (int(min(max(start, 0), size - 1)) for start, size in zip(low, (W, H), strict=True))
-    right, bottom = (
-        int(min(max(end, start + 1), size))
-        for end, start, size in zip(high, (left, top), (W, H), strict=True)
+    (left, right), (top, bottom) = (
+        _cut(start, end, size) for start, end, size in zip(low, high, (W, H), strict=True)
     )
     moved = to_old.clone()
     moved[0, :, 2] -= moved.new_tensor([left, top])
     return image[:, top:bottom, left:right], moved
+
+
+def _cut(start: float, end: float, size: int) -> tuple[int, int]:
+    """Pixels of an axis from `start` to `end`; two at least, since `grid_sample` takes one for all there is."""
+    first = int(min(max(start, 0), max(size - 2, 0)))
+    return first, int(min(max(end, first + 2), size))
 
 
 def five_of_68(points_xy: Tensor) -> Tensor:

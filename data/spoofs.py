@@ -198,7 +198,7 @@ def _background(draws: Draws, side: int) -> Tensor:
 
 
 def camera(light: Tensor, draws: Draws) -> Tensor:
-    """What a small camera makes of light (B, 3, S, S) in 0…1: unevenly lit, blurred, exposed, balanced, noisy; uint8."""
+    """What a small camera makes of light (B, 3, S, S) in 0…1: uneven, blurred, exposed, balanced, noisy; uint8."""
     B, _, S, _ = light.shape
     step = torch.linspace(-1, 1, S, device=light.device)
     slope = draws.around("camera.slope", 0.15, 2)[:, :, None, None]

@@ -86,8 +86,8 @@ def threshold_at_apcer(scores: np.ndarray, kinds: Sequence[str], apcer: float) -
 
 
 def _allowed(share: float, num: int) -> int:
-    """How many of `num` may be wrong; a share given in decimals is meant as such: 0.29 of 100 are 29, not 28."""
-    return int(np.floor(share * num + 1e-9))
+    """How many of `num` may be wrong, not all; a share in decimals is meant as such: 0.29 of 100 are 29, not 28."""
+    return min(int(np.floor(share * num + 1e-9)), num - 1)
 
 
 def _check_share(name: str, share: float) -> None:

@@ -1,8 +1,8 @@
 """A folder of people made a folder of real faces and simulated attacks, for training and testing liveness.
 
-`SPLIT/real/PERSON/…`, `SPLIT/simulated_print/PERSON/…`, `SPLIT/simulated_replay/PERSON/…`: what `./convoy data add` reads
-as classification with the splits kept. All pictures of a person, real and attacked, stand on one side. A real face goes
-through the same simulated camera and the same JPEG encoder as an attack, so that these tell nothing.
+`SPLIT/real/PERSON/…`, `SPLIT/simulated_print/PERSON/…`, `SPLIT/simulated_replay/PERSON/…`: what `./convoy data add`
+reads as classification with the splits kept. All pictures of a person, real and attacked, stand on one side. A real
+face goes through the same simulated camera and the same JPEG encoder as an attack, so that these tell nothing.
 """
 
 import io
@@ -28,8 +28,8 @@ from data.formats.identities import list_identities
 from data.formats.listing import RawItem
 from data.parameters import Parameters
 from data.random import SampleGenerator
-from data.spoofs import ATTACKS, captured
 from data.splits import assign_splits
+from data.spoofs import ATTACKS, captured
 from tasks.facealign import Aligner, FaceError
 from tasks.liveness import REAL
 
@@ -92,8 +92,9 @@ def _write(tree: FileTree, folder: Path, aligner: Aligner, seed: int, people: Pe
     left_out: dict[str, str] = {}
     counts: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
     seen: dict[Split, set[str]] = {split: set() for split in SPLITS}
-    for names, indices, faces in _batches(tree, items, aligner, left_out):
-        for kind, pictures in presentations(faces, indices, seed).items():
+    for batch in _batches(tree, items, aligner, left_out):
+        names, places, faces = zip(*batch, strict=True)
+        for kind, pictures in presentations(torch.stack(faces), np.array(places), seed).items():
             for name, picture in zip(names, pictures, strict=True):
                 file = folder / split_of[name] / kind / PurePosixPath(name).with_suffix(".jpg")
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -113,21 +114,19 @@ def _write(tree: FileTree, folder: Path, aligner: Aligner, seed: int, people: Pe
 
 def _batches(
     tree: FileTree, items: list[RawItem], aligner: Aligner, left_out: dict[str, str]
-) -> Iterator[tuple[list[str], np.ndarray, Tensor]]:
-    """Names, places and faces (B, 3, S, S) uint8; what has none goes to `left_out`."""
-    ready: list[tuple[str, int, Tensor]] = []
+) -> Iterator[list[tuple[str, int, Tensor]]]:
+    """Names, places and faces (3, S, S) uint8, some at a time; what has no face goes to `left_out`."""
+    batch: list[tuple[str, int, Tensor]] = []
     for place, item in enumerate(items):
         try:
-            ready.append((item.id, place, aligner.face(tree.read(item.path))))
+            batch.append((item.id, place, aligner.face(tree.read(item.path))))
         except (DecodeError, FaceError) as error:
             left_out[item.id] = str(error)
-        if ready and (len(ready) == BATCH or place == len(items) - 1):
-            names, places, faces = zip(*ready, strict=True)
-            yield list(names), np.array(places), torch.stack(faces)
-            ready = []
-    if ready:
-        names, places, faces = zip(*ready, strict=True)
-        yield list(names), np.array(places), torch.stack(faces)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def presentations(faces: Tensor, indices: np.ndarray, seed: int) -> dict[str, Tensor]:
