@@ -100,7 +100,7 @@ def test_the_face_resnet_knows_97_6_of_100_pairs_of_lfw(datasets_folder: Path) -
 
 
 @pytest.mark.data
-def test_the_landmarks_are_6_5_percent_of_the_eye_corners_off(datasets_folder: Path) -> None:
+def test_the_landmarks_are_6_percent_of_the_eye_corners_off(datasets_folder: Path) -> None:
     net, _ = load_face_landmarks68(shared_weights(datasets_folder, "face_landmark68_fp32.safetensors"))
     errors = []
     with tarfile.open(datasets_folder / "facial_keypoints_112.tar") as archive:
@@ -117,4 +117,4 @@ def test_the_landmarks_are_6_5_percent_of_the_eye_corners_off(datasets_folder: P
             left, right = IBUG68_EYE_CORNERS
             errors.append((got - wanted).norm(dim=1).mean() / (wanted[left] - wanted[right]).norm())
     assert len(errors) == 174
-    assert torch.stack(errors).mean() == pytest.approx(0.065, abs=0.003)
+    assert torch.stack(errors).mean() == pytest.approx(0.0604, abs=0.001)
