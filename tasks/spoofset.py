@@ -7,9 +7,6 @@ face goes through the same simulated camera and the same JPEG encoder as an atta
 
 import io
 import json
-import os
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from data.archive import FileTree, open_tree
 from data.augment import Draws
 from data.dataset import SPLITS, Split
 from data.decode import DecodeError
+from data.files import whole_folder
 from data.formats.identities import list_identities
 from data.formats.listing import RawItem
 from data.parameters import Parameters
@@ -62,24 +60,15 @@ def write_spoof_set(
 ) -> SpoofSet:
     """Write the folder `out` from a folder or archive of people, whole or not at all.
 
-    A picture's attacks depend on `seed` and its place among the source's pictures alone. Raises FileExistsError where
-    `out` is there, FileNotFoundError or ValueError for a source that cannot be read or has no face.
+    A picture's attacks depend on `seed` and its place among the source's pictures alone. Raises ValueError where
+    something is at `out`, FileNotFoundError or ValueError for a source that cannot be read or has no face.
     """
-    if out.exists():
-        raise FileExistsError(f"{out} is there already; give another folder, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    partial.mkdir()
-    try:
-        with open_tree(source, spool=partial, max_total_bytes=int(max_source_gb * 10**9)) as tree:
-            written = _write(tree, partial, aligner, seed, people)
-        partial.joinpath("README.txt").write_text(README.format(source=source.name))
+    with whole_folder(out) as folder:
+        with open_tree(source, spool=folder, max_total_bytes=int(max_source_gb * 10**9)) as tree:
+            written = _write(tree, folder, aligner, seed, people)
+        folder.joinpath("README.txt").write_text(README.format(source=source.name))
         document = {"simulated": True, "seed": seed, "alignment": aligner.config.model_dump()}
-        partial.joinpath("simulated.json").write_text(json.dumps(document, indent=2) + "\n")
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        folder.joinpath("simulated.json").write_text(json.dumps(document, indent=2) + "\n")
     return written
 
 

@@ -75,7 +75,7 @@ def test_the_medium_s_corners_are_where_the_map_says() -> None:
 @pytest.mark.parametrize("angle", [0.0, 0.4])
 def test_the_inked_share_of_a_halftone_is_the_ink(ink: float, angle: float) -> None:
     places = medium_places(torch.eye(3)[None], 600).permute(0, 3, 1, 2)
-    threshold = halftone_threshold(places, torch.full((1, 1, 1), 0.02), torch.full((1, 1, 1), angle))
+    threshold = halftone_threshold(places, torch.full((1, 1, 1), 1 / 7), torch.full((1, 1, 1), angle))
     assert threshold.min() >= 0 and threshold.max() <= 1
     assert (threshold < ink).float().mean() == pytest.approx(ink, abs=0.01)
 

@@ -84,9 +84,9 @@ def test_what_has_no_rates_is_refused(scores: list[float], kinds: list[str], say
 
 
 def test_a_rate_outside_zero_to_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="bpcer \\(=1.0\\)"):
+    with pytest.raises(ValueError, match=r"bpcer \(=1\.0\)"):
         threshold_at_bpcer(SCORES, KINDS, 1.0)
-    with pytest.raises(ValueError, match="apcer \\(=-0.1\\)"):
+    with pytest.raises(ValueError, match=r"apcer \(=-0\.1\)"):
         threshold_at_apcer(SCORES, KINDS, -0.1)
 
 
@@ -112,7 +112,7 @@ def test_nobody_stands_on_two_sides_and_each_face_is_there_in_every_way(tmp_path
     assert len(files) == 24 * 2 * 3
     sides: dict[str, set[str]] = {}
     ways: dict[str, set[str]] = {}
-    for split, kind, _top, person, name in files:
+    for split, kind, *_top, person, name in files:
         sides.setdefault(person, set()).add(split)
         ways.setdefault(name, set()).add(kind)
     assert all(len(split) == 1 for split in sides.values())
@@ -142,7 +142,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_told(tmp_path: Path) -> N
     source = write_tree(tmp_path / "in", {**people(8), "lfw/p03/broken.png": b"no picture"})
     written = simulate(source, tmp_path / "out")
     assert list(written.left_out) == ["lfw/p03/broken.png"] or list(written.left_out) == ["p03/broken.png"]
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(ValueError, match="is there and not empty"):
         simulate(source, tmp_path / "out")
 
 
