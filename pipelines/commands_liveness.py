@@ -11,7 +11,7 @@ from pipelines.render import emit, table
 from tasks import registry
 from tasks.facealign import FaceAlignment, Method, open_aligner
 from tasks.liveness import Liveness, Share
-from tasks.livenessmodel import Rate, fit_and_test
+from tasks.livenessmodel import Rate, fit_and_test, real_class
 from tasks.predict import load_predictor
 from tasks.spoofset import PeopleSplit, write_spoof_set
 from tasks.versions import open_stored
@@ -104,6 +104,7 @@ def evaluate(
     rate: Rate = "bpcer" if max_apcer is None else "apcer"
     at = max_apcer if max_apcer is not None else MAX_BPCER if max_bpcer is None else max_bpcer
     predictor = load_predictor(registry.resolve_model(model))
+    real_class(predictor)  # said before the dataset is looked for
     data = open_stored(dataset or predictor.card.dataset)
     test = fit_and_test(predictor, data, split, rate, at)
     document = {
