@@ -1,11 +1,27 @@
 """MTCNN's parts: the arithmetic between its networks, by hand-worked and naive references."""
 
+import csv
+import io
+import sys
+import tarfile
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from skimage.data import astronaut
+from torch import Tensor
 from torch.nn import functional as F
 
+from data.alignment import five_of_68
+from models.boxes import iou
 from models.mtcnn import MTCNN, Search, _halves, crops, moved, pyramid, squared, unnested
+from tasks.faceweights import load_mtcnn
+from tests import published
 from tests.pictures import picture
 
 
@@ -110,3 +126,80 @@ def test_faces_come_surest_first_and_above_the_threshold() -> None:
 def test_a_search_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Search(**wrong)  # type: ignore[arg-type]
+
+
+# --- beside facenet-pytorch's own code --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def peer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The package's detector; two functions of torchvision's, of which it calls one, are stood in for."""
+    if find_spec("facenet_pytorch") is None:
+        pytest.skip("the package facenet_pytorch is not installed")
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.ops")
+    modules: dict[str, Any] = {name: ModuleType(name) for name in (*names, "torchvision.ops.boxes")}
+    modules["torchvision.transforms"].functional = modules[names[2]]
+    modules["torchvision.ops.boxes"].batched_nms = naive_nms
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    from facenet_pytorch.models.mtcnn import MTCNN as Theirs
+
+    return Theirs(keep_all=True, device="cpu")
+
+
+def naive_nms(boxes: Tensor, scores: Tensor, _image: Tensor, threshold: float) -> Tensor:
+    """Greedy, one by one; all boxes are of one picture."""
+    left, kept = scores.argsort(descending=True, stable=True).tolist(), []
+    while left:
+        best = left.pop(0)
+        kept.append(best)
+        overlap = iou(boxes[best][None], boxes[left]) if left else boxes[:0, 0]
+        left = [i for i, each in zip(left, overlap.tolist(), strict=True) if each <= threshold]
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def test_each_net_says_what_the_package_s_says(peer: Any) -> None:
+    net, _ = load_mtcnn(published.mtcnn())
+    torch.manual_seed(0)
+    for name, shape in (("pnet", (1, 3, 50, 70)), ("rnet", (4, 3, 24, 24)), ("onet", (4, 3, 48, 48))):
+        x = torch.rand(shape) * 2 - 1
+        with torch.no_grad():
+            logits, moves, *points = getattr(net, name)(x)
+            said = list(getattr(peer, name)(x))
+        torch.testing.assert_close(said.pop(), logits.softmax(1))
+        torch.testing.assert_close(said.pop(0), moves)
+        for ours, theirs in zip(points, said, strict=True):
+            torch.testing.assert_close(theirs, ours)
+
+
+def test_the_astronaut_s_face_is_where_the_package_finds_it(peer: Any) -> None:
+    net, _ = load_mtcnn(published.mtcnn())
+    photo = astronaut()
+    boxes, _, points = peer.detect(Image.fromarray(photo), landmarks=True)
+    found = net(torch.from_numpy(photo).permute(2, 0, 1), Search())
+    [box], [five] = np.asarray(boxes, np.float32), np.asarray(points, np.float32)
+    assert iou(torch.from_numpy(box)[None], found.boxes_xyxy[:1]) > 0.9
+    assert (torch.from_numpy(five) - found.points_xy[0]).norm(dim=1).max() < 3
+
+
+@pytest.mark.data
+def test_the_points_are_nearer_the_truth_than_those_of_the_package_s_own_code(
+    peer: Any, datasets_folder: Path
+) -> None:
+    """Resampled crops beside crops of whole pixels; the truth is the five points of 68 that people marked."""
+    net, _ = load_mtcnn(published.mtcnn())
+    errors: tuple[list[float], list[float]] = ([], [])
+    with tarfile.open(datasets_folder / "facial_keypoints_112.tar") as archive:
+        stream = archive.extractfile("test_keypoints.csv")
+        assert stream is not None
+        for name, *values in list(csv.reader(io.TextIOWrapper(stream)))[1:41]:
+            photo = Image.open(archive.extractfile(f"test/{name}")).convert("RGB")  # type: ignore[arg-type]
+            wanted = five_of_68(torch.tensor([float(value) for value in values]).view(68, 2))
+            found = net(torch.from_numpy(np.array(photo)).permute(2, 0, 1), Search())
+            theirs = np.asarray(peer.detect(photo, landmarks=True)[2], np.float32)
+            for mine, points in zip(errors, (found.points_xy, torch.from_numpy(theirs)), strict=True):
+                nearest = (points - wanted).norm(dim=2).mean(1).min()
+                mine.append(float(nearest / (wanted[1] - wanted[0]).norm()))
+    ours, others = np.mean(errors[0]), np.mean(errors[1])
+    assert ours < 0.07
+    assert ours < others
