@@ -1,12 +1,15 @@
 """Faces brought to one place: five points of a face moved onto five places of a template, by the best similarity.
 
-The template is that of ArcFace and SphereFace (https://arxiv.org/abs/1801.07698): 112 pixels a side, on which most
-published face embedders were trained. Turn, size and shift come from least squares (Umeyama 1991,
-https://doi.org/10.1109/34.88573, without reflection), and the picture is resampled once.
+A face embedder wants its faces where it was trained with them. `arcface` is the template of ArcFace and SphereFace
+(https://arxiv.org/abs/1801.07698), on which most published ones were; `dlib` is the mean face of dlib's face chips
+(http://dlib.net/imaging.html#get_face_chip_details), which are cut with a margin of 0.25. Turn, size and shift come
+from least squares (Umeyama 1991, https://doi.org/10.1109/34.88573, without reflection); the picture is resampled once.
 
-Points are continuous pixels, as in data.geometry: the centre of the first pixel is (0.5, 0.5). The published template
-counts from that centre, so half a pixel is added to it here.
+Points are continuous pixels, as in data.geometry: the centre of the first pixel is (0.5, 0.5). ArcFace's
+template counts from that centre, in pixels of 112, so half a pixel is added to it here.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,14 +19,19 @@ from data import geometry
 
 POINTS = ("left eye", "right eye", "nose", "left corner of the mouth", "right corner of the mouth")
 # as one sees them: the left eye has the smaller x
-TEMPLATE_PX = 112
-TEMPLATE_XY = (
-    (38.2946 + 0.5, 51.6963 + 0.5),
-    (73.5318 + 0.5, 51.5014 + 0.5),
-    (56.0252 + 0.5, 71.7366 + 0.5),
-    (41.5493 + 0.5, 92.3655 + 0.5),
-    (70.7299 + 0.5, 92.2041 + 0.5),
-)
+Template = Literal["arcface", "dlib"]
+ARCFACE_PX = 112
+TEMPLATES_XY: dict[Template, tuple[tuple[float, float], ...]] = {  # as shares of a square's side
+    "arcface": tuple(
+        ((x + 0.5) / ARCFACE_PX, (y + 0.5) / ARCFACE_PX)
+        for x, y in (
+            (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)
+        )
+    ),
+    "dlib": (
+        (0.225492, 0.215990), (0.754761, 0.215990), (0.490127, 0.515625), (0.254149, 0.780233), (0.726104, 0.780233)
+    ),
+}  # fmt: skip
 LEAST_SPREAD_PX = 0.01  # points that lie closer together have no direction
 LEAST_LIKENESS = 0.01  # of a cosine: less, and no turn brings the points to the template
 
@@ -31,14 +39,14 @@ LEAST_LIKENESS = 0.01  # of a cosine: less, and no turn brings the points to the
 _IBUG68_EYES, _IBUG68_NOSE, _IBUG68_MOUTH = ((36, 42), (42, 48)), 30, (48, 54)
 
 
-def template(side_px: int, margin: float = 0.0) -> Tensor:
+def template(side_px: int, margin: float = 0.0, name: Template = "arcface") -> Tensor:
     """Where the five points belong in a square of `side_px`: (5, 2).
 
     `margin` is what is seen beyond each edge of the template, as a share of its side: 0.25 shows half as much again.
     """
     if side_px < 1 or margin <= -0.5:
         raise ValueError(f"side_px (={side_px}) must be at least 1, margin (={margin}) above -0.5")
-    places = torch.tensor(TEMPLATE_XY, dtype=torch.float64) / TEMPLATE_PX
+    places = torch.tensor(TEMPLATES_XY[name], dtype=torch.float64)
     return ((places + margin) / (1 + 2 * margin) * side_px).float()
 
 
@@ -71,13 +79,15 @@ def similarity(old_xy: Tensor, new_xy: Tensor) -> Tensor:
     return torch.cat([a, shift[:, :, None]], 2).to(old_xy.dtype)
 
 
-def align(images: Tensor, points_xy: Tensor, side_px: int, margin: float = 0.0) -> Tensor:
+def align(
+    images: Tensor, points_xy: Tensor, side_px: int, margin: float = 0.0, name: Template = "arcface"
+) -> Tensor:
     """Faces at the template's places: (B, C, H, W) uint8 and their points (B, 5, 2) → (B, C, side_px, side_px) uint8.
 
     One resampling: bilinear, and where a face is made smaller, the mean of as many such samples a new pixel as it
     takes. What lies beyond the picture is black, as in training of the published embedders. Raises as `similarity`.
     """
-    to_old = geometry.invert(similarity(points_xy, template(side_px, margin).to(points_xy)))
+    to_old = geometry.invert(similarity(points_xy, template(side_px, margin, name).to(points_xy)))
     return resample(images, to_old, side_px)
 
 

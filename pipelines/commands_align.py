@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from data.alignment import Template
 from pipelines.options import Json
 from pipelines.render import emit, table
 from tasks.facealign import Choice, FaceAlignment, Method, open_aligner
@@ -21,6 +22,7 @@ def align(
     method: Method = "mtcnn",
     weights: str = "",
     side_px: int = 112,
+    template: Template = "arcface",
     margin: float = 0.0,
     crop: Annotated[tuple[int, int, int, int] | None, Parameter(negative=())] = None,
     face: Choice = "largest",
@@ -45,8 +47,10 @@ def align(
         Of mtcnn: package:facenet_pytorch, a folder of pnet.pt, rnet.pt and onet.pt, or a file; of landmarks68: a file.
     side_px
         Side of the squares.
+    template
+        Where five points are moved to: arcface, as most embedders want it; dlib, with --margin 0.25.
     margin
-        Seen beyond each edge of ArcFace's template, as a share of its side.
+        Seen beyond each edge of the template, as a share of its side.
     crop
         Left, top, right and bottom of the box, of crop and landmarks68.
     face
@@ -58,8 +62,8 @@ def align(
     """
     config = FaceAlignment.parse(
         {
-            "method": method, "side_px": side_px, "crop_xyxy": crop, "margin": margin, "face": face,
-            "min_face_px": min_face_px, "min_score": min_score, "weights": weights,
+            "method": method, "side_px": side_px, "crop_xyxy": crop, "template": template, "margin": margin,
+            "face": face, "min_face_px": min_face_px, "min_score": min_score, "weights": weights,
         },
         "",
     )  # fmt: skip

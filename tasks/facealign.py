@@ -46,11 +46,14 @@ class FaceAlignment(Parameters):
     crop_xyxy: tuple[int, int, int, int] | None = Field(
         default=None, description="edges of the box in the upright picture's pixels; of crop and landmarks68"
     )
+    template: Template = Field(
+        default="arcface", description="where five points are moved to: arcface; dlib, with a margin of 0.25"
+    )
     margin: float = Field(
         default=0.0,
         gt=-0.5,
         le=1,
-        description="seen beyond each edge of ArcFace's template, as a share of its side",
+        description="seen beyond each edge of the template, as a share of its side",
     )
     face: Choice = Field(
         default="largest", description="of several faces: only: that is an error; largest; central (of mtcnn)"
@@ -116,7 +119,8 @@ class Aligner:
 
     def _aligned(self, pixels: Tensor, points_xy: Tensor) -> Tensor:
         pictures = pixels.expand(len(points_xy), *pixels.shape)
-        return align(pictures, points_xy, self.config.side_px, self.config.margin)
+        config = self.config
+        return align(pictures, points_xy, config.side_px, config.margin, config.template)
 
 
 def open_aligner(config: FaceAlignment) -> Aligner:

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.transform import EuclideanTransform, SimilarityTransform, warp
 
-from data.alignment import TEMPLATE_PX, TEMPLATE_XY, align, five_of_68, resample, similarity, template
+from data.alignment import TEMPLATES_XY, align, five_of_68, resample, similarity, template
 from data.geometry import invert, warp_points
 from tests.pictures import picture
+
+TEMPLATE_XY = np.array(TEMPLATES_XY["arcface"]) * 112
 
 
 def jittered(seed: int, num: int = 3) -> torch.Tensor:
@@ -22,7 +24,7 @@ def jittered(seed: int, num: int = 3) -> torch.Tensor:
             rotation=generator.uniform(-3, 3),
             translation=generator.uniform(-300, 300, 2),
         )
-        faces.append(moved(np.array(TEMPLATE_XY)) + generator.normal(0, 2, (5, 2)))
+        faces.append(moved(TEMPLATE_XY) + generator.normal(0, 2, (5, 2)))
     return torch.from_numpy(np.stack(faces))
 
 
@@ -45,8 +47,8 @@ def test_a_mirrored_face_is_turned_and_never_mirrored() -> None:
 @given(st.floats(-3, 3), st.floats(0.1, 20), st.floats(-500, 500), st.floats(-500, 500))
 def test_an_exact_similarity_is_found_again(turn: float, scale: float, x: float, y: float) -> None:
     moved = SimilarityTransform(scale=scale, rotation=turn, translation=(x, y))
-    old = torch.from_numpy(moved(np.array(TEMPLATE_XY)))[None]
-    [got] = similarity(old, torch.tensor(TEMPLATE_XY, dtype=torch.float64))
+    old = torch.from_numpy(moved(TEMPLATE_XY))[None]
+    [got] = similarity(old, torch.from_numpy(TEMPLATE_XY))
     np.testing.assert_allclose(got.numpy(), moved.inverse.params[:2], atol=1e-6)
 
 
@@ -58,7 +60,7 @@ def test_a_batch_is_aligned_as_each_of_it_alone() -> None:
 
 
 def test_the_template_is_that_of_arcface_and_grows_with_its_square() -> None:
-    from_centres = template(TEMPLATE_PX) - 0.5
+    from_centres = template(112) - 0.5
     assert from_centres[0].tolist() == pytest.approx([38.2946, 51.6963], abs=1e-4)
     torch.testing.assert_close(template(224), 2 * template(112))
     # with half as much again around it, the template's square is the middle half of the new one
@@ -82,10 +84,10 @@ def test_points_that_have_no_direction_are_one_clear_error(points: torch.Tensor)
 def test_the_square_is_what_scikit_image_warps() -> None:
     pixels = np.asarray(picture(3, 160, 140))
     # enlarged, so that one bilinear sample is a pixel
-    points = SimilarityTransform(scale=0.6, rotation=0.4, translation=(40, 10))(np.array(TEMPLATE_XY))
+    points = SimilarityTransform(scale=0.6, rotation=0.4, translation=(40, 10))(TEMPLATE_XY)
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
     [got] = align(image, torch.from_numpy(points).float()[None], 112)
-    to_new = SimilarityTransform.from_estimate(points - 0.5, np.array(TEMPLATE_XY) - 0.5)
+    to_new = SimilarityTransform.from_estimate(points - 0.5, TEMPLATE_XY - 0.5)
     wanted = warp(pixels.astype(float), to_new.inverse, output_shape=(112, 112), order=1, cval=0)
     assert np.abs(got.permute(1, 2, 0).numpy() - wanted).max() <= 0.51
 
@@ -127,3 +129,10 @@ def test_five_of_the_68_points_are_eyes_nose_and_mouth() -> None:
     points = torch.arange(136, dtype=torch.float64).view(68, 2)
     got = five_of_68(points)[:, 0] / 2  # x of point i is 2 i
     assert got.tolist() == [38.5, 44.5, 30, 48, 54]
+
+
+def test_dlib_s_chip_has_its_eyes_in_the_upper_third_and_a_quarter_around_the_face() -> None:
+    chip = template(150, 0.25, "dlib") / 150
+    assert chip[:2, 1].tolist() == pytest.approx([0.3107] * 2, abs=1e-4)  # (0.21599 + 0.25) / 1.5
+    assert chip[1, 0] - chip[0, 0] == pytest.approx(0.529269 / 1.5)
+    assert chip[2, 0] == pytest.approx((chip[3, 0] + chip[4, 0]) / 2)
