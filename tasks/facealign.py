@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.alignment import align, five_of_68
+from data.alignment import Template, align, five_of_68
 from data.decode import decode_image, to_square
 from data.parameters import Parameters
 from models import facelandmarks68
