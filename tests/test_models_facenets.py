@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from data.landmarks import IBUG68_EYE_CORNERS
@@ -16,7 +17,7 @@ from models.facelandmarks68 import FaceLandmarks68
 from models.faceresnet import SAME_PERSON_DISTANCE, Block, FaceResNet, ScaledConv
 from tasks.facealign import FaceAlignment, open_aligner
 from tasks.faceweights import load_face_landmarks68, load_face_resnet
-from tests.published import shared_weights
+from tests.published import mtcnn, shared_weights
 
 LFW_CROP = (3, 11, 118, 126)
 
@@ -76,27 +77,45 @@ def lfw(datasets: Path) -> tuple[dict[str, bytes], list[tuple[str, str, bool]]]:
     return pictures, pairs
 
 
-@pytest.mark.data
-@pytest.mark.slow
-def test_the_face_resnet_knows_97_6_of_100_pairs_of_lfw(datasets_folder: Path) -> None:
-    net, _ = load_face_resnet(shared_weights(datasets_folder, "face_resnet128_fp16.safetensors"))
-    pictures, pairs = lfw(datasets_folder)
-    aligner = open_aligner(FaceAlignment(method="crop", side_px=150, crop_xyxy=LFW_CROP))
+def places_of(datasets: Path, alignment: FaceAlignment) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of LFW's 1,000 pairs: the ResNet's places of both faces, raw pixels' distances, and which are of one person."""
+    net, _ = load_face_resnet(shared_weights(datasets, "face_resnet128_fp16.safetensors"))
+    pictures, pairs = lfw(datasets)
+    aligner = open_aligner(alignment)
     names = sorted({name for pair in pairs for name in pair[:2]})
     faces = torch.stack([aligner.face(pictures[name]) for name in names])
     with torch.inference_mode():
         places = torch.cat([net(part) for part in faces.split(32)])
     at = {name: i for i, name in enumerate(names)}
     a, b = (torch.tensor([at[pair[side]] for pair in pairs]) for side in (0, 1))
-    same = torch.tensor([pair[2] for pair in pairs])
-    assert (len(pairs), int(same.sum())) == (1000, 500)
-    near = (places[a] - places[b]).norm(dim=1) < SAME_PERSON_DISTANCE
+    raw = faces.float().flatten(1)
+    return places[a], places[b], (raw[a] - raw[b]).norm(dim=1), torch.tensor([pair[2] for pair in pairs])
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_face_resnet_knows_97_6_of_100_pairs_of_lfw(datasets_folder: Path) -> None:
+    a, b, raw, same = places_of(
+        datasets_folder, FaceAlignment(method="crop", side_px=150, crop_xyxy=LFW_CROP)
+    )
+    assert (len(same), int(same.sum())) == (1000, 500)
+    near = (a - b).norm(dim=1) < SAME_PERSON_DISTANCE
     assert (near == same).float().mean() == pytest.approx(0.976, abs=0.002)
     # raw pixels, at the threshold that suits them best
-    raw = faces.float().flatten(1)
-    distance = (raw[a] - raw[b]).norm(dim=1)
-    best = max(float(((distance < each) == same).float().mean()) for each in distance)
+    best = max(float(((raw < each) == same).float().mean()) for each in raw)
     assert best == pytest.approx(0.627, abs=0.03)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_five_points_on_dlib_s_template_beat_the_fixed_crop(datasets_folder: Path) -> None:
+    alignment = FaceAlignment(
+        method="mtcnn", side_px=150, template="dlib", margin=0.25, face="central", min_score=0.7,
+        weights=mtcnn(),
+    )  # fmt: skip
+    a, b, _, same = places_of(datasets_folder, alignment)
+    near = (a - b).norm(dim=1) < SAME_PERSON_DISTANCE
+    assert (near == same).float().mean() == pytest.approx(0.983, abs=0.003)
 
 
 @pytest.mark.data

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from skimage import data as photographs
 from torch import Tensor
+from torch.nn import functional as F
 
 from data.alignment import template
 from data.decode import DecodeError
@@ -230,6 +231,17 @@ def test_a_photograph_and_its_mirror_have_mirrored_points() -> None:
     back = back[[1, 0, 2, 4, 3]]
     assert (there[:, 0] + back[:, 0] - 512).abs().max() < 3
     assert (there[:, 1] - back[:, 1]).abs().max() < 3
+
+
+def test_each_of_100_small_faces_is_found_and_none_in_100_other_pictures() -> None:
+    """lfw_subset's 25 x 25 squares enlarged to 100, with a border, since faces fill them."""
+    find = published_aligner(min_face_px=40, min_score=0.7).find
+    assert find is not None
+    levels = torch.from_numpy(photographs.lfw_subset()).float()[:, None] * 255
+    large = F.interpolate(levels, (100, 100), mode="bicubic", antialias=True).clamp(0, 255)
+    pixels = F.pad(large, (20,) * 4, mode="replicate").to(torch.uint8).expand(-1, 3, -1, -1)
+    num = [len(find(each.contiguous()).scores) for each in pixels]
+    assert all(num[:100]) and not any(num[100:])
 
 
 @pytest.mark.data
