@@ -70,7 +70,7 @@ def align(
     aligner = open_aligner(config)
     written = align_folder(source, out, aligner)
     lost = list(written.left_out.items())
-    told = f"{written.num_faces:,} faces in {out}, {len(lost)} pictures without"
+    told = f"{written.num_faces:,} faces in {out}, {len(lost)} picture{'s' * (len(lost) != 1)} without"
     views = [table("Left out", ("picture", "why"), lost[:MAX_SHOWN])] if lost else []
     document = {
         "out": out,

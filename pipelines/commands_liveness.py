@@ -67,7 +67,8 @@ def simulate(
         for split in SPLITS
     ]
     document = {"out": out, **asdict(written)}
-    told = f"wrote {out}; {len(written.left_out)} pictures without a face"
+    lost = len(written.left_out)
+    told = f"wrote {out}; {lost} picture{'s' * (lost != 1)} without a face"
     emit(document, [table("Pictures", ("split", "people", *kinds), rows), told], as_json)
 
 
