@@ -28,7 +28,7 @@ NOTHING = (math.inf, -math.inf)  # start and end of what sees no pixel: channels
 class Span:
     """Of one axis: the unit at place i sees the `side` pixels from `start` + `stride` * i on.
 
-    `start` may lie before the picture's first pixel, 0, and the end behind its last: there the unit sees padding.
+    Of a channel that a shortcut fills with zeros the side is 0. `start` may lie before the picture's first pixel, 0, and the end behind its last: there the unit sees padding.
     """
 
     start: int
@@ -64,9 +64,9 @@ class LayerFields:
     @property
     def widest(self) -> Field | None:
         """The field that holds those of all units at a place; None: the whole picture."""
-        seen = [field for field in self.fields if field is not None]
-        if len(seen) < len(self.fields):
+        if None in self.fields:
             return None
+        seen = [field for field in self.fields if field is not None and field.rows.side]
         return Field(_hull([field.rows for field in seen]), _hull([field.columns for field in seen]))
 
 
@@ -135,10 +135,12 @@ def _layer(name: str, output: Tensor, axes: _Axes) -> LayerFields:
     shape = tuple(output.shape[1:])
     if axes is None:
         return LayerFields(name, shape, (None,) * shape[0])
-    spans = [
-        [Span(int(start), int(end - start), axis.stride) for start, end in axis.bounds] for axis in axes
-    ]
+    spans = [[_span(axis.stride, *bounds) for bounds in axis.bounds] for axis in axes]
     return LayerFields(name, shape, tuple(Field(*pair) for pair in zip(*spans, strict=True)))
+
+
+def _span(stride: int, start: float, end: float) -> Span:
+    return Span(0, 0, stride) if end < start else Span(int(start), int(end - start), stride)
 
 
 class _Tracer(TorchDispatchMode):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from models.classification import ARCHITECTURES, arguments_of, least_px
+from models.classification import ARCHITECTURES, arguments_of, least_px, usual_px
 from models.summary import Layer, layer_table
 from pipelines.render import emit, pairs, table
 
@@ -23,14 +23,6 @@ COLUMNS = (
     "multiplications",
 )
 ROW_IN, DPI = 0.21, 110
-
-
-def usual_px(name: str) -> int:
-    """Side of the pictures that a network was made for."""
-    if name == "overfeat_course":
-        return 14
-    small = name.endswith("_cifar") or name.startswith(("lenet", "airnet", "nin"))
-    return 32 if small else 299 if name == "inception_v3" else 224
 
 
 def show_network(
