@@ -21,14 +21,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 aten = torch.ops.aten
-NOTHING = (math.inf, -math.inf)  # start and end of what sees no pixel: channels that a shortcut fills with zeros
+NOTHING = (
+    math.inf,
+    -math.inf,
+)  # start and end of what sees no pixel: channels that a shortcut fills with zeros
 
 
 @dataclass(frozen=True)
 class Span:
     """Of one axis: the unit at place i sees the `side` pixels from `start` + `stride` * i on.
 
-    Of a channel that a shortcut fills with zeros the side is 0. `start` may lie before the picture's first pixel, 0, and the end behind its last: there the unit sees padding.
+    `start` may lie before the picture's first pixel, 0, and the end behind its last: there the unit sees padding. Of a
+    channel that a shortcut fills with zeros the side is 0.
     """
 
     start: int
@@ -228,7 +232,9 @@ def _padded(axes: Any, pads: list[int], *_value: Any) -> _Axes:
     left, _, top, _, before, behind = [*pads, 0, 0, 0, 0][:6]
 
     def shifted(axis: _Axis, places: int) -> _Axis:
-        bounds = tuple((start - places * axis.stride, end - places * axis.stride) for start, end in axis.bounds)
+        bounds = tuple(
+            (start - places * axis.stride, end - places * axis.stride) for start, end in axis.bounds
+        )
         return _Axis(axis.stride, ((NOTHING,) * before + bounds + (NOTHING,) * behind))
 
     return shifted(axes[0], top), shifted(axes[1], left)

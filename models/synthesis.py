@@ -29,7 +29,9 @@ class SynthesisConfig(Parameters):
 
     steps: int = Field(ge=1, description="steps of Adam")
     lr: float = Field(gt=0, description="Adam's rate")
-    side_px: int = Field(ge=8, le=1024, description="side of the picture, at most; a network's own where it has one")
+    side_px: int = Field(
+        ge=8, le=1024, description="side of the picture, at most; a network's own where it has one"
+    )
     parametrisation: Literal["frequency", "pixels"] = Field(
         description="frequency: Fourier coefficients; pixels: the values themselves"
     )
@@ -39,9 +41,13 @@ class SynthesisConfig(Parameters):
     jitter_px: int = Field(ge=0, description="the picture is shifted by up to so many pixels at each step")
     scale: float = Field(ge=0, lt=1, description="and scaled by up to this share, up or down")
     rotate_deg: float = Field(ge=0, le=180, description="and turned by up to so many degrees")
-    blur_px: float = Field(ge=0, description="pixels: deviation of the blur every `blur_every` steps; 0: none")
+    blur_px: float = Field(
+        ge=0, description="pixels: deviation of the blur every `blur_every` steps; 0: none"
+    )
     blur_every: int = Field(ge=1, description="steps between two blurs")
-    total_variation: float = Field(ge=0, description="weight of the mean squared difference of neighbouring pixels")
+    total_variation: float = Field(
+        ge=0, description="weight of the mean squared difference of neighbouring pixels"
+    )
     weight_decay: float = Field(ge=0, description="weight of the mean squared distance from grey")
     seed: int = Field(ge=0, description="of the beginning and of all that is drawn")
 
@@ -49,7 +55,8 @@ class SynthesisConfig(Parameters):
     def _blurs_pixels(self) -> Self:
         if self.blur_px and self.parametrisation == "frequency":
             raise ValueError(
-                f"blur_px (={self.blur_px:g}) is of parametrisation=pixels; frequencies are scaled, not blurred: set it to 0"
+                f"blur_px (={self.blur_px:g}) is of parametrisation=pixels; frequencies are scaled, not blurred: "
+                "set it to 0"
             )
         return self
 
@@ -76,7 +83,9 @@ def ascend(
         penalty = penalty + config.weight_decay * (pictures - FILL).square().mean(dim=(1, 2, 3))
         loss = (penalty - values).sum()
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"synthesis: the objective is not finite at step {step}; lower synthesis.lr")
+            raise FloatingPointError(
+                f"synthesis: the objective is not finite at step {step}; lower synthesis.lr"
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

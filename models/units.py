@@ -55,8 +55,8 @@ def named_layers(net: nn.Module, names: Sequence[str], known: Sequence[str]) -> 
     unknown = [name for name in names if name not in known and name not in of_stage]
     if unknown or not names:
         raise ValueError(
-            f"layer {', '.join(unknown) or 'to look at'} is not known: give one of the stages {', '.join(of_stage)}, or "
-            f"a module such as {', '.join(_spread(known, 6))} (all: ./convoy models show NETWORK)"
+            f"layer {', '.join(unknown) or 'to look at'} is not known: give one of the stages {', '.join(of_stage)}, "
+            f"or a module such as {', '.join(_spread(known, 6))} (all: ./convoy models show NETWORK)"
         )
     return list(dict.fromkeys(name if name in known else of_stage[name] for name in names))
 
@@ -144,7 +144,9 @@ class Moments:
         one = (self.num * self.first_squared - self.first.square()).clamp_min(0).sqrt()
         other = (self.num * self.second_squared - self.second.square()).clamp_min(0).sqrt()
         scale = one[:, None] * other
-        still = scale <= 1e-9 * self.num * (self.first_squared.sqrt()[:, None] * self.second_squared.sqrt() + 1e-30)
+        still = scale <= 1e-9 * self.num * (
+            self.first_squared.sqrt()[:, None] * self.second_squared.sqrt() + 1e-30
+        )
         return (apart / scale.clamp_min(1e-30)).clamp(-1, 1).masked_fill(still, 0.0)
 
 
@@ -173,7 +175,12 @@ def grad_cam(net: nn.Module, layer: str, x: Tensor, classes: Tensor) -> Tensor:
 
 
 def occlusion(
-    score: Callable[[Tensor], Tensor], picture: Tensor, fill: Tensor, window_px: int, stride_px: int, batch_size: int
+    score: Callable[[Tensor], Tensor],
+    picture: Tensor,
+    fill: Tensor,
+    window_px: int,
+    stride_px: int,
+    batch_size: int,
 ) -> Tensor:
     """Occlusion (Zeiler, Fergus 2014, https://arxiv.org/abs/1311.2901, section 4.2): how far the score falls, (H, W).
 

@@ -1,7 +1,7 @@
 """The one network that an explanation is of: a trained classifier, or published weights by the network's name.
 
-    models:/classifier-digits@champion    a run key, runs:/ID, a folder: everything is in its card
-    package:NAME, FILE, URL#sha256=…      weights as transfer.weights takes them; then the network must be named
+models:/classifier-digits@champion    a run key, runs:/ID, a folder: everything is in its card
+package:NAME, FILE, URL#sha256=…      weights as transfer.weights takes them; then the network must be named
 """
 
 from collections.abc import Sequence

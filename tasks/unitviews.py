@@ -177,7 +177,9 @@ def patches_of(
     found: dict[int, list[Patch]] = {}
     for unit in units:
         found[unit] = []
-        ranked = zip(*(each[unit].tolist() for each in (tops.values, tops.pictures, tops.places)), strict=True)
+        ranked = zip(
+            *(each[unit].tolist() for each in (tops.values, tops.pictures, tops.places)), strict=True
+        )
         for value, index, place in ranked:
             if index < 0:
                 continue
@@ -241,16 +243,14 @@ def synthesise_each(
 
 
 def most_alike(moments: Moments, units: Sequence[int]) -> dict[int, tuple[int, float]]:
-    """For units of the first network the most correlated one of the second, and the correlation; of equals the first."""
+    """To units of the first network the most correlated one of the second, with the correlation."""
     correlations = moments.correlations()[torch.tensor(list(units))]
     best = correlations.argmax(1)
     values = correlations.gather(1, best[:, None])[:, 0]
-    return {unit: pair for unit, pair in zip(units, zip(best.tolist(), values.tolist()), strict=True)}
+    return dict(zip(units, zip(best.tolist(), values.tolist(), strict=True), strict=True))
 
 
-def rows_of(
-    dataset: Dataset, split: Split, layer: LayerFields, tops: TopUnits
-) -> Iterator[dict[str, Any]]:
+def rows_of(dataset: Dataset, split: Split, layer: LayerFields, tops: TopUnits) -> Iterator[dict[str, Any]]:
     """The patches of all units of a layer as rows, for a table."""
     table = dataset.table(split, ["id", "label"])
     ids, labels = table["id"].to_pylist(), table["label"].to_pylist()
