@@ -106,9 +106,9 @@ class TopUnits:
         joined = [torch.cat(pair, 1) for pair in (
             (self.values, values), (self.pictures, pictures), (self.places, places)
         )]  # fmt: skip
-        by_picture = joined[1].argsort(1, stable=True)
+        by_picture = joined[1].argsort(dim=1, stable=True)
         ordered = [each.gather(1, by_picture) for each in joined]
-        best = ordered[0].argsort(1, descending=True, stable=True)[:, :num]
+        best = ordered[0].argsort(dim=1, descending=True, stable=True)[:, :num]
         self.values, self.pictures, self.places = (each.gather(1, best) for each in ordered)
 
 
