@@ -62,7 +62,7 @@ def method_named(name: str) -> Method:
     """Check a method's name; raises ValueError."""
     for known in get_args(Method):
         if name == known:
-            return known  # type: ignore[no-any-return]
+            return known
     raise ValueError(f"--method (={name}) must be {' or '.join(get_args(Method))}")
 
 

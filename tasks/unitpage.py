@@ -38,7 +38,7 @@ class UnitView:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it never answers: its strongest activation is not above its weakest of the nine, or not above 0."""
+        """Whether it answers to no picture: its strongest activation is not above 0."""
         return bool(self.patches) and self.patches[0].activation <= 0
 
     def labels(self) -> list[tuple[str, int]]:
@@ -49,7 +49,7 @@ class UnitView:
         """Its number and strongest activation, and what its patches are of."""
         lines = [f"unit {self.unit}" + (f" ({self.note})" if self.note else "")]
         if self.is_dead:
-            return [lines[0], "never active"]
+            return [lines[0], "never above 0"]
         if self.patches:
             lines[0] += f", up to {self.patches[0].activation:.3g}"
             several = [f"{label} {num}" for label, num in self.labels()[:3]]

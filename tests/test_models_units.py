@@ -1,5 +1,7 @@
 """Units: their activations, the strongest of them in any order of pictures, and what a prediction hangs on."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,7 @@ def test_activations_are_what_a_module_gave_before_others_wrote_over_it() -> Non
 def test_nothing_behind_the_deepest_layer_is_run() -> None:
     class Never(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            raise AssertionError("run")
+            raise AssertionError(f"run with {x.shape}")
 
     net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4), Never())
     found = activations(net, ["1", "0"], torch.ones(1, 2))
@@ -71,7 +73,7 @@ def test_the_strongest_do_not_depend_on_how_the_split_is_cut_or_merged(
     order = sorted(range(num), key=lambda i: (-rows[i][0], i))[:4]
     bounds = sorted({0, num, *(cut for cut in cuts if cut < num)})
     parts = []
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in itertools.pairwise(bounds):
         part = TopUnits.empty(2, 4)
         part.update(
             values[first:last], torch.arange(first, last), torch.zeros(last - first, 2, dtype=torch.long)

@@ -83,7 +83,7 @@ def test_help_names_every_command(run: Run) -> None:
     "command",
     [("data", "add"), ("data", "list"), ("data", "show"), ("data", "check"), ("train",), ("evaluate",), ("compare",),
      ("predict",), ("models", "list"), ("models", "show"), ("models", "combine"), ("parameters",), ("doctor",),
-     ("demo",)],
+     ("demo",), ("explain", "units"), ("explain", "prediction")],
 )  # fmt: skip
 def test_every_command_explains_itself_and_takes_json(command: tuple[str, ...], run: Run) -> None:
     code, out, _ = run(*command, "--help")
@@ -102,7 +102,7 @@ def test_help_is_quick_because_it_imports_no_engine() -> None:
     ("arguments", "message"),
     [
         (("trane",), "trane"),
-        (("explain",), "…; ./convoy --help lists them all"),
+        (("elucidate",), "…; ./convoy --help lists them all"),
         (
             ("models", "show", "vgg16", "--input", "16"),
             "--input (=16) is too small for vgg16: it takes pictures of at least 32 px",

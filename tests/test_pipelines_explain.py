@@ -10,11 +10,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from data.dataset import Dataset
-from pipelines.explain import request_of
+from models.classification import ARCHITECTURES
+from pipelines.explain import ExplainConfig, request_of
+from pipelines.parameters import section
 from tasks import classification
 from tasks.modelfile import save_model
 from tasks.paths import store
 from tasks.recordstore import connect
+from tasks.subject import open_subject
 from tests.conftest import Run
 from tests.tiny import tiny_config, tiny_dataset
 
@@ -43,8 +46,6 @@ def models(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[st
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from models.classification import ARCHITECTURES
-
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_file(ARCHITECTURES["resnet8_cifar"](num_classes=4, channels=3).state_dict(), file)
@@ -138,11 +139,7 @@ def test_what_does_not_fit_gets_one_clear_line(
     assert message in err and err.startswith("convoy: ") and err.count("\n") == 1, err
 
 
-def test_versions_of_other_layers_are_not_compared(digits: Dataset, models: list[str], weights: str) -> None:
-    from pipelines.explain import ExplainConfig
-    from pipelines.parameters import section
-    from tasks.subject import open_subject
-
+def test_versions_of_other_layers_are_not_compared(models: list[str], weights: str) -> None:
     subjects = [open_subject(models[0]), open_subject(weights, "resnet8_cifar")]
     config = section("explain", ExplainConfig, {})
     with pytest.raises(ValueError, match="has other layers by these names"):

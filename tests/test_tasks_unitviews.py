@@ -134,7 +134,7 @@ def test_every_unit_has_nine_rows_in_the_table(digits: Dataset, subject: Subject
     assert len({row["id"] for row in rows[:9]}) == 9
 
 
-def test_units_are_synthesised_in_parts_and_answer(digits: Dataset, subject: Subject) -> None:
+def test_units_are_synthesised_in_parts_and_answer(subject: Subject) -> None:
     config = SynthesisConfig.parse(PLAIN, "synthesis")
     layers = chosen(subject, *LAYERS)
     wanted = [(subject, layers[name], [0, 3, 4, 5, 6]) for name in LAYERS]
@@ -158,6 +158,6 @@ def test_a_layer_says_in_words_what_its_units_see() -> None:
 
 def test_a_unit_without_an_activation_above_nothing_is_called_so() -> None:
     patch = unitviews.Patch("a.png", "1", 0.0, 0, 0, np.zeros((1, 3, 3), np.uint8))
-    assert UnitView(3, (patch,), None).caption() == ["unit 3", "never active"]
+    assert UnitView(3, (patch,), None).caption() == ["unit 3", "never above 0"]
     assert UnitView(3, (), None).caption() == ["unit 3"]
     assert LayerView(LayerFields("a", (1,), (None,)), ()).units == ()
