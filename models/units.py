@@ -6,10 +6,12 @@ run. Activations are taken as the module gives them: a ReLU that comes after it 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from models.stages import stages_of
 
@@ -150,28 +152,48 @@ class Moments:
         return (apart / scale.clamp_min(1e-30)).clamp(-1, 1).masked_fill(still, 0.0)
 
 
-def grad_cam(net: nn.Module, layer: str, x: Tensor, classes: Tensor) -> Tensor:
+class _LastMap(TorchFunctionMode):
+    """Keeps the last map with more places than one, whichever function made it: often no module's output."""
+
+    maps: Tensor | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.ndim == 4 and result.shape[2:].numel() > 1:
+            self.maps = result
+        return result
+
+
+def grad_cam(net: nn.Module, layer: str | None, x: Tensor, classes: Tensor) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391): (B, h, w), none below 0, of a layer's map.
 
-    The maps of the layer, each weighted by the mean gradient of the class's logit over its places, added and rectified.
-    `x` (B, C, H, W) normalised, `classes` (B,).
+    The maps of the layer, each weighted by the mean gradient of the class's logit over its places, added and rectified;
+    without a layer those of the last maps that have more places than one, activation included. `x` (B, C, H, W)
+    normalised, `classes` (B,). Raises ValueError for a network without such maps.
     """
-    maps: list[Tensor] = []
+    kept: list[Tensor] = []
 
     def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        maps.append(output.detach().requires_grad_())
-        return maps[0].clone()  # what comes after may write over it
+        kept.append(output)
+        return output.clone()  # what comes after may write over it
 
-    handle = net.get_submodule(layer).register_forward_hook(hook)
+    handle = net.get_submodule(layer).register_forward_hook(hook) if layer else None
     try:
-        with torch.enable_grad():
-            logits = net(x)
-            chosen = logits.gather(1, classes[:, None]).sum()
-            [gradient] = torch.autograd.grad(chosen, maps)
+        with torch.enable_grad(), _LastMap() as last:
+            logits = net(x.detach().requires_grad_())
     finally:
-        handle.remove()
+        if handle:
+            handle.remove()
+    maps = kept[0] if layer else last.maps
+    if maps is None:
+        raise ValueError(
+            "the network has no maps with more places than one: Grad-CAM has nothing to show; try occlusion"
+        )
+    [gradient] = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), [maps])
     weights = gradient.mean(dim=(2, 3), keepdim=True)
-    return F.relu((weights * maps[0].detach()).sum(1))
+    return F.relu((weights * maps.detach()).sum(1))
 
 
 def occlusion(

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from data.decode import DecodeError, decode_image
 from models.units import named_layers
 from pipelines.commands_predict import IMAGE_SUFFIXES, find_images, require_there
-from tasks.attribution import Attribution, Method, attribute, last_map, write_page, write_sheet
+from tasks.attribution import Attribution, Method, attribute, write_page, write_sheet
 from tasks.subject import Subject, open_subject
 
 
@@ -35,19 +35,19 @@ def explain_pictures(
     require_there(images)
     files = find_images(images, IMAGE_SUFFIXES)
     subject = open_subject(model, network, px, class_names)
-    name = layer_of(subject, layer) if chosen == "gradcam" else ""
+    name = layer_of(subject, layer) if layer else None
     blobs, errors = readable_files(files)
     window, stride = window_stride
     found = attribute(
         subject, [str(file) for file in blobs], list(blobs.values()), method=chosen, layer=name, label=label,
         window_px=window, stride_px=stride,
     ) if blobs else []  # fmt: skip
-    written = write_out(out, found, chosen, f"{model}: {name or 'occlusion'}") if found else []
+    written = write_out(out, found, chosen, f"{subject.architecture}, {model}") if found else []
     rows = {each.name: row_of(each) for each in found}
     return {
         "model": model,
         "method": chosen,
-        "layer": name or None,
+        "layer": name,
         "explanations": [
             {"image": str(file), **rows.get(str(file), EMPTY), "error": errors.get(file)} for file in files
         ],
@@ -66,15 +66,13 @@ def method_named(name: str) -> Method:
     raise ValueError(f"--method (={name}) must be {' or '.join(get_args(Method))}")
 
 
-def layer_of(subject: Subject, layer: str | None) -> str:
-    """The module whose map Grad-CAM shows: the one asked for, else the last; ValueError for one without places."""
+def layer_of(subject: Subject, layer: str) -> str:
+    """The module whose map Grad-CAM shows; raises ValueError for one that is not there, or has no places."""
     layers = subject.fields()
-    if layer is None:
-        return last_map(layers)
     [name] = named_layers(subject.classifier.net, [layer], list(layers))
     if not layers[name].has_places:
         raise ValueError(
-            f"layer {layer} has no places: Grad-CAM needs a map, such as that of {last_map(layers)}"
+            f"layer {layer} has no places: Grad-CAM needs a map; leave --layer out for the last one"
         )
     return name
 

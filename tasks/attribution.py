@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.files import write_whole
-from models.receptive import LayerFields
 from models.units import grad_cam, occlusion
 from tasks import page
 from tasks.figures import save_figure, title
@@ -32,7 +31,7 @@ from tasks.unitviews import network_input
 
 Method = Literal["gradcam", "occlusion"]
 FOR, AGAINST = (213, 94, 0), (0, 114, 178)  # Okabe and Ito's vermillion and blue
-STRONGEST = 0.85  # opacity of what counts most
+STRONGEST = 0.75  # opacity of what counts most
 NUM_LIKELY = 3
 SHOWN_PX = 224  # side of a shown picture, at least
 SHEET_COLUMNS = 3
@@ -55,16 +54,6 @@ class Attribution:
         """Where it is highest, in pixels of the picture as the network saw it."""
         row, column = divmod(int(self.heat.argmax()), self.heat.shape[1])
         return column, row
-
-
-def last_map(layers: dict[str, LayerFields]) -> str:
-    """The last layer that has more places than one: what Grad-CAM looks at unless told otherwise."""
-    names = [name for name, each in layers.items() if each.has_places and each.shape[1] * each.shape[2] > 1]
-    if not names:
-        raise ValueError(
-            "the network has no layer with more places than one: Grad-CAM has nothing to show; try occlusion"
-        )
-    return names[-1]
 
 
 @torch.inference_mode()
@@ -91,14 +80,15 @@ def attribute(
     blobs: Sequence[bytes],
     *,
     method: Method,
-    layer: str,
+    layer: str | None,
     label: str | None = None,
     window_px: int = 0,
     stride_px: int = 0,
 ) -> list[Attribution]:
-    """Explain encoded pictures; `layer` is Grad-CAM's, window and stride occlusion's (0: an eighth and a half of it).
+    """Explain encoded pictures.
 
-    Raises ValueError for a class or window that does not fit, DecodeError for a picture that cannot be read.
+    `layer` is Grad-CAM's, None: the last map; window and stride are occlusion's, 0: an eighth of the side and half of
+    it. Raises ValueError for a class or window that does not fit, DecodeError for a picture that cannot be read.
     """
     pictures = network_input(blobs, subject)
     chances = probabilities(subject, pictures)
@@ -125,7 +115,7 @@ def attribute(
     return found
 
 
-def cam_heats(subject: Subject, layer: str, pictures: Tensor, classes: Tensor) -> list[np.ndarray]:
+def cam_heats(subject: Subject, layer: str | None, pictures: Tensor, classes: Tensor) -> list[np.ndarray]:
     """Grad-CAM over the pictures, each by its own maximum: (c, c) in 0…1; all 0 where nothing speaks for the class."""
     network, device = subject.classifier.to(default_device()), default_device()
     size = max(1, int(PASS_MB * 2**18 / crop_values(subject.preprocessing)))
@@ -191,7 +181,7 @@ def caption(found: Attribution) -> list[str]:
 def legend(method: Method, found: Sequence[Attribution]) -> str:
     """What the colours mean."""
     if method == "gradcam":
-        return "Grad-CAM: the darker the red, the more the layer found there that speaks for the class"
+        return "Grad-CAM: the stronger the red, the more the layer found there that speaks for the class"
     least, most = min(each.heat.min() for each in found), max(each.heat.max() for each in found)
     return (
         "occlusion: where covering the picture lowers the class's probability red, where it raises it blue; "
@@ -203,7 +193,7 @@ def write_sheet(file: Path, found: Sequence[Attribution], method: Method, what: 
     """Write picture and map of each as one PNG."""
     num_columns = min(SHEET_COLUMNS, len(found))
     num_rows = -(-len(found) // num_columns)
-    size = (max(2 * num_columns * CELL_IN, 5), num_rows * (CELL_IN + 0.55) + 0.7)
+    size = (max(2 * num_columns * CELL_IN, 5), num_rows * (CELL_IN + 0.3) + 0.6)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(num_rows, 2 * num_columns, squeeze=False)
     for each in axes.flat:

@@ -134,6 +134,16 @@ def test_grad_cam_is_that_of_a_plain_reference(name: str, layer: str) -> None:
     assert found.max() > 0
 
 
+def test_without_a_layer_grad_cam_takes_the_last_map_as_it_is_pooled() -> None:
+    net, x = network("efficientnet_lite0", 64), torch.randn(1, 3, 64, 64)
+    maps = net.run_blocks(net.stem(x), 0, len(net._blocks))  # type: ignore[operator,arg-type]
+    maps = F.relu6(net._bn1(net._conv_head(maps))).detach().requires_grad_()  # type: ignore[operator]
+    net.head(maps.mean(dim=(2, 3)))[0, 3].backward()  # type: ignore[operator]
+    assert maps.grad is not None
+    wanted = F.relu((maps.grad.mean(dim=(2, 3), keepdim=True) * maps).sum(1)).detach()
+    torch.testing.assert_close(grad_cam(net, None, x, torch.tensor([3])), wanted, rtol=1e-4, atol=1e-7)
+
+
 def test_occlusion_is_that_of_one_window_at_a_time() -> None:
     generator = torch.Generator().manual_seed(0)
     picture = torch.randint(0, 256, (3, 7, 9), dtype=torch.uint8, generator=generator)

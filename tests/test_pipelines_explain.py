@@ -115,7 +115,9 @@ def test_bare_weights_are_shown_by_synthesis_alone(weights: str, run: Run, tmp_p
     assert code == 0, err
     summary = json.loads(printed)
     assert summary["dataset"] is None and summary["layers"][0]["name"] == "bn1"
-    assert not (tmp_path / "patches.csv").exists() and Image.open(tmp_path / "bn1.png").width > 100
+    assert not (tmp_path / "patches.csv").exists()
+    with Image.open(tmp_path / "bn1.png") as sheet:
+        assert sheet.width > 100
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_a_file_that_is_no_picture_is_told_of_and_the_others_are_explained(
         (("--window", "4"), "--window and --stride are of occlusion"),
         (("--method", "occlusion", "--layer", "stem"), "--layer (=stem) is of Grad-CAM"),
         (("--method", "occlusion", "--window", "40"), "window (=40) must lie in 1…32"),
-        (("--layer", "head"), "layer head has no places: Grad-CAM needs a map, such as that of layers"),
+        (("--layer", "head"), "layer head has no places: Grad-CAM needs a map; leave --layer out"),
     ],
 )
 def test_an_explanation_that_cannot_be_gets_one_clear_line(
