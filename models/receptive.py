@@ -96,7 +96,7 @@ _Axes = tuple[_Axis, _Axis] | None  # None: the whole picture
 def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, LayerFields]:
     """The fields of every module of a network on the meta device that gives maps or vectors, for a picture (C, H, W).
 
-    In the order in which they are called; of a module that is called again, the last call. A network that cannot take
+    In the order in which they are called; of a module that is called again, the first call. A network that cannot take
     such a picture to its end, for its dense layers want another, gives the layers up to there. Raises ValueError for
     an operation that is not known here.
     """
@@ -106,8 +106,13 @@ def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[st
 
     def record(module: nn.Module, _inputs: tuple[Tensor, ...], output: object) -> None:
         # pooled to a given number of places, parts have different sides
-        if isinstance(output, Tensor) and (tracer.axes[output] is not None or places_of(output) == 1):
-            found[names[module]] = _layer(names[module], output, tracer.axes[output])
+        name = names[module]
+        if (
+            name not in found
+            and isinstance(output, Tensor)
+            and (tracer.axes[output] is not None or places_of(output) == 1)
+        ):
+            found[name] = _layer(name, output, tracer.axes[output])
 
     handles = [module.register_forward_hook(record) for module in names]
     training = network.training

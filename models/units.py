@@ -21,12 +21,16 @@ class _Enough(Exception):
 
 
 def activations(net: nn.Module, layers: Sequence[str], x: Tensor) -> dict[str, Tensor]:
-    """What each layer gives for a normalised batch: (B, C, h, w), or (B, C); nothing behind the last one is run."""
+    """What each layer gives for a normalised batch: (B, C, h, w), or (B, C); nothing behind the last one is run.
+
+    Of a module that is called again, as a ReLU may be, it is the first call.
+    """
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found[name] = output.clone()  # what comes after may write over it
+            if name not in found:
+                found[name] = output.clone()  # what comes after may write over it
             if len(found) == len(set(layers)):
                 raise _Enough
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.classification import ARCHITECTURES, arguments_of
+from models.receptive import receptive_fields
 from models.units import (
     Moments,
     TopUnits,
@@ -43,6 +44,15 @@ def test_nothing_behind_the_deepest_layer_is_run() -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4), Never())
     found = activations(net, ["1", "0"], torch.ones(1, 2))
     assert [*found] == ["1", "0"] and found["1"].shape == (1, 4)
+
+
+def test_of_a_module_that_is_called_again_the_first_call_counts() -> None:
+    net = network("squeezenet1_1", 32)
+    with torch.device("meta"):
+        skeleton = ARCHITECTURES["squeezenet1_1"](num_classes=5, channels=3)
+    shape = receptive_fields(skeleton, (3, 32, 32))["features.3.relu"].shape
+    found = activations(net, ["features.3.relu", "features.4"], torch.randn(1, 3, 32, 32))
+    assert found["features.3.relu"].shape[1:] == shape == (16, 7, 7)
 
 
 def test_layers_go_by_modules_or_stages_and_unknown_ones_are_answered_by_a_list() -> None:
