@@ -154,9 +154,9 @@ def prediction(
     label
         The class to explain; otherwise the most probable one of each picture.
     window
-        Occlusion: side of the square that covers the picture, in pixels as the network sees it; 0: an eighth of it.
+        Occlusion: side of the square that covers the picture, in pixels as the network sees it; 0: a quarter of it.
     stride
-        Occlusion: pixels between two squares; 0: half of one.
+        Occlusion: pixels between two squares; 0: a quarter of one.
     network
         Of bare weights: the network that they are of (./convoy models list --catalogue).
     px

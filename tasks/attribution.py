@@ -87,8 +87,8 @@ def attribute(
 ) -> list[Attribution]:
     """Explain encoded pictures.
 
-    `layer` is Grad-CAM's, None: the last map; window and stride are occlusion's, 0: an eighth of the side and half of
-    it. Raises ValueError for a class or window that does not fit, DecodeError for a picture that cannot be read.
+    `layer` is Grad-CAM's, None: the last map; window and stride are occlusion's, 0: a quarter of the side and of the
+    window. Raises ValueError for a class or window that does not fit, DecodeError for a picture that cannot be read.
     """
     pictures = network_input(blobs, subject)
     chances = probabilities(subject, pictures)
@@ -135,8 +135,8 @@ def occlusion_heats(
 ) -> list[np.ndarray]:
     """Falls of the probability over each picture, (c, c)."""
     side = pictures.shape[-1]
-    window = window_px or max(1, side // 8)
-    stride = stride_px or max(1, window // 2)
+    window = window_px or max(1, side // 4)
+    stride = stride_px or max(1, window // 4)
     fill = (255 * subject.classifier.mean.flatten()).round().cpu()
     size = max(1, int(PASS_MB * 2**18 / crop_values(subject.preprocessing)))
     return [
@@ -181,10 +181,10 @@ def caption(found: Attribution) -> list[str]:
 def legend(method: Method, found: Sequence[Attribution]) -> str:
     """What the colours mean."""
     if method == "gradcam":
-        return "Grad-CAM: the stronger the red, the more the layer found there that speaks for the class"
+        return "Grad-CAM: the stronger the orange, the more the layer found there that speaks for the class"
     least, most = min(each.heat.min() for each in found), max(each.heat.max() for each in found)
     return (
-        "occlusion: where covering the picture lowers the class's probability red, where it raises it blue; "
+        "occlusion: where covering the picture lowers the class's probability orange, where it raises it blue; "
         f"changes by {-most:+.3f} to {-least:+.3f}"
     )
 

@@ -23,6 +23,7 @@ from tasks.unitviews import NUM_PATCHES, Patch
 
 PATCH_PX, GAP_PX = 64, 3  # side of a shown patch, and what lies between two
 BLOCK_PX = 3 * PATCH_PX + 2 * GAP_PX
+SHOWN_PX = 340  # of a block on the page: three fit beside each other
 CELL_IN = 1.6  # of a sheet: side of a block
 SHEET_BLOCKS = 8  # of a sheet: blocks beside each other
 
@@ -164,14 +165,14 @@ def write_gallery(
         f'<a href="#{escape(each.layer.name)}">{escape(each.layer.name)}</a>' for each in views
     )
     shown = [text for text, there in (
-        ("on the left a picture that the unit answers strongly to, by gradient ascent", _has(views, synthesised=True)),
-        ("three by three the parts of pictures that it answered most strongly to, the strongest first, each out of "
+        ("on the left a picture that it answers strongly to, made by gradient ascent", _has(views, synthesised=True)),
+        ("three by three the parts of pictures that it answers to most, the strongest first, each out of "
          "another picture; a pointer on one shows which", _has(views, synthesised=False)),
     ) if there]  # fmt: skip
     write_whole(file, page.document(
         f"Units: {what}",
         f"<h1>What units see</h1><div class=\"quiet\">{escape(what)}</div>",
-        f'<p>Of each unit {escape("; ".join(shown))}.</p>',
+        f'<p>Of each unit: {escape("; ".join(shown))}.</p>',
         "".join(f'<div class="verdict stop">{escape(note)}</div>' for note in notes),
         f"<p>{links}</p>" if len(views) > 1 else "",
         *(_section(view, names) for view in views),
@@ -209,7 +210,9 @@ def _shown(view: UnitView, head: str) -> str:
     size = (picture.shape[1], picture.shape[0])
     if head:
         caption[0] = f"{head}: {caption[0]}"
-    return page.picture(buffer.getvalue(), caption, caption[0], marks, size, longest_px=max(size))
+    return page.picture(
+        buffer.getvalue(), caption, caption[0], marks, size, longest_px=min(SHOWN_PX, max(size))
+    )
 
 
 def patch_text(patch: Patch) -> str:
