@@ -10,8 +10,8 @@ from data.dataset import Dataset
 from models.receptive import Field, LayerFields, Span
 from models.synthesis import SynthesisConfig, of_units
 from models.units import activations
-from tasks import classification, unitviews
-from tasks.curvedata import here
+from tasks import classification, cluster, unitviews
+from tasks.curvedata import everywhere, here
 from tasks.modelfile import save_model
 from tasks.subject import Subject, open_subject
 from tasks.unitpage import LayerView, UnitView, field_text
@@ -84,6 +84,26 @@ def test_one_pass_finds_what_a_look_at_everything_finds(
         torch.testing.assert_close(tops.values, wanted, rtol=1e-4, atol=1e-5)
         units = torch.arange(maps.shape[1])[:, None]
         torch.testing.assert_close(maps[tops.pictures, units, tops.places], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_ray_finds_the_same_to_the_bit(
+    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unitviews, "PIECE_ROWS", 100)
+    layers = [chosen(subject, *LAYERS)] * 2
+    asked = (digits, "test", (subject, subject), layers)
+    try:
+        there = look_at_split(*asked, everywhere(), lambda *_: None)
+    finally:
+        cluster.disconnect()
+    alone = look_at_split(*asked, here(), lambda *_: None)
+    for name in LAYERS:
+        for own, other in zip(there.tops, alone.tops, strict=True):
+            assert all(
+                torch.equal(*pair)
+                for pair in zip(vars(own[name]).values(), vars(other[name]).values(), strict=True)
+            )
+        assert torch.equal(there.moments[name].product, alone.moments[name].product)
 
 
 def test_a_patch_is_what_its_unit_saw(digits: Dataset, subject: Subject) -> None:
