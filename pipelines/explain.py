@@ -36,7 +36,7 @@ from tasks import registry
 from tasks.curvedata import Place, everywhere, here
 from tasks.lineage import Lineage, data_state, git_state, params_sha256
 from tasks.paths import ROOT, store
-from tasks.subject import Subject, open_subject
+from tasks.subject import Subject, is_bare, open_subject
 from tasks.unitpage import LayerView, UnitView, field_document, field_text, write_gallery, write_sheet
 from tasks.unitviews import Seen, look_at_split, most_alike, patches_of, rows_of, synthesise_each
 from tasks.versions import open_stored
@@ -107,10 +107,21 @@ def explain_units(
     folder = run_folder(key)
     reporter = current_reporter() or steps.LogReporter()
     with exclusive(folder):
-        subjects = [open_subject(each, network, px, class_names) for each in (model, against) if each]
+        subjects = open_subjects([each for each in (model, against) if each], network, px, class_names)
         config = section(SECTION, ExplainConfig, changes or {})
         request = request_of(subjects, layers, units, dataset, split, config, synthesis)
         return run_steps(request, key, folder, reporter, executor)
+
+
+def open_subjects(
+    sources: Sequence[str], network: str | None, px: int | None, class_names: Sequence[str]
+) -> list[Subject]:
+    """The networks; `network` and `px` are of those that are bare weights."""
+    asked = [is_bare(source) or not any(map(is_bare, sources)) for source in sources]
+    return [
+        open_subject(source, *((network, px) if own else (None, None)), class_names)
+        for source, own in zip(sources, asked, strict=True)
+    ]
 
 
 def request_of(
@@ -142,9 +153,6 @@ def request_of(
     if data is not None:
         data.require_family("classification")
         data.require(split)
-        for subject in subjects:
-            if subject.preprocessing.channels != data.info.channels and data.info.channels not in (1, 3):
-                raise ValueError(f"{data.info.name} has {data.info.channels} channels, which no picture has")
     return Request(tuple(subjects), tuple(chosen), shown, data, split, config, synthesis)
 
 

@@ -51,6 +51,11 @@ class Subject:
         return receptive_fields(net, (channels, px, px))
 
 
+def is_bare(source: str) -> bool:
+    """Whether a source names weights that do not say what they are of."""
+    return source.startswith(PACKAGE) or source.endswith(SUFFIXES) or is_url(source)
+
+
 def open_subject(
     source: str, network: str | None = None, px: int | None = None, class_names: Sequence[str] = ()
 ) -> Subject:
@@ -58,8 +63,7 @@ def open_subject(
 
     `class_names` take the place of its classes' names. Raises ValueError or FileNotFoundError saying what there is.
     """
-    bare = source.startswith(PACKAGE) or source.endswith(SUFFIXES) or is_url(source)
-    if bare:
+    if is_bare(source):
         subject = _of_weights(source, network, px)
     elif network or px:
         raise ValueError(f"{source} says itself which network it is: leave --network and --input out")
