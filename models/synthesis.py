@@ -46,9 +46,11 @@ class SynthesisConfig(Parameters):
     )
     blur_every: int = Field(ge=1, description="steps between two blurs")
     total_variation: float = Field(
-        ge=0, description="weight of the mean squared difference of neighbouring pixels"
+        ge=0, description="weight of the mean squared difference of neighbours, by the unit's answer"
     )
-    weight_decay: float = Field(ge=0, description="weight of the mean squared distance from grey")
+    weight_decay: float = Field(
+        ge=0, description="weight of the mean squared distance from grey, by the unit's answer"
+    )
     seed: int = Field(ge=0, description="of the beginning and of all that is drawn")
 
     @model_validator(mode="after")
@@ -81,7 +83,8 @@ def ascend(
         values = objective(_jittered(pictures, config, generator))
         penalty = config.total_variation * _total_variation(pictures)
         penalty = penalty + config.weight_decay * (pictures - FILL).square().mean(dim=(1, 2, 3))
-        loss = (penalty - values).sum()
+        # relative to the answer: units differ in their scale by orders
+        loss = (values.detach().abs() * penalty - values).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"synthesis: the objective is not finite at step {step}; lower synthesis.lr"
