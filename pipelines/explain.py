@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +37,7 @@ from tasks.curvedata import Place, everywhere, here
 from tasks.lineage import Lineage, data_state, git_state, params_sha256
 from tasks.paths import ROOT, store
 from tasks.subject import Subject, is_bare, open_subject
-from tasks.unitpage import LayerView, UnitView, field_document, field_text, write_gallery, write_sheet
+from tasks.unitpage import LayerView, UnitView, field_text, write_gallery, write_sheet
 from tasks.unitviews import Seen, look_at_split, most_alike, patches_of, rows_of, synthesise_each
 from tasks.versions import open_stored
 
@@ -364,5 +364,5 @@ def layer_document(view: LayerView) -> dict[str, Any]:
     layer = view.layer
     return {
         "name": layer.name, "shape": layer.shape, "text": field_text(layer),
-        "field": field_document(layer.widest), "units": units,
+        "field": None if layer.widest is None else asdict(layer.widest), "units": units,
     }  # fmt: skip

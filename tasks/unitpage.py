@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from data.files import write_whole
-from models.receptive import Field, LayerFields, Span
+from models.receptive import LayerFields
 from tasks import page
 from tasks.figures import save_figure, title
 from tasks.page import Mark, escape
@@ -83,15 +83,6 @@ def field_text(layer: LayerFields) -> str:
 
 def _both(row: int, column: int, between: str) -> str:
     return str(row) if row == column else f"{row}{between}{column}"
-
-
-def field_document(field: Field | None) -> dict[str, dict[str, int]] | None:
-    """A field as plain values; None: the whole picture."""
-
-    def plain(span: Span) -> dict[str, int]:
-        return {"start": span.start, "side": span.side, "stride": span.stride}
-
-    return None if field is None else {"rows": plain(field.rows), "columns": plain(field.columns)}
 
 
 def block(view: UnitView) -> np.ndarray:

@@ -291,6 +291,8 @@ def test_a_network_of_the_catalogue_is_shown_layer_by_layer(run: Run, tmp_path: 
     document = json.loads(out)
     assert (document["input_px"], document["totals"]["parameters"]) == (32, 61_706)
     assert [layer["shape"] for layer in document["layers"]][-1] == [10]
+    pooled = next(layer for layer in document["layers"] if layer["name"] == "features.5")
+    assert pooled["field"]["rows"] == pooled["field"]["columns"] == {"start": 0, "side": 16, "stride": 4}
     code, out, _ = run("models", "show", "vgg11", "--input", "64", "--png", str(tmp_path / "vgg.png"))
     assert code == 0
     assert "132,863,336" in out
