@@ -3,19 +3,21 @@ https://distill.pub/2017/feature-visualization).
 
 As in Lucid: the picture is parametrised by its Fourier coefficients, scaled so that all frequencies move alike, and
 by decorrelated colours; at each step the network sees it jittered, scaled and turned a little at random, and Adam
-climbs. Beside that the older regularisers: pixels that are blurred every few steps (Yosinski et al. 2015,
-https://arxiv.org/abs/1506.06579), total variation (Mahendran, Vedaldi 2015, https://arxiv.org/abs/1412.0035), and
-decay towards grey. All is drawn from a seed; each picture depends on its own unit alone, but for rounding.
+climbs. Where a unit does not answer at all at first, the gradient goes through the ReLUs that are off. Beside that the
+older regularisers: pixels that are blurred every few steps (Yosinski et al. 2015, https://arxiv.org/abs/1506.06579),
+total variation (Mahendran, Vedaldi 2015, https://arxiv.org/abs/1412.0035), and decay towards grey. All is drawn from a
+seed; each picture depends on its own unit alone, but for rounding.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from data.parameters import Parameters
 
@@ -38,7 +40,9 @@ class SynthesisConfig(Parameters):
     objective: Literal["channel", "centre"] = Field(
         description="channel: the mean of the unit over all places of its map; centre: the place in the middle"
     )
-    jitter_px: int = Field(ge=0, description="the picture is shifted by up to so many pixels at each step")
+    jitter: float = Field(
+        ge=0, lt=1, description="the picture is shifted by up to this share of its side at each step"
+    )
     scale: float = Field(ge=0, lt=1, description="and scaled by up to this share, up or down")
     rotate_deg: float = Field(ge=0, le=180, description="and turned by up to so many degrees")
     blur_px: float = Field(
@@ -80,7 +84,8 @@ def ascend(
     optimizer = torch.optim.Adam([parameters], lr=config.lr)
     for step in range(config.steps):
         pictures = _pictures(parameters, side_px, config)
-        values = objective(_jittered(pictures, config, generator))
+        with _Redirecting():
+            values = objective(_jittered(pictures, config, generator))
         penalty = config.total_variation * _total_variation(pictures)
         penalty = penalty + config.weight_decay * (pictures - FILL).square().mean(dim=(1, 2, 3))
         # relative to the answer: units differ in their scale by orders
@@ -137,7 +142,7 @@ def _jittered(pictures: Tensor, config: SynthesisConfig, generator: torch.Genera
     side = pictures.shape[-1]
     angle, factor = math.radians(config.rotate_deg) * turn, 1 / (1 + config.scale * size)
     cos, sin = factor * math.cos(angle), factor * math.sin(angle)
-    dx, dy = (round(shift * config.jitter_px) * 2 / side for shift in (shift_x, shift_y))
+    dx, dy = (round(shift * config.jitter * side) * 2 / side for shift in (shift_x, shift_y))
     matrix = torch.tensor([[cos, -sin, dx], [sin, cos, dy]]).expand(len(pictures), 2, 3)
     grid = F.affine_grid(matrix, list(pictures.shape), align_corners=False)
     return F.grid_sample(pictures - FILL, grid, padding_mode="zeros", align_corners=False) + FILL
@@ -157,6 +162,39 @@ def blurred(pictures: Tensor, deviation_px: float) -> Tensor:
     padded = F.pad(pictures, (reach,) * 4, mode="reflect")
     rows = F.conv2d(padded, bell[:, None, :, None], groups=pictures.shape[1])
     return F.conv2d(rows, bell[:, None, None, :], groups=pictures.shape[1])
+
+
+class _Redirected(torch.autograd.Function):
+    """A ReLU, cut at `most`; the gradient of a picture that would lose all of it here passes where it asks for more."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, most: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.most = most
+        return x.clamp(0, most)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        [x] = ctx.saved_tensors
+        usual = gradient * ((x > 0) & (x < ctx.most))
+        more = gradient * ((x < ctx.most) & ((x > 0) | (gradient < 0)))  # descending, so less than 0 is up
+        lost = (usual == 0).flatten(1).all(1).view(-1, *[1] * (x.ndim - 1))
+        return torch.where(lost, more, usual), None
+
+
+# ReLUs by the value at which they are cut
+MOST: dict[Any, float] = {F.relu: math.inf, torch.relu: math.inf, torch.relu_: math.inf, F.relu6: 6.0}
+
+
+class _Redirecting(TorchFunctionMode):
+    """Puts those in the place of ReLUs."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in MOST:
+            return _Redirected.apply(args[0], MOST[func])
+        return func(*args, **(kwargs or {}))
 
 
 def of_units(maps: Tensor, units: Sequence[int], objective: Literal["channel", "centre"]) -> Tensor:

@@ -355,7 +355,7 @@ def layer_document(view: LayerView) -> dict[str, Any]:
         row: dict[str, Any] = {
             "unit": own.unit,
             "activation": own.patches[0].activation if own.patches else None,
-            "labels": ", ".join(f"{label} {num}" for label, num in own.labels()),
+            "labels": ", ".join(f"{label} ×{num}" for label, num in own.labels()),
         }
         if other:
             correlation = float(other[0].note.removeprefix("r = ")) if other[0].note else None

@@ -25,7 +25,7 @@ PATCH_PX, GAP_PX = 64, 3  # side of a shown patch, and what lies between two
 BLOCK_PX = 3 * PATCH_PX + 2 * GAP_PX
 SHOWN_PX = 340  # of a block on the page: three fit beside each other
 CELL_IN = 1.6  # of a sheet: side of a block
-SHEET_BLOCKS = 8  # of a sheet: blocks beside each other
+SHEET_BLOCKS = 9  # of a sheet: blocks beside each other
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class UnitView:
         """Whether it answers to no picture: its strongest activation is not above 0."""
         return bool(self.patches) and self.patches[0].activation <= 0
 
+    @property
+    def shown_patches(self) -> tuple[Patch, ...]:
+        """None of a unit that answers to no picture: all are equal to it."""
+        return () if self.is_dead else self.patches
+
     def labels(self) -> list[tuple[str, int]]:
         """Labels of its patches, the most frequent first."""
         return Counter(patch.label for patch in self.patches).most_common()
@@ -53,7 +58,7 @@ class UnitView:
             return [lines[0], "never above 0"]
         if self.patches:
             lines[0] += f", up to {self.patches[0].activation:.3g}"
-            several = [f"{label} {num}" for label, num in self.labels()[:3]]
+            several = [f"{label} ×{num}" for label, num in self.labels()[:3]]
             lines.append(", ".join(several))
         return lines
 
@@ -92,7 +97,7 @@ def block(view: UnitView) -> np.ndarray:
         parts.append(fitted(view.synthesised, BLOCK_PX))
     if view.patches:
         grid = np.full((BLOCK_PX, BLOCK_PX, 3), 255, np.uint8)
-        for (top, left), patch in zip(corners(), view.patches, strict=False):
+        for (top, left), patch in zip(corners(), view.shown_patches, strict=False):
             grid[top : top + PATCH_PX, left : left + PATCH_PX] = fitted(patch.pixels, PATCH_PX)
         parts.append(grid)
     gap = np.full((BLOCK_PX, 2 * GAP_PX, 3), 255, np.uint8)
@@ -195,7 +200,7 @@ def _shown(view: UnitView, head: str) -> str:
     offset = picture.shape[1] - BLOCK_PX
     marks = [
         Mark(left + offset, top, left + offset + PATCH_PX, top + PATCH_PX, patch_text(patch), "none")
-        for (top, left), patch in zip(corners(), view.patches, strict=False)
+        for (top, left), patch in zip(corners(), view.shown_patches, strict=False)
     ]
     caption = view.caption()
     size = (picture.shape[1], picture.shape[0])

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from models.synthesis import SynthesisConfig, ascend, blurred, of_units
+from models.synthesis import SynthesisConfig, _Redirecting, ascend, blurred, of_units
 
 PLAIN: dict[str, Any] = {
-    "steps": 12, "lr": 0.05, "side_px": 24, "parametrisation": "frequency", "objective": "channel", "jitter_px": 2,
+    "steps": 12, "lr": 0.05, "side_px": 24, "parametrisation": "frequency", "objective": "channel", "jitter": 0.08,
     "scale": 0.1, "rotate_deg": 10, "blur_px": 0, "blur_every": 4, "total_variation": 0, "weight_decay": 0, "seed": 0,
 }  # fmt: skip
-STILL = {"jitter_px": 0, "scale": 0, "rotate_deg": 0}
+STILL = {"jitter": 0, "scale": 0, "rotate_deg": 0}
 
 
 def config(**changes: Any) -> SynthesisConfig:
@@ -76,6 +77,29 @@ def test_the_blur_is_gaussian() -> None:
     x = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     wanted = gaussian_filter(x.numpy(), (0, 0, 1.5, 1.5), mode="mirror", radius=(0, 0, 5, 5))
     np.testing.assert_allclose(blurred(x, 1.5).numpy(), wanted, atol=1e-5)
+
+
+def test_a_unit_that_is_off_at_first_is_climbed_all_the_same() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 1, 3, bias=True), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+    nn.init.constant_(net[0].weight, 1.0)  # type: ignore[arg-type]
+    nn.init.constant_(net[0].bias, -0.75 * 27)  # type: ignore[arg-type]
+    assert net(torch.full((1, 3, 24, 24), 0.5)).max() == 0
+
+    def answer(pictures: Tensor) -> Tensor:
+        return net(pictures).mean(dim=(1, 2, 3))
+
+    assert answer(make(answer, steps=60, **STILL)) > 1
+
+
+def test_redirected_gradients_are_the_usual_ones_where_there_are_any() -> None:
+    x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)).mul(4).requires_grad_()
+    weights = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    for relu in (F.relu, F.relu6, torch.relu):
+        [usual] = torch.autograd.grad((relu(x) * weights).sum(), [x])
+        with _Redirecting():
+            y = relu(x)
+        [found] = torch.autograd.grad((y * weights).sum(), [x])
+        assert torch.equal(y, relu(x)) and torch.equal(found, usual)
 
 
 def test_a_unit_is_a_channel_a_place_or_a_logit() -> None:
