@@ -304,7 +304,7 @@ def keep(
     what = f"{' beside '.join(names)} ({request.subjects[0].architecture}{of})"
     notes = [problem for problem in lineage.problems if data]
     files = [folder / "units.html"]
-    write_gallery(files[0], views, short_names(names), what, [])
+    write_gallery(files[0], views, short_names(names), what)
     for view in views:
         files.append(folder / f"{view.layer.name}.png")
         write_sheet(files[-1], view, short_names(names), what)
@@ -329,7 +329,9 @@ def keep(
 
 def short_names(names: Sequence[str]) -> list[str]:
     """The models as a caption has room for them."""
-    return [name.rstrip("/").rpartition("/")[2] if len(name) > 24 else name for name in names]
+    return [
+        name.removeprefix("models:/") if name.startswith("models:/") else Path(name).name for name in names
+    ]
 
 
 def write_patches(file: Path, request: Request, seen: Seen) -> Path:

@@ -25,6 +25,7 @@ PATCH_PX, GAP_PX = 64, 3  # side of a shown patch, and what lies between two
 BLOCK_PX = 3 * PATCH_PX + 2 * GAP_PX
 SHOWN_PX = 340  # of a block on the page: three fit beside each other
 CELL_IN = 1.6  # of a sheet: side of a block
+LONGEST = 56  # letters of a sheet's caption
 SHEET_BLOCKS = 9  # of a sheet: blocks beside each other
 
 
@@ -140,7 +141,7 @@ def sheet(view: LayerView, names: Sequence[str], what: str) -> Figure:
         for place, (own, picture) in enumerate(zip(unit, pictures, strict=True)):
             cell = axes[row, column * len(unit) + place]
             cell.imshow(picture, interpolation="lanczos")
-            lines = [line[:44] for line in own.caption()]
+            lines = [line[:LONGEST] for line in own.caption()]
             if len(unit) > 1:
                 lines[0] = f"{names[place]}: {lines[0]}"
             cell.set_title("\n".join(lines), fontsize=7, loc="left", parse_math=False)
@@ -153,9 +154,7 @@ def write_sheet(file: Path, view: LayerView, names: Sequence[str], what: str) ->
     save_figure(sheet(view, names, what), file)
 
 
-def write_gallery(
-    file: Path, views: Sequence[LayerView], names: Sequence[str], what: str, notes: Sequence[str]
-) -> None:
+def write_gallery(file: Path, views: Sequence[LayerView], names: Sequence[str], what: str) -> None:
     """Write the page of all layers."""
     links = " · ".join(
         f'<a href="#{escape(each.layer.name)}">{escape(each.layer.name)}</a>' for each in views
@@ -169,7 +168,6 @@ def write_gallery(
         f"Units: {what}",
         f"<h1>What units see</h1><div class=\"quiet\">{escape(what)}</div>",
         f'<p>Of each unit: {escape("; ".join(shown))}.</p>',
-        "".join(f'<div class="verdict stop">{escape(note)}</div>' for note in notes),
         f"<p>{links}</p>" if len(views) > 1 else "",
         *(_section(view, names) for view in views),
     ))  # fmt: skip
