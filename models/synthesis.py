@@ -174,7 +174,7 @@ class _Redirected(torch.autograd.Function):
         return x.clamp(0, most)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         [x] = ctx.saved_tensors
         usual = gradient * ((x > 0) & (x < ctx.most))
         more = gradient * ((x < ctx.most) & ((x > 0) | (gradient < 0)))  # descending, so less than 0 is up
