@@ -23,6 +23,7 @@ from tasks.unitviews import NUM_PATCHES, Patch
 
 PATCH_PX, GAP_PX = 64, 3  # side of a shown patch, and what lies between two
 BLOCK_PX = 3 * PATCH_PX + 2 * GAP_PX
+LINE = 205  # grey level between patches, some of which are white
 SHOWN_PX = 340  # of a block on the page: three fit beside each other
 CELL_IN = 1.6  # of a sheet: side of a block
 LONGEST = 56  # letters of a sheet's caption
@@ -97,7 +98,7 @@ def block(view: UnitView) -> np.ndarray:
     if view.synthesised is not None:
         parts.append(fitted(view.synthesised, BLOCK_PX))
     if view.patches:
-        grid = np.full((BLOCK_PX, BLOCK_PX, 3), 255, np.uint8)
+        grid = np.full((BLOCK_PX, BLOCK_PX, 3), 255 if view.is_dead else LINE, np.uint8)
         for (top, left), patch in zip(corners(), view.shown_patches, strict=False):
             grid[top : top + PATCH_PX, left : left + PATCH_PX] = fitted(patch.pixels, PATCH_PX)
         parts.append(grid)
