@@ -128,8 +128,8 @@ def sheet(view: LayerView, names: Sequence[str], what: str) -> Figure:
     """The contact sheet of a layer; `names` of the networks are shown where there are two."""
     blocks = [[block(each) for each in unit] for unit in view.units]
     each_in = CELL_IN * blocks[0][0].shape[1] / BLOCK_PX
-    num_columns = max(1, min(len(blocks), int(SHEET_BLOCKS * CELL_IN / (each_in * len(blocks[0])))))
-    num_rows = -(-len(blocks) // num_columns)
+    num_rows = -(-len(blocks) // max(1, int(SHEET_BLOCKS * CELL_IN / (each_in * len(blocks[0])))))
+    num_columns = -(-len(blocks) // num_rows)
     wide = num_columns * len(blocks[0])
     figure = Figure(
         figsize=(max(each_in * wide * 1.06, 4.5), num_rows * (CELL_IN + 0.5) + 0.8), layout="constrained"
