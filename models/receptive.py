@@ -177,10 +177,10 @@ class _Tracer(TorchDispatchMode):
             return MOVES[operation](own[0], *args[1:])
         if operation == aten.cat and args[1:] == (1,):
             return _joined(own)
-        if all(each.shape == output.shape for each in inputs):
+        if operation in BY_PLACE and all(each.shape == output.shape for each in inputs):
             return _united(own)
-        if operation in OVER_PLACES:
-            return None
+        if operation in OVER_PLACES:  # of as many places as before it changes nothing
+            return own[0] if inputs[0].shape == output.shape else None
         raise ValueError(
             f"what {operation} does to receptive fields is not known: add it in models/receptive.py"
         )
@@ -289,4 +289,8 @@ MOVES: dict[Any, Callable[..., _Axes]] = {
     aten.constant_pad_nd: _padded,
     aten.slice: _sliced,
 }
+BY_PLACE = (
+    aten.add, aten.add_, aten.mul, aten.relu, aten.relu_, aten.hardtanh, aten.hardtanh_, aten.gelu,
+    aten.native_batch_norm, aten.clone,
+)  # fmt: skip
 OVER_PLACES = (aten.mean, aten.amax, aten._adaptive_avg_pool2d)
