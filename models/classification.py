@@ -215,6 +215,14 @@ def least_px(name: str) -> int:
     return next((px for start, px in LEAST_PX.items() if name.startswith(start)), 1)
 
 
+def usual_px(name: str) -> int:
+    """Side of the pictures that a network was made for."""
+    if name == "overfeat_course":
+        return 14
+    small = name.endswith("_cifar") or name.startswith(("lenet", "airnet", "nin"))
+    return 32 if small else 299 if name == "inception_v3" else 224
+
+
 def arguments_of(name: str, crop_px: int) -> dict[str, Any]:
     """What the builder must be told beside classes and channels: the side of the input, where dense layers are
     sized by it."""

@@ -107,6 +107,18 @@ def publish_curve(summary: dict[str, Any]) -> None:
         client.create_artifact(artifact("table", json.dumps(summary["points"]), description, key))
 
 
+def publish_units(summary: dict[str, Any]) -> None:
+    """Leave what units answer to on the run's page, as a table; the gallery lies in the MLflow run."""
+    rows = [
+        {"layer": layer["name"], **{name: unit[name] for name in ("unit", "activation", "labels")}}
+        for layer in summary["layers"]
+        for unit in layer["units"]
+    ]
+    description = f"units of {summary['model']}; gallery: {summary['mlflow_url']}"
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact("table", json.dumps(rows), description))
+
+
 def publish_search(summary: dict[str, Any]) -> None:
     """Leave the trials of a search on its run's page, as a table."""
     description = f"{summary['dataset']} by the recipe {summary['recipe']}: trials by {summary['metric']}"

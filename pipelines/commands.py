@@ -93,7 +93,11 @@ app.command(
 )  # fmt: skip
 app.command(
     "pipelines.commands_liveness:app", name="liveness",
-    help="Tell real faces from presentation attacks: simulated sets, APCER, BPCER.", sort_key=4.7,
+    help="Tell real faces from presentation attacks: simulated sets, APCER, BPCER.", sort_key=4.8,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_explain:app", name="explain",
+    help="Show what a network's units see, and where it finds what it predicts.", sort_key=4.7,
 )  # fmt: skip
 app.command(
     "pipelines.commands_export:export", name="export",

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from models.classification import ARCHITECTURES, arguments_of, least_px
+from models.classification import ARCHITECTURES, arguments_of, least_px, usual_px
+from models.receptive import LayerFields, receptive_fields
 from models.summary import Layer, layer_table
 from pipelines.render import emit, pairs, table
 
@@ -18,19 +19,12 @@ COLUMNS = (
     "stride",
     "padding",
     "activation",
+    "sees",
     "size",
     "parameters",
     "multiplications",
 )
 ROW_IN, DPI = 0.21, 110
-
-
-def usual_px(name: str) -> int:
-    """Side of the pictures that a network was made for."""
-    if name == "overfeat_course":
-        return 14
-    small = name.endswith("_cifar") or name.startswith(("lenet", "airnet", "nin"))
-    return 32 if small else 299 if name == "inception_v3" else 224
 
 
 def show_network(
@@ -45,6 +39,7 @@ def show_network(
     with torch.device("meta"):
         network = ARCHITECTURES[name](num_classes=classes, channels=channels, **arguments_of(name, side))
     layers = layer_table(network, (channels, side, side))
+    fields = receptive_fields(network, (channels, side, side))
     totals: dict[str, Any] = {
         "layers": len(layers) - 1,
         "parameters": sum(layer.num_parameters for layer in layers),
@@ -53,33 +48,59 @@ def show_network(
     }
     title = f"{name}, {channels}x{side}x{side}, {classes} classes"
     if png:
-        draw_table(title, layers, totals).savefig(png, dpi=DPI)
+        draw_table(title, layers, fields, totals).savefig(png, dpi=DPI)
     document = {
         "network": name, "input_px": side, "channels": channels, "classes": classes, "totals": totals,
-        "layers": [asdict(layer) | {"size": layer.size} for layer in layers],
+        "layers": [asdict(layer) | {"size": layer.size, "field": field_of(layer, fields)} for layer in layers],
     }  # fmt: skip
     rows = [
-        (*cells(each)[:-3], each.size, each.num_parameters or "", each.multiplications or "")
+        (*cells(each, fields)[:-3], each.size, each.num_parameters or "", each.multiplications or "")
         for each in layers
     ]
     shown = {key: f"{value:,}" for key, value in totals.items()}
     emit(document, [table(title, COLUMNS, rows), pairs("Total", shown)], as_json)
 
 
-def cells(layer: Layer) -> tuple[str, ...]:
+def field_of(layer: Layer, fields: dict[str, LayerFields]) -> dict[str, Any] | None:
+    """The receptive field of a layer's units by rows and columns; None: the whole picture, or the input itself."""
+    found = fields[layer.name].widest if layer.name in fields else None
+    return None if found is None else asdict(found)
+
+
+def sees(layer: Layer, fields: dict[str, LayerFields]) -> str:
+    """Side of the receptive field in pixels: of a square one number, else height and width."""
+    if layer.name not in fields:
+        return ""
+    found = fields[layer.name].widest
+    if found is None:
+        return "all"
+    height, width = found.rows.side, found.columns.side
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def cells(layer: Layer, fields: dict[str, LayerFields]) -> tuple[str, ...]:
     """A row of the table as texts."""
     numbers = (layer.size, layer.num_parameters, layer.multiplications)
     shape = "x".join(map(str, layer.shape))
     sides = (layer.filter, layer.stride, layer.padding)
-    return (layer.name, layer.kind, *sides, shape, *(f"{number:,}" if number else "" for number in numbers))
+    return (
+        layer.name,
+        layer.kind,
+        *sides,
+        shape,
+        sees(layer, fields),
+        *(f"{number:,}" if number else "" for number in numbers),
+    )
 
 
-def draw_table(title: str, layers: list[Layer], totals: dict[str, Any]) -> Figure:
+def draw_table(
+    title: str, layers: list[Layer], fields: dict[str, LayerFields], totals: dict[str, Any]
+) -> Figure:
     """The table as a picture."""
-    rows = [cells(layer) for layer in layers]
+    rows = [cells(layer, fields) for layer in layers]
     numbers = (totals["activation values"], totals["parameters"], totals["multiplications"])
-    rows.append(("total", "", "", "", "", "", *(f"{number:,}" for number in numbers)))
-    figure = Figure(figsize=(12, ROW_IN * (len(rows) + 3)), layout="constrained")
+    rows.append(("total", "", "", "", "", "", "", *(f"{number:,}" for number in numbers)))
+    figure = Figure(figsize=(12.5, ROW_IN * (len(rows) + 3)), layout="constrained")
     axes = figure.add_subplot()
     axes.axis("off")
     axes.set_title(title, loc="left", fontsize=11)

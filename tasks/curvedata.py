@@ -55,11 +55,17 @@ def here() -> Place:
     return Place(each, lambda value: value, compute_here, 1)
 
 
+def everywhere() -> Place:
+    """On Ray, with one thread a call."""
+    connect()
+    return Place(call_each, share, compute_features, cluster_info().num_cpus)
+
+
 def on_ray(settings: TrainConfig) -> Place:
     """Raises ValueError where no node holds a single cell."""
-    connect()
+    place = everywhere()
     require_resources(1, max(1, settings.cpus_per_worker), settings.gpus_per_worker)
-    return Place(call_each, share, compute_features, cluster_info().num_cpus)
+    return place
 
 
 def chosen(

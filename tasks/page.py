@@ -113,6 +113,7 @@ def picture(
     hint: str,
     marks: Sequence[Mark] = (),
     size: tuple[int, int] = (1, 1),
+    longest_px: int = THUMBNAIL_PX,
 ) -> str:
     """An encoded picture as a thumbnail, upright, with lines below it; `hint` shows under the pointer.
 
@@ -121,7 +122,7 @@ def picture(
     """
     lines = "<br>".join(_line(text) for text in caption)
     try:
-        shown = "" if blob is None else _thumbnail(blob) + _overlay(marks, size)
+        shown = "" if blob is None else _thumbnail(blob, longest_px) + _overlay(marks, size)
         why = "no picture"
     except DecodeError as error:
         shown, why = "", str(error)
@@ -129,7 +130,7 @@ def picture(
         side = LEAST_SHOWN_PX
         shown = f'<div class="missing" style="width:{side}px;height:{side}px">{escape(why)}</div>'
     return (
-        f'<div style="max-width:{THUMBNAIL_PX}px" title="{escape(hint)}"><div class="picture">{shown}</div>'
+        f'<div style="max-width:{longest_px}px" title="{escape(hint)}"><div class="picture">{shown}</div>'
         f'<div class="caption">{lines}</div></div>'
     )
 
@@ -140,11 +141,11 @@ def _line(text: str) -> str:
     return f'{escape(found[1])}<span class="ending">{escape(found[2])}</span>' if found else escape(text)
 
 
-def _thumbnail(blob: bytes) -> str:
+def _thumbnail(blob: bytes, longest_px: int) -> str:
     with quiet_pillow():
-        image = decode_image(blob, channels=3, draft_px=THUMBNAIL_PX)
-    if max(image.size) > THUMBNAIL_PX:
-        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
+        image = decode_image(blob, channels=3, draft_px=longest_px)
+    if max(image.size) > longest_px:
+        image.thumbnail((longest_px, longest_px), Image.Resampling.BILINEAR)
     longer = max(image.size)
     kind = "PNG" if longer < LEAST_SHOWN_PX else "JPEG"  # enlarged, a JPEG's own blocks would show
     buffer = io.BytesIO()

@@ -53,10 +53,10 @@ def start_run(
     name: str,
     tags: Mapping[str, str],
     parameters: Mapping[str, Any],
-    dataset: Dataset,
+    dataset: Dataset | None,
     digest: str,
 ) -> str:
-    """Open the record of the run `key` and return MLflow's id of it.
+    """Open the record of the run `key` and return MLflow's id of it; `dataset` None: it read none.
 
     A key that has a record goes on with it, status RUNNING again, whatever its status was. Raises ValueError if that
     record was made with other parameters, or for a key that is no file name.
@@ -73,7 +73,8 @@ def start_run(
         client.update_run(run.info.run_id, status="RUNNING")
         set_tags(run.info.run_id, tags)
     _log_parameters(client, run, {name: str(value) for name, value in parameters.items()})
-    client.log_inputs(run.info.run_id, [_dataset_input(dataset, digest)])
+    if dataset is not None:
+        client.log_inputs(run.info.run_id, [_dataset_input(dataset, digest)])
     return str(run.info.run_id)
 
 

@@ -83,7 +83,7 @@ def test_help_names_every_command(run: Run) -> None:
     "command",
     [("data", "add"), ("data", "list"), ("data", "show"), ("data", "check"), ("train",), ("evaluate",), ("compare",),
      ("predict",), ("models", "list"), ("models", "show"), ("models", "combine"), ("parameters",), ("doctor",),
-     ("demo",)],
+     ("demo",), ("explain", "units"), ("explain", "prediction")],
 )  # fmt: skip
 def test_every_command_explains_itself_and_takes_json(command: tuple[str, ...], run: Run) -> None:
     code, out, _ = run(*command, "--help")
@@ -102,7 +102,7 @@ def test_help_is_quick_because_it_imports_no_engine() -> None:
     ("arguments", "message"),
     [
         (("trane",), "trane"),
-        (("explain",), "…; ./convoy --help lists them all"),
+        (("elucidate",), "…; ./convoy --help lists them all"),
         (
             ("models", "show", "vgg16", "--input", "16"),
             "--input (=16) is too small for vgg16: it takes pictures of at least 32 px",
@@ -291,6 +291,8 @@ def test_a_network_of_the_catalogue_is_shown_layer_by_layer(run: Run, tmp_path: 
     document = json.loads(out)
     assert (document["input_px"], document["totals"]["parameters"]) == (32, 61_706)
     assert [layer["shape"] for layer in document["layers"]][-1] == [10]
+    pooled = next(layer for layer in document["layers"] if layer["name"] == "features.5")
+    assert pooled["field"]["rows"] == pooled["field"]["columns"] == {"start": 0, "side": 16, "stride": 4}
     code, out, _ = run("models", "show", "vgg11", "--input", "64", "--png", str(tmp_path / "vgg.png"))
     assert code == 0
     assert "132,863,336" in out

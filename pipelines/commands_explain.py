@@ -1,0 +1,186 @@
+"""`./convoy explain units` and `./convoy explain prediction`: what a network looks at."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.table import Table
+
+from data.dataset import Split
+from pipelines.engines import start_engines
+from pipelines.families import Executor
+from pipelines.options import Changes, Json, quiet_stdout
+from pipelines.parameters import parse_changes
+from pipelines.render import emit, pairs, table
+from pipelines.runner import call_flow
+
+FLOW = "pipelines.explain:explain_units"
+app = App(name="explain", help="Show what the units of a network see, and why it predicts what it does.")
+
+
+@app.command
+def units(
+    model: str,
+    /,
+    *,
+    layer: Annotated[list[str], Parameter(consume_multiple=True, negative=())],
+    dataset: str | None = None,
+    split: Split = "test",
+    unit: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
+    show: int | None = None,
+    against: str | None = None,
+    no_synthesis: Annotated[bool, Parameter(negative=())] = False,
+    network: str | None = None,
+    px: Annotated[int | None, Parameter(name="--input")] = None,
+    class_names: Path | None = None,
+    changes: Changes = None,
+    executor: Executor = "ray",
+    out: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Show the patches of a dataset that units answer to most, and pictures synthesised for them.
+
+    What is not given is as params.yaml has it, section explain.
+    Example: ./convoy explain units models:/classifier-digits@champion --layer conv1 conv2
+
+    Parameters
+    ----------
+    model
+        A trained classifier (models:/NAME@ALIAS, a run key, a folder), or bare weights: package:NAME, a file, a URL.
+    layer
+        Stages or modules of the network; a wrong name lists them.
+    dataset
+        Whose pictures are looked at; otherwise the dataset that the model was trained on, where it is here.
+    split
+        Which pictures.
+    unit
+        Units to show, by their numbers; otherwise the first ones.
+    show
+        How many units of each layer to show; 0: all. The table has all of them anyway.
+    against
+        Another version of the model to show side by side: to each unit the one of its units that is most alike.
+    no_synthesis
+        Show patches alone.
+    network
+        Of bare weights: the network that they are of (./convoy models list --catalogue).
+    px
+        Of bare weights: side of the pictures that the network is shown.
+    class_names
+        A file with the names of the classes, one a line.
+    executor
+        Where to compute: on Ray, or inside this process.
+    out
+        Folder to copy the gallery, the contact sheets and the table to.
+    """
+    nested = parse_changes(changes or [])
+    if show is not None:
+        nested["show"] = show
+    start_engines(executor)
+    with quiet_stdout(as_json):
+        summary = call_flow(
+            FLOW, model, tuple(layer), dataset=dataset, split=split, units=tuple(unit or ()), against=against,
+            synthesis=not no_synthesis, network=network, px=px, class_names=read_names(class_names),
+            changes=nested or None, executor=executor,
+        )  # fmt: skip
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            for name in summary["files"]:
+                shutil.copy2(Path(summary["folder"]) / name, out / name)
+    emit(summary, [*layer_tables(summary), pairs("", about(summary, out))], as_json)
+
+
+def read_names(file: Path | None) -> tuple[str, ...]:
+    """Names of classes, one a line; () where no file is given."""
+    return tuple(file.read_text().splitlines()) if file else ()
+
+
+def layer_tables(summary: dict[str, Any]) -> list[Table]:
+    """A line a shown unit."""
+    views = []
+    for layer in summary["layers"]:
+        lines = [
+            (each["unit"], each["activation"], each["labels"] or None, *each.get("against", {}).values())
+            for each in layer["units"]
+        ]
+        columns = ["unit", "strongest", "what its patches are of"]
+        if summary["against"]:
+            columns += ["most alike", "correlation"]
+        views.append(table(f"{layer['name']}: {layer['text']}", columns, lines))
+    return views
+
+
+def about(summary: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """What was looked at, and where it lies."""
+    seen = f"{summary['dataset']}, {summary['split']}: {summary['num_images']:,} pictures"
+    return {
+        "patches": seen if summary["dataset"] else None,
+        "gallery": f"{out or summary['folder']}/units.html",
+        "note": "; ".join(summary["notes"]) or None,
+        "key": summary["key"],
+        "look at it": summary["mlflow_url"],
+    }
+
+
+@app.command
+def prediction(
+    model: str,
+    /,
+    *images: Path,
+    method: Annotated[str, Parameter(help="gradcam or occlusion.")] = "gradcam",
+    layer: str | None = None,
+    label: Annotated[str | None, Parameter(name="--class")] = None,
+    window: int = 0,
+    stride: int = 0,
+    network: str | None = None,
+    px: Annotated[int | None, Parameter(name="--input")] = None,
+    class_names: Path | None = None,
+    out: Path = Path("explained"),
+    as_json: Json = False,
+) -> int:
+    """Show where in a picture a classifier finds what it predicts: files, or folders of them.
+
+    Example: ./convoy explain prediction models:/classifier-products@champion photo.jpg --method occlusion
+    A picture that cannot be read is reported and the others are explained; the exit code is then 1.
+
+    Parameters
+    ----------
+    model
+        A trained classifier (models:/NAME@ALIAS, a run key, a folder), or bare weights: package:NAME, a file, a URL.
+    images
+        Image files, and folders that are searched for them.
+    layer
+        Grad-CAM: the stage or module whose map is shown; otherwise the last one with places.
+    label
+        The class to explain; otherwise the most probable one of each picture.
+    window
+        Occlusion: side of the square that covers the picture, in pixels as the network sees it; 0: a quarter of it.
+    stride
+        Occlusion: pixels between two squares; 0: a quarter of one.
+    network
+        Of bare weights: the network that they are of (./convoy models list --catalogue).
+    px
+        Of bare weights: side of the pictures that the network is shown.
+    class_names
+        A file with the names of the classes, one a line.
+    out
+        Folder to write prediction.png and prediction.html to.
+    """
+    # Only now, for torch takes seconds that a wrong command line should not wait for.
+    from pipelines.explanations import explain_pictures
+
+    document = explain_pictures(
+        model, images, method, layer, label, (window, stride), network, px, read_names(class_names), out
+    )
+    lines = [
+        (row["image"], row["class"], row["probability"], row["error"] or row["strongest_at"])
+        for row in document["explanations"]
+    ]
+    columns = (
+        "image",
+        "class",
+        "probability",
+        "strongest at x, y (px as the network sees it), or what is wrong",
+    )
+    emit(document, [table("", columns, lines), *(f"wrote {file}" for file in document["files"])], as_json)
+    return int(any(row["error"] for row in document["explanations"]))

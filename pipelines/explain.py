@@ -1,0 +1,370 @@
+"""The flow that shows what units of a network see: patches of a dataset, synthesised pictures, a gallery of both.
+
+    ./convoy explain units models:/classifier-digits@champion --layer conv1 conv2
+
+The run key names the flow run, the folder below `runs/` and the MLflow run, which keeps the gallery (units.html), a
+contact sheet a layer, units.json, and patches.csv with the nine strongest patches of every unit.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from data.dataset import Dataset, Split, list_names
+from data.files import write_whole
+from data.parameters import Parameters
+from models.receptive import LayerFields
+from models.synthesis import SynthesisConfig
+from models.units import named_layers
+from pipelines import environment, steps
+from pipelines.artifacts import publish_units
+from pipelines.configuration import SectionForm
+from pipelines.engines import start_ray
+from pipelines.families import Executor
+from pipelines.parameters import flatten, section
+from pipelines.reporting import Reporter, Status, current_reporter
+from pipelines.training import end_badly, exclusive, run_folder
+from tasks import registry
+from tasks.curvedata import Place, everywhere, here
+from tasks.lineage import Lineage, data_state, git_state, params_sha256
+from tasks.paths import ROOT, store
+from tasks.subject import Subject, is_bare, open_subject
+from tasks.unitpage import LayerView, UnitView, field_text, write_gallery, write_sheet
+from tasks.unitviews import Seen, look_at_split, most_alike, patches_of, rows_of, synthesise_each
+from tasks.versions import open_stored
+
+EXPERIMENT = "convoy/explanations"
+SECTION = "explain"
+
+
+class ExplainConfig(Parameters):
+    """How much is shown, and how pictures are synthesised."""
+
+    show: int = Field(ge=0, description="units of each layer that are shown, from the first on; 0: all")
+    synthesis: SynthesisConfig
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is looked at, complete: the networks, of each its layers, and the units of each layer that are shown."""
+
+    subjects: tuple[Subject, ...]
+    layers: tuple[dict[str, LayerFields], ...]
+    units: dict[str, list[int]]
+    dataset: Dataset | None
+    split: Split
+    config: ExplainConfig
+    synthesis: bool
+
+    @property
+    def names(self) -> list[str]:
+        return [subject.source for subject in self.subjects]
+
+
+@flow(name="explain-units", flow_run_name="explain-units-{model}", persist_result=False)
+def explain_units(
+    model: str,
+    layers: tuple[str, ...],
+    dataset: str | None = None,
+    split: Split = "test",
+    units: tuple[int, ...] = (),
+    against: str | None = None,
+    synthesis: bool = True,
+    network: str | None = None,
+    px: int | None = None,
+    class_names: tuple[str, ...] = (),
+    changes: Annotated[dict[str, Any] | None, SectionForm(ExplainConfig)] = None,
+    executor: Executor = "ray",
+) -> dict[str, Any]:
+    """Show the patches of a dataset that units answer to most, and pictures synthesised for them.
+
+    Args:
+        model: a trained classifier, or bare weights as transfer.weights takes them
+        layers: stages or modules of the network
+        dataset: whose pictures are looked at; otherwise the dataset that the model was trained on, where it is here
+        split: which pictures
+        units: units to show; otherwise the first ones
+        against: another version of the model, to show side by side
+        synthesis: whether pictures are synthesised
+        network: of bare weights, the network that they are of
+        px: of bare weights, side of the pictures
+        class_names: names of the classes, in their order
+        changes: what differs from params.yaml, section explain
+        executor: ray, or in_process
+    """
+    environment.prepare()
+    if executor == "ray":
+        start_ray()
+    key = str(flow_run.id)
+    folder = run_folder(key)
+    reporter = current_reporter() or steps.LogReporter()
+    with exclusive(folder):
+        subjects = open_subjects([each for each in (model, against) if each], network, px, class_names)
+        config = section(SECTION, ExplainConfig, changes or {})
+        request = request_of(subjects, layers, units, dataset, split, config, synthesis)
+        return run_steps(request, key, folder, reporter, executor)
+
+
+def open_subjects(
+    sources: Sequence[str], network: str | None, px: int | None, class_names: Sequence[str]
+) -> list[Subject]:
+    """The networks; `network` and `px` are of those that are bare weights."""
+    asked = [is_bare(source) or not any(map(is_bare, sources)) for source in sources]
+    return [
+        open_subject(source, *((network, px) if own else (None, None)), class_names)
+        for source, own in zip(sources, asked, strict=True)
+    ]
+
+
+def request_of(
+    subjects: Sequence[Subject],
+    layers: Sequence[str],
+    units: Sequence[int],
+    dataset: str | None,
+    split: Split,
+    config: ExplainConfig,
+    synthesis: bool,
+) -> Request:
+    """Find what was asked for; raises ValueError for a layer, unit or dataset that is not there."""
+    chosen: list[dict[str, LayerFields]] = []
+    for subject in subjects:
+        known = subject.fields()
+        names = named_layers(subject.classifier.net, layers, list(known))
+        chosen.append({name: known[name] for name in names})
+    if list(chosen[0]) != list(chosen[-1]):
+        raise ValueError(
+            f"{subjects[1].source} has other layers by these names ({', '.join(chosen[1])}) than {subjects[0].source} "
+            f"({', '.join(chosen[0])}): name modules that both have"
+        )
+    shown = {name: units_of(name, len(each.fields), units, config.show) for name, each in chosen[0].items()}
+    data = dataset_of(subjects[0], dataset)
+    if data is None and not synthesis:
+        raise ValueError(
+            f"nothing to show of {subjects[0].source}: give --dataset, or let pictures be synthesised"
+        )
+    if data is not None:
+        data.require_family("classification")
+        data.require(split)
+    return Request(tuple(subjects), tuple(chosen), shown, data, split, config, synthesis)
+
+
+def units_of(layer: str, num: int, units: Sequence[int], show: int) -> list[int]:
+    """The units of a layer that are shown: those asked for, else the first `show`, 0: all."""
+    wrong = [unit for unit in units if not 0 <= unit < num]
+    if wrong:
+        raise ValueError(f"layer {layer} has units 0…{num - 1}, not {', '.join(map(str, wrong))}")
+    return list(dict.fromkeys(units)) or list(range(num))[: show or None]
+
+
+def dataset_of(subject: Subject, name: str | None) -> Dataset | None:
+    """The dataset asked for, else the one that the model was trained on, if it is in the store."""
+    if name is not None:
+        return open_stored(name)
+    return open_stored(subject.dataset) if subject.dataset in list_names(store()) else None
+
+
+def run_steps(
+    request: Request, key: str, folder: Path, reporter: Reporter, executor: Executor
+) -> dict[str, Any]:
+    """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
+    run_id = ""
+    try:
+        lineage = lineage_of(request, key)
+        run_id = open_record(request, lineage)
+        where = everywhere() if executor == "ray" else here()
+        seen = look(request, where, reporter) if request.dataset else None
+        pictures = synthesise(request, seen, where, reporter)
+        summary = keep(request, seen, pictures, key, folder, run_id, lineage)
+        registry.finish_run(run_id, "FINISHED")
+    except BaseException as error:
+        end_badly(run_id, error)
+        raise
+    publish_units(summary)
+    return summary
+
+
+def lineage_of(request: Request, key: str) -> Lineage:
+    """Which code and data the gallery is made of."""
+    commit, dirty, git_problem = git_state(ROOT)
+    digest, dvc_problem = data_state(request.dataset.path) if request.dataset else ("", "")
+    return Lineage(
+        key=key, git_commit=commit, git_dirty=dirty, dvc_digest=digest,
+        params_sha256=params_sha256(request.config), seed=request.config.synthesis.seed,
+        prefect_flow_run_id=key, weights_source=request.subjects[0].source,
+        weights_sha256=request.subjects[0].sha256,
+        problems=tuple(problem for problem in (git_problem, dvc_problem) if problem),
+    )  # fmt: skip
+
+
+@steps.step("open MLflow run")
+def open_record(request: Request, lineage: Lineage) -> str:
+    """Start the gallery's record; returns its id."""
+    data, subject = request.dataset, request.subjects[0]
+    asked = {
+        "model": subject.source,
+        "against": request.names[1] if len(request.names) > 1 else "",
+        "architecture": subject.architecture,
+        "layers": list(request.layers[0]),
+        "split": request.split if data else "",
+    }
+    return registry.start_run(
+        key=lineage.key,
+        experiment=EXPERIMENT,
+        name=f"{data.info.name if data else 'synthesis'}-{subject.architecture}-{subject.sha256[:8]}",
+        tags=lineage.tags(),
+        parameters={**asked, **flatten(request.config.model_dump(mode="json"), f"{SECTION}.")},
+        dataset=data,
+        digest=lineage.dvc_digest,
+    )
+
+
+@steps.step("look at pictures")
+def look(request: Request, where: Place, reporter: Reporter) -> Seen:
+    """The strongest patches of all units of the layers."""
+    assert request.dataset is not None
+    hear = steps.progress_of(reporter, "look")
+    return look_at_split(request.dataset, request.split, request.subjects, request.layers, where, hear)
+
+
+@steps.step("synthesise")
+def synthesise(request: Request, seen: Seen | None, where: Place, reporter: Reporter) -> list[dict[int, Any]]:
+    """Pictures for the shown units: of each network, of each layer in its order."""
+    partners = partners_of(request, seen)
+    wanted = []
+    for place, (subject, layers) in enumerate(zip(request.subjects, request.layers, strict=True)):
+        for name, layer in layers.items():
+            units = request.units[name]
+            own = units if place == 0 else sorted({partners[name][unit][0] for unit in units})
+            wanted.append((subject, layer, own))
+    if not request.synthesis:
+        return [{} for _ in wanted]
+
+    def hear(done: int, total: int) -> None:
+        reporter.show(Status("synthesise", done, total, None))
+
+    return synthesise_each(wanted, request.config.synthesis, where, hear)
+
+
+def partners_of(request: Request, seen: Seen | None) -> dict[str, dict[int, tuple[int, float | None]]]:
+    """To each shown unit of each layer the unit of the other network beside it, and their correlation.
+
+    The most alike one; without pictures to compare them by, the one of the same number. {} for one network alone.
+    """
+    if len(request.subjects) == 1:
+        return {}
+    if seen is None:
+        for name, units in request.units.items():
+            units_of(name, len(request.layers[1][name].fields), units, 0)
+        return {name: {unit: (unit, None) for unit in units} for name, units in request.units.items()}
+    return {name: dict(most_alike(seen.moments[name], units)) for name, units in request.units.items()}
+
+
+def views_of(request: Request, seen: Seen | None, pictures: list[dict[int, Any]]) -> list[LayerView]:
+    """What is shown of each layer."""
+    partners = partners_of(request, seen)
+    num = len(request.layers[0])
+    views = []
+    for number, (name, layer) in enumerate(request.layers[0].items()):
+        columns: list[list[UnitView]] = []
+        for place, subject in enumerate(request.subjects):
+            beside = partners.get(name, {}) if place else {}
+            units = [beside[unit][0] if beside else unit for unit in request.units[name]]
+            own = request.layers[place][name]
+            patches: dict[int, Any] = {}
+            if request.dataset is not None and seen is not None:
+                tops = seen.tops[place][name]
+                patches = patches_of(request.dataset, request.split, subject, own, tops, units)
+            notes = [f"r = {value:.2f}" if value is not None else "" for _, value in beside.values()]
+            made = pictures[place * num + number]
+            columns.append([
+                UnitView(unit, tuple(patches.get(unit, ())), made.get(unit), note)
+                for unit, note in zip(units, notes or [""] * len(units), strict=True)
+            ])  # fmt: skip
+        views.append(LayerView(layer, tuple(zip(*columns, strict=True))))
+    return views
+
+
+@steps.step("keep gallery")
+def keep(
+    request: Request, seen: Seen | None, pictures: list[dict[int, Any]], key: str, folder: Path, run_id: str,
+    lineage: Lineage,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the gallery's files, log them, and return the summary that the command prints."""
+    views = views_of(request, seen, pictures)
+    data, names = request.dataset, request.names
+    of = f", {data.info.name} {request.split}" if data else ""
+    what = f"{' beside '.join(names)} ({request.subjects[0].architecture}{of})"
+    notes = [problem for problem in lineage.problems if data]
+    files = [folder / "units.html"]
+    write_gallery(files[0], views, short_names(names), what)
+    for view in views:
+        files.append(folder / f"{view.layer.name}.png")
+        write_sheet(files[-1], view, short_names(names), what)
+    if seen is not None:
+        files.append(write_patches(folder / "patches.csv", request, seen))
+    document = {
+        "model": names[0], "against": names[1] if len(names) > 1 else None,
+        "dataset": data.info.name if data else None, "split": request.split if data else None,
+        "num_images": data.info.num_images(request.split) if data else 0,
+        "layers": [layer_document(view) for view in views],
+    }  # fmt: skip
+    files.append(folder / "units.json")
+    write_whole(files[-1], json.dumps(document, indent=2) + "\n")
+    for file in files:
+        registry.log_folder(run_id, file, "units")
+    record = {"mlflow_run": run_id, "mlflow_url": registry.run_url(run_id)}
+    return {
+        "key": key, "folder": str(folder), "files": [file.name for file in files], **document, "notes": notes,
+        **record,
+    }  # fmt: skip
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The models as a caption has room for them."""
+    return [
+        name.removeprefix("models:/") if name.startswith("models:/") else Path(name).name for name in names
+    ]
+
+
+def write_patches(file: Path, request: Request, seen: Seen) -> Path:
+    """The strongest patches of every unit as a table."""
+    assert request.dataset is not None
+    text = io.StringIO(newline="")
+    writer: csv.DictWriter[str] | None = None
+    for name, tops, layers in zip(request.names, seen.tops, request.layers, strict=True):
+        for layer in layers.values():
+            for row in rows_of(request.dataset, request.split, layer, tops[layer.name]):
+                if writer is None:
+                    writer = csv.DictWriter(text, ["model", *row])
+                    writer.writeheader()
+                writer.writerow({"model": name, **row})
+    write_whole(file, text.getvalue())
+    return file
+
+
+def layer_document(view: LayerView) -> dict[str, Any]:
+    """A layer and its shown units as plain values."""
+    units = []
+    for own, *other in view.units:
+        row: dict[str, Any] = {
+            "unit": own.unit,
+            "activation": own.patches[0].activation if own.patches else None,
+            "labels": ", ".join(f"{label} ×{num}" for label, num in own.labels()),
+        }
+        if other:
+            correlation = float(other[0].note.removeprefix("r = ")) if other[0].note else None
+            row["against"] = {"unit": other[0].unit, "correlation": correlation}
+        units.append(row)
+    layer = view.layer
+    return {
+        "name": layer.name, "shape": layer.shape, "text": field_text(layer),
+        "field": None if layer.widest is None else asdict(layer.widest), "units": units,
+    }  # fmt: skip

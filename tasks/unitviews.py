@@ -1,0 +1,266 @@
+"""What units of chosen layers answer to most: the nine patches of a dataset's split, found in one streaming pass.
+
+Pieces of the split are looked at on Ray or here, each by all networks and layers at once; of a piece come the strongest
+pictures of each unit, and the pieces' are merged as they end. Memory does not grow with the split. Pieces and batches
+are cut alike wherever it runs, so that the numbers do not depend on the cluster. Only the pictures that are shown are
+read again; the network is not run again.
+
+Of two networks the correlations of their units over the pictures are summed on the way: trained anew, a network has
+its units in another order, and the one most alike is found by them (Li et al. 2016, https://arxiv.org/abs/1511.07543).
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from data.dataset import Dataset, Split
+from data.decode import decode_many
+from data.evidence import pictures_at
+from data.stream import RowReader
+from models.receptive import Field, LayerFields
+from models.synthesis import SynthesisConfig, ascend, of_units
+from models.units import Moments, TopUnits, activations, strongest_places
+from tasks.curvedata import Place
+from tasks.inputs import crop_values
+from tasks.predict import PASS_MB, default_device
+from tasks.subject import Subject
+from tasks.views import single
+
+NUM_PATCHES = 9
+PIECE_ROWS = 256  # looked at by one call
+UNITS_PER_CALL = 4  # synthesised together
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A part of a picture, as the network saw it."""
+
+    id: str
+    label: str
+    activation: float
+    row: int  # of the layer's map
+    column: int
+    pixels: np.ndarray  # (C, h, w) uint8
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one piece, or all of a split, gave: by network and layer; moments by layer where there are two networks."""
+
+    tops: tuple[dict[str, TopUnits], ...]
+    moments: dict[str, Moments]
+
+
+def empty_seen(layers: Sequence[dict[str, LayerFields]]) -> Seen:
+    """Of no pictures; `layers`: of each network those that are looked at."""
+    tops = tuple(
+        {name: TopUnits.empty(len(each.fields), NUM_PATCHES) for name, each in own.items()} for own in layers
+    )
+    both = layers[0] if len(layers) == 2 else {}
+    moments = {name: Moments.empty(*(len(own[name].fields) for own in layers)) for name in both}
+    return Seen(tops, moments)
+
+
+def network_input(blobs: Sequence[bytes], subject: Subject) -> Tensor:
+    """Encoded pictures as prediction shows them by the view `single`: (B, C, c, c) uint8."""
+    own = subject.preprocessing
+    images = decode_many(list(blobs), own.stored_px, own.channels, own.resize)
+    return single(torch.from_numpy(images), own)[0][0]
+
+
+@torch.inference_mode()
+def look(
+    rows: pa.Table, first: int, subjects: Sequence[Subject], layers: Sequence[dict[str, LayerFields]]
+) -> Seen:
+    """The strongest of these rows (column `image`), the first of which is picture `first` of its split."""
+    seen, device = empty_seen(layers), default_device()
+    blobs = rows["image"].to_pylist()
+    size = max(1, min(int(PASS_MB * 2**18 / crop_values(each.preprocessing)) for each in subjects))
+    networks = [subject.classifier.to(device) for subject in subjects]
+    for start in range(0, len(blobs), size):
+        part = blobs[start : start + size]
+        indices = torch.arange(first + start, first + start + len(part))
+        strongest: list[dict[str, Tensor]] = []
+        for subject, network, own, tops in zip(subjects, networks, layers, seen.tops, strict=True):
+            x = network.normalise(network_input(part, subject).to(device))
+            values = {}
+            for name, maps in activations(network.net, list(own), x).items():
+                values[name], places = (each.cpu() for each in strongest_places(maps.float()))
+                tops[name].update(values[name], indices, places)
+            strongest.append(values)
+        for name, moments in seen.moments.items():
+            moments.update(strongest[0][name], strongest[1][name])
+    return seen
+
+
+def look_at_split(
+    dataset: Dataset,
+    split: Split,
+    subjects: Sequence[Subject],
+    layers: Sequence[dict[str, LayerFields]],
+    where: Place,
+    on_progress: Callable[[int, int], None],
+) -> Seen:
+    """The strongest patches of a whole split, in one pass over it; `on_progress` hears pictures done, and of how many.
+
+    Raises ValueError for a split without pictures.
+    """
+    dataset.require(split)
+    num = dataset.info.num_images(split)
+    reader = RowReader(dataset, split, ["image"], cache_bytes=0)
+    pieces = zip(range(0, num, PIECE_ROWS), reader.pieces(np.arange(num), PIECE_ROWS), strict=True)
+    shared = where.share(tuple(subjects))
+    calls = ((rows, first, shared, layers) for first, rows in pieces)
+    found: dict[int, Seen] = {}
+    total, done, following = empty_seen(layers), 0, 0
+    for place, seen in where.each(look, calls, 1, 0.0):
+        found[place] = seen
+        while following in found:  # sums of floating-point numbers depend on their order
+            merge(total, found.pop(following))
+            following += 1
+        done += min(PIECE_ROWS, num - place * PIECE_ROWS)
+        on_progress(done, num)
+    return total
+
+
+def merge(total: Seen, seen: Seen) -> None:
+    """Take a piece into the total."""
+    for own, other in zip(total.tops, seen.tops, strict=True):
+        for name, tops in own.items():
+            tops.merge(other[name])
+    for name, moments in total.moments.items():
+        moments.merge(seen.moments[name])
+
+
+def window_of(field: Field | None, row: int, column: int, side_px: int) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of what is cropped for a unit's place: its field; where that is larger than the picture
+    along an axis, all of the picture."""
+    if field is None:
+        return 0, side_px, 0, side_px
+    spans = ((field.rows, row), (field.columns, column))
+    top_bottom, left_right = (
+        (0, side_px) if span.side >= side_px else span.at(place) for span, place in spans
+    )
+    return (*top_bottom, *left_right)
+
+
+def crop_padded(picture: np.ndarray, window: tuple[int, int, int, int], fill: Sequence[float]) -> np.ndarray:
+    """A window of a picture (C, H, W) uint8; what lies outside has the colour `fill` (C,), in shares of 255."""
+    top, bottom, left, right = window
+    C, H, W = picture.shape
+    colour = np.round(255 * np.asarray(fill)).astype(np.uint8)[:, None, None]
+    patch = np.broadcast_to(colour, (C, bottom - top, right - left)).copy()
+    rows, columns = (max(top, 0), min(bottom, H)), (max(left, 0), min(right, W))
+    patch[:, rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left] = picture[
+        :, slice(*rows), slice(*columns)
+    ]
+    return patch
+
+
+def patches_of(
+    dataset: Dataset, split: Split, subject: Subject, layer: LayerFields, tops: TopUnits, units: Sequence[int]
+) -> dict[int, list[Patch]]:
+    """The patches of some units, cut out of the pictures as the network sees them; padded with the mean colour."""
+    rows = torch.tensor(list(units))
+    shown = sorted(set(tops.pictures[rows].flatten().tolist()) - {-1})
+    table = dataset.table(split, ["id", "label"]).take(shown).to_pylist()
+    about = dict(zip(shown, table, strict=True))
+    blobs = pictures_at(dataset, split, shown)
+    pictures = {index: network_input([blob], subject)[0].numpy() for index, blob in blobs.items()}
+    side_px, width = subject.preprocessing.crop_px, layer.shape[-1] if layer.has_places else 1
+    found: dict[int, list[Patch]] = {}
+    for unit in units:
+        found[unit] = []
+        ranked = zip(
+            *(each[unit].tolist() for each in (tops.values, tops.pictures, tops.places)), strict=True
+        )
+        for value, index, place in ranked:
+            if index < 0:
+                continue
+            row, column = divmod(place, width)
+            window = window_of(layer.fields[unit], row, column, side_px)
+            pixels = crop_padded(pictures[index], window, subject.classifier.mean.flatten().tolist())
+            label = dataset.info.classes[about[index]["label"]]
+            found[unit].append(Patch(about[index]["id"], label, value, row, column, pixels))
+    return found
+
+
+def synthesis_px(subject: Subject, layer: LayerFields, config: SynthesisConfig) -> int:
+    """Side of a layer's synthesised pictures: units without places need the network's own."""
+    own = subject.preprocessing.crop_px
+    return min(own, config.side_px) if layer.has_places else own
+
+
+def synthesise(
+    subject: Subject, layer: LayerFields, units: Sequence[int], config: SynthesisConfig
+) -> np.ndarray:
+    """A picture each unit answers strongly to: (U, C, s, s) uint8."""
+    device = default_device()
+    network = subject.classifier.to(device)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+
+    def objective(pictures: Tensor) -> Tensor:
+        x = network.normalise(255 * pictures.to(device))
+        maps = activations(network.net, [layer.name], x)[layer.name]
+        return of_units(maps, units, config.objective).cpu()
+
+    side, channels = synthesis_px(subject, layer, config), subject.preprocessing.channels
+    pictures = ascend(objective, len(units), channels, side, config)
+    return (255 * pictures).round().to(torch.uint8).numpy()
+
+
+def synthesise_each(
+    wanted: Sequence[tuple[Subject, LayerFields, Sequence[int]]],
+    config: SynthesisConfig,
+    where: Place,
+    on_progress: Callable[[int, int], None],
+) -> list[dict[int, np.ndarray]]:
+    """Pictures (C, s, s) uint8 of the units of each of these layers, a few at a time in parallel."""
+    shared = {id(subject): where.share(subject) for subject, _, _ in wanted}
+    jobs = [
+        (number, list(units[first : first + UNITS_PER_CALL]))
+        for number, (_, _, units) in enumerate(wanted)
+        for first in range(0, len(units), UNITS_PER_CALL)
+    ]
+    calls: Iterator[tuple[Any, ...]] = (
+        (shared[id(wanted[number][0])], wanted[number][1], units, config) for number, units in jobs
+    )
+    found: list[dict[int, np.ndarray]] = [{} for _ in wanted]
+    done, total = 0, sum(len(units) for _, units in jobs)
+    for place, pictures in where.each(synthesise, calls, 1, 0.0):
+        number, units = jobs[place]
+        found[number] |= dict(zip(units, pictures, strict=True))
+        done += len(units)
+        on_progress(done, total)
+    return found
+
+
+def most_alike(moments: Moments, units: Sequence[int]) -> dict[int, tuple[int, float]]:
+    """To units of the first network the most correlated one of the second, with the correlation."""
+    correlations = moments.correlations()[torch.tensor(list(units))]
+    best = correlations.argmax(1)
+    values = correlations.gather(1, best[:, None])[:, 0]
+    return dict(zip(units, zip(best.tolist(), values.tolist(), strict=True), strict=True))
+
+
+def rows_of(dataset: Dataset, split: Split, layer: LayerFields, tops: TopUnits) -> Iterator[dict[str, Any]]:
+    """The patches of all units of a layer as rows, for a table."""
+    table = dataset.table(split, ["id", "label"])
+    ids, labels = table["id"].to_pylist(), table["label"].to_pylist()
+    width = layer.shape[-1] if layer.has_places else 1
+    for unit, rank in itertools.product(range(len(tops.pictures)), range(NUM_PATCHES)):
+        index, place = int(tops.pictures[unit, rank]), int(tops.places[unit, rank])
+        if index < 0:
+            continue
+        yield {
+            "layer": layer.name, "unit": unit, "rank": rank + 1, "id": ids[index],
+            "label": dataset.info.classes[labels[index]], "activation": float(tops.values[unit, rank]),
+            "row": place // width, "column": place % width,
+        }  # fmt: skip

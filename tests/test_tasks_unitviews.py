@@ -1,0 +1,183 @@
+"""The strongest patches of a split: one pass finds what a look at everything would, and crops show what units saw."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import Dataset
+from models.receptive import Field, LayerFields, Span
+from models.synthesis import SynthesisConfig, of_units
+from models.units import activations
+from tasks import classification, cluster, unitviews
+from tasks.curvedata import everywhere, here
+from tasks.modelfile import save_model
+from tasks.subject import Subject, open_subject
+from tasks.unitpage import LayerView, UnitView, field_text
+from tasks.unitviews import (
+    Seen,
+    crop_padded,
+    look_at_split,
+    most_alike,
+    network_input,
+    patches_of,
+    rows_of,
+    synthesise_each,
+    window_of,
+)
+from tests.test_models_synthesis import PLAIN
+from tests.tiny import tiny_config, tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return tiny_dataset("classification", tmp_path_factory.mktemp("store"))
+
+
+def subject_of(digits: Dataset, folder: Path, seed: int = 0, name: str = "lenet5") -> Subject:
+    torch.manual_seed(seed)
+    config = tiny_config("classification", model__name=name)
+    model = classification.build_model(config, digits.info, sample=list)
+    save_model(folder, classification.card(config, digits.info, "", "r"), [model])
+    return open_subject(str(folder))
+
+
+@pytest.fixture(scope="module")
+def subject(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return subject_of(digits, tmp_path_factory.mktemp("model"))
+
+
+def chosen(subject: Subject, *names: str) -> dict[str, LayerFields]:
+    known = subject.fields()
+    return {name: known[name] for name in names}
+
+
+LAYERS = ("features.3", "classifier.4")
+
+
+def look(digits: Dataset, *subjects: Subject) -> Seen:
+    heard: list[tuple[int, int]] = []
+    layers = [chosen(each, *LAYERS) for each in subjects]
+    seen = look_at_split(digits, "test", subjects, layers, here(), lambda *each: heard.append(each))
+    num = digits.info.num_images("test")
+    assert heard[-1] == (num, num)
+    return seen
+
+
+def everything(digits: Dataset, subject: Subject, layer: str) -> torch.Tensor:
+    """What each picture of the split gave: (N, C, places)."""
+    x = network_input(digits.table("test", ["image"])["image"].to_pylist(), subject)
+    with torch.inference_mode():
+        maps = activations(subject.classifier.net, [layer], subject.classifier.normalise(x))[layer]
+    return maps.flatten(2) if maps.ndim == 4 else maps[..., None]
+
+
+def test_one_pass_finds_what_a_look_at_everything_finds(
+    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unitviews, "PIECE_ROWS", 50)
+    seen = look(digits, subject)
+    for layer in LAYERS:
+        maps, tops = everything(digits, subject, layer), seen.tops[0][layer]
+        wanted = maps.amax(2).topk(9, dim=0).values.T
+        torch.testing.assert_close(tops.values, wanted, rtol=1e-4, atol=1e-5)
+        units = torch.arange(maps.shape[1])[:, None]
+        torch.testing.assert_close(maps[tops.pictures, units, tops.places], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_ray_finds_the_same_to_the_bit(
+    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unitviews, "PIECE_ROWS", 100)
+    layers = [chosen(subject, *LAYERS)] * 2
+    asked = (digits, "test", (subject, subject), layers)
+    try:
+        there = look_at_split(*asked, everywhere(), lambda *_: None)
+    finally:
+        cluster.disconnect()
+    alone = look_at_split(*asked, here(), lambda *_: None)
+    for name in LAYERS:
+        for own, other in zip(there.tops, alone.tops, strict=True):
+            assert all(
+                torch.equal(*pair)
+                for pair in zip(vars(own[name]).values(), vars(other[name]).values(), strict=True)
+            )
+        assert torch.equal(there.moments[name].product, alone.moments[name].product)
+
+
+def test_a_patch_is_what_its_unit_saw(digits: Dataset, subject: Subject) -> None:
+    seen, [layer] = look(digits, subject), chosen(subject, "features.3").values()
+    [patch, *_] = patches_of(digits, "test", subject, layer, seen.tops[0]["features.3"], [5])[5]
+    field = layer.fields[5]
+    assert field is not None and patch.pixels.shape == (1, field.rows.side, field.columns.side)
+    with torch.inference_mode():
+        x = subject.classifier.normalise(torch.from_numpy(patch.pixels)[None])
+        alone = activations(subject.classifier.net, ["features.3"], x)["features.3"]
+    assert float(alone[0, 5, 0, 0]) == pytest.approx(patch.activation, rel=1e-4)  # no padding in this network
+    table = digits.table("test", ["id", "label"]).to_pylist()
+    own = next(row for row in table if row["id"] == patch.id)
+    assert digits.info.classes[own["label"]] == patch.label
+
+
+def test_windows_are_fields_and_all_of_the_picture_where_those_are_larger() -> None:
+    rows, columns = Span(-3, 7, 2), Span(-20, 41, 4)
+    assert window_of(Field(rows, columns), 0, 5, 32) == (-3, 4, 0, 32)
+    assert window_of(Field(rows, rows), 14, 1, 32) == (25, 32, -1, 6)
+    assert window_of(None, 0, 0, 32) == (0, 32, 0, 32)
+
+
+def test_what_lies_outside_a_picture_has_the_mean_colour() -> None:
+    picture = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)
+    patch = crop_padded(picture, (-1, 2, 1, 4), (0.5,))
+    assert patch[0].tolist() == [[128, 128, 128], [1, 2, 128], [4, 5, 128]]
+
+
+def test_the_same_network_with_its_units_in_another_order_is_matched(
+    digits: Dataset, subject: Subject, tmp_path: Path
+) -> None:
+    other = subject_of(digits, tmp_path)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(3))
+    conv = other.classifier.net.get_submodule("features.3")
+    with torch.no_grad():
+        conv.weight.copy_(conv.weight[order].clone())
+        conv.bias.copy_(conv.bias[order].clone())  # type: ignore[union-attr,operator,index]
+    found = most_alike(look(digits, subject, other).moments["features.3"], range(16))
+    assert [int(order[found[unit][0]]) for unit in range(16)] == list(range(16))
+    assert all(value == pytest.approx(1, abs=1e-4) for _, value in found.values())
+
+
+def test_every_unit_has_nine_rows_in_the_table(digits: Dataset, subject: Subject) -> None:
+    seen, [layer] = look(digits, subject), chosen(subject, "features.3").values()
+    rows = list(rows_of(digits, "test", layer, seen.tops[0]["features.3"]))
+    assert len(rows) == 16 * 9 and [row["rank"] for row in rows[:9]] == list(range(1, 10))
+    assert len({row["id"] for row in rows[:9]}) == 9
+
+
+def test_units_are_synthesised_in_parts_and_answer(subject: Subject) -> None:
+    config = SynthesisConfig.parse(PLAIN, "synthesis")
+    layers = chosen(subject, *LAYERS)
+    wanted = [(subject, layers[name], [0, 3, 4, 5, 6]) for name in LAYERS]
+    heard: list[int] = []
+    found = synthesise_each(wanted, config, here(), lambda done, _total: heard.append(done))
+    assert heard == [4, 5, 9, 10]
+    for name, own in zip(LAYERS, found, strict=True):
+        assert sorted(own) == [0, 3, 4, 5, 6] and own[3].shape == (1, 16, 16) and own[3].dtype == np.uint8
+        x = torch.from_numpy(np.stack([own[3], np.full_like(own[3], 128)]))
+        maps = activations(subject.classifier.net, [name], subject.classifier.normalise(x))[name]
+        made, grey = of_units(maps, [3, 3], "channel").tolist()
+        assert made > grey
+
+
+def test_a_layer_says_in_words_what_its_units_see() -> None:
+    field = Field(Span(-3, 7, 2), Span(-3, 7, 2))
+    layer = LayerFields("conv1", (2, 16, 16), (field, field))
+    assert field_text(layer) == "2 units of 16x16 places; each sees 7x7 px, 2 px apart, the first from -3 on"
+    assert field_text(LayerFields("fc", (2,), (None, None))) == "2 units; each sees the whole picture"
+
+
+def test_a_unit_without_an_activation_above_nothing_is_called_so() -> None:
+    patch = unitviews.Patch("a.png", "1", 0.0, 0, 0, np.zeros((1, 3, 3), np.uint8))
+    assert UnitView(3, (patch,), None).caption() == ["unit 3", "never above 0"]
+    assert UnitView(3, (), None).caption() == ["unit 3"]
+    assert LayerView(LayerFields("a", (1,), (None,)), ()).units == ()
