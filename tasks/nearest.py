@@ -10,7 +10,6 @@ first. The answers are those of a float64 product over the whole float32 matrix;
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 ROUNDING = 2.0**-8  # of a number when it becomes bfloat16, as a share of it at the most
 ACCUMULATION = 2.0**-13  # of a float32 sum of up to 2,048 products of unit vectors; generous
@@ -158,8 +157,3 @@ def _best(
     starts = np.searchsorted(of_query, np.arange(len(queries)))
     chosen = order[starts[:, None] + np.arange(k)]
     return candidates[chosen], likeness[chosen]
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows (N, D) made unit length, float32."""
-    return functional.normalize(torch.from_numpy(np.asarray(vectors, np.float64)), dim=1).float().numpy()

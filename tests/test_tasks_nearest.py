@@ -7,9 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tasks import nearest as search
-from tasks.nearest import join_planes, nearest, split_planes, unit
+from tasks.nearest import join_planes, nearest, split_planes
 
 NONE = np.empty(0, np.int64)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def naive(vectors: np.ndarray, queries: np.ndarray, k: int, missing: np.ndarray = NONE) -> np.ndarray:
