@@ -212,8 +212,8 @@ class Gallery:
     def people(self) -> list[Person]:
         """Everybody, by name."""
         rows = self._connection.execute(
-            "SELECT name, COUNT(*), MIN(enrolled), MAX(enrolled) FROM person JOIN picture ON picture.person = person.id "
-            "GROUP BY person.id ORDER BY name"
+            "SELECT name, COUNT(*), MIN(enrolled), MAX(enrolled) "
+            "FROM person JOIN picture ON picture.person = person.id GROUP BY person.id ORDER BY name"
         )
         return [Person(*row) for row in rows.fetchall()]
 
