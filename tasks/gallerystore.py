@@ -12,6 +12,7 @@ see `finish_removals`. The log needs a local disk; it does not work on network f
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from tasks.vectors import cut, is_tidy, is_whole, remove_other_planes, zero_rows
 DATABASE = "gallery.sqlite"
 FORMAT = 1
 WAIT_S = 60.0  # for another writer, and for readers before a removal's bytes go
+AGAIN_S = 0.01
 
 SCHEMA = """
 CREATE TABLE state (
@@ -212,14 +214,21 @@ def finish_removals(connection: sqlite3.Connection, folder: Path) -> None:
     The log's end is what waits for readers of earlier states, so that no row becomes zero under a search that still
     counts on it. Raises TimeoutError where a reader stays for longer than `WAIT_S`.
     """
-    if not connection.execute("SELECT 1 FROM gap WHERE wiped = 0").fetchone():
-        return
-    [busy, _, _] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if busy:
-        raise TimeoutError(
-            f"removed, but a process has been reading an earlier state for {WAIT_S:.0f} s, so that the bytes are "
-            "still in the gallery's log; end that process and open the gallery again"
-        )
+    give_up = time.monotonic() + WAIT_S
+    while True:
+        if not connection.execute("SELECT 1 FROM gap WHERE wiped = 0").fetchone():
+            return
+        [busy, _, _] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            break
+        if time.monotonic() > give_up:
+            raise TimeoutError(
+                f"removed, but a process has been reading an earlier state for {WAIT_S:.0f} s, so that the bytes are "
+                "still in the gallery's log; end that process and open the gallery again"
+            )
+        time.sleep(
+            AGAIN_S
+        )  # another process may be finishing the same removal, which SQLite does not wait for
     with writing(connection):
         state = read_state(connection)
         slots = [slot for (slot,) in connection.execute("SELECT slot FROM gap WHERE wiped = 0")]
