@@ -71,20 +71,20 @@ def _scan(
         likeness = rounded @ block.T  # (Q, n) bfloat16
         gone = missing[np.searchsorted(missing, start) : np.searchsorted(missing, start + len(block))] - start
         likeness[:, torch.from_numpy(gone)] = -torch.inf
-        halved, num_classes = _halved(likeness, k)
+        halved, depth = _halved(likeness, k)
         best = torch.cat([best, halved.topk(min(k, halved.shape[1]), dim=1).values.float()], dim=1)
         best = best.topk(min(k, best.shape[1]), dim=1).values
         if best.shape[1] == k:
             lowest = _lowest(best[:, -1], slack)
-        query, row, value = _above(likeness, halved, num_classes, lowest)
+        query, row, value = _above(likeness, halved, depth, lowest)
         found.append((query, row + start, value))
     query, row, value = (torch.cat(parts) for parts in zip(*found, strict=True))
     # the k best of all candidates are k rows: a limit at least as high as that of the classes
     lowest = torch.maximum(lowest, _lowest(_kth(query, value, k, len(queries)), slack))
     keep = value >= lowest[query]
-    query, row = query[keep].numpy(), row[keep].numpy()
-    order = np.lexsort([row, query])
-    return query[order], row[order]
+    of_query, candidates = query[keep].numpy(), row[keep].numpy()
+    order = np.lexsort([candidates, of_query])
+    return of_query[order], candidates[order]
 
 
 def _lowest(kth: Tensor, slack: Tensor) -> Tensor:
@@ -97,9 +97,9 @@ def _lowest(kth: Tensor, slack: Tensor) -> Tensor:
 
 
 def _halved(likeness: Tensor, k: int) -> tuple[Tensor, int]:
-    """Maxima of classes of columns (Q, C + rest), and C: class c is every C-th column from c, the rest alone each.
+    """Maxima of classes of columns (Q, C + rest), and their depth, the number of columns in each of the C.
 
-    Halves are compared element by element, which takes a tenth of the time of a maximum over groups.
+    Class c is every C-th column from c; the rest, fewer columns than a class has, are classes of one.    Halves are compared element by element, which takes a tenth of the time of a maximum over groups.
     """
     n = likeness.shape[1]
     halvings = 0
@@ -110,22 +110,18 @@ def _halved(likeness: Tensor, k: int) -> tuple[Tensor, int]:
     for _ in range(halvings):
         half = whole.shape[1] // 2
         whole = torch.maximum(whole[:, :half], whole[:, half:])
-    return torch.cat([whole, likeness[:, num_classes << halvings :]], dim=1), num_classes
+    return torch.cat([whole, likeness[:, num_classes << halvings :]], dim=1), 1 << halvings
 
 
-def _above(
-    likeness: Tensor, halved: Tensor, num_classes: int, lowest: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _above(likeness: Tensor, halved: Tensor, depth: int, lowest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Query, column and likeness (float32) of all that reach `lowest` (Q,), each (C,)."""
-    n = likeness.shape[1]
-    depth = n // num_classes
-    rest = depth * num_classes  # columns from here on are classes of their own
+    num_classes = likeness.shape[1] // depth
     query, place = (halved.float() >= lowest[:, None]).nonzero(as_tuple=True)
     in_class = place < num_classes
     columns = place[in_class][:, None] + num_classes * torch.arange(depth)
     query_in = query[in_class][:, None].expand_as(columns)
     query = torch.cat([query_in.reshape(-1), query[~in_class]])
-    column = torch.cat([columns.reshape(-1), place[~in_class] - num_classes + rest])
+    column = torch.cat([columns.reshape(-1), place[~in_class] + num_classes * (depth - 1)])
     value = likeness[query, column].float()
     keep = (value >= lowest[query]) & (value > -torch.inf)
     return query[keep], column[keep], value[keep]

@@ -12,6 +12,7 @@ from tasks.identification import OpenSetCurve, dir_at_far
 from tasks.verification import ENOUGH_ERRORS, OperatingPoint, Roc, auc, equal_error
 
 NUM_BINS = 60
+MARGIN = 1.5  # a log axis begins so far below one false accept: there is what is accepted without any
 NUM_BAND = 60  # rates at which the interval is drawn
 
 
@@ -42,7 +43,7 @@ def roc_figure(
     # up to the first false accept no rate is 0: the curve begins at the left edge with what it accepts before that
     before = curve.tar[~seen].max()
     axes.step(
-        np.append(least, curve.far[seen]), np.append(before, curve.tar[seen]), where="post", color=BLUE,
+        np.append(least / MARGIN, curve.far[seen]), np.append(before, curve.tar[seen]), where="post", color=BLUE,
         linewidth=1.8, label=f"ROC, AUC {auc(curve):.4f}",
     )  # fmt: skip
     rate, _ = equal_error(curve)
@@ -52,15 +53,15 @@ def roc_figure(
     for number, point in enumerate(points):
         place = int(np.searchsorted(curve.thresholds, point.threshold, side="right")) - 1
         axes.plot(
-            max(curve.far[place], least), curve.tar[place], "o", color=VERMILLION, markeredgecolor="black", zorder=5,
+            max(curve.far[place], least / MARGIN), curve.tar[place], "o", color=VERMILLION, markeredgecolor="black", zorder=5,
             label="thresholds fitted on validation" if not number else None,
         )  # fmt: skip
         axes.annotate(
-            f"fitted for {point.stated_far:g}", (max(curve.far[place], least), curve.tar[place]), (8, -13),
+            f"fitted for {point.stated_far:g}", (max(curve.far[place], least / MARGIN), curve.tar[place]), (8, -13),
             textcoords="offset points", fontsize=9,
         )  # fmt: skip
     _mark_support(axes, ENOUGH_ERRORS * least, "pairs of two people")
-    axes.set(xscale="log", xlim=(least, 1), xlabel="false accepts: share of pairs of two people")
+    axes.set(xscale="log", xlim=(least / MARGIN, 1), xlabel="false accepts: share of pairs of two people")
     axes.set_ylabel("true accepts: share of pairs of one person")
     _finish_rates(axes, float(min(before, *(band[1][:1] if band is not None else [1.0]))))
     title(
@@ -76,10 +77,12 @@ def distances_figure(
     """How far pairs of one person and of two are apart, as shares of each kind, with the fitted thresholds."""
     figure = Figure(figsize=(8.5, 4.6), layout="constrained")
     axes = figure.add_subplot()
+    highest = 0.0
     edges = np.linspace(0, max(float(distances.max()), 1e-9), NUM_BINS + 1)
     for side, colour, name in ((same, BLUE, "one person"), (~same, ORANGE, "two people")):
         num = max(1, int(side.sum()))
         counts = np.histogram(distances[side], edges)[0] / num
+        highest = max(highest, float(counts.max()))
         axes.stairs(counts, edges, fill=True, color=colour, alpha=0.45)
         axes.stairs(counts, edges, color=colour, linewidth=1.4, label=f"pairs of {name} ({side.sum():,})")
     for number, point in enumerate(sorted(points, key=lambda point: point.threshold)):
@@ -91,10 +94,8 @@ def distances_figure(
             f"FAR {point.stated_far:g}", (point.threshold, 0.98), (-4, 0), xycoords=("data", "axes fraction"),
             textcoords="offset points", rotation=90, ha="right", va="top", fontsize=9,
         )  # fmt: skip
-    axes.set(
-        xlabel="squared L2 distance of unit vectors", ylabel="share of the pairs of a kind", ylim=(0, None)
-    )
-    axes.set_xlim(0, edges[-1])
+    axes.set(xlabel="squared L2 distance of unit vectors", ylabel="share of the pairs of a kind")
+    axes.set(xlim=(0, edges[-1]), ylim=(0, 1.3 * highest))  # with room for the names of thresholds
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.spines[["top", "right"]].set_visible(False)
     title(figure, "Distances of pairs: accepted left of a threshold", what)
@@ -110,7 +111,7 @@ def open_set_figure(curve: OpenSetCurve, what: str, fars: Sequence[float] = ()) 
     seen = curve.far > 0
     before = curve.dir[~seen].max()
     axes.step(
-        np.append(least, curve.far[seen]), np.append(before, curve.dir[seen]), where="post", color=BLUE, linewidth=1.8,
+        np.append(least / MARGIN, curve.far[seen]), np.append(before, curve.dir[seen]), where="post", color=BLUE, linewidth=1.8,
         label="found and named right",
     )  # fmt: skip
     closed = float(curve.dir[-1])
@@ -123,7 +124,9 @@ def open_set_figure(curve: OpenSetCurve, what: str, fars: Sequence[float] = ()) 
         axes.annotate(f"{rate:.1%} at {far:g}", (far, rate), (8, -13), textcoords="offset points", fontsize=9)
     _mark_support(axes, ENOUGH_ERRORS * least, "probes of strangers")
     axes.set(
-        xscale="log", xlim=(least, 1), xlabel="false accepts: share of probes of people not in the gallery"
+        xscale="log",
+        xlim=(least / MARGIN, 1),
+        xlabel="false accepts: share of probes of people not in the gallery",
     )
     axes.set_ylabel("share of probes of people in the gallery")
     _finish_rates(axes, float(before))

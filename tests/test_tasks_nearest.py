@@ -65,6 +65,16 @@ def test_search_over_several_blocks_equals_float64(monkeypatch: pytest.MonkeyPat
         assert (nearest(*split_planes(vectors), queries, k, NONE)[0] == naive(vectors, queries, k)).all()
 
 
+def test_every_number_of_rows_is_searched_to_its_last():
+    """The scan cuts rows into classes and a rest, whatever their number; the last row is the nearest here."""
+    vectors = some(1300, 16)
+    for num in [*range(1, 150), *range(1020, 1300, 3)]:
+        query = vectors[num - 1 : num]
+        for k in (1, 2):
+            found = nearest(*split_planes(vectors[:num]), query, k, NONE)[0]
+            assert (found == naive(vectors[:num], query, k)).all()
+
+
 def test_rows_nearer_to_each_other_than_bfloat16_can_tell_come_in_their_true_order():
     """All within a thousandth of the query, so that the scan sees most as equal; some are equal."""
     generator = np.random.default_rng(2)
