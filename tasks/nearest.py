@@ -99,7 +99,8 @@ def _lowest(kth: Tensor, slack: Tensor) -> Tensor:
 def _halved(likeness: Tensor, k: int) -> tuple[Tensor, int]:
     """Maxima of classes of columns (Q, C + rest), and their depth, the number of columns in each of the C.
 
-    Class c is every C-th column from c; the rest, fewer columns than a class has, are classes of one.    Halves are compared element by element, which takes a tenth of the time of a maximum over groups.
+    Class c is every C-th column from c; the rest, fewer columns than a class has, are classes of one.
+    Halves are compared element by element, which takes a tenth of the time of a maximum over groups.
     """
     n = likeness.shape[1]
     halvings = 0

@@ -52,12 +52,13 @@ def roc_figure(
     )
     for number, point in enumerate(points):
         place = int(np.searchsorted(curve.thresholds, point.threshold, side="right")) - 1
+        at = (max(curve.far[place], least / MARGIN), curve.tar[place])
         axes.plot(
-            max(curve.far[place], least / MARGIN), curve.tar[place], "o", color=VERMILLION, markeredgecolor="black", zorder=5,
+            *at, "o", color=VERMILLION, markeredgecolor="black", zorder=5,
             label="thresholds fitted on validation" if not number else None,
         )  # fmt: skip
         axes.annotate(
-            f"fitted for {point.stated_far:g}", (max(curve.far[place], least / MARGIN), curve.tar[place]), (8, -13),
+            f"fitted for {point.stated_far:g}", at, (8, -13),
             textcoords="offset points", fontsize=9,
         )  # fmt: skip
     _mark_support(axes, ENOUGH_ERRORS * least, "pairs of two people")
@@ -111,8 +112,8 @@ def open_set_figure(curve: OpenSetCurve, what: str, fars: Sequence[float] = ()) 
     seen = curve.far > 0
     before = curve.dir[~seen].max()
     axes.step(
-        np.append(least / MARGIN, curve.far[seen]), np.append(before, curve.dir[seen]), where="post", color=BLUE, linewidth=1.8,
-        label="found and named right",
+        np.append(least / MARGIN, curve.far[seen]), np.append(before, curve.dir[seen]), where="post", color=BLUE,
+        linewidth=1.8, label="found and named right",
     )  # fmt: skip
     closed = float(curve.dir[-1])
     axes.axhline(
