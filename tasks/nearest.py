@@ -16,7 +16,9 @@ ACCUMULATION = 2.0**-13  # of a float32 sum of up to 2,048 products of unit vect
 MAX_DIMS = 2048
 QUERIES_AT_ONCE = 64
 ROWS_AT_ONCE = 1 << 17  # of the scan: their likeness to 64 queries takes 16 MiB
-MOST_HALVINGS = 6  # of a row of likeness, before its highest are looked for
+MOST_HALVINGS = (
+    4  # of a row of likeness, before its highest are looked for; more make larger classes to look into
+)
 CLASSES_PER_NEIGHBOUR = 16  # at the least, that are left after halving
 RESCORED_AT_ONCE = 1 << 14  # pairs of query and row
 
