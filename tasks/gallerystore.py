@@ -73,6 +73,66 @@ class Embedder:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What a person is enrolled with: the encoded aligned crop, and its embedding (D,) of unit length."""
+
+    encoded: bytes
+    vector: np.ndarray
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What an enrolment did; a picture that the person has already is not added again."""
+
+    name: str
+    num_added: int
+    num_pictures: int
+
+
+@dataclass(frozen=True)
+class Person:
+    name: str
+    num_pictures: int
+    first_enrolled: str  # UTC
+    last_enrolled: str
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture of the gallery; vector (D,) float32, made by `embedder` (its model and preprocessing)."""
+
+    sha256: str
+    encoded: bytes
+    vector: np.ndarray
+    embedder: Embedder
+    enrolled: str
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A person of the gallery, and the squared L2 distance to a query, 0 to 4."""
+
+    name: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """The nearest person, None where that is farther than the threshold ("not recognised") or there is nobody."""
+
+    name: str | None
+    nearest: Hit | None
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    same: bool
+    distance: float
+    threshold: float
+
+
+@dataclass(frozen=True)
 class State:
     """What the gallery is at one moment. `epoch` changes where a row of the matrix stops meaning somebody."""
 
