@@ -25,7 +25,7 @@ class GlobalHead(nn.Module):
         nn.init.constant_(self.mean.weight, side**-2)
         self.norm = nn.BatchNorm2d(channels)
         self.linear = nn.Linear(channels, dim, bias=False)
-        self.last_norm = nn.BatchNorm1d(dim)
+        self.last_norm = nn.BatchNorm1d(dim, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last_norm(self.linear(self.norm(self.mean(x)).flatten(1)))
