@@ -178,7 +178,9 @@ class FaceNet(Classifier):
         self.frozen = tuple(
             name
             for name, module in self.net.named_modules()
-            if name and not f"{name}.".startswith(heads) and not any(one.startswith(f"{name}.") for one in heads)
+            if name
+            and not f"{name}.".startswith(heads)
+            and not any(one.startswith(f"{name}.") for one in heads)
         )
         self.train(self.training)
 
