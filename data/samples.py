@@ -78,7 +78,9 @@ SAMPLES: dict[str, Sample] = {
         lambda: {id: data for id, data, _ in sample_lfw_subset()},
         "not stated (Labeled Faces in the Wild: photographs from news sites)",
     ),
-    "convoy:synthetic_faces": Sample(synthetic_faces, "synthetic: drawn by this project's code, as free as it is"),
+    "convoy:synthetic_faces": Sample(
+        synthetic_faces, "synthetic: drawn by this project's code, as free as it is"
+    ),
 }
 PHOTOS = {  # name → file in scikit-image
     f"skimage:{Path(file).stem}": f"data/{file}"

@@ -163,7 +163,9 @@ def draw_face(person: Person, shot: Shot, ground: Image.Image) -> Image.Image:
     for side in (-1, 1):
         [(x, y)] = canvas.flat(side * (person.half_width + 0.02) + 0.1 * shot.turn, person.eye_height + 0.1)
         reach = person.ears * canvas.half * shot.size
-        canvas.draw.ellipse((x - reach * 0.6, y - reach, x + reach * 0.6, y + reach), fill=darker(person.skin, 0.88))
+        canvas.draw.ellipse(
+            (x - reach * 0.6, y - reach, x + reach * 0.6, y + reach), fill=darker(person.skin, 0.88)
+        )
     canvas.outline(0.0, -1.0, 1.0, person.skin)
     canvas.outline(0.02, -1.0, -1.0 + person.hairline, person.hair)
     draw_eyes(canvas)

@@ -45,7 +45,9 @@ def neighbour_loss(embeddings: np.ndarray, labels: np.ndarray) -> float:
     Of picture i, picture j has the probability ∝ exp(SCALE · cos); its person that of all their pictures. Those who have
     one picture only are not asked for. https://proceedings.neurips.cc/paper/2004/hash/42fe880812925e520249e808937738d2
     """
-    asked = np.flatnonzero(np.isin(labels, [who for who, n in zip(*np.unique(labels, return_counts=True)) if n > 1]))
+    asked = np.flatnonzero(
+        np.isin(labels, [who for who, n in zip(*np.unique(labels, return_counts=True)) if n > 1])
+    )
     total = 0.0
     for start in range(0, len(asked), BLOCK):
         rows = asked[start : start + BLOCK]

@@ -40,9 +40,13 @@ from tasks.facepairs import neighbour_loss, pair_figures, pairs_of_people
 from tasks.optim import OptimConfig
 from tasks.settings import TrainConfig
 from tasks.transfer import Weights
+from tasks.verification import NOTHING, far_name
 
 FaceView = Literal["single", "mirror"]
 MOST_PAIRS = 20_000  # of a kind, that validation looks at while training
+ACCURACY = (
+    "accuracy"  # among a card's thresholds, that of the highest accuracy; the others are called far_1e-2
+)
 BEGINNING = 0.1  # share of the steps in which embeddings may still be alike
 
 
@@ -63,7 +67,9 @@ class FaceEvaluate(Parameters):
     @model_validator(mode="after")
     def _rates_are_shares(self) -> Self:
         if not all(0 < rate < 1 for rate in self.false_accept_rates):
-            raise ValueError(f"false_accept_rates (={list(self.false_accept_rates)}) must lie between 0 and 1")
+            raise ValueError(
+                f"false_accept_rates (={list(self.false_accept_rates)}) must lie between 0 and 1"
+            )
         return self
 
 
@@ -91,7 +97,9 @@ class FaceTransfer(Parameters):
     @model_validator(mode="after")
     def _freezes_weights(self) -> Self:
         if self.mode == "head" and not self.weights:
-            raise ValueError("transfer.mode (=head) freezes weights that nobody trained: give transfer.weights")
+            raise ValueError(
+                "transfer.mode (=head) freezes weights that nobody trained: give transfer.weights"
+            )
         return self
 
 
@@ -115,7 +123,9 @@ class FaceConfig(Parameters):
         if self.input.crop_px < least:
             raise ValueError(f"input.crop_px (={self.input.crop_px}) must be at least {least} for {name}")
         if self.train.growth and name in FACE_NETS:
-            raise ValueError(f"train.growth must be [] for {name}: its last layers take pictures of one size only")
+            raise ValueError(
+                f"train.growth must be [] for {name}: its last layers take pictures of one size only"
+            )
         return self
 
     @model_validator(mode="after")
@@ -139,7 +149,9 @@ class FaceConfig(Parameters):
     @model_validator(mode="after")
     def _people_are_no_classes(self) -> Self:
         if self.augment.mixup_alpha or self.augment.cutmix_alpha:
-            raise ValueError("augment.mixup_alpha and cutmix_alpha must be 0 for faces: nobody is half a person")
+            raise ValueError(
+                "augment.mixup_alpha and cutmix_alpha must be 0 for faces: nobody is half a person"
+            )
         if self.optim.class_weights != "none" or self.optim.label_smoothing:
             raise ValueError("optim.class_weights must be none and optim.label_smoothing 0 for faces")
         if self.train.patience_metric == "ap":
@@ -273,11 +285,19 @@ def card(config: FaceConfig, info: DatasetInfo, digest: str, run: str) -> ModelC
         classes=(),
         preprocessing=Preprocessing(**config.input.model_dump(), channels=info.picture_channels),
         views=config.evaluate.registered_view,
-        thresholds={},
+        thresholds={
+            ACCURACY: NOTHING,
+            **{f"far_{far_name(rate)}": NOTHING for rate in config.evaluate.false_accept_rates},
+        },
         members=(member,),
         dataset=info.name,
         dataset_digest=digest,
     )
+
+
+def far_of(name: str) -> float:
+    """The false-accept rate that a card's threshold stands for: 0.01 for far_1e-2."""
+    return float(name.removeprefix("far_"))
 
 
 def rebuild(card: ModelCard, member: Member) -> nn.Module:

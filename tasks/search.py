@@ -110,7 +110,9 @@ def require_trainable(family: str, config: Any, space: Space, dataset: Dataset) 
     layout = FAMILIES[family].layout(config, dataset)
     drawn = [key for key in space if key.startswith("sampling.")]
     if drawn:
-        raise ValueError(f"--space {drawn[0]}: how batches are drawn is the same for all trials; leave it out")
+        raise ValueError(
+            f"--space {drawn[0]}: how batches are drawn is the same for all trials; leave it out"
+        )
     for end in end_configs(config, space):
         BatchPlan.of(end.train, layout, 0, end.train.num_workers)
     if config.transfer.weights if "transfer" in type(config).model_fields else "":
