@@ -28,8 +28,8 @@ def people_order(
 ) -> np.ndarray:
     """An epoch's samples, batch after batch: (num_batches * num_people * K,) int64.
 
-    A batch has `num_people` different people. Of one with fewer than K pictures, these come again until there are K; one
-    with a single picture has no pair, and is left out. In a batch, rank r of `world_size` takes every place r, r +
+    A batch has `num_people` different people. Of one with fewer than K pictures, these come again until there are K;
+    one with a single picture has no pair, and is left out. In a batch, rank r of `world_size` takes every place r, r +
     world_size, ...; there it finds its own people, K pictures of each together.
     """
     labels, K = people.labels, people.num_pictures

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 SIDE_PX = 64
 FINER = 3  # drawn so many times larger, then made smaller: smooth edges
 NUM_PEOPLE, NUM_PICTURES = 80, 10
+SIDES = ("train", "train", "test", "train", "val", "train", "test", "train")
 MOST_TURN, MOST_NOD, MOST_TILT = 0.45, 0.25, 0.2  # radians, to either side
 CIRCLE = np.stack([f(np.linspace(0, 2 * np.pi, 25)) for f in (np.cos, np.sin)])
 Colour = tuple[int, int, int]
@@ -225,15 +226,20 @@ def light(picture: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def synthetic_faces(num_people: int = NUM_PEOPLE, num_pictures: int = NUM_PICTURES) -> dict[str, bytes]:
-    """Files by name, `person_007/3.jpg`: RGB, `SIDE_PX` on each side. Nobody changes where others are added."""
+    """Files by name, `person_007/3.jpg`: RGB, `SIDE_PX` on each side; `val_ids.txt`, `test_ids.txt`, `train_ids.txt`.
+
+    Nobody changes where others are added. Of each eight people five are of train, one of val, two of test.
+    """
     files: dict[str, bytes] = {}
+    sides: dict[str, list[str]] = {side: [] for side in SIDES}
     for number in range(num_people):
         generator = np.random.default_rng([5, number])
-        person = draw_person(generator)
+        person, name = draw_person(generator), f"person_{number:03d}"
+        sides[SIDES[number % len(SIDES)]].append(name)
         for shot in range(num_pictures):
             large = draw_face(person, draw_shot(generator), draw_ground(generator, SIDE_PX * FINER))
             soft = large.reduce(FINER)
             buffer = io.BytesIO()
             Image.fromarray(light(np.asarray(soft, float), generator)).save(buffer, "JPEG", quality=92)
-            files[f"person_{number:03d}/{shot}.jpg"] = buffer.getvalue()
-    return files
+            files[f"{name}/{shot}.jpg"] = buffer.getvalue()
+    return files | {f"{side}_ids.txt": "\n".join(names).encode() for side, names in sides.items()}

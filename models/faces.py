@@ -1,7 +1,7 @@
 """Networks that turn a picture of a face into a vector of unit length, and the losses that they are trained by.
 
-Bodies are the networks of models/mobilefacenet.py, Inception-ResNet-v1, and any network of the classification catalogue,
-whose logits become the embedding. Where training tells the people of the train split apart (CosFace, ArcFace), their
+Bodies are the networks of models/mobilefacenet.py, Inception-ResNet-v1, and any network of the classification
+catalogue, whose logits become the embedding. Where training tells the people of the train split apart (CosFace, ArcFace), their
 unit vectors are a part of the module while it trains, and are left behind when it is saved: nothing about a trained
 model names a person.
 """
@@ -267,7 +267,8 @@ def face_loss(
     """The scalar to descend, and what to log; `labels`, `pictures` (B,): who is on which picture.
 
     Logged beside the loss: `pair_distance`, the mean over all pairs of the batch; of triplets `active`, the share whose
-    loss is not zero, and `collapsed`, 1 where the loss is that of the trivial solution; of people told apart `accuracy`.
+    loss is not zero, and `collapsed`, 1 where the loss is that of the trivial solution; of people told apart
+    `accuracy`.
     """
     logged = {"pair_distance": mean_distance(found.embeddings)}
     if config.name == "arcface" or config.name == "cosface":

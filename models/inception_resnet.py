@@ -1,7 +1,7 @@
 """Inception-ResNet-v1 (Szegedy et al. 2016, https://arxiv.org/abs/1602.07261), as FaceNet's open versions have it.
 
-Layout and keys are those of facenet-pytorch (https://github.com/timesler/facenet-pytorch), so that its published weights
-load. 23,482,624 parameters with 512 dimensions. It takes pictures of 160x160 with levels (x - 127.5) / 128.
+Layout and keys are those of facenet-pytorch (https://github.com/timesler/facenet-pytorch), so that its published
+weights load. 23,482,624 parameters with 512 dimensions. It takes pictures of 160x160 with levels (x - 127.5) / 128.
 """
 
 import torch

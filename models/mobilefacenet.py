@@ -60,7 +60,7 @@ class Bottleneck(nn.Module):
 
 
 class MobileFaceNet(nn.Module):
-    """(B, channels, input_px, input_px) → (B, dim), not of unit length yet; 112 pixels and 128 dimensions in the paper."""
+    """(B, channels, input_px, input_px) → (B, dim), not of unit length yet; the paper has 112 pixels and dim 128."""
 
     def __init__(self, dim: int, channels: int, input_px: int = 112) -> None:
         super().__init__()

@@ -57,8 +57,8 @@ def same_person(labels: Tensor, pictures: Tensor) -> Tensor:
 def mine(embeddings: Tensor, labels: Tensor, pictures: Tensor, mining: Mining) -> Triplets:
     """Choose triplets of a batch: (N, D), (N,), (N,); none where nobody has two pictures, or there is one person.
 
-    random: of each pair of one person, any picture of another; semi_hard: of each pair, the nearest that is farther than
-    the positive, and where there is none, the farthest; batch_hard: of each anchor, the farthest positive and the
+    random: of each pair of one person, any picture of another; semi_hard: of each pair, the nearest that is farther
+    than the positive, and where there is none, the farthest; batch_hard: of each anchor, the farthest positive and the
     nearest negative.
     """
     same, other = same_person(labels, pictures), labels[:, None] != labels

@@ -39,7 +39,7 @@ Tell = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of pictures of a split: places (P, 2), which are of one person (P,), folds (P,), and where they are from."""
+    """Pairs of pictures of a split: places (P, 2), which are of one person (P,), folds (P,), where they come from."""
 
     places: np.ndarray
     same: np.ndarray
@@ -104,8 +104,8 @@ def fit_thresholds(
 ) -> Thresholds:
     """Fit the thresholds of the embedder in `folder` on the people of validation, and keep them in its card.
 
-    One for each false-accept rate that its card names and the pairs support, and that of the highest accuracy. Distances
-    are squared; what cannot be fitted accepts nobody.
+    One for each false-accept rate that its card names and the pairs support, and that of the highest accuracy.
+    Distances are squared; what cannot be fitted accepts nobody.
     """
     card = load_card(folder)
     if card.calibrated_on:

@@ -42,12 +42,11 @@ def pair_figures(embeddings: np.ndarray, pairs: np.ndarray, same: np.ndarray) ->
 def neighbour_loss(embeddings: np.ndarray, labels: np.ndarray) -> float:
     """Mean cross-entropy in nats of naming the person of a picture by the others (Goldberger et al. 2004).
 
-    Of picture i, picture j has the probability ∝ exp(SCALE · cos); its person that of all their pictures. Those who have
-    one picture only are not asked for. https://proceedings.neurips.cc/paper/2004/hash/42fe880812925e520249e808937738d2
+    Of picture i, picture j has the probability ∝ exp(SCALE · cos); its person that of all their pictures. Those who
+    have one picture only are not asked for. https://proceedings.neurips.cc/paper/2004/hash/42fe880812925e520249e808937738d2
     """
-    asked = np.flatnonzero(
-        np.isin(labels, [who for who, n in zip(*np.unique(labels, return_counts=True)) if n > 1])
-    )
+    people, counts = np.unique(labels, return_counts=True)
+    asked = np.flatnonzero(np.isin(labels, people[counts > 1]))
     total = 0.0
     for start in range(0, len(asked), BLOCK):
         rows = asked[start : start + BLOCK]

@@ -3,8 +3,8 @@
     ./convoy data add convoy:synthetic_faces --name synthetic_faces --family faces
     ./convoy train faces --dataset synthetic_faces
 
-An embedder is trained on some people and used on others, so a dataset is split by person, and validation looks at people
-that training never saw: how well distances tell their pairs apart.
+An embedder is trained on some people and used on others, so a dataset is split by person, and validation looks at
+people that training never saw: how well distances tell their pairs apart.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -79,7 +79,8 @@ class FaceSampling(Parameters):
     pictures_per_person: int = Field(
         ge=0,
         le=100,
-        description="K: batches of train.batch_size / K people with K pictures each; 0: any pictures, each once an epoch",
+        description="K: batches of train.batch_size / K people with K pictures each; 0: any pictures, each "
+        "once an epoch",
     )
 
 
@@ -87,8 +88,8 @@ class FaceTransfer(Parameters):
     """What training starts from."""
 
     weights: str = Field(
-        description='"": none. FILE.safetensors or .pth, https://...#sha256=..., or package:NAME of an installed package '
-        "that ships them: of the network that model.name names"
+        description='"": none. FILE.safetensors or .pth, https://...#sha256=..., or package:NAME of an installed '
+        "package that ships them: of the network that model.name names"
     )
     mode: Literal["all", "head"] = Field(
         description="what is trained: all of it, or the layers that make the embedding"

@@ -144,7 +144,7 @@ HEART = {"detection": (1e-2, 200)}
 
 def write_people(folder: Path) -> Path:
     """Few synthetic faces."""
-    for name, data in synthetic_faces(num_people=24, num_pictures=8).items():
+    for name, data in synthetic_faces(num_people=40, num_pictures=6).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
