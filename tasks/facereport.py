@@ -124,7 +124,9 @@ def distance_figure(report: Report, what: str) -> Figure:
     axes = figure.add_subplot()
     distances, bins = report.looks[0].distances, np.linspace(0, 4, 81)
     for same, colour, label in ((True, BLUE, "one person"), (False, VERMILLION, "two people")):
-        axes.hist(distances[report.same == same], bins, density=True, color=colour, alpha=0.6, label=label)
+        axes.hist(
+            distances[report.same == same], bins.tolist(), density=True, color=colour, alpha=0.6, label=label
+        )
     for name, threshold in sorted(report.thresholds.items(), key=lambda item: item[1]):
         axes.axvline(threshold, color=GREY, linewidth=1, linestyle="--")
         axes.text(threshold, 1.0, f" {name.replace('_', ' ')}", transform=axes.get_xaxis_transform(), rotation=90,
