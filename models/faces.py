@@ -1,9 +1,9 @@
 """Networks that turn a picture of a face into a vector of unit length, and the losses that they are trained by.
 
 Bodies are the networks of models/mobilefacenet.py, Inception-ResNet-v1, and any network of the classification
-catalogue, whose logits become the embedding. Where training tells the people of the train split apart (CosFace, ArcFace), their
-unit vectors are a part of the module while it trains, and are left behind when it is saved: nothing about a trained
-model names a person.
+catalogue, whose logits become the embedding. Where training tells the people of the train split apart (CosFace,
+ArcFace), their unit vectors are a part of the module while it trains, and are left behind when it is saved: nothing
+about a trained model names a person.
 """
 
 from collections.abc import Callable, Sequence
