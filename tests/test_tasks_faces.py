@@ -59,7 +59,8 @@ def test_prediction_gives_what_evaluation_measured(drawn: Dataset, trained: Path
     embeddings = dict(zip(ids, np.array(table["embedding"].to_pylist()[1:]), strict=True))
     written = pq.read_table(tmp_path / "report" / "pairs.parquet").to_pydict()
     distances = [
-        ((embeddings[a] - embeddings[b]) ** 2).sum() for a, b in zip(written["id_a"], written["id_b"])
+        ((embeddings[a] - embeddings[b]) ** 2).sum()
+        for a, b in zip(written["id_a"], written["id_b"], strict=True)
     ]
     np.testing.assert_allclose(distances, written["distance_single"], atol=1e-5)
     threshold = load_card(trained).thresholds["accuracy"]
@@ -141,7 +142,7 @@ def test_parameters_that_do_not_fit_are_refused(changes: dict[str, Any], message
 def test_how_batches_are_drawn_is_not_searched(drawn: Dataset) -> None:
     config = tiny_config("faces", **COMPARING)
     space: Any = {"sampling.pictures_per_person": [2, 4]}
-    with pytest.raises(ValueError, match="sampling.pictures_per_person: how batches are drawn"):
+    with pytest.raises(ValueError, match=r"sampling\.pictures_per_person: how batches are drawn"):
         require_trainable("faces", config, space, drawn)
 
 
@@ -180,11 +181,12 @@ def test_two_workers_train_on_people_of_their_own(
     tmp_path: Path,
     embedded_ray: None,  # noqa: ARG001
 ) -> None:
-    changes = {**COMPARING, "loss__name": "triplet", "train__epochs": 12.0}
-    one = run(drawn, tmp_path / "one", **changes)
+    changes = {**COMPARING, "loss__name": "triplet", "train__epochs": 12.0, "train__batch_size": 32}
     two = run(drawn, tmp_path / "two", "ray", train__num_workers=2, **changes)
-    assert two.num_steps == one.num_steps
-    assert two.metrics["val_auc"] == pytest.approx(one.metrics["val_auc"], abs=0.15)
+    assert two.num_steps == 12 * (150 // 32)
+    assert (
+        two.metrics["val_auc"] > 0.6 and 0 < two.metrics["active"] < 1
+    )  # each batch had pairs of both kinds
 
 
 @pytest.mark.data
