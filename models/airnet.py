@@ -27,13 +27,11 @@ class BiasBatchNorm(nn.BatchNorm2d):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.is_cuda:  # cuDNN's backward pass gives no gradient of a bias without a scale
-            scale = torch.ones_like(self.bias)
-            mean, var = self.running_mean, self.running_var
-            if self.training:
-                self.num_batches_tracked.add_(1)
-            return F.batch_norm(input, mean, var, scale, self.bias, self.training, self.momentum, self.eps)
-        return super().forward(input)
+        if not input.is_cuda:
+            return super().forward(input)
+        # cuDNN's backward pass gives no gradient of a bias without a scale
+        scale, seen = torch.ones_like(self.bias), (self.running_mean, self.running_var)
+        return F.batch_norm(input, *seen, scale, self.bias, self.training, BATCH_NORM_MOMENTUM, self.eps)
 
 
 def identity_conv(in_channels: int, out_channels: int) -> nn.Conv2d:

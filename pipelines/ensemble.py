@@ -157,7 +157,7 @@ def run_team(
     try:
         require_one_input([member.job for member in team])
         with phase("prepare"):
-            data = steps.check_dataset(job.family, job.dataset)
+            data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(stop_after))
             findings, verdict = gate.run_checks(data, job.accept, reporter)
             weights = [steps.resolve_weights(member.job.config, data) for member in team]
             teacher = steps.resolve_teacher(job.config)  # which is the same for all

@@ -142,7 +142,7 @@ def run_steps(
     """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
     run_id = ""
     try:
-        data = steps.check_dataset(job.family, job.dataset)
+        data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(stop_after))
         gate.run_checks(data, job.accept, reporter)
         weights = steps.resolve_weights(job.config, data)
         lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)

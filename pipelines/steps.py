@@ -73,8 +73,13 @@ class LogReporter:
             self.logger.info(str(status))
 
 
+def splits_needed(stop_after: str) -> tuple[Split, ...]:
+    """What a flow that trains needs pictures in: those that it tests on only if it gets that far."""
+    return ("train",) if stop_after in ("search", "train") else ("train", "test")
+
+
 @step("check dataset")
-def check_dataset(family: str, name: str, splits: Sequence[Split] = ("train", "test")) -> Dataset:
+def check_dataset(family: str, name: str, splits: Sequence[Split]) -> Dataset:
     """The dataset of that name, of that family, whole, with images in these splits.
 
     Raises ValueError or FileNotFoundError for one that training or evaluation could not use.

@@ -189,7 +189,7 @@ def run_steps(
     run_id = ""
     try:
         with phase("prepare"):
-            data = steps.check_dataset(job.family, job.dataset)
+            data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(stop_after))
             findings, verdict = gate.run_checks(data, job.accept, reporter)
             weights = steps.resolve_weights(job.config, data)
             teacher = steps.resolve_teacher(job.config)

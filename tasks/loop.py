@@ -299,13 +299,17 @@ def result_weights(state: dict[str, Any]) -> dict[str, Tensor]:
 def validate_with(
     model: nn.Module, average: dict[str, Tensor] | None, validate: Callable[[nn.Module], dict[str, float]]
 ) -> dict[str, float]:
-    """Validate the weights that would be the result if training ended here; the model comes back unchanged."""
+    """Validate the weights that would be the result if training ended here.
+
+    The model and torch's random state come back unchanged: training does not depend on how often it is validated.
+    """
     kept = None
     if average is not None:
         kept = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(average)
     model.eval()
-    with torch.inference_mode():
+    on_gpu = {value.device for value in model.parameters() if value.is_cuda}
+    with torch.inference_mode(), torch.random.fork_rng(on_gpu):
         metrics = {f"val_{name}": value for name, value in validate(model).items()}
     model.train()
     if kept is not None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from data.dataset import Dataset
+from models.classification import ARCHITECTURES, arguments_of, build, least_px
+from models.sides import WithSides
 from tasks.families import FAMILIES
 from tasks.loop import Progress
 from tasks.modelfile import load_model
@@ -45,6 +47,19 @@ def test_a_family_learns_on_the_gpu(family: str, datasets: dict[str, Dataset], t
     assert torch.cuda.max_memory_allocated() > 0
     [member] = load_model(tmp_path / "run" / "model").members
     assert all(value.isfinite().all() for value in member.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_parameter_of_every_classifier_gets_a_gradient_on_the_gpu(name: str) -> None:
+    torch.manual_seed(0)
+    px = max(least_px(name), 32)
+    model = build(name, 4, 3, arguments_of(name, px), (0.5,) * 3, (0.25,) * 3).cuda().train()
+    images = torch.randint(0, 256, (4, 3, px, px), dtype=torch.uint8, device="cuda")
+    output = model(images)
+    logits, sides = (output.logits, output.sides) if isinstance(output, WithSides) else (output, ())
+    sum(each.square().mean() for each in (logits, *sides)).backward()
+    lacking = [key for key, value in model.named_parameters() if value.requires_grad and value.grad is None]
+    assert not lacking
 
 
 @families

@@ -9,6 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from data.dataset import Dataset
+from data.ingest import IngestConfig, ingest
 from pipelines import steps, training
 from pipelines.classification import train_classifier
 from pipelines.reporting import Status, set_reporter
@@ -16,7 +17,7 @@ from pipelines.training import exclusive, read_job, run_folder
 from tasks import modellist, registry
 from tasks.paths import runs, store
 from tasks.recordstore import connect
-from tests.tiny import TINY, tiny_dataset
+from tests.tiny import INGEST, TINY, tiny_dataset
 
 RECIPE = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
 QUICK = {"train": {"epochs": 0.5}}
@@ -153,6 +154,16 @@ def test_a_fault_that_may_pass_is_tried_once_more(monkeypatch: pytest.MonkeyPatc
     assert calls == [summary["key"]] * 2
     assert len(runs_with_key(summary["key"])) == 1
     assert status_of(summary["mlflow_run"]) == "FINISHED"
+
+
+def test_who_only_trains_needs_no_test_split(listener: Listener) -> None:
+    config = IngestConfig.parse({**INGEST, "test_fraction": 0}, "ingest")
+    ingest("sklearn:digits", name="untested", family="classification", store=store(), config=config)
+    waived = {"accept": ("no-test-split",), "changes": QUICK, "executor": "in_process"}
+    summary = train_classifier("untested", stop_after="train", **waived)
+    assert (Path(summary["folder"]) / "model").is_dir()
+    with pytest.raises(ValueError, match=r"'untested' has no test pictures"):
+        train_classifier("untested", stop_after="evaluate", **waived)
 
 
 @pytest.mark.parametrize(

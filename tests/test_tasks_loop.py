@@ -84,3 +84,12 @@ def test_validation_sees_the_average_and_gives_the_weights_back() -> None:
     metrics = validate_with(model, average, lambda m: {"weight": float(m.weight)})
     assert metrics == {"val_weight": 5.0}
     assert all(torch.equal(model.state_dict()[name], own[name]) for name in own) and model.training
+
+
+def test_validation_that_draws_by_chance_changes_nothing_for_training() -> None:
+    model = nn.Linear(1, 1)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    validate_with(model, None, lambda _: {"drawn": float(torch.rand(5).sum())})
+    assert torch.equal(torch.rand(3), expected)
