@@ -82,6 +82,10 @@ def predict(
         from pipelines.commands_points import predict_points
 
         return predict_points(model, folder, files, draw, as_json)
+    if card.family == "faces":
+        from pipelines.commands_embed import predict_embeddings
+
+        return predict_embeddings(model, folder, files, view, as_json)
     predictor = load_predictor(folder)
     rows = in_pieces(files, lambda blobs: predictor.predict(blobs, view))
     lines = []
