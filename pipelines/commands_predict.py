@@ -36,7 +36,7 @@ def predict(
     overlap: float | None = None,
     as_json: Json = False,
 ) -> int:
-    """Classify images, signals or volumes, or find objects or landmarks in images: files, or folders of them.
+    """Classify images, signals or volumes, find objects or landmarks in images, or embed faces: files, or folders.
 
     Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
     An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.
