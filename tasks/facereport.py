@@ -131,6 +131,7 @@ def distance_figure(report: Report, what: str) -> Figure:
         axes.axvline(threshold, color=GREY, linewidth=1, linestyle="--")
         axes.text(threshold, 1.0, f" {name.replace('_', ' ')}", transform=axes.get_xaxis_transform(), rotation=90,
                   fontsize=7, va="top", ha="right")  # fmt: skip
+    axes.margins(y=0.25)  # for the names
     axes.set(xlim=(0, max(2.5, float(distances.max()))), xlabel="squared distance", ylabel="density")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

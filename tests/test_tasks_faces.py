@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from data.dataset import Dataset
 from data.ingest import ingest
@@ -21,6 +22,7 @@ from tasks.modelfile import load_card, load_model
 from tasks.search import require_trainable
 from tasks.train import train
 from tasks.verification import NOTHING
+from tasks.weights import normalisation_of, read_weights
 from tests.datasets import DATASETS
 from tests.tiny import ingest_config, tiny_config, tiny_dataset
 
@@ -107,6 +109,41 @@ def test_the_trivial_solution_is_told(drawn: Dataset, tmp_path: Path) -> None:
         FloatingPointError, match=r"collapsed to the trivial solution by step \d+ of \d+: all emb"
     ):
         run(drawn, tmp_path / "run", **trap, **COMPARING)
+
+
+def test_a_streamed_split_gives_the_same_batches_of_people(drawn: Dataset, tmp_path: Path) -> None:
+    changes = {**COMPARING, "loss__name": "triplet"}
+    run(drawn, tmp_path / "resident", train__data_mode="resident", **changes)
+    run(drawn, tmp_path / "streamed", train__data_mode="streaming", **changes)
+    mine, theirs = (
+        load_model(tmp_path / name / "model").members[0].state_dict() for name in ("resident", "streamed")
+    )
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_pretrained_weights_stay_where_only_the_head_is_trained(
+    drawn: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    body = load_model(trained).members[0].net.state_dict()
+    file = tmp_path / "body.safetensors"
+    save_file({name: value.contiguous() for name, value in body.items()}, file)
+    weights = read_weights(str(file), "face_tiny", 3, lambda _name: tmp_path)
+    config = tiny_config("faces", transfer__weights=str(file), transfer__mode="head")
+    train(
+        "faces", config, drawn, folder=tmp_path / "run", key="run", digest="", executor="in_process", weights=weights
+    )  # fmt: skip
+    after = load_model(tmp_path / "run" / "model").members[0].net.state_dict()
+    changed = {name for name in body if not torch.equal(body[name], after[name])}
+    assert changed and all(name.startswith("head.") for name in changed)
+    assert normalisation_of("inception_resnet_v1", 3) == ((127.5 / 255,) * 3, (128 / 255,) * 3)
+    begun = load_card(tmp_path / "run" / "model").initial_weights
+    assert begun is not None and begun.trained == "head"
+    wrong = tiny_config("faces", transfer__weights=str(file), model__dim=8)
+    with pytest.raises(ValueError, match=r"head.linear.weight is \(16, 64\), not \(8, 64\)"):
+        train(
+            "faces", wrong, drawn, folder=tmp_path / "wrong", key="run", digest="", executor="in_process",
+            weights=weights,
+        )  # fmt: skip
 
 
 def test_people_on_both_sides_are_refused_by_training_and_evaluation(drawn: Dataset) -> None:
