@@ -50,8 +50,9 @@ HEADS: dict[str, tuple[str, ...]] = {  # modules after the body
     "inception_resnet_v1": ("last_linear", "last_bn"),
 }
 LEAST_FACE_PX = {"inception_resnet_v1": 75}
-PUBLISHED: dict[str, tuple[float, float]] = {  # mean and deviation, as shares of 255, of published weights
-    "inception_resnet_v1": (MEAN, STD)
+# mean and deviation of red, green and blue, as shares of 255, that published weights were trained with
+PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "inception_resnet_v1": ((MEAN,) * 3, (STD,) * 3)
 }
 PEOPLE = "people."  # start of the names of what is left behind
 COLLAPSED_DISTANCE = 0.05  # mean distance of a batch's embeddings; of spread ones it is √2

@@ -37,12 +37,10 @@ def normalisation_of(architecture: str, channels: int) -> tuple[tuple[float, ...
     """Mean and deviation of the channels that an architecture's published weights were trained with."""
     if architecture.startswith("efficientnet_lite"):
         return (MEAN,) * channels, (STD,) * channels
-    if architecture in PUBLISHED:
-        mean, std = PUBLISHED[architecture]
-        return (mean,) * channels, (std,) * channels
+    mean, std = PUBLISHED.get(architecture, IMAGENET)
     if channels == 3:
-        return IMAGENET
-    grey = (sum(IMAGENET[0]) / 3, sum(IMAGENET[1]) / 3)
+        return mean, std
+    grey = (sum(mean) / 3, sum(std) / 3)
     return (grey[0],) * channels, (grey[1],) * channels
 
 
