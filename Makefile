@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+# Two files at a time: tests that start processes wait for them more than they compute.
+TWO := -n 2 --dist loadfile
 
 .PHONY: setup demo test chaos test-all check bench golden lock
 
@@ -14,7 +16,7 @@ demo: setup
 
 # Without what takes minutes, needs a GPU, or kills processes; `make test-all` runs everything.
 test: setup
-	$(PYTEST) -m "not slow and not gpu and not chaos"
+	$(PYTEST) $(TWO) -m "not slow and not gpu and not chaos"
 
 # What kills real processes, and is done within minutes.
 chaos: setup

@@ -156,7 +156,7 @@ def test_a_fault_that_may_pass_is_tried_once_more(monkeypatch: pytest.MonkeyPatc
     assert status_of(summary["mlflow_run"]) == "FINISHED"
 
 
-def test_who_only_trains_needs_no_test_split(listener: Listener) -> None:
+def test_who_only_trains_needs_no_test_split() -> None:
     config = IngestConfig.parse({**INGEST, "test_fraction": 0}, "ingest")
     ingest("sklearn:digits", name="untested", family="classification", store=store(), config=config)
     waived = {"accept": ("no-test-split",), "changes": QUICK, "executor": "in_process"}
