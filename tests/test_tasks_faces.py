@@ -232,11 +232,12 @@ def test_real_faces_are_learnt(tmp_path: Path) -> None:
     ingest(REAL, name="lfw", family="faces", store=tmp_path, config=ingest_config())
     dataset = Dataset.open(tmp_path / "lfw")
     config: FaceConfig = tiny_config(
-        "faces", input__stored_px=64, input__crop_px=56, input__pad_px=0, model__dim=64,
-        optim__lr=0.1, optim__bias_lr=0.1, train__batch_size=64, train__epochs=3.0,
+        "faces", input__stored_px=64, input__crop_px=56, input__pad_px=0, model__dim=64, loss__name="triplet",
+        loss__margin=0.2, sampling__pictures_per_person=4, optim__lr=0.05, optim__bias_lr=0.05,
+        optim__clip_norm=5.0, train__batch_size=64, train__epochs=5.0,
     )  # fmt: skip
     train("faces", config, dataset, folder=tmp_path / "run", key="run", digest="", executor="in_process")
     report = evaluate([tmp_path / "run" / "model"], dataset, config=config.evaluate)
     assert report.about["pairs"] == "the dataset's list" and report.about["num_pairs"] == 1000
     print(report.metrics)  # noqa: T201
-    assert report.metrics["auc"] > 0.65  # raw pixels are right about 63 of 100 pairs
+    assert report.metrics["auc"] > 0.65  # by chance 0.5
