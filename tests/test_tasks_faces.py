@@ -240,4 +240,4 @@ def test_real_faces_are_learnt(tmp_path: Path) -> None:
     report = evaluate([tmp_path / "run" / "model"], dataset, config=config.evaluate)
     assert report.about["pairs"] == "the dataset's list" and report.about["num_pairs"] == 1000
     print(report.metrics)  # noqa: T201
-    assert report.metrics["auc"] > 0.65  # by chance 0.5
+    assert report.metrics["auc"] > 0.7  # by chance 0.5
