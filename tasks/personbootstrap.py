@@ -40,8 +40,8 @@ def pair_intervals(
     """
     curves = _curves(distances, people, seed, num_draws)
     names = supported_fars(fars, int((people[:, 0] != people[:, 1]).sum()))
-    figures = ("auc", "eer", *(f"tar_at_far_{far_name(far)}" for far in names))
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in figures}
+    drawn: dict[str, list[np.ndarray]] = {"auc": [], "eer": []}
+    drawn |= {f"tar_at_far_{far_name(far)}": [] for far in names}
     for far_curve, tar_curve in curves:
         drawn["auc"].append(np.trapezoid(tar_curve, far_curve, axis=1))
         drawn["eer"].append(_equal_errors(far_curve, tar_curve))

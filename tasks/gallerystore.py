@@ -1,0 +1,236 @@
+"""The files of a face gallery: SQLite holds who is in it, tasks/vectors.py the matrix that is searched.
+
+`gallery.sqlite` has every person, every encoded aligned crop with its embedding, and the model, preprocessing, hash and
+time of each. The matrix has one row a person, the template of the pictures' embeddings (tasks/identification.py).
+docs/gallery.md says why these and not LanceDB, usearch or faiss.
+
+Writers take turns by SQLite's lock. A row of the matrix is on the disk before the transaction that names it, so a
+process that is killed leaves a row that nobody is named by, which the next writer cuts off. SQLite's write-ahead log
+lets readers go on: each reads in a transaction, of one state. A row changes only when nobody can read it any more:
+see `finish_removals`. The log needs a local disk; it does not work on network file systems.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks.vectors import cut, is_tidy, is_whole, remove_other_planes, zero_rows
+
+DATABASE = "gallery.sqlite"
+FORMAT = 1
+WAIT_S = 60.0  # for another writer, and for readers before a removal's bytes go
+AGAIN_S = 0.01
+
+SCHEMA = """
+CREATE TABLE state (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    format INTEGER NOT NULL,
+    embedder INTEGER NOT NULL REFERENCES embedder(id),
+    generation INTEGER NOT NULL,
+    num_slots INTEGER NOT NULL,
+    epoch INTEGER NOT NULL
+);
+CREATE TABLE embedder (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL, sha256 TEXT NOT NULL,
+    preprocessing TEXT NOT NULL, num_dims INTEGER NOT NULL
+);
+CREATE TABLE person (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, slot INTEGER NOT NULL UNIQUE
+);
+CREATE TABLE picture (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    person INTEGER NOT NULL REFERENCES person(id) ON DELETE CASCADE,
+    sha256 TEXT NOT NULL UNIQUE, encoded BLOB NOT NULL, vector BLOB NOT NULL,
+    embedder INTEGER NOT NULL REFERENCES embedder(id), enrolled TEXT NOT NULL
+);
+CREATE INDEX picture_person ON picture(person);
+CREATE TABLE gap (slot INTEGER PRIMARY KEY, wiped INTEGER NOT NULL);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedder:
+    """What made a vector: the registered model with the checksum of its files, and how a picture became its input.
+
+    `preprocessing` is whatever tells one way from another: detector, alignment, size, mirrored views. Two embedders
+    that differ in anything make vectors that do not compare.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    preprocessing: str
+    num_dims: int
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version} ({self.sha256[:12]}, {self.num_dims} numbers, {self.preprocessing})"
+
+
+@dataclass(frozen=True)
+class State:
+    """What the gallery is at one moment. `epoch` changes where a row of the matrix stops meaning somebody."""
+
+    embedder_id: int
+    embedder: Embedder
+    generation: int
+    num_slots: int
+    epoch: int
+
+
+def create_database(file: Path, embedder: Embedder) -> None:
+    """A gallery of nobody."""
+    connection = sqlite3.connect(file, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(SCHEMA)
+        number = put_embedder(connection, embedder)
+        connection.execute("INSERT INTO state VALUES (1, ?, ?, 1, 0, 0)", (FORMAT, number))
+    finally:
+        connection.close()
+
+
+def connect(folder: Path) -> sqlite3.Connection:
+    """Open the database of a gallery; raises FileNotFoundError, or ValueError for what is none of ours."""
+    file = folder / DATABASE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} is no gallery: it has no {DATABASE}; make one by enrolling somebody"
+        )
+    connection = sqlite3.connect(file, isolation_level=None, timeout=WAIT_S)
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA secure_delete = ON")  # deleted bytes become zeros
+        connection.execute("PRAGMA synchronous = FULL")  # who was told "enrolled" is on the disk
+        [found] = connection.execute("SELECT format FROM state").fetchone()
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise ValueError(f"{file} cannot be read as a gallery: {error}; restore it from a backup") from None
+    if found != FORMAT:
+        connection.close()
+        raise ValueError(f"{file} is a gallery of format {found}; this code reads format {FORMAT}")
+    return connection
+
+
+@contextmanager
+def reading(connection: sqlite3.Connection) -> Iterator[None]:
+    """All that is read within is of one state."""
+    connection.execute("BEGIN")
+    try:
+        connection.execute("SELECT id FROM state").fetchone()  # a transaction begins with its first read
+        yield
+    finally:
+        connection.execute("COMMIT")
+
+
+@contextmanager
+def writing(connection: sqlite3.Connection) -> Iterator[None]:
+    """Wait for other writers, then all or nothing; raises TimeoutError after `WAIT_S`."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        raise TimeoutError(
+            f"another process has been writing to the gallery for {WAIT_S:.0f} s; try again"
+        ) from None
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def read_state(connection: sqlite3.Connection) -> State:
+    row = connection.execute(
+        "SELECT embedder.id, generation, num_slots, epoch, name, version, sha256, preprocessing, num_dims "
+        "FROM state JOIN embedder ON embedder.id = state.embedder"
+    ).fetchone()
+    number, generation, num_slots, epoch, name, version, sha256, preprocessing, num_dims = row
+    embedder = Embedder(
+        name=name, version=version, sha256=sha256, preprocessing=preprocessing, num_dims=num_dims
+    )
+    return State(number, embedder, generation, num_slots, epoch)
+
+
+def put_embedder(connection: sqlite3.Connection, embedder: Embedder) -> int:
+    """Record what makes vectors; its number."""
+    cursor = connection.execute(
+        "INSERT INTO embedder (name, version, sha256, preprocessing, num_dims) "
+        "VALUES (:name, :version, :sha256, :preprocessing, :num_dims)",
+        asdict(embedder),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def read_gaps(connection: sqlite3.Connection) -> np.ndarray:
+    """Slots (G,) int64, sorted, that mean nobody."""
+    return np.array([slot for (slot,) in connection.execute("SELECT slot FROM gap ORDER BY slot")], np.int64)
+
+
+def leave_slots(connection: sqlite3.Connection, slots: list[int]) -> None:
+    """Inside a transaction that takes the last names off slots: note that their bytes are still to go."""
+    connection.executemany("INSERT INTO gap VALUES (?, 0)", [(slot,) for slot in slots])
+    if slots:
+        connection.execute("UPDATE state SET epoch = epoch + 1")
+
+
+def names_at(connection: sqlite3.Connection, slots: list[int]) -> dict[int, str]:
+    """The people of slots."""
+    rows = connection.execute(
+        "SELECT slot, name FROM person WHERE slot IN (SELECT value FROM json_each(?))", (json.dumps(slots),)
+    )
+    return dict(rows.fetchall())
+
+
+def tidy(folder: Path, state: State) -> None:
+    """Inside a writing transaction: drop what a writer that was killed left in the folder; raises ValueError where
+    the matrix is damaged."""
+    shape = (state.num_slots, state.embedder.num_dims)
+    if not is_whole(folder, state.generation, *shape):
+        raise damaged(folder)
+    if not is_tidy(folder, state.generation, *shape):
+        remove_other_planes(folder, state.generation)
+        cut(folder, state.generation, *shape)
+
+
+def damaged(folder: Path) -> ValueError:
+    return ValueError(
+        f"the matrix of {folder}, its files templates-*, is missing or cut short; write it anew from the database: "
+        "tasks.reembedding.rebuild"
+    )
+
+
+def finish_removals(connection: sqlite3.Connection, folder: Path) -> None:
+    """Make the bytes of removed people go: out of the database, its log, and the matrix. Safe to repeat.
+
+    The log's end is what waits for readers of earlier states, so that no row becomes zero under a search that still
+    counts on it. Raises TimeoutError where a reader stays for longer than `WAIT_S`.
+    """
+    give_up = time.monotonic() + WAIT_S
+    while True:
+        if not connection.execute("SELECT 1 FROM gap WHERE wiped = 0").fetchone():
+            return
+        [busy, _, _] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            break
+        if time.monotonic() > give_up:
+            raise TimeoutError(
+                f"removed, but a process has been reading an earlier state for {WAIT_S:.0f} s, so that the bytes are "
+                "still in the gallery's log; end that process and open the gallery again"
+            )
+        time.sleep(
+            AGAIN_S
+        )  # another process may be finishing the same removal, which SQLite does not wait for
+    with writing(connection):
+        state = read_state(connection)
+        slots = [slot for (slot,) in connection.execute("SELECT slot FROM gap WHERE wiped = 0")]
+        zero_rows(folder, state.generation, np.array(slots, np.int64), state.embedder.num_dims)
+        connection.execute("UPDATE gap SET wiped = 1")

@@ -1,0 +1,310 @@
+"""The gallery on disk: what is enrolled is found, what is removed is gone, and embedders never mix."""
+
+import dataclasses
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.gallery import Gallery, Picture
+from tasks.gallerystore import WAIT_S, Embedder
+from tasks.identification import templates
+from tasks.reembedding import re_embed, rebuild
+from tests.facegalleries import FIRST, SECOND, D, crop, embed, picture
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["tasks.gallery", "tasks.reembedding"])
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Iterator[Gallery]:
+    with Gallery.create(tmp_path / "gallery", FIRST) as made:
+        yield made
+
+
+def fill(gallery: Gallery, num: int, each: int = 1) -> list[str]:
+    names = [f"person {i:03d}" for i in range(num)]
+    gallery.enrol_people([(name, [picture(name, j) for j in range(each)]) for name in names], FIRST)
+    return names
+
+
+def on_disk(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in sorted(folder.iterdir()))
+
+
+def second(encoded: list[bytes]) -> np.ndarray:
+    return np.stack([embed(each, SECOND.num_dims) for each in encoded])
+
+
+def test_who_is_enrolled_is_found_by_another_process_too(gallery: Gallery):
+    names = fill(gallery, 40, each=2)
+    queries = np.stack([picture(name, 7).vector for name in names])
+    found = gallery.search(queries, 5, FIRST)
+    rows = np.stack([picture(name, j).vector for name in names for j in range(2)])
+    means, _ = templates(rows, np.repeat(names, 2).tolist())
+    distances = 2 - 2 * queries.astype(float) @ means.astype(float).T
+    for hits, row in zip(found, distances, strict=True):
+        assert [hit.name for hit in hits] == [names[i] for i in np.argsort(row)[:5]]
+        np.testing.assert_allclose([hit.distance for hit in hits], np.sort(row)[:5], rtol=1e-12)
+    with Gallery.open(gallery.folder) as other:
+        assert other.search(queries, 5, FIRST) == found
+        assert other.check() == len(other) == 40
+
+
+def test_one_picture_is_enough_and_more_sharpen_it(gallery: Gallery):
+    """Pictures around a direction: the mean of nine lies nearer to it than the first alone."""
+    centre = embed(b"ann")
+    generator = np.random.default_rng(0)
+
+    def near(number: int) -> Picture:
+        row = centre + 0.15 * generator.normal(size=D)
+        return Picture(crop("ann", number), (row / np.linalg.norm(row)).astype(np.float32))
+
+    gallery.enrol("ann", [near(0)], FIRST)
+    alone = gallery.verify("ann", centre, 1.0, FIRST)
+    assert gallery.enrol("ann", [near(i) for i in range(1, 9)], FIRST).num_pictures == 9
+    assert gallery.verify("ann", centre, 1.0, FIRST).distance < alone.distance / 3
+    assert len(gallery) == gallery.check() == 1
+
+
+def test_a_picture_is_recognised_by_the_threshold(gallery: Gallery):
+    assert gallery.recognise(embed(b"x")[None], 4.0, FIRST)[0].name is None  # nobody is here
+    gallery.enrol("ann", [picture("ann")], FIRST)
+    [near] = gallery.recognise(picture("ann").vector[None], 0.1, FIRST)
+    assert near.name == "ann" and near.nearest is not None and near.nearest.distance < 1e-6
+    [far] = gallery.recognise(embed(b"x")[None], 0.1, FIRST)
+    assert far.name is None and far.nearest is not None and far.nearest.name == "ann"
+    distance = far.nearest.distance
+    assert gallery.recognise(embed(b"x")[None], distance, FIRST)[0].name == "ann"
+    assert gallery.verify("ann", embed(b"x"), distance, FIRST).same
+    assert not gallery.verify("ann", embed(b"x"), distance - 1e-9, FIRST).same
+
+
+def test_every_vector_says_what_made_it(gallery: Gallery):
+    gallery.enrol("ann", [picture("ann", 0), picture("ann", 1)], FIRST)
+    first, other = gallery.pictures("ann")
+    assert first.encoded == crop("ann", 0) and (first.vector == picture("ann").vector).all()
+    assert first.embedder == FIRST and len(first.sha256) == 64 and first.sha256 != other.sha256
+    [person] = gallery.people()
+    assert (person.name, person.num_pictures) == ("ann", 2)
+    assert person.first_enrolled <= person.last_enrolled and person.last_enrolled.endswith("Z")
+
+
+@pytest.mark.parametrize(
+    "change", [{"version": "2"}, {"sha256": "00" * 32}, {"preprocessing": "box, 112 px"}, {"name": "other"}]
+)
+def test_vectors_of_another_embedder_are_refused(gallery: Gallery, change: dict[str, str]):
+    gallery.enrol("ann", [picture("ann")], FIRST)
+    other: Embedder = dataclasses.replace(FIRST, **change)  # type: ignore[arg-type]
+    vector = picture("bob").vector
+    for use in (
+        lambda: gallery.enrol("bob", [picture("bob")], other),
+        lambda: gallery.search(vector[None], 1, other),
+        lambda: gallery.recognise(vector[None], 1.0, other),
+        lambda: gallery.verify("ann", vector, 1.0, other),
+    ):
+        with pytest.raises(
+            ValueError, match=r"the gallery's vectors are of faces version 1 .* do not compare"
+        ):
+            use()
+    assert [person.name for person in gallery.people()] == ["ann"]
+
+
+def test_what_cannot_be_enrolled_leaves_nothing(gallery: Gallery):
+    gallery.enrol("ann", [picture("ann")], FIRST)
+    good = ("bob", [picture("bob")])
+    for bad, message in [
+        (("eve", [picture("ann")]), "a picture for 'eve' is one of 'ann', byte for byte"),
+        (("eve", []), "needs a name that can be printed and a picture"),
+        ((" ", [picture("eve")]), "needs a name that can be printed"),
+        (("eve", [Picture(b"1", np.ones(D, np.float32))]), "no unit length"),
+        (("eve", [Picture(b"1", np.ones(3, np.float32))]), r"shapes \{\(3,\)\}"),
+        (good, "'bob' is named twice"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            gallery.enrol_people([good, bad], FIRST)
+    assert gallery.check() == 1
+    again = gallery.enrol("ann", [picture("ann"), picture("ann")], FIRST)
+    assert (again.num_added, again.num_pictures) == (0, 1)
+
+
+def test_a_person_that_is_not_here_is_named_with_those_alike(gallery: Gallery):
+    fill(gallery, 12)
+    with pytest.raises(
+        ValueError, match=r"'persn 003' is not among the 12 people .*; there are 'person 003', "
+    ):
+        gallery.remove("persn 003")
+    with pytest.raises(ValueError, match="is not among"):
+        gallery.verify("eve", picture("eve").vector, 1.0, FIRST)
+
+
+def test_a_removed_person_is_gone_from_every_byte(tmp_path: Path):
+    """Names, pictures and vectors of removed people are in no file, whatever came before and after; others stay."""
+    generator = np.random.default_rng(0)
+    with Gallery.create(tmp_path / "gallery", FIRST) as gallery:
+        there: dict[str, int] = {}
+        removed: list[tuple[str, int]] = []
+        for step in range(120):
+            name = f"Zebedee{generator.integers(10**9):09d}"
+            there[name] = int(generator.integers(1, 4))
+            gallery.enrol(name, [picture(name, i) for i in range(there[name])], FIRST)
+            if generator.random() < 0.5:
+                name = sorted(there)[generator.integers(len(there))]
+                if generator.random() < 0.3:
+                    gallery.enrol(name, [picture(name, there[name])], FIRST)
+                    there[name] += 1
+                else:
+                    gallery.remove(name)
+                    removed.append((name, there.pop(name)))
+            if step == 60:
+                assert rebuild(gallery.folder) == sum(there.values())
+        data = on_disk(gallery.folder)
+        assert len(removed) > 20 and gallery.check() == len(there)
+        for name, num in removed:
+            assert name.encode() not in data
+            for number in range(num):
+                encoded, vector = crop(name, number), embed(crop(name, number)).tobytes()
+                assert not any(encoded[i : i + 16] in data for i in range(0, len(encoded), 16))
+                assert vector[:12] not in data and vector[-12:] not in data
+        for name in there:
+            assert name.encode() in data and crop(name, 0)[-32:] in data
+        assert not {hit.name for hit in gallery.search(embed(b"x")[None], 200, FIRST)[0]} - set(there)
+
+
+def test_the_last_person_can_be_removed(gallery: Gallery):
+    gallery.enrol("ann", [picture("ann")], FIRST)
+    gallery.remove("ann")
+    assert gallery.people() == [] and gallery.check() == 0
+    assert gallery.search(embed(b"x")[None], 3, FIRST) == [[]]
+
+
+def test_open_readers_see_what_others_write(gallery: Gallery):
+    with Gallery.open(gallery.folder) as reader:
+        assert reader.search(picture("ann").vector[None], 1, FIRST) == [[]]
+        gallery.enrol("ann", [picture("ann")], FIRST)
+        assert reader.search(picture("ann").vector[None], 1, FIRST)[0][0].name == "ann"
+        gallery.remove("ann")
+        assert reader.search(picture("ann").vector[None], 1, FIRST) == [[]]
+        gallery.enrol("bob", [picture("bob")], FIRST)
+        re_embed(gallery.folder, SECOND, second)
+        with pytest.raises(ValueError, match="do not compare"):
+            reader.search(picture("bob").vector[None], 1, FIRST)
+        [[hit]] = reader.search(embed(crop("bob"), SECOND.num_dims)[None], 1, SECOND)
+        assert hit.name == "bob" and hit.distance < 1e-6
+
+
+def test_re_embedding_equals_a_gallery_made_with_the_new_embedder(gallery: Gallery, tmp_path: Path):
+    names = fill(gallery, 30, each=2)
+    gallery.remove(names[4])
+    shown: list[tuple[int, int]] = []
+    assert re_embed(gallery.folder, SECOND, second, batch_size=7, progress=lambda *at: shown.append(at)) == 58
+    assert shown[0] == (7, 58) and shown[-1] == (58, 58)
+    with Gallery.create(tmp_path / "fresh", SECOND) as fresh:
+        for name in names[:4] + names[5:]:
+            crops = [crop(name, 0), crop(name, 1)]
+            fresh.enrol(name, [Picture(each, embed(each, 24)) for each in crops], SECOND)
+        queries = np.stack([embed(bytes([i]), 24) for i in range(20)])
+        assert gallery.search(queries, 10, SECOND) == fresh.search(queries, 10, SECOND)
+    assert gallery.check() == 29 and gallery.embedder == SECOND
+    data = on_disk(gallery.folder)
+    assert picture(names[0]).vector.tobytes() not in data and FIRST.sha256.encode() not in data
+
+
+def test_re_embedding_takes_in_who_comes_and_goes_meanwhile(gallery: Gallery):
+    names = fill(gallery, 20)
+
+    def embed_slowly(encoded: list[bytes]) -> np.ndarray:
+        if not changes:
+            with Gallery.open(gallery.folder) as other:
+                other.enrol("late", [picture("late")], FIRST)
+                other.remove(names[0])
+                other.enrol(names[5], [picture(names[5], 1)], FIRST)
+            changes.append(1)
+        return second(encoded)
+
+    changes: list[int] = []
+    assert re_embed(gallery.folder, SECOND, embed_slowly, batch_size=8) == 21
+    assert {person.name for person in gallery.people()} == {"late", *names[1:]}
+    assert gallery.check() == 20
+
+
+@pytest.mark.parametrize(
+    "bad", [lambda encoded: np.ones((len(encoded), 24)), lambda encoded: second(encoded)[:-1]]
+)
+def test_a_failed_re_embedding_changes_nothing(gallery: Gallery, bad: object):
+    names = fill(gallery, 20)
+    before = gallery.search(picture(names[3]).vector[None], 3, FIRST)
+    with pytest.raises(ValueError, match=r"unit length|gave an array"):
+        re_embed(gallery.folder, SECOND, bad, batch_size=8)  # type: ignore[arg-type]
+    assert gallery.check() == 20 and gallery.embedder == FIRST
+    assert gallery.search(picture(names[3]).vector[None], 3, FIRST) == before
+
+
+def test_a_lost_matrix_is_named_and_made_anew(gallery: Gallery):
+    names = fill(gallery, 9)
+    found = gallery.search(picture(names[2]).vector[None], 4, FIRST)
+    for damage in (lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])):
+        damage(next(gallery.folder.glob("*.low")))
+        with pytest.raises(ValueError, match="missing or cut short; write it anew from the database"):
+            Gallery.open(gallery.folder)
+        assert rebuild(gallery.folder) == 9
+        with Gallery.open(gallery.folder) as again:
+            assert again.check() == 9 and again.search(picture(names[2]).vector[None], 4, FIRST) == found
+
+
+def test_a_damaged_picture_is_found_by_check(gallery: Gallery):
+    fill(gallery, 3)
+    gallery._connection.execute("UPDATE picture SET encoded = x'00' WHERE id = 2")
+    with pytest.raises(ValueError, match="a picture of 'person 001' is missing, damaged"):
+        gallery.check()
+
+
+def test_what_is_no_gallery_is_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="is no gallery"):
+        Gallery.open(tmp_path)
+    (tmp_path / "gallery.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(ValueError, match="cannot be read as a gallery"):
+        Gallery.open(tmp_path)
+    with pytest.raises(ValueError, match="is there already"):
+        Gallery.create(tmp_path, FIRST)
+
+
+def read_on(folder: Path, stop: object, answers: object) -> None:
+    """Search in a process of its own until told to stop; what was wrong goes to `answers`."""
+    wrong, num = "", 0
+    with Gallery.open(folder) as gallery:
+        while not stop.is_set() and not wrong:  # type: ignore[attr-defined]
+            embedder = gallery.embedder
+            try:
+                [hits] = gallery.search(embed(crop("stays"), embedder.num_dims)[None], 3, embedder)
+            except ValueError:  # switched between the two lines above
+                assert gallery.embedder != embedder
+                continue
+            if not hits or hits[0].name != "stays" or hits[0].distance > 1e-6:
+                wrong = f"{hits}"
+            num += 1
+    answers.put((wrong, num))  # type: ignore[attr-defined]
+
+
+def test_readers_in_other_processes_see_whole_states_while_one_writes(gallery: Gallery):
+    gallery.enrol("stays", [picture("stays")], FIRST)
+    stop, answers = FORKSERVER.Event(), FORKSERVER.Queue()
+    readers = [FORKSERVER.Process(target=read_on, args=(gallery.folder, stop, answers)) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for number in range(30):
+        name = f"passes {number}"
+        gallery.enrol(name, [picture(name)], FIRST)
+        gallery.enrol(name, [picture(name, 1)], FIRST)
+        if number % 2:
+            gallery.remove(name)
+    re_embed(gallery.folder, SECOND, second, batch_size=4)
+    re_embed(gallery.folder, FIRST, lambda encoded: np.stack([embed(each) for each in encoded]))
+    stop.set()
+    found = [answers.get(timeout=WAIT_S) for _ in readers]
+    for reader in readers:
+        reader.join()
+    assert [wrong for wrong, _ in found] == ["", ""] and all(num > 0 for _, num in found)
+    assert gallery.check() == 16

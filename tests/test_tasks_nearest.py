@@ -1,0 +1,125 @@
+"""The exact search against a float64 product over everything, sorted."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tasks import nearest as search
+from tasks.nearest import join_planes, nearest, split_planes
+
+NONE = np.empty(0, np.int64)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def naive(vectors: np.ndarray, queries: np.ndarray, k: int, missing: np.ndarray = NONE) -> np.ndarray:
+    likeness = np.stack(
+        [
+            np.einsum("nd,nd->n", vectors.astype(float), np.broadcast_to(q, vectors.shape).astype(float))
+            for q in queries
+        ]
+    )
+    likeness[:, missing] = -np.inf
+    return np.argsort(-likeness, axis=1, kind="stable")[:, :k]
+
+
+def some(num: int, dims: int, seed: int = 0) -> np.ndarray:
+    return unit(np.random.default_rng(seed).normal(size=(num, dims)))
+
+
+@given(arrays(np.uint32, st.integers(1, 50), elements=st.integers(0, 2**32 - 1)))
+def test_two_planes_are_the_float32_bit_for_bit(bits: np.ndarray):
+    assert (join_planes(*split_planes(bits.view(np.float32))).view(np.uint32) == bits).all()
+
+
+def test_the_high_plane_is_the_nearest_bfloat16():
+    vectors = some(100, 64)
+    high, _ = split_planes(vectors)
+    rounded = (high.astype(np.uint32) << 16).view(np.float32)
+    assert (abs(rounded - vectors) <= 2.0**-8 * abs(vectors)).all()
+
+
+@pytest.mark.parametrize(
+    ("num", "dims", "k"), [(1, 8, 10), (9, 8, 3), (3000, 128, 10), (5001, 512, 1), (777, 33, 50)]
+)
+def test_search_equals_float64_over_everything(num: int, dims: int, k: int):
+    vectors, queries = some(num, dims), some(70, dims, seed=1)
+    rows, likeness = nearest(*split_planes(vectors), queries, k, NONE)
+    assert (rows == naive(vectors, queries, k)).all()
+    np.testing.assert_allclose(
+        likeness,
+        np.take_along_axis(queries.astype(float) @ vectors.astype(float).T, rows, axis=1),
+        rtol=0,
+        atol=1e-14,
+    )
+
+
+def test_search_over_several_blocks_equals_float64(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(search, "ROWS_AT_ONCE", 257)
+    vectors, queries = some(3000, 64), some(9, 64, seed=1)
+    for k in (1, 10, 300):
+        assert (nearest(*split_planes(vectors), queries, k, NONE)[0] == naive(vectors, queries, k)).all()
+
+
+def test_every_number_of_rows_is_searched_to_its_last():
+    """The scan cuts rows into classes and a rest, whatever their number; the last row is the nearest here."""
+    vectors = some(1300, 16)
+    for num in [*range(1, 150), *range(1020, 1300, 3)]:
+        query = vectors[num - 1 : num]
+        for k in (1, 2):
+            found = nearest(*split_planes(vectors[:num]), query, k, NONE)[0]
+            assert (found == naive(vectors[:num], query, k)).all()
+
+
+def test_rows_nearer_to_each_other_than_bfloat16_can_tell_come_in_their_true_order():
+    """All within a thousandth of the query, so that the scan sees most as equal; some are equal."""
+    generator = np.random.default_rng(2)
+    query = some(1, 256)
+    vectors = unit(query + 1e-3 * generator.normal(size=(2000, 256)) / 16)
+    vectors[[5, 50, 500]] = vectors[700]
+    expected = naive(vectors, query, 40)
+    assert (nearest(*split_planes(vectors), query, 40, NONE)[0] == expected).all()
+    same = np.repeat(query, 500, axis=0)
+    assert nearest(*split_planes(same), query, 10, NONE)[0].tolist() == [list(range(10))]
+
+
+def test_missing_rows_are_passed_over():
+    vectors, queries = some(2000, 64), some(5, 64, seed=1)
+    missing = np.unique(naive(vectors, queries, 3))
+    vectors[missing] = 0
+    rows, _ = nearest(*split_planes(vectors), queries, 10, missing)
+    assert (rows == naive(vectors, queries, 10, missing)).all()
+    all_but_two = np.arange(2, 2000)
+    rows, _ = nearest(*split_planes(vectors), queries, 10, all_but_two)
+    assert rows.shape == (5, 2) and set(rows.ravel()) == {0, 1}
+    assert nearest(*split_planes(vectors), queries, 10, np.arange(2000))[0].shape == (5, 0)
+
+
+def test_one_query_is_answered_as_in_a_batch():
+    vectors, queries = some(4000, 128), some(100, 128, seed=1)
+    planes = split_planes(vectors)
+    rows, likeness = nearest(*planes, queries, 10, NONE)
+    for place in (0, 63, 64, 99):
+        alone = nearest(*planes, queries[place : place + 1], 10, NONE)
+        assert (alone[0] == rows[place]).all() and (alone[1] == likeness[place]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 300),
+    st.integers(1, 12),
+    st.integers(1, 40),
+    st.sampled_from([0.0, 1e-4, 0.1]),
+)
+def test_search_of_clustered_vectors_equals_float64(seed: int, num: int, dims: int, k: int, spread: float):
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(3, dims)) + 1e-3
+    vectors = unit(centres[generator.integers(3, size=num)] + spread * generator.normal(size=(num, dims)))
+    queries = unit(centres + spread * generator.normal(size=(3, dims)))
+    k = min(k, num)
+    assert (nearest(*split_planes(vectors), queries, k, NONE)[0] == naive(vectors, queries, k)).all()
