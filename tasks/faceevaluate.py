@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ from tasks.facepredict import FacePredictor
 from tasks.facereport import Looked, Report, Shown
 from tasks.faces import ACCURACY, FaceEvaluate, FaceView, far_of, require_apart
 from tasks.modelfile import load_card, load_model, write_card
-from tasks.personbootstrap import FEWEST_PEOPLE, pair_intervals
+from tasks.personbootstrap import FEWEST_PEOPLE, curve_band, pair_intervals
 from tasks.settings import Precision
 from tasks.verification import (
     accuracy_at,
@@ -31,8 +32,10 @@ from tasks.verification import (
     summarise,
     supported_fars,
 )
+from tasks.verificationfigures import band_fars
 
 PIECE_IMAGES = 256  # decoded at a time
+SEED, NUM_DRAWS = 0, 200  # of the intervals over people
 MOST_PAIRS = 50_000  # of a kind, where the dataset has no list
 Tell = Callable[[int, int], None]
 
@@ -191,11 +194,14 @@ def evaluate(
     looks = [look(predictor, dataset, split, view, pairs, config, on_progress) for view in views]
     own, people = looks[0], labels[pairs.places]
     metrics = dict(own.figures)
+    band = None
     if len(np.unique(people)) >= FEWEST_PEOPLE:
-        for name, (low, high) in pair_intervals(
-            own.distances, people, config.false_accept_rates, seed=0, num_draws=200
-        ).items():
+        drawn: dict[str, Any] = {"seed": SEED, "num_draws": NUM_DRAWS}
+        found = pair_intervals(own.distances, people, config.false_accept_rates, **drawn)
+        for name, (low, high) in found.items():
             metrics |= {f"{name}_low": low, f"{name}_high": high}
+        fars = band_fars(int((~pairs.same).sum()))
+        band = (fars, *curve_band(own.distances, people, fars, **drawn))
     return Report(
         metrics=metrics,
         about={
@@ -218,6 +224,7 @@ def evaluate(
         same=pairs.same,
         looks=tuple(looks),
         thresholds={name: value for name, value in saved.card.thresholds.items() if value >= 0},
+        band=band,
         shown=shown_pairs(
             dataset, split, pairs, own.distances, config.num_worst, predictor.preprocessing.channels
         ),

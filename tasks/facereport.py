@@ -1,5 +1,6 @@
 """What an evaluation of faces found, and the files it leaves behind."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from tasks.figures import BLUE, GREY, VERMILLION, save_figure, title
+from tasks.faces import ACCURACY, far_of
+from tasks.figures import save_figure, title
 from tasks.pareto import TableRows
 from tasks.report import columns_of, write_csv, write_json
-from tasks.verification import roc
+from tasks.verification import OperatingPoint, roc
+from tasks.verificationfigures import distances_figure, roc_figure
 
 CELL_IN = 1.5  # side of a picture in the grid, in inches
-LEAST_FAR = 1e-4  # that the figure shows
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,15 @@ class Report:
     looks: tuple[Looked, ...]
     thresholds: dict[str, float]
     shown: tuple[Shown, ...]
+    band: (
+        tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    )  # of the curve: FARs, low and high TAR; None: few people
+
+    @property
+    def points(self) -> list[OperatingPoint]:
+        """The fitted thresholds; what they did on the pairs of validation is not kept."""
+        found = {far_of(name): value for name, value in self.thresholds.items() if name != ACCURACY}
+        return [OperatingPoint(far, value, math.nan, math.nan, 0, 0) for far, value in found.items()]
 
     @property
     def per_view(self) -> list[dict[str, Any]]:
@@ -79,8 +90,9 @@ class Report:
         write_csv(folder / "per_view.csv", [dict(zip(shared[1], row, strict=True)) for row in shared[2]])
         pq.write_table(self.pairs(), folder / "pairs.parquet")
         what = f"{self.about['dataset']}, {self.about['split']} split, {len(self.same):,} pairs"
-        save_figure(roc_figure(self, what), folder / "roc.png")
-        save_figure(distance_figure(self, what), folder / "distances.png")
+        distances, points = self.looks[0].distances, self.points
+        save_figure(roc_figure(roc(distances, self.same), what, points, self.band), folder / "roc.png")
+        save_figure(distances_figure(distances, self.same, what, points), folder / "distances.png")
         save_figure(pairs_figure(self, what), folder / "pairs.png")
         write_json(folder / "about.json", self.about)
         write_json(folder / "metrics.json.partial", self.metrics)
@@ -96,47 +108,6 @@ class Report:
             "same": pa.array(self.same),
             **columns,
         })  # fmt: skip
-
-
-def roc_figure(report: Report, what: str) -> Figure:
-    """Pairs of one person that are accepted, against those of two that are, by each view."""
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-    axes = figure.add_subplot()
-    for each, colour in zip(report.looks, (BLUE, VERMILLION), strict=False):
-        curve = roc(each.distances, report.same)
-        axes.step(np.maximum(curve.far, LEAST_FAR), curve.tar, where="post", color=colour, linewidth=2,
-                  label=f"{each.view}: AUC {each.figures['auc']:.4f}")  # fmt: skip
-    axes.plot(
-        *[np.geomspace(LEAST_FAR, 1, 50)] * 2, color=GREY, linestyle="--", linewidth=1, label="by chance"
-    )
-    axes.set(xscale="log", xlim=(LEAST_FAR, 1), ylim=(0, 1.01))
-    axes.set(xlabel="false accepts, share of pairs of two people", ylabel="pairs of one person accepted")
-    axes.grid(color="#E9E9E9", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left")
-    title(figure, f"Verification: EER {report.metrics['eer']:.2%}", what)
-    return figure
-
-
-def distance_figure(report: Report, what: str) -> Figure:
-    """How far apart pairs of one person are, and pairs of two, and where the thresholds lie."""
-    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    distances, bins = report.looks[0].distances, np.linspace(0, 4, 81)
-    for same, colour, label in ((True, BLUE, "one person"), (False, VERMILLION, "two people")):
-        axes.hist(
-            distances[report.same == same], bins.tolist(), density=True, color=colour, alpha=0.6, label=label
-        )
-    for name, threshold in sorted(report.thresholds.items(), key=lambda item: item[1]):
-        axes.axvline(threshold, color=GREY, linewidth=1, linestyle="--")
-        axes.text(threshold, 1.0, f" {name.replace('_', ' ')}", transform=axes.get_xaxis_transform(), rotation=90,
-                  fontsize=7, va="top", ha="right")  # fmt: skip
-    axes.margins(y=0.25)  # for the names
-    axes.set(xlim=(0, max(2.5, float(distances.max()))), xlabel="squared distance", ylabel="density")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    title(figure, "Distances of pairs; dashed: thresholds of validation", what)
-    return figure
 
 
 def pairs_figure(report: Report, what: str) -> Figure:
