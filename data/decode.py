@@ -134,7 +134,7 @@ def decode_image(data: bytes, *, channels: Literal[1, 3], draft_px: int | None =
     smallest of these whose shorter side is still at least `draft_px`.
     """
     with quiet_pillow():
-        return _decode(data, channels, draft_px)
+        return _decode(data, channels, draft_px)[0]
 
 
 def inspect_image(data: bytes) -> Inspected:
@@ -168,18 +168,19 @@ def read_orientation(data: bytes) -> int:
 def read_size(data: bytes) -> tuple[int, int]:
     """Width and height of the upright image, by its header; raises DecodeError."""
     with quiet_pillow(), _failures_as_decode_errors(data):
-        size = _open(data).size
-    return size if read_orientation(data) < 5 else size[::-1]
+        return _upright_size(_open(data))
 
 
-def to_square(image: Image.Image, side_px: int, resize: Resize) -> np.ndarray:
+def to_square(
+    image: Image.Image, side_px: int, resize: Resize, full_wh: tuple[int, int] | None = None
+) -> np.ndarray:
     """Fit an L or RGB image to a square: (C, side_px, side_px) uint8, C = 1 or 3.
 
     `crop` scales the shorter side to `side_px` and keeps the centre; `squash` scales both sides; `letterbox` scales the
     longer side and fills with grey. Scaling is antialiased bilinear; where the sizes fit already, pixels are copied
-    untouched.
+    untouched. `full_wh` is the size of an image that was decoded smaller: a letterbox's border depends on it.
     """
-    pixels = np.asarray(_fit(image, side_px, resize))
+    pixels = np.asarray(_fit(image, side_px, resize, full_wh or image.size))
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return np.ascontiguousarray(planes)
 
@@ -190,13 +191,19 @@ def letterboxed(width_px: int, height_px: int, side_px: int) -> tuple[int, int]:
     return max(1, round(width_px * scale)), max(1, round(height_px * scale))
 
 
-def decode_many(blobs: Sequence[bytes], side_px: int, channels: Literal[1, 3], resize: Resize) -> np.ndarray:
-    """Decode and fit a shard: (N, channels, side_px, side_px) uint8; a DecodeError names the blob's place."""
+def decode_many(
+    blobs: Sequence[bytes], side_px: int, channels: Literal[1, 3], resize: Resize, *, draft: bool = True
+) -> np.ndarray:
+    """Decode and fit a shard: (N, channels, side_px, side_px) uint8; a DecodeError names the blob's place.
+
+    With `draft` large JPEGs are decoded smaller, which is faster and moves what a `crop` shows by up to half a pixel.
+    """
     squares = np.empty((len(blobs), channels, side_px, side_px), np.uint8)
     with quiet_pillow():
         for i, blob in enumerate(blobs):
             try:
-                pixels = np.asarray(_fit(_decode(blob, channels, side_px), side_px, resize))
+                image, full_wh = _decode(blob, channels, side_px if draft else None)
+                pixels = np.asarray(_fit(image, side_px, resize, full_wh))
             except DecodeError as error:
                 raise DecodeError(f"image {i} of {len(blobs)}: {error}") from None
             squares[i] = pixels if channels == 1 else pixels.transpose(2, 0, 1)
@@ -239,14 +246,18 @@ def _pixels_within(start: float, stop: float, size: int) -> tuple[int, int]:
     return first, min(max(round(stop), first + 1), size)
 
 
-def _decode(data: bytes, channels: Literal[1, 3], draft_px: int | None) -> Image.Image:
+def _decode(
+    data: bytes, channels: Literal[1, 3], draft_px: int | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The upright image, and its size had it not been decoded smaller."""
     with _failures_as_decode_errors(data):
         image = _open(data)
         orientation = _orientation(image)
+        full_wh = _upright_size(image)
         if draft_px is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             image.draft(None, (draft_px, draft_px))
         image.load()
-        return _turn_upright(_flatten(image, channels), image, orientation)
+        return _turn_upright(_flatten(image, channels), image, orientation), full_wh
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -315,6 +326,12 @@ def _turn_upright(image: Image.Image, source: ImageFile.ImageFile, orientation: 
     return image.transpose(_UPRIGHT[orientation])
 
 
+def _upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Width and height of an opened image once it is turned; those of a TIFF are given so."""
+    turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
+    return image.size[::-1] if turned else image.size
+
+
 def _has_alpha(image: Image.Image) -> bool:
     return image.mode in _MODES_ALPHA or "transparency" in image.info
 
@@ -352,12 +369,12 @@ def _scale_16_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _fit(image: Image.Image, side_px: int, resize: Resize) -> Image.Image:
+def _fit(image: Image.Image, side_px: int, resize: Resize, full_wh: tuple[int, int]) -> Image.Image:
     width, height = image.size
-    if width == height == side_px:
+    if width == height == side_px and resize != "letterbox":
         return image
     if resize == "letterbox":
-        size = letterboxed(width, height, side_px)
+        size = letterboxed(*full_wh, side_px)
         inner = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
         square = Image.new(image.mode, (side_px, side_px), (BORDER,) * len(image.getbands()))
         square.paste(inner, ((side_px - size[0]) // 2, (side_px - size[1]) // 2))

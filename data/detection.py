@@ -29,6 +29,7 @@ from data.random import SampleGenerator
 
 COLUMNS = ("image", "width", "height", "boxes_xyxy", "box_labels", "box_flags")
 STRIDE = 32  # of the coarsest map of a detector: sides are multiples of it
+MOST_PX = 4096  # sides of a square
 LEAST_PX = 2.0  # sides of boxes that are still an object after augmentation
 
 
@@ -36,7 +37,10 @@ class DetectionInput(Parameters):
     """What a detector is given."""
 
     stored_px: int = Field(
-        ge=STRIDE, le=4096, multiple_of=STRIDE, description="side of the square that pictures are fitted to"
+        ge=STRIDE,
+        le=MOST_PX,
+        multiple_of=STRIDE,
+        description="side of the square that pictures are fitted to",
     )
     resize: Whole = Field(
         description="letterbox: keep the shape, fill with grey; squash: scale both sides to the square"
@@ -47,9 +51,11 @@ class DetectionInput(Parameters):
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
-        odd = [side for side in self.train_px if side < STRIDE or side % STRIDE]
+        odd = [side for side in self.train_px if not STRIDE <= side <= MOST_PX or side % STRIDE]
         if odd:
-            raise ValueError(f"train_px (={odd}) must be multiples of {STRIDE}, the coarsest stride")
+            raise ValueError(
+                f"train_px (={odd}) must be multiples of {STRIDE}, the coarsest stride, up to {MOST_PX}"
+            )
         return self
 
 

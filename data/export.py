@@ -10,9 +10,6 @@ Coordinates are of the pixels as stored in COCO and landmarks.csv, and of the up
 
 import csv
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ import yaml
 from data import arrays
 from data.dataset import CROWD, NUM_AXES, PAIRS_FILE, SPLITS, Dataset, Split
 from data.decode import EXTENSIONS, read_orientation
+from data.files import whole_folder
 from data.formats.coco import FLAG_KEYS
 from data.orientation import INVERSE, stored_size, turn_boxes, turn_xy
 from data.parameters import Parameters
@@ -79,17 +77,9 @@ def export(dataset: Dataset, format: str, out: Path) -> ExportReport:
         raise ValueError(
             f"format (={format!r}) cannot hold a dataset of {family}; {family} goes into {', '.join(fitting)}"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there and not empty; give a new folder, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
+    with whole_folder(out) as partial:
         pictures = list(_write_images(dataset, EXPORTS[format], partial))
         notes = EXPORTS[format].annotate(dataset, pictures, partial)
-        partial.chmod(0o755)
-        os.replace(partial, out)  # noqa: PTH105 (over an empty folder, too)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     images = {split: sum(picture.split == split for picture in pictures) for split in SPLITS}
     return ExportReport(
         name=dataset.info.name, format=format, path=str(out), images=images, notes=tuple(notes)

@@ -1,4 +1,4 @@
-"""Single files: their checksum, and writing them so that they appear whole or not at all.
+"""Files: their checksum, and writing them, or a folder of them, so that they appear whole or not at all.
 
 It imports nothing of ours, so that models and versions can have it cheaply.
 """
@@ -6,6 +6,8 @@ It imports nothing of ours, so that models and versions can have it cheaply.
 import hashlib
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,3 +41,22 @@ def whole(file: Path) -> Iterator[BinaryIO]:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)  # after a failure
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Gives a folder beside `out`, which gets its name when all is written.
+
+    Raises ValueError where there is something already, but for an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there and not empty; give a new folder, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        os.replace(partial, out)  # noqa: PTH105 (over an empty folder, too)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

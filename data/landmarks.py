@@ -150,7 +150,7 @@ def decode_rows(rows: pa.Table, info: DatasetInfo, config: LandmarkInput) -> dic
     points = (stored + 0.5) * scale[:, None] + shift[:, None]
     return {
         "images": decode_many(
-            rows["image"].to_pylist(), config.input_px, info.picture_channels, config.resize
+            rows["image"].to_pylist(), config.input_px, info.picture_channels, config.resize, draft=False
         ),
         "points_xy": points.astype(np.float32),
         "visible": visible,

@@ -27,18 +27,6 @@ def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
-def xywh_to_xyxy(boxes_xywh: Tensor) -> Tensor:
-    """Edges (…, 4) of boxes given as upper left corner, width and height, as in COCO's files."""
-    corner, size = boxes_xywh[..., :2], boxes_xywh[..., 2:]
-    return torch.cat([corner, corner + size], -1)
-
-
-def xyxy_to_xywh(boxes_xyxy: Tensor) -> Tensor:
-    """Upper left corner, width and height (…, 4) of boxes given as edges."""
-    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
-    return torch.cat([low, high - low], -1)
-
-
 def area(boxes_xyxy: Tensor) -> Tensor:
     """Square pixels of each box, (…)."""
     x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
@@ -48,6 +36,11 @@ def area(boxes_xyxy: Tensor) -> Tensor:
 def iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """Intersection over union in [0, 1]; 0 of two boxes without area."""
     return _iou_and_union(a_xyxy, b_xyxy)[0]
+
+
+def share_inside(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """How much of `a` lies in `b`, in [0, 1]: what stands for IoU where `b` is a crowd; 0 of an `a` without area."""
+    return _intersection(a_xyxy, b_xyxy) / _positive(area(a_xyxy))
 
 
 def giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
@@ -82,12 +75,16 @@ def ciou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return diou(a_xyxy, b_xyxy) - alpha * v
 
 
-def _iou_and_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+def _intersection(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     ax0, ay0, ax1, ay1 = a_xyxy.unbind(-1)
     bx0, by0, bx1, by1 = b_xyxy.unbind(-1)
     width = (torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0)).clamp(min=0)
     height = (torch.minimum(ay1, by1) - torch.maximum(ay0, by0)).clamp(min=0)
-    intersection = width * height
+    return width * height
+
+
+def _iou_and_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    intersection = _intersection(a_xyxy, b_xyxy)
     union = area(a_xyxy) + area(b_xyxy) - intersection
     return intersection / _positive(union), union
 
@@ -108,8 +105,9 @@ def check_boxes(boxes_xyxy: Tensor) -> None:
     """Raise ValueError unless these are (N, 4) floats, finite, with x0 ≤ x1 and y0 ≤ y1."""
     if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4 or not boxes_xyxy.is_floating_point():
         raise ValueError(f"boxes {tuple(boxes_xyxy.shape)} of {boxes_xyxy.dtype} must be (N, 4) floats")
-    wrong = ~((boxes_xyxy[:, 2:] >= boxes_xyxy[:, :2]).all(1) & boxes_xyxy.isfinite().all(1))
-    if wrong.any():
+    ordered, finite = boxes_xyxy[:, 2:] >= boxes_xyxy[:, :2], boxes_xyxy.isfinite()
+    if not (ordered.all() and finite.all()):
+        wrong = ~(ordered.all(1) & finite.all(1))
         first = int(wrong.int().argmax())
         raise ValueError(
             f"{int(wrong.sum())} of {len(boxes_xyxy)} boxes are not finite or have corners swapped; the first is "
@@ -148,9 +146,9 @@ def nms(
     if max_kept is not None and max_kept < 1:
         raise ValueError(f"max_kept (={max_kept}) must be at least 1, or None for no limit")
     check_scored_boxes(boxes_xyxy, scores, labels)
-    scores = scores.detach().cpu()
-    candidates = (scores >= min_score).nonzero()[:, 0]
-    ranked = candidates[scores[candidates].sort(descending=True, stable=True).indices].numpy()
+    chances = (scores.float() if scores.dtype.itemsize < 4 else scores).detach().cpu().numpy()
+    candidates = np.flatnonzero(chances >= min_score)
+    ranked = candidates[(-chances[candidates]).argsort(kind="stable")]
     # by class, inside it by falling score: `by_class` are places in `ranked`, `ends` where the class of each box ends
     by_class, ends = np.arange(len(ranked)), np.full(len(ranked), len(ranked))
     if labels is not None:

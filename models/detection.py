@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data.parameters import Parameters
 from models.detector import Detector, Finding
@@ -83,6 +83,13 @@ class DetectorConfig(Parameters):
     loss: LocalisationLoss = Field(
         description="localiser: squared errors of all that it says, or the likelihood of presence and class"
     )
+
+    @field_validator("strides")
+    @classmethod
+    def _each_once(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(strides)) < len(strides):
+            raise ValueError(f"must name each stride once, got {list(strides)}")
+        return strides
 
     @property
     def network(self) -> str:

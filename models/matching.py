@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.boxes import area, iou
+from models.boxes import iou, share_inside
 
 MOST_IGNORED = 0.5  # share of a box inside an ignored object from which on it is no background
 
@@ -47,11 +47,7 @@ def match(
             positive |= ((overlap == highest) & (highest > 0)).any(1)
     negative = ~positive & (best < negative_iou)
     if ignored.any():
-        crowds = objects_xyxy[ignored]
-        low = torch.maximum(boxes_xyxy[:, None, :2], crowds[:, :2])
-        high = torch.minimum(boxes_xyxy[:, None, 2:], crowds[:, 2:])
-        share = (high - low).clamp(min=0).prod(2) / area(boxes_xyxy)[:, None].clamp(min=1e-9)
-        negative &= (share < MOST_IGNORED).all(1)
+        negative &= (share_inside(boxes_xyxy[:, None], objects_xyxy[ignored]) < MOST_IGNORED).all(1)
     return Matched(owner, positive, negative)
 
 

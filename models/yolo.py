@@ -23,8 +23,9 @@ from data.detection import Padded, Truths, pad
 from models.anchors import MAX_LOG_SCALE, best_possible_recall, kmeans_anchors
 from models.assignment import by_midpoint, task_aligned
 from models.bodies import STRIDES, ConvNorm, make_body
-from models.boxes import ciou, diou, giou, iou
+from models.boxes import ciou, diou, giou, iou, share_inside
 from models.detector import Detector, Finding, Found, suppressed
+from models.matching import MOST_IGNORED
 
 Assignment = Literal["task_aligned", "midpoint"]
 BoxLoss = Literal["ciou", "diou", "giou", "iou", "squared"]
@@ -239,8 +240,8 @@ class Yolo(Detector):
         wanted = truths.boxes_xyxy[cells.image, cells.owner]
         there = torch.zeros_like(presence)
         there[cells.image, place] = 1.0
-        good = self._overlap_known(boxes.detach(), truths) > GOOD_IOU
-        scored = (there > 0) | ~good
+        side_px = sides[0] * self.strides[0]
+        scored = (there > 0) | self._background(boxes.detach(), truths, side_px)
         entropy = F.binary_cross_entropy_with_logits(presence, there, reduction="none")
         labels = F.one_hot(truths.labels[cells.image, cells.owner], self.num_classes).float()
         of_class = F.binary_cross_entropy_with_logits(classes[cells.image, place], labels, reduction="none")
@@ -252,15 +253,21 @@ class Yolo(Detector):
         }
 
     @torch.no_grad()
-    def _overlap_known(self, boxes_xyxy: Tensor, truths: Padded) -> Tensor:
-        """How much each box (B, P, 4) overlaps any object of its picture, ignored ones included: (B, P).
+    def _background(self, boxes_xyxy: Tensor, truths: Padded, side_px: int) -> Tensor:
+        """Which boxes (B, P, 4) are background, where they are not to find an object: (B, P) bool.
 
-        A box that is good already, though another is to find the object, is no background (YOLOv2).
+        Not those that are good already, though another is to find the object (YOLOv2), nor those of which, cut at the
+        picture's edges, half or more lies in an ignored object.
         """
         if not truths.taken.shape[1]:
-            return torch.zeros_like(boxes_xyxy[..., 0])
+            return torch.ones_like(boxes_xyxy[..., 0], dtype=torch.bool)
         known = torch.where(truths.taken[..., None], truths.boxes_xyxy, 0.0)
-        return torch.stack([iou(b[:, None], k).amax(1) for b, k in zip(boxes_xyxy, known, strict=True)])
+        ignored = torch.where(truths.ignored[..., None], known, 0.0)
+        return torch.stack([
+            (iou(b[:, None], k) <= GOOD_IOU).all(1)
+            & (share_inside(b[:, None].clamp(0, side_px), i) < MOST_IGNORED).all(1)
+            for b, k, i in zip(boxes_xyxy, known, ignored, strict=True)
+        ])  # fmt: skip
 
     def distance(self, found: Tensor, wanted: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """How far boxes are from those wanted, (M, 4) each → (M,): 1 - overlap, or squared errors as YOLO has them."""

@@ -88,6 +88,14 @@ app.command(
     help="Find what a classifier knows in a picture, by sliding windows.", sort_key=4.5,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_align:align", name="align",
+    help="Find the face of each picture of a folder, and write it aligned.", sort_key=1.5,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_liveness:app", name="liveness",
+    help="Tell real faces from presentation attacks: simulated sets, APCER, BPCER.", sort_key=4.7,
+)  # fmt: skip
+app.command(
     "pipelines.commands_export:export", name="export",
     help="Write a model as one ONNX or torch.export file, with its preprocessing inside.", sort_key=10,
 )  # fmt: skip

@@ -50,7 +50,8 @@ def predict(
     view
         How to look at each image; otherwise the way that the model was registered with.
     least_score
-        Detectors: boxes below this score are left out; otherwise the one that was chosen on validation.
+        Detectors: boxes below this score are left out; otherwise the one that was chosen on validation. What is below
+        the recipe's evaluate.min_score is never found.
     draw
         Detectors and landmarks: a folder to write the images to, with what was found drawn.
     coco
@@ -64,6 +65,8 @@ def predict(
     """
     tile_overlap = overlap_of(tile, overlap)
     require_there(images)
+    if draw is not None and draw.exists() and not draw.is_dir():
+        raise ValueError(f"--draw {draw} is a file: give a folder")
     folder = registry.resolve_model(model)
     card = load_card(folder)
     files = find_images(images, suffixes_of(card.family))
@@ -79,6 +82,8 @@ def predict(
                 f"{option} is for models that find things, and {model} is for {card.family}: leave it out"
             )
     if draws:
+        if view not in (None, "single"):
+            raise ValueError(f"--view (={view}) must be single for landmarks: a picture is looked at once")
         from pipelines.commands_points import predict_points
 
         return predict_points(model, folder, files, draw, as_json)
@@ -126,6 +131,7 @@ def predict_boxes(
     if draw is not None:
         drawn = write_drawn(files, rows, draw, detection.drawer(classes))
     if coco is not None:
+        coco.parent.mkdir(parents=True, exist_ok=True)
         write_whole(coco, json.dumps(detection.coco_results([str(file) for file in files], rows, classes)))
     lines = [(file, None if row["error"] else len(row["labels"]), row["error"] or counted(row["labels"]))
              for file, row in zip(files, rows, strict=True)]  # fmt: skip

@@ -6,12 +6,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from data.decode import decode_image
+from data.decode import DecodeError, decode_image
 from data.samples import read_photo
 from pipelines.options import Json
 from pipelines.render import emit, table
 from tasks import registry
 from tasks.card import Preprocessing
+from tasks.drawing import distinct
 from tasks.predict import load_predictor
 from tasks.slidingwindow import Way, WindowScorer, detect, draw, write_crops
 
@@ -72,9 +73,13 @@ def detect_windows(
     if out is not None and len(every) > 1:
         out.mkdir(parents=True, exist_ok=True)
     rows, scans, files = [], [], []
-    for photo in every:
-        data, name = read_photo(photo), Path(photo).stem.replace(":", "-")
-        picture = decode_image(data, channels=preprocessing.channels)
+    names = distinct(Path(each).stem.replace(":", "-") for each in every)
+    for photo, name in zip(every, names, strict=True):
+        data = read_photo(photo)
+        try:
+            picture = decode_image(data, channels=preprocessing.channels)
+        except DecodeError as error:
+            raise ValueError(f"{photo}: {error}") from None
         began = time.perf_counter()
         scan = detect(scorer, picture, labels, windows or (), score, iou, most)
         taken_s = time.perf_counter() - began

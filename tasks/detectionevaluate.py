@@ -25,6 +25,7 @@ from tasks.detectionmatches import Detections, Objects, box_areas, match
 from tasks.detectionmetrics import at_threshold, best_threshold, known_aps, threshold_for_precision
 from tasks.detectionpredict import DetectionPredictor, Pictures
 from tasks.detectionreport import Report, detection_report
+from tasks.ensemble import require_same_classes
 from tasks.modelfile import load_card, load_model, write_card
 from tasks.predict import default_device, machine_of
 from tasks.settings import Precision
@@ -220,15 +221,12 @@ def evaluate(
     they were `called`, by their folders otherwise. Raises ValueError for a split without pictures, or detectors whose
     classes are not the dataset's.
     """
-    if not folders:
-        raise ValueError("evaluation needs at least one model folder")
     names = tuple(called) or tuple(str(folder) for folder in folders)
     device, registered = device or default_device(), config.registered_view
     predictors = [
         open_detector(folder, device, precision, config.batch_size, tile_overlap) for folder in folders
     ]
-    for name, predictor in zip(names, predictors, strict=True):
-        require_same_classes(name, predictor, dataset)
+    require_same_classes(names, [predictor.card for predictor in predictors], dataset.info)
     dataset.require(split)
     views = tuple(dict.fromkeys((*config.views, registered)))
     num_fitted = dataset.info.num_images("val") if len(predictors) > 1 else 0
@@ -306,14 +304,3 @@ def compared(
             aps = {"ap": measured.get("ap"), "ap50": measured.get("ap50")}
             rows.append({"model": name, "view": view, **aps, "images_per_s": num_images / seconds})
     return rows
-
-
-def require_same_classes(called: str, predictor: DetectionPredictor, dataset: Dataset) -> None:
-    """Raise a ValueError unless the dataset is of boxes of the detector's classes, in the same order."""
-    dataset.require_family("detection")
-    if predictor.card.classes != dataset.info.classes:
-        raise ValueError(
-            f"the model {called} finds {', '.join(predictor.card.classes)}, and the dataset {dataset.info.name!r} has "
-            f"{', '.join(dataset.info.classes)}: they must be the same classes in the same order; give a dataset of "
-            f"the model's classes (it was trained on {predictor.card.dataset!r})"
-        )

@@ -93,7 +93,7 @@ class DetectionPredictor:
         """Move the networks to `device` (None: the first GPU, else the CPU)."""
         if tile_overlap is not None and not 0 <= tile_overlap <= MOST_OVERLAP:
             raise ValueError(
-                f"tile_overlap (={tile_overlap}) must lie in 0…{MOST_OVERLAP}: a share of the side"
+                f"overlap (={tile_overlap}) of tiles must lie in 0…{MOST_OVERLAP}: a share of their side"
             )
         self.card = saved.card
         self.device = device if device is not None else default_device()
@@ -154,7 +154,7 @@ class DetectionPredictor:
     def squares(self, pictures: Sequence[tuple[Image.Image, tuple[int, int]]]) -> Squares:
         """Pictures, each with its width and height before it was decoded smaller, as the networks take them."""
         want = self.preprocessing
-        arrays = [to_square(picture, want.stored_px, want.resize) for picture, _size in pictures]
+        arrays = [to_square(picture, want.stored_px, want.resize, size) for picture, size in pictures]
         placed = [placement(*size, want.stored_px, self.resize) for _picture, size in pictures]
         shape = (-1, want.channels, want.stored_px, want.stored_px)
         return Squares(

@@ -1,7 +1,7 @@
 """Boxes and points drawn onto pictures; a box with a text: a detection's class and score, or a true object's class."""
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,16 +51,22 @@ def draw_boxes(picture: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
         if mark.dashed:
             _dashed(pen, mark, width)
         else:
-            pen.rectangle(mark.box_xyxy, outline=mark.colour, width=width)
+            pen.rectangle(_pixels(mark.box_xyxy), outline=mark.colour, width=width)
     for mark in marks:  # no box crosses a text
         if mark.text:
             _write(pen, mark, font, drawn.width)
     return np.asarray(drawn)
 
 
+def _pixels(box_xyxy: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """The first and the last pixels of a box: Pillow counts pixels, a box has edges."""
+    x0, y0, x1, y1 = box_xyxy
+    return x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)
+
+
 def _dashed(pen: ImageDraw.ImageDraw, mark: Mark, width: int) -> None:
     """Dashes of the colour and black in turn, which stand out on anything."""
-    x0, y0, x1, y1 = mark.box_xyxy
+    x0, y0, x1, y1 = _pixels(mark.box_xyxy)
     corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
     for start, end in pairwise(np.array(corners)):
         length = float(np.abs(end - start).max())
@@ -102,14 +108,18 @@ def write_drawn(
     of one name get numbers. What was there under such a name is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written: list[str] = []
-    for file, row in zip(files, rows, strict=True):
-        if row["error"] is not None:
-            continue
-        name, again = f"{file.stem}.png", 2
-        while str(folder / name) in written:
-            name, again = f"{file.stem}-{again}.png", again + 1
+    good = [(file, row) for file, row in zip(files, rows, strict=True) if row["error"] is None]
+    written = [folder / f"{name}.png" for name in distinct(file.stem for file, _ in good)]
+    for (file, row), target in zip(good, written, strict=True):
         picture = np.asarray(decode_image(file.read_bytes(), channels=3))
-        Image.fromarray(draw(picture, row)).save(folder / name)
-        written.append(str(folder / name))
-    return written
+        Image.fromarray(draw(picture, row)).save(target)
+    return [str(each) for each in written]
+
+
+def distinct(stems: Iterable[str]) -> list[str]:
+    """Names for files: the stems; one that was there before gets the first free number from 2 on, as `a-2`."""
+    names: dict[str, None] = {}
+    for stem in stems:
+        choices = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        names[next(each for each in choices if each not in names)] = None
+    return list(names)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.dataset import DatasetInfo
 from tasks.card import ModelCard
 from tasks.modelfile import load_model, save_model
 
@@ -40,6 +41,25 @@ def class_difference(model: Sequence[str], dataset: Sequence[str]) -> str:
         place = next(i for i, (a, b) in enumerate(zip(model, dataset, strict=True)) if a != b)
         return f"they have another order, from place {place} on: {model[place]!r} and {dataset[place]!r}"
     return ", ".join(f"{text} {shown(tuple(names))}" for text, names in sides if names)
+
+
+def require_same_classes(called: Sequence[str], cards: Sequence[ModelCard], info: DatasetInfo) -> None:
+    """Raise a ValueError unless all models, and the dataset, have the same classes in the same order."""
+    if not cards:
+        raise ValueError("evaluation needs at least one model folder")
+    require_agreement(called, cards, SAME_QUESTION)
+    card = cards[0]
+    if card.family != info.family:
+        raise ValueError(
+            f"the model {called[0]} is for {card.family}, the dataset {info.name!r} for {info.family}; give one of "
+            f"the same family"
+        )
+    if card.classes != info.classes:
+        raise ValueError(
+            f"the model {called[0]} and the dataset {info.name!r} must have the same classes in the same order: "
+            f"{class_difference(card.classes, info.classes)}; give a dataset of the model's classes (it was trained on "
+            f"{card.dataset!r}), or a model of this dataset's: ./convoy train {info.family} --dataset {info.name}"
+        )
 
 
 def combine(folders: Sequence[Path], target: Path) -> ModelCard:

@@ -21,7 +21,7 @@ from data.augment import shrink
 from data.dataset import Dataset, Split
 from data.stream import RowReader
 from tasks.calibrate import Calibration, fit_on_validation
-from tasks.ensemble import SAME_QUESTION, class_difference, require_agreement
+from tasks.ensemble import require_same_classes
 from tasks.inputs import as_pictures
 from tasks.memory import PeakMemory
 from tasks.metrics import confidence_figures, summarise
@@ -77,7 +77,8 @@ def evaluate(
     """
     device = device if device is not None else default_device()
     predictors = [load_predictor(folder, device, precision, config.batch_size) for folder in folders]
-    require_same_classes(called or [str(folder) for folder in folders], predictors, dataset)
+    cards = [predictor.card for predictor in predictors]
+    require_same_classes(called or [str(folder) for folder in folders], cards, dataset.info)
     dataset.require(split)
     views = tuple(dict.fromkeys((*config.views, config.registered_view)))
     for view in views:
@@ -122,26 +123,6 @@ def calibration_of(
     return Calibration(
         predictor.card.temperature, predictor.card.calibrated_on or "nothing: an uncalibrated model"
     )
-
-
-def require_same_classes(called: Sequence[str], predictors: Sequence[Predictor], dataset: Dataset) -> None:
-    """Raise a ValueError unless all models, and the dataset, have the same classes in the same order."""
-    if not predictors:
-        raise ValueError("evaluation needs at least one model folder")
-    require_agreement(called, [predictor.card for predictor in predictors], SAME_QUESTION)
-    card = predictors[0].card
-    info = dataset.info
-    if card.family != info.family:
-        raise ValueError(
-            f"the model {called[0]} is for {card.family}, the dataset {info.name!r} for {info.family}; give one of "
-            f"the same family"
-        )
-    if card.classes != info.classes:
-        raise ValueError(
-            f"the model {called[0]} and the dataset {info.name!r} must have the same classes in the same order: "
-            f"{class_difference(card.classes, info.classes)}; give a dataset of the model's classes (it was trained on "
-            f"{card.dataset!r}), or a model of this dataset's: ./convoy train {info.family} --dataset {info.name}"
-        )
 
 
 def warm_up(predictors: Sequence[Predictor], decoded: dict[DecodeKey, Tensor], view: ViewName) -> None:

@@ -73,8 +73,9 @@ def curve_area(errors: np.ndarray, end: float = CURVE_END) -> float:
 
 def interval(errors: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95% percentile bootstrap of the mean, over pictures."""
-    places = np.random.default_rng(seed).integers(0, len(errors), (NUM_RESAMPLES, len(errors)))
-    low, high = np.quantile(errors[places].mean(1), [0.025, 0.975])
+    generator, num = np.random.default_rng(seed), len(errors)
+    means = [errors[generator.integers(0, num, num)].mean() for _ in range(NUM_RESAMPLES)]
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 

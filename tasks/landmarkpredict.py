@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.backends import cudnn
 
-from data.decode import decode_image, read_size, to_square
+from data.decode import decode_image, to_square
 from data.landmarks import LandmarkInput, square_maps
 from tasks.card import Preprocessing
 from tasks.inputs import readable
@@ -89,8 +89,8 @@ class LandmarkPredictor:
         side = self.input.input_px
 
         def decode(blob: bytes) -> tuple[np.ndarray, tuple[int, int]]:
-            picture = decode_image(blob, channels=self.channels, draft_px=side)
-            return to_square(picture, side, self.input.resize), read_size(blob)
+            picture = decode_image(blob, channels=self.channels)
+            return to_square(picture, side, self.input.resize), picture.size
 
         pictures, errors = readable(blobs, decode)
         squares, sizes = [square for square, _ in pictures], [size for _, size in pictures]

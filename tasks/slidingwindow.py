@@ -89,6 +89,8 @@ class WindowScorer:
         if way == "convolutional":
             self.whole = [fully_convolutional(member.net, self.window_px) for member in self.classifiers]
             native = max(whole.stride_px for whole in self.whole)
+        if stride_px < 0:
+            raise ValueError(f"stride (={stride_px}) must be at least 1, or 0 for the network's own")
         self.stride_px = stride_px or native or max(1, self.window_px // 6)
         for whole in self.whole:
             if self.stride_px % whole.stride_px:
@@ -158,8 +160,12 @@ def detect(
     """Look for classes in a picture (L or RGB, as the model's channels), by windows of `sizes`, or of many.
 
     Each class goes through suppression by itself; then the best `most` are kept, 0: all. Raises ValueError for an
-    unknown class, or a size that does not fit.
+    unknown class, a size that does not fit, and numbers out of range.
     """
+    if not 0 <= least_score <= 1:
+        raise ValueError(f"score (={least_score}) must lie in 0…1: it is a probability")
+    if most < 0:
+        raise ValueError(f"most (={most}) must be at least 1, or 0 for all")
     classes = scorer.predictor.card.classes
     unknown = [label for label in labels if label not in classes]
     if unknown or not labels:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.boxes import area, nms
+from models.boxes import nms, share_inside
 
 EDGE_PX = 1.0  # a box that ends this near an inner edge of its tile may be cut by it
 COVERED = 0.8  # share of a cut box that lies in a whole one of its class: they are the same object
@@ -104,9 +104,7 @@ def seen_elsewhere(
     near = (boxes_xyxy - edges[of_tile]).abs() < EDGE_PX
     cut = (near & (edges != outer)[of_tile]).any(1)
     parts, wholes = cut.nonzero()[:, 0], (~cut).nonzero()[:, 0]
-    a, b = boxes_xyxy[parts, None], boxes_xyxy[wholes]
-    sides = (torch.minimum(a[..., 2:], b[:, 2:]) - torch.maximum(a[..., :2], b[:, :2])).clamp(min=0)
-    holds = sides.prod(-1) >= COVERED * area(a)
+    holds = share_inside(boxes_xyxy[parts, None], boxes_xyxy[wholes]) >= COVERED
     same = (labels[parts, None] == labels[wholes]) & (of_tile[parts, None] != of_tile[wholes])
     gone = torch.zeros_like(cut)
     gone[parts] = (holds & same).any(1)

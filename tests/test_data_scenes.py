@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from data.dataset import CROWD, DIFFICULT, SCHEMA_VERSION, TRUNCATED, DatasetInfo
-from data.decode import BORDER, decode_image, read_size
+from data.decode import BORDER, decode_image, decode_many, read_size, to_square
 from data.detection import (
     Batch,
     DetectionAugment,
@@ -106,12 +106,27 @@ def test_boxes_beyond_the_picture_come_back_cut_at_its_edges() -> None:
     assert out_of_square(np.array([[-5.0, 0, 70, 64]]), placed, size).tolist() == [[0, 0, 64, 32]]
 
 
-def test_the_size_of_a_turned_picture_is_that_of_the_upright_one() -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_size_of_a_turned_picture_is_that_of_the_upright_one(form: str, orientation: int) -> None:
     buffer = io.BytesIO()
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 20)).save(buffer, "JPEG", exif=exif)
-    assert read_size(buffer.getvalue()) == (20, 40) == decode_image(buffer.getvalue(), channels=3).size
+    exif[0x0112] = orientation
+    Image.new("RGB", (40, 20)).save(buffer, form, exif=exif)
+    upright = (40, 20) if orientation < 5 else (20, 40)
+    assert read_size(buffer.getvalue()) == upright == decode_image(buffer.getvalue(), channels=3).size
+
+
+@pytest.mark.parametrize("size", [(1749, 2078), (1082, 2624), (1053, 1075), (640, 637)])
+def test_a_large_jpeg_lies_in_its_square_where_its_boxes_do(size: tuple[int, int]) -> None:
+    """Decoded smaller first, it once had a border a pixel off."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (255, 255, 255)).save(buffer, "JPEG")
+    [square] = decode_many([buffer.getvalue()], 320, 3, "letterbox")
+    [box] = into_square(np.array([[0, 0, *size]], float), np.array([placement(*size, 320, "letterbox")]))
+    assert seen_box(torch.from_numpy(square)) == box.tolist()
+    drafted = decode_image(buffer.getvalue(), channels=3, draft_px=320)
+    assert np.array_equal(to_square(drafted, 320, "letterbox", size), square)
 
 
 def test_rows_keep_all_boxes_in_their_order_and_pictures_without_any() -> None:

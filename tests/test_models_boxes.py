@@ -18,10 +18,10 @@ from models.boxes import (
     giou,
     iou,
     nms,
-    xywh_to_xyxy,
+    share_inside,
     xyxy_to_cxcywh,
-    xyxy_to_xywh,
 )
+from tasks.detectionmatches import pair_iou
 
 
 def box(*edges: float) -> Tensor:
@@ -130,6 +130,18 @@ def test_overlaps_worked_by_hand() -> None:
     assert iou(torch.stack([a, b])[:, None], torch.stack([a, b, apart])).shape == (2, 3)
 
 
+def test_the_share_inside_is_of_the_first_box() -> None:
+    a, b = box(0, 0, 2, 2), box(1, 1, 5, 5)
+    assert share_inside(a, b).item() == 1 / 4
+    assert share_inside(b, a).item() == 1 / 16
+    assert share_inside(a, box(2, 0, 4, 2)).item() == 0
+    assert share_inside(box(1, 1, 1, 1), a).item() == 0  # no area
+    crowd = torch.tensor([True, False])
+    pairs = torch.stack([a, a]), torch.stack([b, b])
+    expected = [1 / 4, 1 / 19]  # of a crowd the share, of another object the IoU
+    assert pair_iou(*(each.numpy() for each in pairs), crowd.numpy()).tolist() == pytest.approx(expected)
+
+
 def test_complete_iou_has_gradients_where_boxes_are_apart_equal_or_empty() -> None:
     others = torch.stack([box(5, 5, 7, 8), box(0, 0, 2, 2), box(1, 1, 1, 1)])
     boxes = torch.stack([box(0, 0, 2, 2), box(0, 0, 2, 2), box(0, 0, 2, 2)]).requires_grad_()
@@ -146,7 +158,5 @@ def test_formats_go_there_and_back() -> None:
         np.random.default_rng(0).integers(0, 64, (20, 2, 2)).cumsum(1).reshape(20, 4) / 2
     )
     assert torch.equal(cxcywh_to_xyxy(xyxy_to_cxcywh(boxes)), boxes)
-    assert torch.equal(xywh_to_xyxy(xyxy_to_xywh(boxes)), boxes)
     assert xyxy_to_cxcywh(box(0, 2, 4, 10)).tolist() == [2, 6, 4, 8]
-    assert xyxy_to_xywh(box(1, 2, 4, 10)).tolist() == [1, 2, 3, 8]
     assert area(box(1, 2, 4, 10)).item() == 24

@@ -149,6 +149,18 @@ def test_pictures_without_an_object_teach_that_there_is_none(assignment: str, ca
     torch.stack(list(terms.values())).sum().backward()
 
 
+@pytest.mark.parametrize("assignment", ["task_aligned", "midpoint"])
+def test_what_lies_in_a_crowd_is_no_background(assignment: str) -> None:
+    """A crowd as large as the picture leaves nothing to learn; one of the left half, the right half."""
+    images, _ = scenes(1)
+    model = yolo(assignment=assignment)
+    whole = model(images, truths_of([[[0, 0, 64, 64]]], ignored=True))
+    half = model(images, truths_of([[[0, 0, 32, 64]]], ignored=True))
+    none = model(images, truths_of([[]]))
+    assert whole["score"].item() == 0
+    assert 0.3 < half["score"].item() / none["score"].item() < 0.7
+
+
 def test_detections_of_a_picture_do_not_depend_on_its_neighbours() -> None:
     images, truths = scenes(4)
     model = yolo()

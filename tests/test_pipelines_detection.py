@@ -98,7 +98,7 @@ def test_commands_find_boxes_draw_them_and_write_cocos_results(
         "--draw",
         str(tmp_path / "drawn"),
         "--coco",
-        str(tmp_path / "coco.json"),
+        str(tmp_path / "new" / "coco.json"),
         "--least-score",
         "0.05",
     )
@@ -115,7 +115,7 @@ def test_commands_find_boxes_draw_them_and_write_cocos_results(
             row["scores"], reverse=True
         )
         assert all(0 <= x0 <= x1 <= 96 and 0 <= y0 <= y1 <= 96 for x0, y0, x1, y1 in row["boxes_xyxy"])
-    results = json.loads((tmp_path / "coco.json").read_text())
+    results = json.loads((tmp_path / "new" / "coco.json").read_text())
     wanted = [
         (str(file), document["classes"].index(label) + 1, score)
         for file, row in zip(pictures, readable, strict=True)
@@ -210,6 +210,14 @@ def test_what_detectors_do_not_do_is_said(finished: dict[str, Any], run: Run) ->
     uri = f"models:/{finished['model']}@champion"
     code, _out, err = run("export", uri, "--format", "onnx", "--out", "never")
     assert code == 2 and "is a model for detection" in err
+
+
+def test_a_file_for_a_folder_is_refused_before_anything_is_found(
+    finished: dict[str, Any], run: Run, pictures: list[Path]
+) -> None:
+    uri = f"models:/{finished['model']}@champion"
+    code, _out, err = run("predict", uri, str(pictures[0]), "--draw", str(pictures[1]))
+    assert code == 2 and err == f"convoy: --draw {pictures[1]} is a file: give a folder\n"
 
 
 def test_a_stranger_gets_the_same_boxes(

@@ -87,6 +87,8 @@ def test_commands_find_points_and_draw_them(
     assert before.shape == after.shape and (before != after).any()
     code, _out, err = run("predict", URI, files[0], "--coco", str(tmp_path / "coco.json"))
     assert code == 2 and "--coco is for models that find things" in err
+    code, _out, err = run("predict", URI, files[0], "--view", "mirror")
+    assert code == 2 and "--view (=mirror) must be single for landmarks" in err
 
 
 def test_a_preview_shows_what_training_sees(finished: dict[str, Any], run: Run, tmp_path: Path) -> None:

@@ -97,6 +97,10 @@ def test_several_pictures_are_drawn_into_a_folder_and_scikit_images_have_names(
     [
         (("--class", "cat"), "class cat is not known; the model knows background, square"),
         (("--class", "square", "--windows", "49"), "windows (=49) must be from 1 to 48 px"),
+        (("--class", "square", "--stride", "-2"), "stride (=-2) must be at least 1"),
+        (("--class", "square", "--score", "2"), "score (=2.0) must lie in 0…1"),
+        (("--class", "square", "--most", "-3"), "most (=-3) must be at least 1"),
+        (("--class", "square", "--iou", "3"), "iou_threshold (=3.0) must lie in 0…1"),
         (("--class", "square", "--stride", "3"), "stride (=3) must be a multiple of the network's own, 2"),
     ],
 )
@@ -107,6 +111,32 @@ def test_what_does_not_fit_is_one_line(
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_pictures_of_one_name_do_not_replace_each_other(
+    run: Run, model: str, photo: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / photo.name
+    other.parent.mkdir()
+    Image.new("RGB", (60, 50)).save(other)
+    words = (
+        "detect-windows",
+        str(photo),
+        str(other),
+        "--model",
+        model,
+        "--class",
+        "square",
+        "--windows",
+        "40",
+    )
+    code, out, err = run(*words, "--out", str(tmp_path / "drawn"))
+    assert code == 0, err
+    assert size_of(tmp_path / "drawn" / "noise.png") == size_of(photo)
+    assert size_of(tmp_path / "drawn" / "noise-2.png") == (60, 50)
+    other.write_bytes(b"hello")
+    code, _, err = run(*words)
+    assert code == 2 and err.startswith(f"convoy: {other}: not an image") and err.count("\n") == 1
 
 
 def test_a_picture_that_is_not_there_lists_those_that_are_shipped(run: Run, model: str) -> None:

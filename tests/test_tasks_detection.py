@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data import digitscenes
 from data.dataset import Dataset
 from models.detection import DETECTORS
 from tasks import detection
@@ -21,7 +22,7 @@ from tasks.ensemble import combine
 from tasks.families import FAMILIES
 from tasks.modelfile import load_card, load_model, save_model
 from tasks.optim import build_optimizers
-from tasks.train import decode_here
+from tasks.train import LocalSession, decode_here, train
 from tests.tiny import tiny_config, tiny_dataset
 
 CPU = torch.device("cpu")
@@ -214,7 +215,7 @@ def test_objects_of_a_large_picture_are_found_once_each_in_its_pixels(
         assert np.mean(hits) > 0.7
     # what is no larger than a tile is looked at as ever
     assert [other] == DetectionPredictor(load_model(folder), CPU).predict([encoded(small)], view).to_pylist()
-    with pytest.raises(ValueError, match=r"tile_overlap \(=1\) must lie in 0…0.9"):
+    with pytest.raises(ValueError, match=r"overlap \(=1\) of tiles must lie in 0…0.9"):
         DetectionPredictor(load_model(folder), CPU, tile_overlap=1)
 
 
@@ -323,8 +324,12 @@ def test_models_and_data_that_do_not_fit_are_refused(
     saved = load_model(folder)
     other = tmp_path / "other"
     save_model(other, saved.card.model_copy(update={"classes": tuple("abcdefghij")}), list(saved.members))
-    with pytest.raises(ValueError, match="the same classes in the same order"):
+    with pytest.raises(ValueError, match="same classes in the same order: the model alone has 10"):
+        evaluate([other], dataset, config=config.evaluate, device=CPU)
+    with pytest.raises(ValueError, match="models of an ensemble must have the same classes"):
         evaluate([folder, other], dataset, config=config.evaluate, device=CPU)
+    with pytest.raises(ValueError, match="at least one model folder"):
+        evaluate([], dataset, config=config.evaluate, device=CPU)
     with pytest.raises(ValueError, match="unknown view 'ten_crop'"):
         view_named("ten_crop")
 
@@ -337,6 +342,8 @@ def test_models_and_data_that_do_not_fit_are_refused(
         ({"train__patience_metric": "accuracy"}, "patience_metric must be ap or loss"),
         ({"transfer__mode": "head"}, "give transfer.weights, or set mode=all"),
         ({"optim__label_smoothing": 0.1}, "label_smoothing must be 0"),
+        ({"model__strides": [8, 8]}, "must name each stride once"),
+        ({"input__train_px": [64, 8192]}, "up to 4096"),
     ],
 )
 def test_parameters_that_mean_nothing_to_a_detector_are_refused(change: dict[str, Any], message: str) -> None:
@@ -365,3 +372,47 @@ def test_every_detector_learns_and_comes_back_from_its_file(
     found = load_model(tmp_path).members[0](batch.images)
     again = model(batch.images)
     assert torch.equal(found.labels, again.labels) and torch.allclose(found.scores, again.scores, atol=1e-4)
+
+
+class Crash(Exception):
+    """Stands for a crash in the middle of a run."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__name": "yolo", "model__assignment": "midpoint"},
+        pytest.param({"model__name": "faster_rcnn"}, marks=pytest.mark.slow),
+        pytest.param({"model__name": "fast_rcnn"}, marks=pytest.mark.slow),
+        pytest.param({"model__name": "rcnn"}, marks=pytest.mark.slow),
+    ],
+    ids=lambda changes: changes["model__name"],
+)
+def test_training_has_the_same_bits_whether_it_was_interrupted_validated_or_neither(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which anchors and proposals are trained is drawn: neither a validation nor a new start may move the draws."""
+    monkeypatch.setattr(digitscenes, "NUM_SCENES", {"train": 24, "val": 4, "test": 4})
+    scenes = tiny_dataset("detection", tmp_path / "store")
+    few = {"train__epochs": 2.0, "train__batch_size": 8, "train__checkpoint_every_steps": 4}
+
+    def weights_of(name: str, **others: Any) -> dict[str, torch.Tensor]:
+        config = tiny_config("detection", **few, **changes, **others)
+        train("detection", config, scenes, folder=tmp_path / name, key=name, digest="", executor="in_process")
+        return load_model(tmp_path / name / "model").members[0].state_dict()
+
+    straight = weights_of("straight")
+    validated = weights_of("validated", train__validate_every_epochs=1)
+    save = LocalSession.save
+
+    def save_then_crash(session: LocalSession, state: dict[str, Any], step: int) -> None:
+        save(session, state, step)
+        raise Crash
+
+    monkeypatch.setattr(LocalSession, "save", save_then_crash)
+    with pytest.raises(Crash):
+        weights_of("broken")
+    monkeypatch.undo()
+    resumed = weights_of("broken")
+    for other in (validated, resumed):
+        assert [name for name in straight if not torch.equal(straight[name], other[name])] == []

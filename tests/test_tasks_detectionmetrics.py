@@ -18,7 +18,6 @@ from tasks.detectionmetrics import (
     best_threshold,
     coco_figures,
     curve,
-    per_class_ap,
     resampled_ap,
     summarise,
     threshold_for_precision,
@@ -232,8 +231,11 @@ def test_a_drawn_image_counts_as_often_as_it_is_drawn(seed: int) -> None:
         np.testing.assert_allclose(value, summarise(again)["ap"], rtol=0, atol=1e-12)
     whole = resampled_ap(matches, np.ones((1, 8), np.int64))[0]
     np.testing.assert_allclose(whole, [summarise(matches)["ap"]], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(np.nanmean(per_class_ap(matches)), whole, rtol=0, atol=1e-12)
-    low, high = ap_interval(matches, np.random.default_rng(0), num_draws=200)
+    np.testing.assert_allclose(np.nanmean(coco_figures(matches).precision[0]), whole, rtol=0, atol=1e-12)
+    low, high = ap_interval(matches, np.random.default_rng(0), num_draws=120)
+    every = resampled_ap(matches, np.random.default_rng(0).multinomial(8, np.full(8, 1 / 8), 120))
+    expected = np.nanquantile(every, [0.025, 0.975])  # drawn at once
+    assert [low, high] == pytest.approx(expected, abs=1e-12)
     assert low <= whole <= high
 
 

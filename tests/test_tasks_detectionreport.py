@@ -184,4 +184,4 @@ def test_an_example_shows_the_box_that_it_is_about() -> None:
     green = (hit.picture == [0x34, 0xC7, 0x59]).all(-1)
     rows, columns = np.nonzero(green)
     assert rows.max() - 84 in range(118, 124)  # 20 of 48 px, in the middle
-    assert (columns.min(), columns.max()) == (84, 204)
+    assert (columns.min(), columns.max()) == (84, 203)  # from the edge 84 to the edge 204

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.drawing import COLOURS, Mark, colour_of, draw_boxes
+from tasks.drawing import COLOURS, Mark, colour_of, distinct, draw_boxes
 
 RED = (0xFF, 0x3B, 0x30)
 
@@ -21,8 +21,14 @@ def test_a_box_is_drawn_on_its_edges_and_the_picture_is_not_changed() -> None:
     red = is_red(draw_boxes(picture, [Mark((20, 30, 60, 70), "", COLOURS[0])]))
     assert (picture == 7).all()
     rows, columns = np.nonzero(red)
-    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (20, 30, 60, 70)
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (20, 30, 59, 69)
     assert not red[34:66, 24:56].any()
+    whole = is_red(drawn(Mark((0, 0, 120, 80), "", COLOURS[0])))
+    assert all(side.all() for side in (whole[:2], whole[-2:], whole[:, :2], whole[:, -2:]))
+
+
+def test_pictures_of_one_name_get_numbers() -> None:
+    assert distinct(["a", "b", "a", "a-2", "a"]) == ["a", "b", "a-2", "a-2-2", "a-3"]
 
 
 def test_a_dashed_box_is_drawn_in_parts() -> None:

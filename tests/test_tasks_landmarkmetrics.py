@@ -55,7 +55,7 @@ def test_the_interval_is_near_the_normal_one() -> None:
     errors = np.random.default_rng(3).normal(0.06, 0.02, 1000)
     low, high = interval(errors)
     half = 1.96 * errors.std() / math.sqrt(1000)
-    assert high - low == pytest.approx(2 * half, rel=0.1)
+    assert (low, high) == pytest.approx((errors.mean() - half, errors.mean() + half), abs=0.1 * half)
 
 
 def test_nothing_to_measure_says_so() -> None:

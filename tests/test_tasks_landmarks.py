@@ -6,15 +6,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
 
 from data.dataset import Dataset
 from data.ingest import ingest
+from models.landmarks import LandmarkNet
 from tasks.landmarkevaluate import evaluate, normaliser
 from tasks.landmarkmetrics import lengths, nan_mean, point_errors
 from tasks.landmarkpredict import LandmarkPredictor
-from tasks.modelfile import load_model
+from tasks.landmarks import card, rebuild
+from tasks.modelfile import load_model, save_model
 from tasks.train import train
 from tests.datasets import DATASETS
+from tests.pictures import encode
 from tests.tiny import ingest_config, tiny_config, tiny_dataset
 
 REAL = DATASETS / "facial_keypoints_112.tar"
@@ -40,6 +45,32 @@ def test_prediction_gives_what_evaluation_measured(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("size", [(90, 60), (60, 91), (24, 31), (15, 10)])
+def test_places_are_those_of_the_upright_picture(resize: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """Of a network that always finds the corner and the middle of its square."""
+    dataset = tiny_dataset("landmarks", tmp_path / "store")
+    config = tiny_config("landmarks", input__resize=resize)
+    saved = card(config, dataset.info, "", "run")
+    model = rebuild(saved, saved.members[0])
+    assert isinstance(model, LandmarkNet)
+    with torch.no_grad():
+        model.std.fill_(0.2)
+        for parameter in list(model.parameters())[-2:]:
+            parameter.zero_()
+        model.mean_shape[0] = 0.0
+    save_model(tmp_path / "model", saved, [model])
+    picture = Image.new("RGB" if dataset.info.channels == 3 else "L", size)
+    found = LandmarkPredictor(load_model(tmp_path / "model")).predict([encode(picture)])
+    corner, middle = np.reshape(found["points_xy"][0].as_py(), (-1, 2))[:2]
+    shown = np.full(2, min(size)) if resize == "crop" else np.array(size)
+    cut = (np.array(size) - shown) / 2
+    if min(size) == config.input.input_px:
+        cut = np.floor(cut)  # whole pixels are copied
+    np.testing.assert_allclose(corner, cut - 0.5, atol=1e-4)
+    np.testing.assert_allclose(middle, cut + shown / 2 - 0.5, atol=1e-4)
+
+
 @pytest.mark.data
 @pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is not there")
 def test_real_faces_are_found_better_than_by_the_mean_shape(tmp_path: Path) -> None:
@@ -60,5 +91,4 @@ def test_real_faces_are_found_better_than_by_the_mean_shape(tmp_path: Path) -> N
     guess = point_errors(
         np.broadcast_to(mean, report.points_xy.shape), report.points_xy, report.given, length
     )
-    print(report.metrics, nan_mean(guess, 1).mean())  # noqa: T201
     assert report.metrics["nme"] < 0.7 * nan_mean(guess, 1).mean()

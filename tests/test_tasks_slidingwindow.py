@@ -150,7 +150,8 @@ def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
     drawn = np.asarray(draw(scene((10, 40)), scan, ["square"]))
     assert drawn[45, 6].tolist() == [0xFF, 0x3B, 0x30]
     assert drawn[45, 13].tolist() == [255, 255, 255]
-    assert drawn[48, 13].tolist() == [0, 0, 0]
+    assert drawn[47, 13].tolist() == [0, 0, 0]
+    assert drawn[49, 13].tolist() == [0xFF, 0x3B, 0x30] and drawn[50, 13].tolist() == [0, 0, 0]
 
 
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
