@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from data.parameters import Parameters
 from models.catalogue import make_network
 from models.classification import ARCHITECTURES, WITH_SIDES, Architecture, Classifier, arguments_of, least_px
+from models.faceresnet import EMBEDDING, FaceResNet
 from models.inception_resnet import MEAN, STD, InceptionResNetV1, without_logits
 from models.margins import margin_softmax
 from models.mobilefacenet import MobileFaceNet, ResidualFaceNet
@@ -32,8 +33,21 @@ from models.triplets import (
     triplet_losses,
 )
 
-FaceArchitecture = Literal["face_tiny", "face_small", "mobilefacenet", "inception_resnet_v1"]
+FaceArchitecture = Literal[
+    "face_tiny", "face_small", "mobilefacenet", "inception_resnet_v1", "face_resnet128"
+]
 LossName = Literal["arcface", "cosface", "triplet", "contrastive"]
+
+
+def face_resnet128(dim: int, channels: int) -> FaceResNet:
+    """dlib's network as face-api publishes it, to begin with its weights; they are of one shape."""
+    if (dim, channels) != (EMBEDDING, 3):
+        raise ValueError(
+            f"face_resnet128 makes {EMBEDDING} dimensions of colour pictures: set model.dim (={dim}) to {EMBEDDING}, "
+            f"and take a dataset of 3 channels (this one has {channels})"
+        )
+    return FaceResNet()
+
 
 # name → builder(dim, channels, ...)
 FACE_NETS: dict[str, Callable[..., nn.Module]] = {
@@ -41,6 +55,7 @@ FACE_NETS: dict[str, Callable[..., nn.Module]] = {
     "face_small": ResidualFaceNet,
     "mobilefacenet": MobileFaceNet,
     "inception_resnet_v1": InceptionResNetV1,
+    "face_resnet128": face_resnet128,
 }
 assert set(FACE_NETS) == set(get_args(FaceArchitecture))
 HEADS: dict[str, tuple[str, ...]] = {  # modules after the body
@@ -48,11 +63,13 @@ HEADS: dict[str, tuple[str, ...]] = {  # modules after the body
     "face_small": ("head",),
     "mobilefacenet": ("head",),
     "inception_resnet_v1": ("last_linear", "last_bn"),
+    "face_resnet128": ("fc",),
 }
-LEAST_FACE_PX = {"inception_resnet_v1": 75}
+LEAST_FACE_PX = {"inception_resnet_v1": 75, "face_resnet128": 103}
 # mean and deviation of red, green and blue, as shares of 255, that published weights were trained with
 PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "inception_resnet_v1": ((MEAN,) * 3, (STD,) * 3)
+    "inception_resnet_v1": ((MEAN,) * 3, (STD,) * 3),
+    "face_resnet128": ((0.0,) * 3, (1 / 255,) * 3),  # it takes levels 0…255, and its own mean off them
 }
 PEOPLE = "people."  # start of the names of what is left behind
 COLLAPSED_DISTANCE = 0.05  # mean distance of a batch's embeddings; of spread ones it is √2
@@ -63,8 +80,8 @@ class FaceModel(Parameters):
     """Which network."""
 
     name: FaceArchitecture | Architecture = Field(
-        description="face_tiny, face_small, mobilefacenet, inception_resnet_v1, or a network of the catalogue without "
-        "side branches"
+        description="face_tiny, face_small, mobilefacenet, inception_resnet_v1, face_resnet128, or a network of the "
+        "catalogue without side branches"
     )
     dim: int = Field(ge=2, le=4096, description="dimensions of the embedding")
     centre: bool = Field(
@@ -174,7 +191,7 @@ class FaceNet(Classifier):
         """Do not train what is not in the modules `head` of the network; norms there stay in evaluation mode."""
         heads = tuple(f"{name}." for name in head)
         for name, parameter in self.net.named_parameters():
-            if not name.startswith(heads):
+            if not f"{name}.".startswith(heads):
                 parameter.requires_grad_(False)
         self.frozen = tuple(
             name

@@ -4,9 +4,12 @@ import hashlib
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from models.faceresnet import FaceResNet
 from models.faces import (
     FACE_NETS,
+    PUBLISHED,
     FaceModel,
     FaceNet,
     build,
@@ -23,11 +26,16 @@ FACENET_KEYS = "c0638fa983a7cf513cd2dfb4310e1e627f43ae2e6bcbe857010cd3b37e3c5b1c
 NAMES = (*FACE_NETS, "resnet8_cifar", "mobilenet_v2", "lenet5")
 
 
-def model(name: str, people: tuple[int, ...] = (), centre: bool = True, dim: int = 16) -> FaceNet:
+def model(name: str, people: tuple[int, ...] = (), centre: bool = True) -> FaceNet:
     torch.manual_seed(0)
+    dim = dim_of(name)
     px = max(32, least_face_px(name))
     arguments = FaceModel.parse({"name": name, "dim": dim, "centre": centre}, "model").arguments(px)
     return build(name, 3, arguments, (0.5,) * 3, (0.25,) * 3, people)
+
+
+def dim_of(name: str) -> int:
+    return 128 if name == "face_resnet128" else 16
 
 
 def pictures(name: str, num: int = 4) -> torch.Tensor:
@@ -79,7 +87,7 @@ def test_embeddings_are_of_unit_length_and_alone_as_beside_others(name: str) -> 
     with torch.inference_mode():
         found = net(images)
         alone = net(images[2:3])
-    assert found.embeddings.shape == (4, 16) and found.cosines is None
+    assert found.embeddings.shape == (4, dim_of(name)) and found.cosines is None
     torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(4))
     torch.testing.assert_close(found.embeddings[2:3], alone.embeddings, rtol=1e-3, atol=1e-4)
 
@@ -113,7 +121,19 @@ def test_a_frozen_body_stays_as_it_is(name: str) -> None:
     optimizer.step()
     heads = tuple(f"{module}." for module in head_of(name, net.net))
     changed = {key for key, value in net.net.state_dict().items() if not torch.equal(value, before[key])}
-    assert changed and all(key.startswith(heads) for key in changed)
+    assert changed and all(f"{key}.".startswith(heads) for key in changed)
+
+
+def test_the_published_face_resnet_sees_the_levels_that_it_was_trained_on() -> None:
+    torch.manual_seed(0)
+    bare = FaceResNet().eval()
+    net = build("face_resnet128", 3, {"dim": 128}, *PUBLISHED["face_resnet128"]).eval()
+    load_published(net, bare.state_dict(), "a file")
+    images = torch.randint(0, 256, (2, 3, 150, 150), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(net(images).embeddings, F.normalize(bare(images)), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"set model.dim \(=64\) to 128"):
+        build("face_resnet128", 3, {"dim": 64}, *PUBLISHED["face_resnet128"])
 
 
 def test_a_network_with_side_branches_is_refused() -> None:
