@@ -1,10 +1,11 @@
-"""Small real datasets that a dependency ships, so that a demonstration needs no download.
+"""Small datasets for demonstrations without a download: real ones that a dependency ships, and one that is drawn.
 
 `sklearn:digits`: 1,797 handwritten digits of the UCI "Optical Recognition of Handwritten Digits" test set, 8×8,
 as scikit-learn ships them (https://archive.ics.uci.edu/dataset/80, CC BY 4.0).
 `sklearn:digit_scenes`: scenes composed of these digits, with a box around each (data.digitscenes).
 `skimage:lfw_subset`: 100 faces and 100 patches of backgrounds, 25×25 grey, cut from Labeled Faces in the Wild, as
 scikit-image ships them (https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.lfw_subset).
+`convoy:synthetic_faces`: 80 people with 10 pictures each, drawn from parameters (data.syntheticfaces).
 Beside them the photographs in `PHOTOS`, of scikit-image's too: one picture each, to look for something in.
 """
 
@@ -20,6 +21,7 @@ from PIL import Image
 
 from data.archive import FileTree, memory_tree
 from data.digitscenes import digit_scenes
+from data.syntheticfaces import synthetic_faces
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,9 @@ SAMPLES: dict[str, Sample] = {
     "skimage:lfw_subset": Sample(
         lambda: {id: data for id, data, _ in sample_lfw_subset()},
         "not stated (Labeled Faces in the Wild: photographs from news sites)",
+    ),
+    "convoy:synthetic_faces": Sample(
+        synthetic_faces, "synthetic: drawn by this project's code, as free as it is"
     ),
 }
 PHOTOS = {  # name → file in scikit-image

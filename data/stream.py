@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.dataset import Dataset, Split
+from data.people import People
 from data.random import SampleGenerator
 
 SPARE_FILES = 256  # that a process may want to open beside its shards
@@ -28,10 +29,14 @@ SPARE_FILES = 256  # that a process may want to open beside its shards
 
 @dataclass(frozen=True)
 class Layout:
-    """How a split lies on disk: the rows of each block, in order, and the bytes of its encoded pictures."""
+    """How a split lies on disk: the rows of each block, in order, and the bytes of its encoded pictures.
+
+    With `people`, batches are drawn by person, see data.people.
+    """
 
     rows: tuple[int, ...]
     num_bytes: int
+    people: People | None = None
 
     @property
     def num_rows(self) -> int:

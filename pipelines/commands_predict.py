@@ -36,7 +36,7 @@ def predict(
     overlap: float | None = None,
     as_json: Json = False,
 ) -> int:
-    """Classify images, signals or volumes, or find objects or landmarks in images: files, or folders of them.
+    """Classify images, signals or volumes, find objects or landmarks in images, or embed faces: files, or folders.
 
     Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
     An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.
@@ -87,6 +87,10 @@ def predict(
         from pipelines.commands_points import predict_points
 
         return predict_points(model, folder, files, draw, as_json)
+    if card.family == "faces":
+        from pipelines.commands_embed import predict_embeddings
+
+        return predict_embeddings(model, folder, files, view, as_json)
     predictor = load_predictor(folder)
     rows = in_pieces(files, lambda blobs: predictor.predict(blobs, view))
     lines = []

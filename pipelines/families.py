@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-FamilyName = Literal["classification", "detection", "landmarks", "signals", "volumes"]
+FamilyName = Literal["classification", "detection", "faces", "landmarks", "signals", "volumes"]
 StopAfter = Literal["train", "evaluate", "promote"]
 SearchStop = Literal["search", "train", "evaluate", "promote"]
 Executor = Literal["ray", "in_process"]
@@ -39,6 +39,14 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="bccd",
         fit="tasks.detectionevaluate:fit_threshold",
         evaluate="tasks.detectionevaluate:evaluate",
+    ),
+    "faces": Pipeline(
+        flow="pipelines.faces:train_faces",
+        search="pipelines.faces:search_faces",
+        model="faces",
+        dataset="lfw",
+        fit="tasks.faceevaluate:fit_thresholds",
+        evaluate="tasks.faceevaluate:evaluate",
     ),
     "landmarks": Pipeline(
         flow="pipelines.landmarks:train_landmarks",

@@ -9,6 +9,7 @@ import torch
 from pyarrow import Table
 
 from data.dataset import DatasetInfo
+from data.people import people_order
 from data.random import SampleGenerator
 from data.stream import Layout, windowed_order
 from tasks.families import Family
@@ -34,14 +35,24 @@ class BatchPlan:
 
     @classmethod
     def of(cls, config: TrainConfig, layout: Layout, rank: int, world_size: int) -> "BatchPlan":
-        """Raises ValueError for too few samples; `world_size` is 1 or the configuration's `num_workers`."""
+        """Raises ValueError for too few samples, or too few people for a batch of different ones.
+
+        `world_size` is 1 or the configuration's `num_workers`.
+        """
         num_samples = layout.num_rows
         parts = config.accumulate_batches
-        batch_size = min(config.batch_size, num_samples // (world_size * parts) * world_size * parts)
+        each = world_size * parts * (layout.people.num_pictures if layout.people else 1)
+        batch_size = min(config.batch_size, num_samples // each * each)
         if batch_size == 0:
             parted = f" times accumulate_batches (={parts})" if parts > 1 else ""
             raise ValueError(
                 f"{num_samples} training images are too few for num_workers (={world_size}){parted}"
+            )
+        if layout.people and layout.people.most_people() < batch_size // layout.people.num_pictures:
+            raise ValueError(
+                f"train.batch_size (={batch_size}) takes {batch_size // layout.people.num_pictures} people of "
+                f"{layout.people.num_pictures} pictures each, and train has {layout.people.most_people()} with two "
+                "pictures or more: lower it"
             )
         num_steps = max(1, round(config.epochs * (num_samples // batch_size)))
         window = layout.rows_within(config.data_gb * 1e9 * WINDOW_SHARE)
@@ -62,6 +73,11 @@ class BatchPlan:
         return order[place * self.batch_size + self.rank : (place + 1) * self.batch_size : self.world_size]
 
     def order(self, epoch: int) -> np.ndarray:
+        people = self.layout.people
+        if people:
+            num_people = self.batch_size // people.num_pictures
+            generator, num_batches = self.generator(epoch), self.steps_per_epoch
+            return people_order(generator, people, num_batches, num_people, self.world_size)
         return windowed_order(self.generator(epoch), self.layout, self.window)
 
     def generator(self, epoch: int) -> SampleGenerator:

@@ -7,11 +7,24 @@ from typing import Any
 from torch import nn
 
 from data.classification import COLUMNS
+from data.dataset import Dataset
 from data.detection import COLUMNS as DETECTION_COLUMNS
 from data.landmarks import COLUMNS as LANDMARK_COLUMNS
 from data.parameters import Parameters
-from tasks import arrays, classification, detection, landmarks, signals, volumes
+from data.stream import Layout, layout_of
+from models.classification import without_sides
+from models.faces import without_people
+from tasks import arrays, classification, detection, faces, landmarks, signals, volumes
 from tasks.card import ModelCard
+
+
+def plain_layout(config: Any, dataset: Dataset) -> Layout:  # noqa: ARG001
+    """How the train split lies on disk: any pictures make a batch."""
+    return layout_of(dataset, "train")
+
+
+def no_fault(means: dict[str, float], step: int, num_steps: int, config: Any) -> None:
+    """Nothing but a loss that is not finite is wrong with a training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +44,11 @@ class Family:
     validate: Callable[..., dict[str, float]]  # (model, batches of a split, config) -> metrics
     card: Callable[..., ModelCard]  # (config, info, digest, run) -> card of one trained model
     rebuild: Callable[..., nn.Module]  # (card, member) -> a model of that shape, weights still to be loaded
+    layout: Callable[..., Layout] = plain_layout  # (config, dataset) -> train's, and how batches are drawn
+    judge: Callable[..., None] = (
+        no_fault  # (means, step, num_steps, config) -> raises where training went wrong
+    )
+    kept: Callable[..., dict[str, Any]] = without_sides  # state dict in training -> that of the saved model
 
 
 FAMILIES: dict[str, Family] = {
@@ -59,6 +77,22 @@ FAMILIES: dict[str, Family] = {
         validate=detection.validate,
         card=detection.card,
         rebuild=detection.rebuild,
+    ),
+    "faces": Family(
+        config=faces.FaceConfig,
+        columns=COLUMNS,
+        decode=faces.decode,
+        empty=faces.empty,
+        records=faces.records,
+        batch=faces.batch,
+        model=faces.build_model,
+        loss=faces.loss,
+        validate=faces.validate,
+        card=faces.card,
+        rebuild=faces.rebuild,
+        layout=faces.layout,
+        judge=faces.judge,
+        kept=without_people,
     ),
     "landmarks": Family(
         config=landmarks.LandmarkConfig,

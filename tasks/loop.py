@@ -109,7 +109,7 @@ def fit(
 
     `sample()` gives plain batches of training pictures for data-dependent initial weights; `layout` is train's;
     `make_batches(plan, first_step)` yields this rank's batches; `validate(model)` is called on rank 0. Raises
-    FloatingPointError for a loss that is not finite.
+    FloatingPointError for a loss that is not finite, or that the family's `judge` finds hopeless.
     """
     train: TrainConfig = config.train
     plan = BatchPlan.of(train, layout, session.rank, session.world_size)
@@ -196,6 +196,7 @@ def fit(
         if last or stopped or time.perf_counter() - meter.since > PROGRESS_EVERY_S:
             means, rate = meter.take()  # synchronises
             require_finite(means, step, plan.num_steps)
+            family.judge(means, step, plan.num_steps, config)
             metrics.update(means)
             images_per_s = rate * plan.batch_size / plan.num_parts
             report(images_per_s)

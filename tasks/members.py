@@ -156,7 +156,7 @@ class Crowd:
         run = self.runs[place]
         run.folder.mkdir(parents=True, exist_ok=True)
         keep_teacher(run.folder, run.teacher)
-        return checked_layout(run.config, self.dataset, run.weights, run.teacher)
+        return checked_layout(self.family_name, run.config, self.dataset, run.weights, run.teacher)
 
     def start(self, place: int, layout: Layout) -> Any:
         """Send a member to the cluster."""

@@ -9,6 +9,7 @@ import torch
 
 from tasks.card import ModelCard
 from tasks.detectionpredict import DETECTION_SCHEMA, DetectionPredictor
+from tasks.facepredict import FACE_SCHEMA, FacePredictor
 from tasks.landmarkpredict import LANDMARK_SCHEMA, LandmarkPredictor
 from tasks.modelfile import load_model
 from tasks.predict import BATCH_SIZE, PREDICTION_SCHEMA, Predictor
@@ -29,6 +30,7 @@ PREDICTORS: dict[
 ] = {  # (saved model, device, precision, batch size) -> predictor
     "classification": Predictor,
     "detection": DetectionPredictor,
+    "faces": FacePredictor,
     "landmarks": LandmarkPredictor,
     "signals": Predictor,
     "volumes": Predictor,
@@ -36,6 +38,7 @@ PREDICTORS: dict[
 SCHEMAS: dict[str, pa.Schema] = {  # of what it answers
     "classification": PREDICTION_SCHEMA,
     "detection": DETECTION_SCHEMA,
+    "faces": FACE_SCHEMA,
     "landmarks": LANDMARK_SCHEMA,
     "signals": PREDICTION_SCHEMA,
     "volumes": PREDICTION_SCHEMA,

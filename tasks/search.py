@@ -30,10 +30,10 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data.dataset import Dataset
-from data.stream import Layout, layout_of
+from data.stream import Layout
 from tasks.batches import BatchPlan
 from tasks.cluster import cluster_info, connect, require_resources
-from tasks.families import Family
+from tasks.families import FAMILIES, Family
 from tasks.features import caches, started
 from tasks.feed import fit_from
 from tasks.loop import Progress
@@ -79,7 +79,7 @@ def search(
     Raises ValueError for parameters that do not fit the dataset or the cluster, and where no trial came to its end.
     """
     connect()
-    layout = require_trainable(config, space, dataset)
+    layout = require_trainable(family, config, space, dataset)
     study = Study(folder / JOURNAL, space, plan)
     own = own_values(config, space)
     if own is not None:
@@ -99,7 +99,7 @@ def search(
     return study
 
 
-def require_trainable(config: Any, space: Space, dataset: Dataset) -> Layout:
+def require_trainable(family: str, config: Any, space: Space, dataset: Dataset) -> Layout:
     """Raise ValueError if the dataset or some end of the space would fail every trial; else the split's layout."""
     dataset.require("train")
     if not dataset.info.num_images("val"):
@@ -107,7 +107,12 @@ def require_trainable(config: Any, space: Space, dataset: Dataset) -> Layout:
             f"dataset {dataset.info.name} has no validation pictures to search by; "
             "ingest it again with a larger ingest.val_fraction"
         )
-    layout = layout_of(dataset, "train")
+    layout = FAMILIES[family].layout(config, dataset)
+    drawn = [key for key in space if key.startswith("sampling.")]
+    if drawn:
+        raise ValueError(
+            f"--space {drawn[0]}: how batches are drawn is the same for all trials; leave it out"
+        )
     for end in end_configs(config, space):
         BatchPlan.of(end.train, layout, 0, end.train.num_workers)
     if config.transfer.weights if "transfer" in type(config).model_fields else "":

@@ -12,8 +12,7 @@ from typing import Any, Literal
 import torch
 
 from data.dataset import Dataset, Split, read_rows
-from data.stream import Layout, layout_of
-from models.classification import without_sides
+from data.stream import Layout
 from tasks.batches import BatchPlan, join_arrays
 from tasks.card import InitialWeights, TaughtBy
 from tasks.distil import Teacher, keep_teacher, require_teacher, taught
@@ -56,7 +55,7 @@ def train(
     """
     if (folder / "result.json").is_file():
         return read_result(folder)
-    layout = checked_layout(config, dataset, weights, teacher)
+    layout = checked_layout(family_name, config, dataset, weights, teacher)
     folder.mkdir(parents=True, exist_ok=True)
     keep_teacher(folder, teacher)
     other: Executor = "in_process" if executor == "ray" else "ray"
@@ -77,13 +76,15 @@ def train(
     return keep(family_name, config, dataset, folder, key, digest, state, listener, weights, teacher)
 
 
-def checked_layout(config: Any, dataset: Dataset, weights: Weights | None, teacher: Teacher | None) -> Layout:
+def checked_layout(
+    family_name: str, config: Any, dataset: Dataset, weights: Weights | None, teacher: Teacher | None
+) -> Layout:
     """The layout of the train split; raises ValueError, before anything starts, for what training could not use."""
     dataset.require("train")
     if weights is None and "transfer" in type(config).model_fields and config.transfer.weights:
         raise ValueError(f"transfer.weights (={config.transfer.weights}) were not read: see tasks.weights")
     require_teacher(config, dataset.info, teacher)
-    layout = layout_of(dataset, "train")
+    layout = FAMILIES[family_name].layout(config, dataset)
     BatchPlan.of(config.train, layout, 0, config.train.num_workers)
     return layout
 
@@ -103,7 +104,7 @@ def keep(
         by = TaughtBy(source=teacher.source, sha256=teacher.sha256)
         card = card.model_copy(update={"taught_by": by})
     model = family.rebuild(card, card.members[0])
-    model.load_state_dict(without_sides(result_weights(state)))
+    model.load_state_dict(family.kept(result_weights(state)))
     save_model(folder / "model", card, [model])
     images = state["step"] * min(config.train.batch_size, dataset.info.num_images("train"))
     result = TrainResult(

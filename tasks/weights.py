@@ -18,6 +18,7 @@ from data.address import is_url, public_url, split_checksum
 from data.download import fetch
 from data.files import file_sha256
 from models.efficientnet_lite import MEAN, STD
+from models.faces import PUBLISHED
 from tasks.distil import Teacher
 from tasks.modelfile import load_card, model_sha256, weights_file
 from tasks.paths import downloads
@@ -36,9 +37,10 @@ def normalisation_of(architecture: str, channels: int) -> tuple[tuple[float, ...
     """Mean and deviation of the channels that an architecture's published weights were trained with."""
     if architecture.startswith("efficientnet_lite"):
         return (MEAN,) * channels, (STD,) * channels
+    mean, std = PUBLISHED.get(architecture, IMAGENET)
     if channels == 3:
-        return IMAGENET
-    grey = (sum(IMAGENET[0]) / 3, sum(IMAGENET[1]) / 3)
+        return mean, std
+    grey = (sum(mean) / 3, sum(std) / 3)
     return (grey[0],) * channels, (grey[1],) * channels
 
 

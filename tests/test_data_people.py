@@ -156,6 +156,27 @@ def test_one_person_is_not_enough(tmp_path: Path) -> None:
         ingest_source(tmp_path, "faces", {"ann/1.png": png(1), "ann/2.png": png(2)})
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "train/ann/1.png": png(1),
+            "test/ann/2.png": png(2),
+            "train/bob/3.png": png(3),
+            "test/cy/4.png": png(4),
+        },
+        {"train/ann/1.png": png(1), "test/cy/4.png": png(4), "test_ids.txt": b"ann\n"},
+    ],
+    ids=["folders", "a list against a folder"],
+)
+def test_a_source_that_puts_a_person_on_two_sides_is_refused(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with pytest.raises(
+        ValueError, match=r"1 of \d people stand in two splits, as 'ann' in train and test"
+    ) as error:
+        ingest_source(tmp_path, "faces", files)
+    assert "\n" not in str(error.value)
+
+
 words = st.sampled_from(["Bob", "Cy", "1", "2", "9", "\t", " ", "\n", "10", "\r", "x", "-1", "٣", "²"])
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from data.dataset import Dataset
-from tasks import cluster, members, train
+from tasks import cluster, members, raytrain
 from tasks.loop import Progress
 from tasks.members import MemberRun, share_of_cpus, train_members
 from tests.test_families import assert_equal_weights
@@ -51,7 +51,7 @@ def test_members_are_the_runs_that_they_would_be_alone_and_share_one_decode(
         decoded.append(split)
         return cluster.decode_split(family, dataset, split, config)
 
-    monkeypatch.setattr(train, "decode_split", counting)
+    monkeypatch.setattr(raytrain, "decode_split", counting)
     heard: dict[int, list[Progress]] = {0: [], 1: [], 2: []}
     begun: list[tuple[int, int]] = []
     results = train_members(

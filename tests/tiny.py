@@ -7,6 +7,7 @@ from typing import Any
 
 from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
+from data.syntheticfaces import synthetic_faces
 from tasks.families import FAMILIES
 from tests.dotfaces import write_faces
 from tests.waves import write_blobs, write_tones
@@ -83,6 +84,21 @@ TINY: dict[str, dict[str, Any]] = {
             "max_detections": 50,
         },
     },
+    "faces": {
+        "dataset": "drawn",
+        "model": {"name": "face_tiny", "dim": 16, "centre": True},
+        "input": {"stored_px": 32, "crop_px": 32, "pad_px": 2, "resize": "crop"},
+        "augment": {**PLAIN, "mirror": True, "random_crop": True},
+        "sampling": {"pictures_per_person": 0},
+        "loss": {"name": "arcface", "scale": 16.0, "margin": 0.2, "distance": "squared", "mining": "semi_hard"},
+        "transfer": {"weights": "", "mode": "all"},
+        "optim": {**SMALL["optim"], "lr": 0.05, "bias_lr": 0.05, "head_lr": 0.05},
+        "train": {**SMALL["train"], "batch_size": 8},
+        "evaluate": {
+            "views": ["single"], "registered_view": "single", "batch_size": 64, "num_worst": 6,
+            "false_accept_rates": [0.1, 0.01],
+        },
+    },
     "landmarks": {
         "dataset": "dotfaces",
         "model": {
@@ -125,10 +141,20 @@ TINY: dict[str, dict[str, Any]] = {
 # Rate and steps to learn a batch by heart, where the usual ones do not do: a detector first learns where nothing is.
 HEART = {"detection": (1e-2, 200)}
 
+
+def write_people(folder: Path) -> Path:
+    """Few synthetic faces."""
+    for name, data in synthetic_faces(num_people=40, num_pictures=6).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
 # A built-in dataset, or what writes one to a new folder.
 SOURCES: dict[str, str | Callable[[Path], Path]] = {
     "classification": "sklearn:digits",
     "detection": "sklearn:digit_scenes",
+    "faces": write_people,
     "landmarks": write_faces,
     "signals": write_tones,
     "volumes": write_blobs,

@@ -16,7 +16,7 @@ from dataclasses import replace
 from posixpath import splitext
 
 from data.archive import FileTree
-from data.dataset import Split
+from data.dataset import SPLITS, Split
 from data.formats.folders import list_folders
 from data.formats.listing import SPLIT_NAMES, Listing, Pair, RawItem, ignore_reason, read_text
 
@@ -56,10 +56,13 @@ def list_identities(tree: FileTree) -> Listing:
         notes += [f"pairs in {name} were left out" for name in pair_files[1:]]
     if lists:
         splits = _read_ids(tree, lists, people, issues)
-        items = [replace(item, split=item.split or splits.get(item.targets["label"])) for item in items]
+        listed = [replace(item, split=splits.get(item.targets["label"])) for item in items]
+        require_one_side(tree.name, [*(item for item in items if item.split), *listed])
+        items = [item if item.split else other for item, other in zip(items, listed, strict=True)]
     elif pairs and not any(item.split for item in items):
         items = _split_by_pairs(items, pairs)
         notes.append("people in the pairs are the test split, the others train")
+    require_one_side(tree.name, items)
     used = len(lists) + len(pair_files[:1])
     ignored = {why: number - used * (why == "not in a class folder") for why, number in found.ignored.items()}
     return Listing(
@@ -70,6 +73,22 @@ def list_identities(tree: FileTree) -> Listing:
         issues={what: where for what, where in issues.items() if where},
         notes=tuple(notes),
     )
+
+
+def require_one_side(source: str, items: list[RawItem]) -> None:
+    """Raise a ValueError of one line if the source itself puts a person into two splits."""
+    sides: dict[str, set[Split]] = defaultdict(set)
+    for item in items:
+        if item.split:
+            sides[item.targets["label"]].add(item.split)
+    both = sorted(person for person, found in sides.items() if len(found) > 1)
+    if both:
+        where = " and ".join(side for side in SPLITS if side in sides[both[0]])
+        raise ValueError(
+            f"{source}: {len(both)} of {len(sides)} people stand in two splits, as {both[0]!r} in {where}; what is "
+            "measured on people that were trained on says nothing of others: put each person on one side, or leave the "
+            "splits to ingest"
+        )
 
 
 def _file(name: str) -> str:

@@ -1,0 +1,243 @@
+"""The family faces from a source to a report: what prediction gives is what evaluation measured, and traps are told."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from data.dataset import Dataset
+from data.ingest import ingest
+from tasks import cluster
+from tasks.faceevaluate import evaluate, fit_thresholds
+from tasks.facepairs import neighbour_loss, pairs_of_people
+from tasks.facepredict import FacePredictor
+from tasks.faces import FaceConfig, require_apart
+from tasks.modelfile import load_card, load_model
+from tasks.search import require_trainable
+from tasks.train import train
+from tasks.verification import NOTHING
+from tasks.weights import normalisation_of, read_weights
+from tests.datasets import DATASETS
+from tests.tiny import ingest_config, tiny_config, tiny_dataset
+
+REAL = DATASETS / "lfw_deepfunneled_c128.tar.xz"
+COMPARING = {"sampling__pictures_per_person": 4, "train__batch_size": 16, "loss__margin": 0.2}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return tiny_dataset("faces", tmp_path_factory.mktemp("store"))
+
+
+def run(dataset: Dataset, folder: Path, executor: Any = "in_process", **changes: Any) -> Any:
+    config = tiny_config("faces", **changes)
+    return train("faces", config, dataset, folder=folder, key="run", digest="", executor=executor)
+
+
+@pytest.fixture(scope="module")
+def trained(drawn: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    run(drawn, folder, train__epochs=6.0)
+    return folder / "model"
+
+
+def test_prediction_gives_what_evaluation_measured(drawn: Dataset, trained: Path, tmp_path: Path) -> None:
+    fitted = fit_thresholds(trained, drawn, batch_size=32)
+    assert "accuracy" in fitted.note and fitted.metrics["threshold.accuracy"] > 0
+    report = evaluate(
+        [trained], drawn, config=tiny_config("faces", evaluate__views=["single", "mirror"]).evaluate
+    )
+    report.write(tmp_path / "report")
+    blobs = drawn.table("test", ["image"])["image"].to_pylist()
+    ids = drawn.table("test", ["id"])["id"].to_pylist()
+    table = FacePredictor(load_model(trained)).predict([b"no picture", *blobs])
+    assert table["error"][0].as_py() and table["embedding"][0].as_py() is None
+    embeddings = dict(zip(ids, np.array(table["embedding"].to_pylist()[1:]), strict=True))
+    written = pq.read_table(tmp_path / "report" / "pairs.parquet").to_pydict()
+    distances = [
+        ((embeddings[a] - embeddings[b]) ** 2).sum()
+        for a, b in zip(written["id_a"], written["id_b"], strict=True)
+    ]
+    np.testing.assert_allclose(distances, written["distance_single"], atol=1e-5)
+    threshold = load_card(trained).thresholds["accuracy"]
+    right = ((np.array(distances) <= threshold) == np.array(written["same"])).mean()
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert (
+        metrics["accuracy"] == pytest.approx(right)
+        and metrics["auc_low"] <= metrics["auc"] <= metrics["auc_high"]
+    )
+    assert metrics["auc"] > 0.6
+    assert {file.name for file in (tmp_path / "report").glob("*.png")} == {
+        "roc.png", "distances.png", "pairs.png",
+    }  # fmt: skip
+
+
+def test_a_card_names_nobody_and_thresholds_that_pairs_do_not_support_accept_nobody(
+    drawn: Dataset, trained: Path
+) -> None:
+    fit_thresholds(trained, drawn, batch_size=32)
+    card = load_card(trained)
+    assert card.classes == () and "person" not in (trained / "model.json").read_text()
+    assert not any("people" in name for name in load_model(trained).members[0].state_dict())
+    assert card.thresholds.keys() == {"accuracy", "far_1e-1", "far_1e-2"}
+    # 75 pairs of two people: one false accept is more than 1e-2
+    assert card.thresholds["far_1e-1"] > 0 and card.thresholds["far_1e-2"] == NOTHING
+    assert "75" in card.calibrated_on or "150 pairs" in card.calibrated_on
+
+
+@pytest.mark.parametrize("loss", ["triplet", "contrastive"])
+def test_training_on_comparisons_brings_people_together(drawn: Dataset, tmp_path: Path, loss: str) -> None:
+    before = run(drawn, tmp_path / "before", loss__name=loss, train__epochs=0.1, optim__lr=1e-6, **COMPARING)
+    after = run(drawn, tmp_path / "after", loss__name=loss, train__epochs=12.0, **COMPARING)
+    assert after.metrics["val_loss"] < before.metrics["val_loss"]
+    assert after.metrics["val_auc"] > before.metrics["val_auc"]
+    assert {"pair_distance", "active", "collapsed"} <= after.metrics.keys()
+
+
+def test_the_trivial_solution_is_told(drawn: Dataset, tmp_path: Path) -> None:
+    trap = {
+        "model__name": "lenet5", "model__centre": False, "loss__name": "triplet", "loss__mining": "batch_hard",
+        "optim__name": "adamw", "optim__lr": 1e-2, "optim__bias_lr": 1e-2, "train__epochs": 40.0,
+    }  # fmt: skip
+    with pytest.raises(
+        FloatingPointError, match=r"collapsed to the trivial solution by step \d+ of \d+: all emb"
+    ):
+        run(drawn, tmp_path / "run", **trap, **COMPARING)
+
+
+def test_a_streamed_split_gives_the_same_batches_of_people(drawn: Dataset, tmp_path: Path) -> None:
+    changes = {**COMPARING, "loss__name": "triplet"}
+    run(drawn, tmp_path / "resident", train__data_mode="resident", **changes)
+    run(drawn, tmp_path / "streamed", train__data_mode="streaming", **changes)
+    mine, theirs = (
+        load_model(tmp_path / name / "model").members[0].state_dict() for name in ("resident", "streamed")
+    )
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_pretrained_weights_stay_where_only_the_head_is_trained(
+    drawn: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    body = load_model(trained).members[0].net.state_dict()
+    file = tmp_path / "body.safetensors"
+    save_file({name: value.contiguous() for name, value in body.items()}, file)
+    weights = read_weights(str(file), "face_tiny", 3, lambda _name: tmp_path)
+    config = tiny_config("faces", transfer__weights=str(file), transfer__mode="head")
+    train(
+        "faces", config, drawn, folder=tmp_path / "run", key="run", digest="", executor="in_process", weights=weights
+    )  # fmt: skip
+    after = load_model(tmp_path / "run" / "model").members[0].net.state_dict()
+    changed = {name for name in body if not torch.equal(body[name], after[name])}
+    assert changed and all(name.startswith("head.") for name in changed)
+    assert normalisation_of("inception_resnet_v1", 3) == ((127.5 / 255,) * 3, (128 / 255,) * 3)
+    begun = load_card(tmp_path / "run" / "model").initial_weights
+    assert begun is not None and begun.trained == "head"
+    wrong = tiny_config("faces", transfer__weights=str(file), model__dim=8)
+    with pytest.raises(ValueError, match=r"head.linear.weight is \(16, 64\), not \(8, 64\)"):
+        train(
+            "faces", wrong, drawn, folder=tmp_path / "wrong", key="run", digest="", executor="in_process",
+            weights=weights,
+        )  # fmt: skip
+
+
+def test_people_on_both_sides_are_refused_by_training_and_evaluation(drawn: Dataset) -> None:
+    counts = {split: dict(found) for split, found in drawn.info.counts.items()}
+    someone = next(name for name, num in counts["train"].items() if num)
+    counts["test"][someone] = 1
+    broken = Dataset(drawn.path, drawn.info.model_copy(update={"counts": counts}))
+    with pytest.raises(ValueError, match=f"1 people of train stand in val or test too, as '{someone}'"):
+        require_apart(broken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss__name": "triplet"}, "pictures_per_person .=0. must be at least 2 for loss.name=triplet"),
+        (
+            {"sampling__pictures_per_person": 3},
+            "batch_size .=8. must be divisible by pictures_per_person .=3.",
+        ),
+        ({"loss__name": "triplet", "sampling__pictures_per_person": 8}, "two people or more"),
+        ({"augment__mixup_alpha": 0.2}, "nobody is half a person"),
+        ({"model__name": "inception_resnet_v1"}, "crop_px .=32. must be at least 75"),
+        ({"train__growth": [[16, 0.5]]}, "growth must be"),
+        ({"optim__label_smoothing": 0.1}, "label_smoothing 0"),
+        ({"transfer__mode": "head"}, "give transfer.weights"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_config("faces", **changes)
+
+
+def test_how_batches_are_drawn_is_not_searched(drawn: Dataset) -> None:
+    config = tiny_config("faces", **COMPARING)
+    space: Any = {"sampling.pictures_per_person": [2, 4]}
+    with pytest.raises(ValueError, match=r"sampling\.pictures_per_person: how batches are drawn"):
+        require_trainable("faces", config, space, drawn)
+
+
+def test_pairs_are_all_of_one_person_and_as_many_of_two() -> None:
+    labels = np.array([4, 4, 1, 4, 2, 1, 7])
+    pairs, same = pairs_of_people(labels, 100)
+    assert {tuple(sorted(pair)) for pair in pairs[same].tolist()} == {(0, 1), (0, 3), (1, 3), (2, 5)}
+    others = {tuple(pair) for pair in pairs[~same].tolist()}
+    assert len(others) == int((~same).sum()) == 4 and all(labels[a] != labels[b] for a, b in others)
+    few, same = pairs_of_people(np.repeat(np.arange(30), 9), 50)
+    assert same.sum() == (~same).sum() == 50 and len({tuple(pair) for pair in few.tolist()}) == 100
+
+
+def test_the_neighbour_loss_is_that_of_loops() -> None:
+    torch.manual_seed(0)
+    embeddings = torch.nn.functional.normalize(torch.randn(9, 4, dtype=torch.float64)).numpy()
+    labels = np.array([0, 0, 0, 1, 1, 2, 3, 3, 4])
+    losses = []
+    for i in range(9):
+        weights = {j: np.exp(16 * float(embeddings[i] @ embeddings[j])) for j in range(9) if j != i}
+        own = sum(weight for j, weight in weights.items() if labels[j] == labels[i])
+        if own:
+            losses.append(-np.log(own / sum(weights.values())))
+    assert len(losses) == 7 and neighbour_loss(embeddings, labels) == pytest.approx(np.mean(losses))
+
+
+@pytest.fixture
+def embedded_ray() -> Iterator[None]:
+    cluster.connect()
+    yield
+    cluster.disconnect()
+
+
+def test_two_workers_train_on_people_of_their_own(
+    drawn: Dataset,
+    tmp_path: Path,
+    embedded_ray: None,  # noqa: ARG001
+) -> None:
+    changes = {**COMPARING, "loss__name": "triplet", "train__epochs": 12.0, "train__batch_size": 32}
+    two = run(drawn, tmp_path / "two", "ray", train__num_workers=2, **changes)
+    assert two.num_steps == 12 * (150 // 32)
+    assert (
+        two.metrics["val_auc"] > 0.6 and 0 < two.metrics["active"] < 1
+    )  # each batch had pairs of both kinds
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is not there")
+def test_real_faces_are_learnt(tmp_path: Path) -> None:
+    ingest(REAL, name="lfw", family="faces", store=tmp_path, config=ingest_config())
+    dataset = Dataset.open(tmp_path / "lfw")
+    config: FaceConfig = tiny_config(
+        "faces", input__stored_px=64, input__crop_px=56, input__pad_px=0, model__dim=64, loss__name="triplet",
+        loss__margin=0.2, sampling__pictures_per_person=4, optim__lr=0.05, optim__bias_lr=0.05,
+        optim__clip_norm=5.0, train__batch_size=64, train__epochs=5.0,
+    )  # fmt: skip
+    train("faces", config, dataset, folder=tmp_path / "run", key="run", digest="", executor="in_process")
+    report = evaluate([tmp_path / "run" / "model"], dataset, config=config.evaluate)
+    assert report.about["pairs"] == "the dataset's list" and report.about["num_pairs"] == 1000
+    print(report.metrics)  # noqa: T201
+    assert report.metrics["auc"] > 0.7  # by chance 0.5
