@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from data.dataset import Dataset
-from tasks import cluster, members, raytrain
+from tasks import cluster, members, raytrain, train
 from tasks.loop import Progress
 from tasks.members import MemberRun, share_of_cpus, train_members
 from tests.test_families import assert_equal_weights
