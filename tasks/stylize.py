@@ -213,7 +213,7 @@ class Run:
             return seen["total"].detach()
 
         optimizer.step(evaluate)  # type: ignore[arg-type]
-        costs = {name: float(cost) for name, cost in seen.items()}
+        costs = {name: float(cost.detach()) for name, cost in seen.items()}
         number = len(self.state.steps)
         if not math.isfinite(costs["total"]):
             raise FloatingPointError(
