@@ -133,7 +133,9 @@ class Objective:
         normalisation: Normalisation,
     ) -> None:
         self.net, self.weights, self.normalisation = net, weights, normalisation
-        self.style_layers = {name: value for name, value in weights.style_layers.items() if value and weights.style}
+        self.style_layers = {
+            name: value for name, value in weights.style_layers.items() if value and weights.style
+        }
         self.has_unmasked = any(style.mask is None for style in styles)
         share = sum(style.weight for style in styles)
         self.shares = [style.weight / share for style in styles]

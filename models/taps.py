@@ -80,7 +80,9 @@ def layers_of(net: nn.Module, names: Sequence[str], pooling: Pooling, ceil_mode:
     if isinstance(net, VGG):
         return of_vgg(net, names, pooling, ceil_mode)
     if pooling != "max" or ceil_mode:
-        raise ValueError(f"pooling (={pooling}) can be chosen for VGG alone, and this is {type(net).__name__}")
+        raise ValueError(
+            f"pooling (={pooling}) can be chosen for VGG alone, and this is {type(net).__name__}"
+        )
     return [Layer(stage.name, stage.run) for stage in stages_of(net)[:-1]]
 
 
@@ -161,5 +163,3 @@ def random_filters(net: nn.Module, seed: int) -> None:
             nn.init.orthogonal_(module.weight, gain=2**0.5, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-

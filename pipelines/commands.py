@@ -88,6 +88,10 @@ app.command(
     help="Find what a classifier knows in a picture, by sliding windows.", sort_key=4.5,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_stylize:stylize", name="stylize",
+    help="Render a picture in the style of others.", sort_key=4.7,
+)  # fmt: skip
+app.command(
     "pipelines.commands_export:export", name="export",
     help="Write a model as one ONNX or torch.export file, with its preprocessing inside.", sort_key=10,
 )  # fmt: skip

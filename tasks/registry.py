@@ -53,8 +53,8 @@ def start_run(
     name: str,
     tags: Mapping[str, str],
     parameters: Mapping[str, Any],
-    dataset: Dataset,
-    digest: str,
+    dataset: Dataset | None = None,
+    digest: str = "",
 ) -> str:
     """Open the record of the run `key` and return MLflow's id of it.
 
@@ -73,7 +73,8 @@ def start_run(
         client.update_run(run.info.run_id, status="RUNNING")
         set_tags(run.info.run_id, tags)
     _log_parameters(client, run, {name: str(value) for name, value in parameters.items()})
-    client.log_inputs(run.info.run_id, [_dataset_input(dataset, digest)])
+    if dataset is not None:
+        client.log_inputs(run.info.run_id, [_dataset_input(dataset, digest)])
     return str(run.info.run_id)
 
 

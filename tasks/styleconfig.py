@@ -38,7 +38,8 @@ class StyleCostConfig(Parameters):
     content_layer: str = Field(description="where the content is compared")
     content_weight: float = Field(ge=0, description="α")
     style_layers: tuple[tuple[str, float], ...] = Field(
-        min_length=1, description="where styles are compared, and how much each place counts: [[relu1_1, 1.0], …]"
+        min_length=1,
+        description="where styles are compared, and how much each place counts: [[relu1_1, 1.0], …]",
     )
     style_weight: float = Field(ge=0, description="β")
     variation_weight: float = Field(ge=0, description="γ, of squared differences of neighbouring pixels")
@@ -85,7 +86,8 @@ class StylizeConfig(Parameters):
         description="coarse to fine: [longer side in pixels, iterations]; each begins with the one before, enlarged",
     )
     style_px: int = Field(
-        ge=0, description="longer side of the styles at the last scale, smaller ones before; 0: as the content's"
+        ge=0,
+        description="longer side of the styles at the last scale, smaller ones before; 0: as the content's",
     )
     noise: float = Field(
         ge=0, le=1, description="share of noise in the first picture; 0: the content, 1: noise alone"
@@ -95,7 +97,9 @@ class StylizeConfig(Parameters):
         description="style: colours of the styles; luminance: the content's, and only brightness is transferred; "
         "histogram: the styles are first given the content's mean and covariance of colours"
     )
-    picture_every: int = Field(ge=0, description="iterations between two pictures that are kept; 0: the last alone")
+    picture_every: int = Field(
+        ge=0, description="iterations between two pictures that are kept; 0: the last alone"
+    )
     checkpoint_every: int = Field(ge=1, description="iterations between two checkpoints")
 
     @field_validator("scales")

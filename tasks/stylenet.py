@@ -43,7 +43,9 @@ class StyleNet:
         name = self.config.name
         made = {"num_classes": LEAST_CLASSES, "channels": CHANNELS, **arguments_of(name, SIDE_PX)}
         with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
-            net = make_network(ARCHITECTURES, name, **made, **({"dense": 1} if name.startswith("vgg") else {}))
+            net = make_network(
+                ARCHITECTURES, name, **made, **({"dense": 1} if name.startswith("vgg") else {})
+            )
         state, caffe = self.state, False
         if isinstance(net, VGG):
             caffe = is_caffe(state)
@@ -55,9 +57,7 @@ class StyleNet:
             load_body(net, state, self.config)
         dtype = resolve_precision(self.config.precision, torch.device("cpu"))
         mean, std = (CAFFE_MEAN, CAFFE_STD) if caffe else (self.mean, self.std)
-        return FeatureNet(
-            net, names, mean, std, dtype=dtype, pooling=self.config.pooling, ceil_mode=caffe
-        )
+        return FeatureNet(net, names, mean, std, dtype=dtype, pooling=self.config.pooling, ceil_mode=caffe)
 
 
 def read_style_net(config: StyleNetConfig, resolve_model: Callable[[str], Path]) -> StyleNet:

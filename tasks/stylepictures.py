@@ -1,5 +1,6 @@
 """The pictures of style transfer: read, fitted to a scale, coloured as asked, written."""
 
+import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from models.style import Style
 from tasks.styleconfig import Colour, StylizeConfig
 
 LEAST_PX = 16
+PREVIEW_PX = 512
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,22 @@ def write_picture(file: Path, image: Image.Image) -> None:
     if file.suffix.lower() not in forms:
         raise ValueError(f"{file} must end in {', '.join(forms)}")
     buffer = io.BytesIO()
-    image.save(buffer, forms[file.suffix.lower()], **({} if file.suffix.lower() == ".png" else {"quality": 92}))
+    image.save(
+        buffer, forms[file.suffix.lower()], **({} if file.suffix.lower() == ".png" else {"quality": 92})
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole(file) as stream:
         stream.write(buffer.getvalue())
+
+
+def data_uri(file: Path) -> str:
+    """A small JPEG of a picture's file, written out as an address."""
+    with Image.open(file) as image:
+        shown = image.convert("RGB")
+    shown.thumbnail((PREVIEW_PX, PREVIEW_PX), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    shown.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def read_pictures(
@@ -132,7 +146,9 @@ def read_pictures(
         raise ValueError("at least one style picture is needed, after the content picture")
     for name, given in (("weights", weights), ("masks", masks)):
         if given and len(given) != len(styles):
-            raise ValueError(f"{len(given)} {name} for {len(styles)} style picture(s): give one for each, or none")
+            raise ValueError(
+                f"{len(given)} {name} for {len(styles)} style picture(s): give one for each, or none"
+            )
     if any(weight <= 0 for weight in weights):
         raise ValueError(f"weights of styles (={', '.join(map(str, weights))}) must be above 0")
     return Pictures(

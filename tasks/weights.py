@@ -54,9 +54,7 @@ def read_weights(
     `resolve_model` finds the folder of a trained model. Raises ValueError, FileNotFoundError or OSError of one line.
     """
     if source.startswith(PACKAGE):
-        return of_file(
-            source, file_in_package(source.removeprefix(PACKAGE), setting), architecture, channels
-        )
+        return of_file(source, file_in_package(source.removeprefix(PACKAGE), setting), architecture, channels)
     if is_url(source):
         address, sha256 = split_checksum(source, None)
         if sha256 is None:

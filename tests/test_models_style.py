@@ -27,7 +27,9 @@ DOUBLE = torch.float64
 
 
 def features(seed: int, channels: int = 3, height: int = 4, width: int = 5) -> Tensor:
-    return torch.randn(1, channels, height, width, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        1, channels, height, width, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def vgg(depth: int = 16, batch_norm: bool = False, seed: int = 0) -> VGG:
@@ -36,7 +38,9 @@ def vgg(depth: int = 16, batch_norm: bool = False, seed: int = 0) -> VGG:
     return net
 
 
-def taps(names: list[str], dtype: torch.dtype = torch.float32, depth: int = 16, **options: object) -> FeatureNet:
+def taps(
+    names: list[str], dtype: torch.dtype = torch.float32, depth: int = 16, **options: object
+) -> FeatureNet:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     net = vgg(depth).double() if dtype == DOUBLE else vgg(depth)
     return FeatureNet(net, names, mean, std, dtype=dtype, **options)  # type: ignore[arg-type]
@@ -54,7 +58,9 @@ def naive_gram(a: Tensor) -> Tensor:
 
 def naive_content(a: Tensor, b: Tensor) -> float:
     _, C, H, W = a.shape
-    return sum(float(a[0, i, y, x] - b[0, i, y, x]) ** 2 for i in range(C) for y in range(H) for x in range(W))
+    return sum(
+        float(a[0, i, y, x] - b[0, i, y, x]) ** 2 for i in range(C) for y in range(H) for x in range(W)
+    )
 
 
 # --- Gram matrix and costs
@@ -117,8 +123,14 @@ def test_the_costs_are_gatys_s_sums() -> None:
 def test_relative_costs_are_one_for_nothing_and_zero_for_the_target() -> None:
     a = features(8)
     assert float(content_cost(torch.zeros_like(a), a, "relative")) == pytest.approx(1, rel=1e-12)
-    assert float(style_cost(torch.zeros(3, 3, dtype=DOUBLE), gram_matrix(a), "relative")) == pytest.approx(1, rel=1e-12)
-    assert float(content_cost(a, a, "relative")) == float(style_cost(gram_matrix(a), gram_matrix(a), "relative")) == 0
+    assert float(style_cost(torch.zeros(3, 3, dtype=DOUBLE), gram_matrix(a), "relative")) == pytest.approx(
+        1, rel=1e-12
+    )
+    assert (
+        float(content_cost(a, a, "relative"))
+        == float(style_cost(gram_matrix(a), gram_matrix(a), "relative"))
+        == 0
+    )
 
 
 def test_total_variation_worked_by_hand() -> None:
@@ -181,7 +193,9 @@ def test_poolings_round_up_or_average() -> None:
     x = torch.rand(1, 3, 33, 31)
     assert taps(["pool1"], ceil_mode=True)(x)["pool1"].shape[2:] == (17, 16)
     found = taps(["relu1_2", "pool1"], pooling="average", ceil_mode=True)(x)
-    assert torch.allclose(found["pool1"][..., :-1, :-1], F.avg_pool2d(found["relu1_2"], 2)[..., :16, :], atol=1e-6)
+    assert torch.allclose(
+        found["pool1"][..., :-1, :-1], F.avg_pool2d(found["relu1_2"], 2)[..., :16, :], atol=1e-6
+    )
     assert torch.allclose(found["pool1"][..., -1, 0], found["relu1_2"][..., -1, :2].mean(-1), atol=1e-6)
 
 
@@ -259,7 +273,9 @@ def test_the_objective_is_the_weighted_sum_of_its_parts() -> None:
 def test_the_gradient_of_the_objective_is_a_finite_difference() -> None:
     net = taps(["relu1_1", "relu2_1", "relu2_2"], DOUBLE)
     mask = torch.rand(1, 1, 12, 10, dtype=DOUBLE)
-    objective = Objective(net, picture(0), [Style(picture(1)), Style(picture(2), 2.0, mask)], weights(), "relative")
+    objective = Objective(
+        net, picture(0), [Style(picture(1)), Style(picture(2), 2.0, mask)], weights(), "relative"
+    )
     at = picture(4).requires_grad_(True)
     objective(at)["total"].backward()
     assert at.grad is not None
@@ -285,7 +301,9 @@ def test_a_mask_leaves_the_rest_of_the_picture_to_the_content() -> None:
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., :16] = 1
     at = content.clone().requires_grad_(True)
-    Objective(net, content, [Style(style, 1.0, mask)], weights(variation=0.0), "course")(at)["total"].backward()
+    Objective(net, content, [Style(style, 1.0, mask)], weights(variation=0.0), "course")(at)[
+        "total"
+    ].backward()
     assert at.grad is not None
     reach = 8  # the receptive field of relu2_1 is 10 px, so nothing is felt further than this from the edge
     assert float(at.grad[..., :16].abs().min(1).values.max()) > 0
