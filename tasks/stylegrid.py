@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field, field_validator
 
@@ -112,12 +111,17 @@ def render_grid(
     return folder / SHEET
 
 
+def cell_label(cell: Cell) -> str:
+    return f"β/α {cell.ratio:g}, {cell.depth} layers, seed {cell.seed}"
+
+
 def contact_sheet(cells: Sequence[Cell], grid: GridConfig, pictures: Pictures, folder: Path) -> Image.Image:
     """The cells in rows, under their ratios; content and styles stand before them."""
     given = [("content", to_image(pictures.content))]
     given += [(f"style {i + 1}", to_image(style.picture)) for i, style in enumerate(pictures.styles)]
-    tiles = [[(f"β/α {cell.ratio:g}, {cell.depth} layers, seed {cell.seed}", to_image(read_picture(folder / cell.name / RESULT)))
-              for cell in row] for row in np.reshape(np.array(cells, object), (-1, len(grid.ratios)))]  # fmt: skip
+    named = [(cell_label(cell), to_image(read_picture(folder / cell.name / RESULT))) for cell in cells]
+    columns = len(grid.ratios)
+    tiles = [named[start : start + columns] for start in range(0, len(named), columns)]
     first = tiles[0][0][1]
     tile = round(TILE_PX * first.width / max(first.size)), round(TILE_PX * first.height / max(first.size))
     rows = [given, *tiles]

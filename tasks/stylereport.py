@@ -1,5 +1,6 @@
 """What a style transfer leaves beside its picture: costs.png, a line a part of J."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def cost_figure(steps: Sequence[Step], cost: StyleCostConfig, what: str) -> Figu
     for name, values, colour in parts:
         if any(value > 0 for value in values):
             axes.plot(at, values, label=name, color=colour)
-    for before, after in zip(steps[:-1], steps[1:], strict=True):
+    for before, after in itertools.pairwise(steps):
         if before.longer_px != after.longer_px:
             axes.axvline(after.iteration + 1, color=GREY, linewidth=0.6)
     axes.set_yscale("log")

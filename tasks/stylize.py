@@ -26,10 +26,10 @@ from torch.nn import functional as F
 
 from data.files import whole, write_whole
 from models.style import Objective
+from tasks.stopping import Interrupted
 from tasks.styleconfig import StyleOptimConfig, StylizeConfig
 from tasks.stylenet import StyleNet
 from tasks.stylepictures import Pictures, Scale, at_scale, finished, to_image, write_picture
-from tasks.stopping import Interrupted
 
 STATE_FILE, COSTS_FILE, PICTURES = "state.pt", "costs.csv", "pictures"
 RESULT = "result.png"

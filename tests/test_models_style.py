@@ -1,4 +1,4 @@
-"""Features at named layers, Gram matrices and the costs of style transfer, against naive loops and finite differences."""
+"""Style transfer's features at named layers, Gram matrices and costs: against naive loops and finite differences."""
 
 import itertools
 
@@ -158,7 +158,7 @@ def test_vgg_layers_are_what_torchvision_s_indices_give(depth: int) -> None:
     names = ["relu1_1", "pool1", "conv2_1", "relu4_1"]
     net = taps(names, depth=depth)
     x = torch.rand(1, 3, 48, 40)
-    found = net((x := x))
+    found = net(x)
     normalised = (x - net.mean) / net.std
     places = {"relu1_1": 2, "pool1": 5, "conv2_1": 6, "relu4_1": 21 if depth == 19 else 19}
     assert list(found) == names
