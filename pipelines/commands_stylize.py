@@ -73,11 +73,11 @@ def stylize(
     if content is not None and not styles:
         raise ValueError(f"stylize needs a style after the content: stylize {content} STYLE")
     given: tuple[Any, ...] = (content, styles) if content is not None else (DEMO[0], DEMO[1:])
-    if resume is None:
-        require(given, weights or (), masks or (), recipe, nested, varied if grid else None)
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"--out (={out}) must end in .png, .jpg or .jpeg")
     start_engines("ray" if grid else "in_process")
+    if resume is None:
+        require(given, weights or (), masks or (), recipe, nested, varied if grid else None)
     with quiet_stdout(as_json):
         summary = call_flow(
             FLOW, "" if resume else given[0], () if resume else given[1], weights or (), masks or (), recipe,

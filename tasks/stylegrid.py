@@ -65,6 +65,8 @@ def cells_of(grid: GridConfig, config: StylizeConfig) -> list[Cell]:
         raise ValueError(
             f"depths (={max(grid.depths)}) must be at most {most}, the style layers of the recipe"
         )
+    if len({depth or most for depth in grid.depths}) < len(grid.depths):
+        raise ValueError(f"depths (={grid.depths}) name all {most} style layers twice: 0 is all")
     if not config.cost.content_weight:
         raise ValueError("ratios are of the content's weight: cost.content_weight must be above 0")
     rows = itertools.product(grid.depths, grid.seeds, grid.ratios)
