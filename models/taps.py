@@ -96,6 +96,7 @@ def of_vgg(net: VGG, names: Sequence[str], pooling: Pooling, ceil_mode: bool) ->
             layers.append(Layer(f"conv{block}_{place}", module))
         elif isinstance(module, nn.BatchNorm2d):
             before = layers.pop()
+            assert isinstance(before.run, nn.Conv2d)
             layers.append(Layer(before.name, nn.Sequential(before.run, module)))
         elif isinstance(module, nn.ReLU):
             in_place = layers[-1].name not in names  # what was asked for must not be written over

@@ -204,16 +204,16 @@ class Run:
     ) -> Step:
         """One evaluation and one change of the picture."""
         began = time.perf_counter()
-        seen: dict[str, Tensor] = {}
+        costs: dict[str, float] = {}
 
-        def evaluate() -> Tensor:
+        def evaluate() -> float:
             optimizer.zero_grad()
-            seen.update(objective(picture))
-            seen["total"].backward()
-            return seen["total"].detach()
+            found = objective(picture)
+            found["total"].backward()
+            costs.update({name: float(cost.detach()) for name, cost in found.items()})
+            return costs["total"]
 
-        optimizer.step(evaluate)  # type: ignore[arg-type]
-        costs = {name: float(cost.detach()) for name, cost in seen.items()}
+        optimizer.step(evaluate)
         number = len(self.state.steps)
         if not math.isfinite(costs["total"]):
             raise FloatingPointError(
