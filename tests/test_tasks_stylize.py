@@ -56,6 +56,11 @@ def pictures(**changes: Any) -> Pictures:
     return Pictures(photo(0), (Source(photo(1, 50, 40), **changes),))
 
 
+def size_of(file: Path) -> tuple[int, int]:
+    with Image.open(file) as image:
+        return image.size
+
+
 def no_model(_name: str) -> Path:
     raise AssertionError("no model was asked for")
 
@@ -134,7 +139,7 @@ def test_the_folder_keeps_pictures_and_costs(tmp_path: Path) -> None:
     result = stylize(own, pictures(), net(own), tmp_path, lambda _step, file: files.append(file))
     kept = [file for file in files if file]
     assert [file.name for file in kept] == ["00004.png", "00008.png", "00012.png"]
-    assert Image.open(kept[0]).size == (24, 20) and Image.open(tmp_path / "result.png").size == (32, 27)
+    assert size_of(kept[0]) == (24, 20) and size_of(tmp_path / "result.png") == (32, 27)
     lines = (tmp_path / "costs.csv").read_text().splitlines()
     assert lines[0].startswith("iteration,longer_px,content,style") and len(lines) == 13
     assert lines[1].split(",")[2] == str(result.steps[0].content)
