@@ -177,4 +177,4 @@ class Objective:
 
 def shrink(mask: Tensor | None, size: Sequence[int]) -> Tensor | None:
     """A mask (1, 1, H, W) at a layer's size: each place's share of it."""
-    return None if mask is None else F.adaptive_avg_pool2d(mask, tuple(size))
+    return None if mask is None else F.adaptive_avg_pool2d(mask, (size[0], size[1]))

@@ -89,7 +89,8 @@ def first_picture(content: Tensor, noise: float, seed: int) -> Tensor:
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What Adam and gradient descent remember of each pixel, and Adam's count of steps."""
-    [state] = optimizer.state.values() or [{}]
+    states: list[dict[str, Any]] = list(optimizer.state.values())
+    state = states[0] if states else {}
     names = ("exp_avg", "exp_avg_sq", "momentum_buffer", "step")
     return {name: state[name] for name in names if state.get(name) is not None}
 
