@@ -86,7 +86,8 @@ PHOTOS = {  # name → file in scikit-image
     f"skimage:{Path(file).stem}": f"data/{file}"
     for file in (
         "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
-        "gravel.png", "horse.png", "moon.png", "motorcycle_left.png", "page.png", "rocket.jpg", "text.png",
+        "gravel.png", "horse.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png",
+        "page.png", "retina.jpg", "rocket.jpg", "text.png",
     )
 }  # fmt: skip
 

@@ -128,3 +128,20 @@ def publish_search(summary: dict[str, Any]) -> None:
     key = f"search-{summary['family']}-{summary['dataset']}".replace("_", "-")
     with get_client(sync_client=True) as client:
         client.create_artifact(artifact("table", json.dumps(rows), description, key))
+
+
+def publish_image(address: str, description: str, key: str) -> None:
+    """Leave a picture on the run's page; `address` may be a data URI, which needs nobody to serve it."""
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact("image", address, description, key))
+
+
+def publish_style(summary: dict[str, Any]) -> None:
+    """Leave what a style transfer was made of, and what it came to, on its run's page, as a table."""
+    rows = [
+        {"what": name, "value": summary[name]} for name in ("content", "styles", "recipe", "num_iterations")
+    ]
+    rows += [{"what": f"{name} cost", "value": f"{value:.4g}"} for name, value in summary["costs"].items()]
+    rows += [{"what": "MLflow run", "value": summary["mlflow_url"]}]
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact("table", json.dumps(rows), f"stylize {summary['key']}", "stylize"))

