@@ -34,6 +34,7 @@ DISTRIBUTIONS = {
     "pyarrow": "pyarrow",
     "pydantic": "pydantic",
     "safetensors": "safetensors",
+    "scipy": "scipy",
     "simplejpeg": "simplejpeg",
     "skimage": "scikit-image",
     "torch": "torch",

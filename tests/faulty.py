@@ -200,6 +200,19 @@ def pairs(*rows: str) -> Files:
     return {"pairs.csv": "\n".join(["path_a,path_b,same", *rows, ""]).encode()}
 
 
+def patients() -> Files:
+    """A table in which the patient `d` stands in train and in test, with two pictures in each."""
+    files: Files = {}
+    rows = ["path,label,split,group"]
+    for j, (split, names) in enumerate({"train": "abcd", "test": "defg"}.items()):
+        for k, name in enumerate(names):
+            for i in range(2):
+                path = f"{split}-{name}-{i}.png"
+                files[path] = stock(1000 * j + 100 * k + i)
+                rows.append(f"{path},{'xy'[i]},{split},{name}")
+    return {**files, "labels.csv": "\n".join([*rows, ""]).encode()}
+
+
 PLANTED: dict[str, Planted] = {
     "unreadable": Planted(1, "warning", add={"train/a/x.png": damaged()}),
     "truncated": Planted(1, "warning", add={"train/a/x.png": png(5000)[:900]}),
@@ -218,15 +231,7 @@ PLANTED: dict[str, Planted] = {
     "near-duplicates": Planted(1, "info", add={"train/a/x.jpg": jpeg(0)}),
     "duplicates-across-splits": Planted(1, "warning", add={"test/a/x.png": stock(0)}),
     "near-duplicates-across-splits": Planted(1, "warning", add={"test/a/x.jpg": jpeg(0)}),
-    "groups-across-splits": Planted(
-        2, "warning", "faces",
-        instead=lambda: {
-            f"{split}/{name}/{i}.png": stock(1000 * j + 100 * k + i)
-            for j, (split, names) in enumerate({"train": "abcd", "test": "defg"}.items())
-            for k, name in enumerate(names)
-            for i in range(2)
-        },
-    ),
+    "groups-across-splits": Planted(2, "warning", instead=lambda: patients()),
     "conflicting-labels": Planted(2, "warning", add={"train/b/x.png": stock(0)}),
     "conflicting-near-duplicates": Planted(2, "warning", add={"train/b/x.jpg": jpeg(0)}),
     "class-missing": Planted(1, "error", add=class_c(train=0, test=4)),

@@ -266,9 +266,13 @@ def test_every_photograph_is_scikit_images_own() -> None:
 def test_samples_are_folders_or_scenes_and_unknown_ones_list_the_known() -> None:
     for name in SAMPLES:
         tree = sample_tree(name)
-        family = "detection" if name == "sklearn:digit_scenes" else "classification"
-        assert FORMATS["coco" if family == "detection" else "folders"].matches(tree)
-        assert len(list_source(tree, family).items) == sum(file.endswith(".png") for file in tree.sizes)
+        family, kind = {
+            "sklearn:digit_scenes": ("detection", "coco"),
+            "convoy:synthetic_faces": ("faces", "identities"),
+        }.get(name, ("classification", "folders"))
+        assert FORMATS[kind].matches(tree)
+        num_pictures = sum(file.endswith((".png", ".jpg")) for file in tree.sizes)
+        assert len(list_source(tree, family).items) == num_pictures > 0
     with pytest.raises(ValueError, match=r"no built-in dataset 'sklearn:cats'; known: sklearn:digits"):
         sample_tree("sklearn:cats")
 
