@@ -203,14 +203,14 @@ def pairs(*rows: str) -> Files:
 def patients() -> Files:
     """A table in which the patient `d` stands in train and in test, with two pictures in each."""
     files: Files = {}
-    rows = ["path,label,split,group"]
+    rows = ["path,x0,y0,x1,y1,split,group"]
     for j, (split, names) in enumerate({"train": "abcd", "test": "defg"}.items()):
         for k, name in enumerate(names):
             for i in range(2):
                 path = f"{split}-{name}-{i}.png"
                 files[path] = stock(1000 * j + 100 * k + i)
-                rows.append(f"{path},{'xy'[i]},{split},{name}")
-    return {**files, "labels.csv": "\n".join([*rows, ""]).encode()}
+                rows.append(f"{path},5,5,9,9,{split},{name}")
+    return {**files, "points.csv": "\n".join([*rows, ""]).encode()}
 
 
 PLANTED: dict[str, Planted] = {
@@ -231,7 +231,7 @@ PLANTED: dict[str, Planted] = {
     "near-duplicates": Planted(1, "info", add={"train/a/x.jpg": jpeg(0)}),
     "duplicates-across-splits": Planted(1, "warning", add={"test/a/x.png": stock(0)}),
     "near-duplicates-across-splits": Planted(1, "warning", add={"test/a/x.jpg": jpeg(0)}),
-    "groups-across-splits": Planted(2, "warning", instead=lambda: patients()),
+    "groups-across-splits": Planted(2, "warning", "landmarks", instead=lambda: patients()),
     "conflicting-labels": Planted(2, "warning", add={"train/b/x.png": stock(0)}),
     "conflicting-near-duplicates": Planted(2, "warning", add={"train/b/x.jpg": jpeg(0)}),
     "class-missing": Planted(1, "error", add=class_c(train=0, test=4)),
