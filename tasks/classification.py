@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -113,12 +113,21 @@ def without_chance(augment: AugmentConfig) -> AugmentConfig:
     return augment.model_copy(update={**off, "crop_from": "square"})
 
 
-def decode(rows: pa.Table, info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
+class OfPictures(Protocol):
+    """The parameters of a family whose samples are classified pictures: that of faces too."""
+
+    @property
+    def input(self) -> InputConfig: ...
+    @property
+    def augment(self) -> AugmentConfig: ...
+
+
+def decode(rows: pa.Table, info: DatasetInfo, config: OfPictures) -> dict[str, np.ndarray]:
     """Decode rows of a dataset to arrays; see data.classification.decode_rows."""
     return decode_rows(rows, info.picture_channels, config.input, config.augment)
 
 
-def empty(info: DatasetInfo, config: ClassificationConfig) -> dict[str, np.ndarray]:
+def empty(info: DatasetInfo, config: OfPictures) -> dict[str, np.ndarray]:
     """The arrays of a split without images."""
     return empty_split(info.picture_channels, config.input, config.augment)
 
@@ -132,7 +141,7 @@ def batch(
     samples: Records | Pictures,
     indices: np.ndarray,
     info: DatasetInfo,
-    config: ClassificationConfig,
+    config: OfPictures,
     generator: SampleGenerator | None,
     shrink_px: int = 0,
     rows: np.ndarray | None = None,

@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.backends import cudnn
 
 from data.decode import decode_image, read_size, to_square
 from data.detection import STRIDE, resized
@@ -26,7 +25,7 @@ from tasks.detectionmatches import Detections
 from tasks.drawing import Mark, colour_of, draw_boxes
 from tasks.inputs import readable
 from tasks.modelfile import SavedModel
-from tasks.precision import autocast, resolve_precision
+from tasks.precision import predicting, resolve_precision
 from tasks.predict import default_device
 from tasks.settings import Precision
 from tasks.tiling import detect_in_tiles
@@ -221,8 +220,7 @@ class DetectionPredictor:
         stored = images.shape[2]
         side = max(STRIDE, round(stored * scale / STRIDE) * STRIDE)
         shown = resized(images.flip(3) if mirrored else images, side)
-        # cuDNN's default for float32 is TF32, with ten bits of mantissa: another machine would disagree
-        with cudnn.flags(enabled=True, allow_tf32=False), autocast(self.device, self.dtype):
+        with predicting(self.device, self.dtype):
             found = network(shown)
         boxes = found.boxes_xyxy * (stored / side)
         if mirrored:

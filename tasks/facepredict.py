@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from torch.backends import cudnn
 from torch.nn import functional as F
 
 from data.augment import centre_crop, reflect_pad
@@ -19,7 +18,7 @@ from tasks.card import Preprocessing
 from tasks.faces import FaceView
 from tasks.inputs import decode_readable
 from tasks.modelfile import SavedModel
-from tasks.precision import autocast, resolve_precision
+from tasks.precision import predicting, resolve_precision
 from tasks.predict import default_device
 from tasks.settings import Precision
 
@@ -83,8 +82,7 @@ class FacePredictor:
             images = reflect_pad(images, self.preprocessing.pad_px)
         images = centre_crop(images, self.preprocessing.crop_px)
         seen = torch.cat([images, images.flip(3)]) if view == "mirror" else images
-        # cuDNN's default for float32 is TF32, with ten bits of mantissa: another machine would disagree
-        with cudnn.flags(enabled=True, allow_tf32=False), autocast(self.device, self.dtype):
+        with predicting(self.device, self.dtype):
             embeddings: Tensor = self.network(seen).embeddings
         if view == "mirror":
             embeddings = F.normalize(embeddings[: len(images)] + embeddings[len(images) :])

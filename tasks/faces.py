@@ -12,18 +12,16 @@ from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
-import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data.augment import AugmentConfig
-from data.classification import InputConfig, Pictures, decode_rows, empty_split, make_batch, samples_of
+from data.classification import InputConfig
 from data.dataset import Dataset, DatasetInfo
 from data.parameters import Parameters
 from data.people import People
-from data.random import SampleGenerator
-from data.records import Batch, Records
+from data.records import Batch
 from data.stream import Layout, layout_of
 from models.faces import (
     FACE_NETS,
@@ -184,34 +182,6 @@ def require_apart(dataset: Dataset) -> None:
             f"dataset {dataset.info.name!r}: {len(both)} people of train stand in val or test too, as {both[0]!r}; an "
             "embedder is tested on people that it never saw: add the source again with each person on one side"
         )
-
-
-def decode(rows: pa.Table, info: DatasetInfo, config: FaceConfig) -> dict[str, np.ndarray]:
-    """Decode rows of a dataset to arrays; see data.classification.decode_rows."""
-    return decode_rows(rows, info.picture_channels, config.input, config.augment)
-
-
-def empty(info: DatasetInfo, config: FaceConfig) -> dict[str, np.ndarray]:
-    """The arrays of a split without pictures."""
-    return empty_split(info.picture_channels, config.input, config.augment)
-
-
-def records(arrays: dict[str, Tensor]) -> Records | Pictures:
-    """The split as samples."""
-    return samples_of(arrays)
-
-
-def batch(
-    samples: Records | Pictures,
-    indices: np.ndarray,
-    info: DatasetInfo,
-    config: FaceConfig,
-    generator: SampleGenerator | None,
-    shrink_px: int = 0,
-    rows: np.ndarray | None = None,
-) -> Batch:
-    """The samples at `indices`, augmented where a generator is given; see data.classification.make_batch."""
-    return make_batch(samples, indices, info, config.input, config.augment, generator, shrink_px, rows)
 
 
 def build_model(

@@ -10,14 +10,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
-from torch.backends import cudnn
 
 from data.decode import decode_image, to_square
 from data.landmarks import LandmarkInput, square_maps
 from tasks.card import Preprocessing
 from tasks.inputs import readable
 from tasks.modelfile import SavedModel
-from tasks.precision import autocast, resolve_precision
+from tasks.precision import predicting, resolve_precision
 from tasks.predict import default_device
 from tasks.settings import Precision
 
@@ -75,8 +74,7 @@ class LandmarkPredictor:
             errors += faults
             if not len(images):
                 continue
-            # cuDNN's default for float32 is TF32, with ten bits of mantissa: another machine would disagree
-            with cudnn.flags(enabled=True, allow_tf32=False), autocast(self.device, self.dtype):
+            with predicting(self.device, self.dtype):
                 found = self.network(torch.from_numpy(images).to(self.device))
             scale, shift = square_maps(sizes, self.input)
             places = found.points.float().cpu().numpy() * self.input.input_px

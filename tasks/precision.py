@@ -5,8 +5,12 @@ Where it does not, it is emulated through float32 and slower than float32 itself
 hardware does, not what the library accepts.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 
 from tasks.settings import Precision
 
@@ -40,6 +44,13 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """A context that computes in `dtype` on `device`; for float32 it does nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+@contextmanager
+def predicting(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """`autocast` for predictions, whose float32 is that of every machine: cuDNN's own has ten bits of mantissa."""
+    with cudnn.flags(enabled=True, allow_tf32=False), autocast(device, dtype):
+        yield
 
 
 class _InFloat32WhereNarrow:

@@ -13,12 +13,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from torch.backends import cudnn
 
 from tasks.card import ModelCard
 from tasks.inputs import crop_values, decode_readable, decoded_bytes, decoded_shape, decoded_type, type_name
 from tasks.modelfile import SavedModel, load_model
-from tasks.precision import autocast, resolve_precision
+from tasks.precision import predicting, resolve_precision
 from tasks.settings import Precision, ViewName
 from tasks.temperature import with_temperature
 from tasks.views import NUM_CROPS, crops_of, require_view, view_named
@@ -117,8 +116,7 @@ class Predictor:
 
     def _forward(self, images: Tensor, view: ViewName) -> Tensor:
         """One chunk: (B, C, T, T) uint8 → (B, K) float32 on the CPU."""
-        # cuDNN's default for float32 is TF32, with ten bits of mantissa: another machine would disagree
-        with cudnn.flags(enabled=True, allow_tf32=False), autocast(self.device, self.dtype):
+        with predicting(self.device, self.dtype):
             return self.scorer(images.to(self.device), view).cpu()
 
     def predict(self, blobs: Sequence[bytes], view: ViewName | None = None) -> pa.Table:

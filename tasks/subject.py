@@ -5,7 +5,7 @@ package:NAME, FILE, URL#sha256=…      weights as transfer.weights takes them; 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -73,8 +73,7 @@ def open_subject(
         return subject
     if len(class_names) != len(subject.classes):
         raise ValueError(f"{len(class_names)} class names for a network of {len(subject.classes)} classes")
-    values = {name: getattr(subject, name) for name in subject.__dataclass_fields__}
-    return Subject(**{**values, "classes": tuple(class_names)})
+    return replace(subject, classes=tuple(class_names))
 
 
 def _of_model(source: str, folder: Path) -> Subject:
