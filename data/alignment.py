@@ -9,17 +9,15 @@ Points are continuous pixels, as in data.geometry: the centre of the first pixel
 template counts from that centre, in pixels of 112, so half a pixel is added to it here.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from data import geometry
+from data.aligned import Template
 
 POINTS = ("left eye", "right eye", "nose", "left corner of the mouth", "right corner of the mouth")
 # as one sees them: the left eye has the smaller x
-Template = Literal["arcface", "dlib"]
 ARCFACE_PX = 112
 TEMPLATES_XY: dict[Template, tuple[tuple[float, float], ...]] = {  # as shares of a square's side
     "arcface": tuple(

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from data.aligned import FaceAlignment
 from data.parameters import Parameters
 
 SCHEMA_VERSION = 1
@@ -191,6 +192,7 @@ class DatasetInfo(Parameters):
     ] = ()  # signals, volumes: least, median, greatest length of each axis
     rate_hz: float = 0.0  # signals: the most common rate, 0 where no file says
     spacing_mm: tuple[float, ...] = ()  # volumes: the median sides of a voxel, () where no file says
+    alignment: FaceAlignment | None = None  # faces: how they were cut out, where the source says so
 
     @property
     def picture_channels(self) -> Literal[1, 3]:

@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from data import arrays
+from data import aligned, arrays
 from data.address import Fetched
 from data.archive import FileTree, narrow_tree, open_tree
 from data.dataset import SPLITS, Shard, Split, classifies, one_of, schema_of, write_info
@@ -111,6 +111,7 @@ def ingest(
                 listing = list_source(tree, family)
                 tree = listing.tree or tree
                 classes = check_classes(tree.name, family, listing)
+                alignment = read_alignment(tree) if family == "faces" else None
                 laps.append(("list", time.perf_counter()))
                 found = measure_items(tree, listing, family, classes, progress, workers)
             laps.append(("decode and measure", time.perf_counter()))
@@ -133,7 +134,7 @@ def ingest(
         if earlier and not fresh_splits:
             files |= write_earlier(partial, earlier, found.measured.sha256, known.thumbs)
         info = describe_dataset(name, family, licence, tree.name, found, splits, shards)
-        info = info.model_copy(update={"points": listing.points, "files_sha256": files})
+        info = info.model_copy(update={"points": listing.points, "files_sha256": files, "alignment": alignment})
         laps.append(("write", time.perf_counter()))
         report = make_report(info, str(store / name), listing, found, duplicates, laps)
         report = report.model_copy(update=compare_sides(found, known, splits, fresh_splits))
@@ -142,6 +143,17 @@ def ingest(
         write_info(partial, info)
         move_into_place(store, name, family, partial)
     return report
+
+
+def read_alignment(tree: FileTree) -> aligned.FaceAlignment | None:
+    """How the faces of a source were aligned, as ./convoy align left it; None where nothing says so.
+
+    Raises ValueError for a file that says it in no way that we know, or for several.
+    """
+    files = [name for name in tree.sizes if name.rpartition("/")[2] == aligned.FILE]
+    if len(files) > 1:
+        raise ValueError(f"{tree.name} has several {aligned.FILE}: {', '.join(sorted(files)[:5])}; leave one")
+    return aligned.parse(tree.read(files[0]), f"{tree.name}: {files[0]}") if files else None
 
 
 def open_source(

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from data.alignment import Template
+from data.aligned import Choice, FaceAlignment, Method, Template
 from pipelines.options import Json
 from pipelines.render import emit, table
-from tasks.facealign import Choice, FaceAlignment, Method, open_aligner
+from tasks.facealign import open_aligner
 from tasks.facefolder import align_folder
 
 MAX_SHOWN = 10  # pictures without a face; left_out.json has all

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from cyclopts import App
 
+from data.aligned import FaceAlignment, Method
 from data.dataset import SPLITS, Split
 from pipelines.options import Json
 from pipelines.render import emit, table
 from tasks import registry
-from tasks.facealign import FaceAlignment, Method, open_aligner
+from tasks.facealign import open_aligner
 from tasks.liveness import Liveness, Share
 from tasks.livenessmodel import Rate, fit_and_test, real_class
 from tasks.predict import load_predictor

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from data.aligned import FaceAlignment
 from data.decode import Resize
 from data.fitting import ArrayPreprocessing
 from data.parameters import Parameters
@@ -60,4 +61,5 @@ class ModelCard(Parameters):
     initial_weights: InitialWeights | None = None
     taught_by: TaughtBy | None = None
     temperature: float = Field(default=1.0, gt=0)  # of `views` and these members: see tasks.temperature
+    alignment: FaceAlignment | None = None  # faces: how the pictures it was trained on had been cut out; None: unknown
     calibrated_on: str = ""  # what the temperature was fitted to, or why it is 1; "" if nobody tried

@@ -88,7 +88,7 @@ def _start() -> None:
         environment = {
             "working_dir": str(ROOT),
             "env_vars": {**SETTINGS, **ALLOCATOR},
-            "excludes": ["/data/store/", "/runs/", "/.venv/", "/.git/", "/out/", "/.cache/"],
+            "excludes": ["/data/store/", "/runs/", "/galleries/", "/.venv/", "/.git/", "/out/", "/.cache/"],
         }
         ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     if threading.current_thread() is threading.main_thread():

@@ -1,87 +1,31 @@
-"""How the faces of a model were aligned: part of the model, and the one way from an encoded picture to a face.
+"""The one way from an encoded picture to a face, by an alignment (data/aligned.py) and the networks that it needs.
 
-Alignment and the choice of the face move verification more than the network does, so a card names both, with the
-checksum of the weights that found the face. `none` and `crop` take the face to be where the data have it; `mtcnn` finds
-faces and five points of each anywhere in a picture; `landmarks68` finds 68 points where one face fills the picture.
+`none` and `crop` take the face to be where the data have it; `mtcnn` finds faces and five points of each anywhere in a
+picture; `landmarks68` finds 68 points where one face fills the picture.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.alignment import Template, align, five_of_68
+from data.aligned import Choice, FaceAlignment
+from data.alignment import align, five_of_68
 from data.decode import decode_image, to_square
-from data.parameters import Parameters
 from models import facelandmarks68
 from models.boxes import area
 from models.facelandmarks68 import FaceLandmarks68
 from models.mtcnn import MTCNN, Faces, Search
 from tasks.faceweights import load_face_landmarks68, load_mtcnn
 
-Method = Literal["none", "crop", "mtcnn", "landmarks68"]
-Choice = Literal["only", "largest", "central"]
-WITH_WEIGHTS = ("mtcnn", "landmarks68")
-
 
 class FaceError(ValueError):
     """Why there is no face to be had from a picture, in one line."""
-
-
-class FaceAlignment(Parameters):
-    """From an encoded picture to a square that shows a face; what no method needs has no value."""
-
-    method: Method = Field(
-        description="none: the central square; crop: a fixed box; mtcnn: faces are found; landmarks68: the face that "
-        "fills the picture, or `crop_xyxy` of it, by its 68 points"
-    )
-    side_px: int = Field(ge=16, le=1024, description="side of the square, in pixels")
-    crop_xyxy: tuple[int, int, int, int] | None = Field(
-        default=None, description="edges of the box in the upright picture's pixels; of crop and landmarks68"
-    )
-    template: Template = Field(
-        default="arcface", description="where five points are moved to: arcface; dlib, with a margin of 0.25"
-    )
-    margin: float = Field(
-        default=0.0,
-        gt=-0.5,
-        le=1,
-        description="seen beyond each edge of the template, as a share of its side",
-    )
-    face: Choice = Field(
-        default="largest", description="of several faces: only: that is an error; largest; central (of mtcnn)"
-    )
-    min_face_px: int = Field(default=20, ge=12, description="smaller faces are not looked for (of mtcnn)")
-    min_score: float = Field(default=0.9, gt=0, lt=1, description="of what counts as a face (of mtcnn)")
-    weights: str = Field(
-        default="", description="package:facenet_pytorch, a folder or a file; of mtcnn and landmarks68"
-    )
-    weights_sha256: str = Field(
-        default="", description="of the weights' tensors; a model's card has it, and others are refused"
-    )
-
-    @model_validator(mode="after")
-    def _method_has_what_it_needs(self) -> Self:
-        if (self.method in WITH_WEIGHTS) != bool(self.weights):
-            raise ValueError(
-                f"weights (={self.weights!r}) belong to {' and '.join(WITH_WEIGHTS)}, not others"
-            )
-        if self.method == "crop" and self.crop_xyxy is None:
-            raise ValueError("method (=crop) needs crop_xyxy")
-        if self.method in ("none", "mtcnn") and self.crop_xyxy is not None:
-            raise ValueError(f"crop_xyxy (={self.crop_xyxy}) does not belong to method (={self.method})")
-        if self.crop_xyxy is not None:
-            x0, y0, x1, y1 = self.crop_xyxy
-            if not (0 <= x0 < x1 and 0 <= y0 < y1):
-                raise ValueError(f"crop_xyxy (={self.crop_xyxy}) must be x0 < x1, y0 < y1, from 0 on")
-        return self
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from data import aligned
 from data.archive import FileTree, open_tree
 from data.decode import DecodeError
 from data.files import whole_folder
@@ -28,14 +29,14 @@ class AlignedFolder:
 def align_folder(source: Path, out: Path, aligner: Aligner, max_source_gb: float = 10) -> AlignedFolder:
     """Write the folder `out` from a folder or archive, whole or not at all: a PNG for each picture with a face.
 
-    Names stay but for their ending, so that lists of people and of pairs still fit. `alignment.json` says how, as a
-    model's card does. Raises ValueError where something is at `out`, FileNotFoundError or ValueError for a source that
+    Names stay but for their ending, so that lists of people and of pairs still fit. `alignment.json` says how, as
+    data/aligned.py has it. Raises ValueError where something is at `out`, FileNotFoundError or ValueError for a source that
     cannot be read or has no face.
     """
     with whole_folder(out) as folder:
         with open_tree(source, spool=folder, max_total_bytes=int(max_source_gb * 10**9)) as tree:
             written = _write(tree, folder, aligner)
-        (folder / "alignment.json").write_text(aligner.config.model_dump_json(indent=2) + "\n")
+        (folder / aligned.FILE).write_text(aligner.config.model_dump_json(indent=2) + "\n")
         (folder / "left_out.json").write_text(json.dumps(written.left_out, indent=2) + "\n")
     return written
 

@@ -263,6 +263,7 @@ def card(config: FaceConfig, info: DatasetInfo, digest: str, run: str) -> ModelC
         members=(member,),
         dataset=info.name,
         dataset_digest=digest,
+        alignment=info.alignment,
     )
 
 

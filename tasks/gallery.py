@@ -4,7 +4,7 @@
     gallery.enrol("ann", [Picture(encoded, vector)], embedder)
     gallery.recognise(vectors, point.threshold, embedder)
     gallery.verify("ann", vector, point.threshold, embedder)
-    gallery.remove("ann")
+    gallery.remove("ann")                             # or one picture: gallery.remove_picture("ann", sha256)
 
 Vectors come from outside: one forward pass of `embedder` on an aligned crop, whose encoded bytes are kept so that a
 later embedder can embed them again (tasks/reembedding.py). Every call with vectors names what made them; others than
@@ -35,6 +35,7 @@ from tasks.gallerystore import (
     State,
     StoredPicture,
     Verification,
+    check_people,
     connect,
     create_database,
     damaged,
@@ -44,6 +45,7 @@ from tasks.gallerystore import (
     read_gaps,
     read_state,
     reading,
+    require_embedder,
     tidy,
     writing,
 )
@@ -125,12 +127,12 @@ class Gallery:
 
         A person costs a wait for the disk here, or many people one together.
         """
-        _check_people(people, embedder)
+        check_people(people, embedder)
         done: list[Enrolled] = []
         rows: list[np.ndarray] = []
         with writing(self._connection):
             state = read_state(self._connection)
-            _require(embedder, state)
+            require_embedder(embedder, state)
             tidy(self.folder, state)
             for name, pictures in people:
                 added, template = self._put(name, pictures, state.embedder_id, state.num_slots + len(rows))
@@ -138,8 +140,7 @@ class Gallery:
                 if template is not None:
                     rows.append(template)
             if rows:
-                write_rows(self.folder, state.generation, state.num_slots, np.stack(rows))
-                self._connection.execute("UPDATE state SET num_slots = ?", (state.num_slots + len(rows),))
+                self._append_templates(state, np.stack(rows))
         finish_removals(self._connection, self.folder)
         return done
 
@@ -155,6 +156,34 @@ class Gallery:
             leave_slots(self._connection, [slot])
         finish_removals(self._connection, self.folder)
 
+    def remove_picture(self, name: str, sha256: str) -> StoredPicture:
+        """Delete one picture of a person for good, as `remove` does; what it was. The others stand for the person.
+
+        `sha256` is the picture's hash, or enough of its beginning. Raises ValueError where it names none of the
+        person's pictures or several, and for the only picture.
+        """
+        with writing(self._connection):
+            state = read_state(self._connection)
+            tidy(self.folder, state)
+            person, slot = self._find(name)
+            pictures = self._stored(person, state)
+            found = [each for each in pictures if each.sha256.startswith(sha256.lower())]
+            if not sha256 or len(found) != 1:
+                known = ", ".join(each.sha256[:12] for each in pictures[:5]) + ", …" * (len(pictures) > 5)
+                raise ValueError(
+                    f"{sha256!r} begins the hash of {len(found)} of the {len(pictures)} pictures of {name!r}; "
+                    f"give one of {known}"
+                )
+            if len(pictures) == 1:
+                raise ValueError(f"{found[0].sha256[:12]} is the only picture of {name!r}; remove the person")
+            rest = np.stack([each.vector for each in pictures if each.sha256 != found[0].sha256])
+            self._connection.execute("DELETE FROM picture WHERE sha256 = ?", (found[0].sha256,))
+            self._append_templates(state, templates(rest, [name] * len(rest))[0])
+            self._connection.execute("UPDATE person SET slot = ? WHERE id = ?", (state.num_slots, person))
+            leave_slots(self._connection, [slot])
+        finish_removals(self._connection, self.folder)
+        return found[0]
+
     def people(self) -> list[Person]:
         """Everybody, by name."""
         rows = self._connection.execute(
@@ -166,16 +195,7 @@ class Gallery:
     def pictures(self, name: str) -> list[StoredPicture]:
         """The pictures of a person, in the order of their enrolment."""
         with reading(self._connection):
-            person, _ = self._find(name)
-            state = read_state(self._connection)
-            rows = self._connection.execute(
-                "SELECT sha256, encoded, vector, enrolled FROM picture WHERE person = ? ORDER BY id",
-                (person,),
-            ).fetchall()
-        return [
-            StoredPicture(sha256, encoded, np.frombuffer(vector, "<f4"), state.embedder, enrolled)
-            for sha256, encoded, vector, enrolled in rows
-        ]
+            return self._stored(self._find(name)[0], read_state(self._connection))
 
     def search(self, vectors: np.ndarray, k: int, embedder: Embedder) -> list[list[Hit]]:
         """The `k` nearest people of each of vectors (Q, D), the nearest first; fewer where the gallery has fewer.
@@ -278,7 +298,7 @@ class Gallery:
         """Inside a reading transaction: have the matrix as of now; `embedder` is what the caller's vectors are of."""
         state, before = read_state(self._connection), self._state
         if embedder:
-            _require(embedder, state)
+            require_embedder(embedder, state)
         if before is None or (before.generation, before.num_slots) != (state.generation, state.num_slots):
             self._planes = map_planes(self.folder, state.generation, state.num_slots, state.embedder.num_dims)
         if before is None or before.epoch != state.epoch:
@@ -302,6 +322,21 @@ class Gallery:
                 )
             )
         return row[0], row[1]
+
+    def _stored(self, person: int, state: State) -> list[StoredPicture]:
+        """Inside a transaction: the pictures of a person by number."""
+        rows = self._connection.execute(
+            "SELECT sha256, encoded, vector, enrolled FROM picture WHERE person = ? ORDER BY id", (person,)
+        )
+        return [
+            StoredPicture(sha256, encoded, np.frombuffer(vector, "<f4"), state.embedder, enrolled)
+            for sha256, encoded, vector, enrolled in rows.fetchall()
+        ]
+
+    def _append_templates(self, state: State, rows: np.ndarray) -> None:
+        """Inside a writing transaction: rows (N, D) of the matrix in the slots from `state.num_slots` on."""
+        write_rows(self.folder, state.generation, state.num_slots, rows)
+        self._connection.execute("UPDATE state SET num_slots = ?", (state.num_slots + len(rows),))
 
     def _put(
         self, name: str, pictures: Sequence[Picture], embedder_id: int, slot: int
@@ -349,30 +384,3 @@ class Gallery:
             ],
         )
         return Enrolled(name, len(new), len(vectors)), template
-
-
-def _require(embedder: Embedder, state: State) -> None:
-    """Raises ValueError for vectors that do not compare with the gallery's."""
-    if embedder != state.embedder:
-        raise ValueError(
-            f"the gallery's vectors are of {state.embedder}, these are of {embedder}, and the two do not compare; "
-            "embed with the former, or re-embed the gallery for the latter"
-        )
-
-
-def _check_people(people: Sequence[tuple[str, Sequence[Picture]]], embedder: Embedder) -> None:
-    names = [name for name, _ in people]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is named twice; give all pictures of a person together")
-    for name, pictures in people:
-        if not name.strip() or not name.isprintable() or not pictures:
-            raise ValueError(
-                f"a person needs a name that can be printed and a picture; got {name!r}, {len(pictures)}"
-            )
-        shapes = {picture.vector.shape for picture in pictures}
-        if shapes != {(embedder.num_dims,)}:
-            raise ValueError(
-                f"vectors of {name!r} have shapes {shapes}; {embedder} makes ({embedder.num_dims},)"
-            )
-        check_unit(np.stack([picture.vector for picture in pictures]))

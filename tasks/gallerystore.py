@@ -13,7 +13,7 @@ see `finish_removals`. The log needs a local disk; it does not work on network f
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from tasks.vectors import cut, is_tidy, is_whole, remove_other_planes, zero_rows
+from tasks.verification import check_unit
 
 DATABASE = "gallery.sqlite"
-FORMAT = 1
+FORMAT = 2
 WAIT_S = 60.0  # for another writer, and for readers before a removal's bytes go
 AGAIN_S = 0.01
 
@@ -50,16 +51,21 @@ CREATE TABLE picture (
     embedder INTEGER NOT NULL REFERENCES embedder(id), enrolled TEXT NOT NULL
 );
 CREATE INDEX picture_person ON picture(person);
+CREATE TABLE pending (
+    picture INTEGER PRIMARY KEY REFERENCES picture(id) ON DELETE CASCADE,
+    embedder INTEGER NOT NULL REFERENCES embedder(id), vector BLOB NOT NULL
+);
 CREATE TABLE gap (slot INTEGER PRIMARY KEY, wiped INTEGER NOT NULL);
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedder:
-    """What made a vector: the registered model with the checksum of its files, and how a picture became its input.
+    """What made a vector: the model with the checksum of its files, and how a picture became its input.
 
-    `preprocessing` is whatever tells one way from another: detector, alignment, size, mirrored views. Two embedders
-    that differ in anything make vectors that do not compare.
+    `version` is "" of a model that is not registered. `preprocessing` is whatever tells one way from another that the
+    model's files do not say: detector and alignment. Two embedders that differ in anything make vectors that do not
+    compare.
     """
 
     name: str
@@ -69,7 +75,8 @@ class Embedder:
     num_dims: int
 
     def __str__(self) -> str:
-        return f"{self.name} version {self.version} ({self.sha256[:12]}, {self.num_dims} numbers, {self.preprocessing})"
+        version = f" version {self.version}" if self.version else ""
+        return f"{self.name}{version} ({self.sha256[:12]}, {self.num_dims} numbers, {self.preprocessing})"
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,34 @@ class State:
     generation: int
     num_slots: int
     epoch: int
+
+
+def require_embedder(embedder: Embedder, state: State) -> None:
+    """Raises ValueError for vectors that do not compare with the gallery's."""
+    if embedder != state.embedder:
+        raise ValueError(
+            f"the gallery's vectors are of {state.embedder}, these are of {embedder}, and the two do not compare; "
+            "embed with the former, or re-embed the gallery for the latter"
+        )
+
+
+def check_people(people: Sequence[tuple[str, Sequence[Picture]]], embedder: Embedder) -> None:
+    """Raises ValueError for what cannot be enrolled."""
+    names = [name for name, _ in people]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is named twice; give all pictures of a person together")
+    for name, pictures in people:
+        if not name.strip() or not name.isprintable() or not pictures:
+            raise ValueError(
+                f"a person needs a name that can be printed and a picture; got {name!r}, {len(pictures)}"
+            )
+        shapes = {picture.vector.shape for picture in pictures}
+        if shapes != {(embedder.num_dims,)}:
+            raise ValueError(
+                f"vectors of {name!r} have shapes {shapes}; {embedder} makes ({embedder.num_dims},)"
+            )
+        check_unit(np.stack([picture.vector for picture in pictures]))
 
 
 def create_database(file: Path, embedder: Embedder) -> None:

@@ -21,6 +21,11 @@ def runs() -> Path:
     return home() / "runs"
 
 
+def galleries() -> Path:
+    """Faces by their names, a folder a gallery."""
+    return home() / "galleries"
+
+
 def downloads() -> Path:
     """Sources that were brought from a URL, by their checksum."""
     return home() / ".cache" / "downloads"

@@ -350,6 +350,17 @@ def resolve_model(uri: str | Path) -> Path:
     return _model_of_run(connect(), run.info.run_id)
 
 
+def pin(uri: str) -> tuple[str, str]:
+    """The name and the version that models:/NAME@ALIAS or models:/NAME/VERSION names now; the folder and "" of others.
+
+    Raises as `resolve_model`.
+    """
+    if not uri.startswith("models:/"):
+        return str(resolve_model(uri)), ""
+    version = version_at(connect(), uri)
+    return str(version.name), str(version.version)
+
+
 def run_id_of(key: str) -> str:
     """MLflow's id of the run with this key; raises ValueError if it has no record."""
     run = run_with_key(key)

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.aligned import FaceAlignment
 from data.landmarks import IBUG68_EYE_CORNERS
 from models.facelandmarks68 import FaceLandmarks68
 from models.faceresnet import SAME_PERSON_DISTANCE, Block, FaceResNet, ScaledConv
-from tasks.facealign import FaceAlignment, open_aligner
+from tasks.facealign import open_aligner
 from tasks.faceweights import load_face_landmarks68, load_face_resnet
 from tests.published import mtcnn, shared_weights
 

@@ -13,12 +13,13 @@ from skimage import data as photographs
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.aligned import FaceAlignment
 from data.alignment import template
 from data.decode import DecodeError
 from models.facelandmarks68 import FaceLandmarks68
 from models.faceresnet import FaceResNet
 from models.mtcnn import MTCNN, Faces
-from tasks.facealign import Aligner, FaceAlignment, FaceError, choose, fixed_square, open_aligner
+from tasks.facealign import Aligner, FaceError, choose, fixed_square, open_aligner
 from tasks.faceweights import load_face_landmarks68, load_face_resnet, load_mtcnn
 from tests import published
 from tests.pictures import encode, picture, png

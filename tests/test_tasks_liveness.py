@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.aligned import FaceAlignment
 from data.spoofs import ATTACKS
-from tasks.facealign import FaceAlignment, open_aligner
+from tasks.facealign import open_aligner
 from tasks.liveness import judge, threshold_at_apcer, threshold_at_bpcer
 from tasks.metrics import wilson_interval
 from tasks.spoofset import PeopleSplit, SpoofSet, write_spoof_set
