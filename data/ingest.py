@@ -134,7 +134,9 @@ def ingest(
         if earlier and not fresh_splits:
             files |= write_earlier(partial, earlier, found.measured.sha256, known.thumbs)
         info = describe_dataset(name, family, licence, tree.name, found, splits, shards)
-        info = info.model_copy(update={"points": listing.points, "files_sha256": files, "alignment": alignment})
+        info = info.model_copy(
+            update={"points": listing.points, "files_sha256": files, "alignment": alignment}
+        )
         laps.append(("write", time.perf_counter()))
         report = make_report(info, str(store / name), listing, found, duplicates, laps)
         report = report.model_copy(update=compare_sides(found, known, splits, fresh_splits))

@@ -130,6 +130,13 @@ def publish_search(summary: dict[str, Any]) -> None:
         client.create_artifact(artifact("table", json.dumps(rows), description, key))
 
 
+def publish_re_embedding(summary: dict[str, Any]) -> None:
+    """Leave what a gallery was re-embedded from and to on the run's page, as a table."""
+    rows = [{"what": name, "value": summary[name]} for name in ("before", "now", "num_pictures")]
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact("table", json.dumps(rows), f"gallery {summary['gallery']}"))
+
+
 def publish_image(address: str, description: str, key: str) -> None:
     """Leave a picture on the run's page; `address` may be a data URI, which needs nobody to serve it."""
     with get_client(sync_client=True) as client:

@@ -96,6 +96,10 @@ app.command(
     help="Tell real faces from presentation attacks: simulated sets, APCER, BPCER.", sort_key=4.8,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_faces:app", name="faces",
+    help="Enrol people by pictures of their faces, verify and recognise them.", sort_key=4.6,
+)  # fmt: skip
+app.command(
     "pipelines.commands_explain:app", name="explain",
     help="Show what a network's units see, and where it finds what it predicts.", sort_key=4.7,
 )  # fmt: skip

@@ -1,19 +1,12 @@
 """`./convoy data remove`: a dataset leaves the store; DVC's cache keeps its bytes."""
 
-import sys
-from typing import Annotated
-
-from cyclopts import Parameter
-
-from pipelines.options import Json
+from pipelines.options import Json, Yes, confirm
 from pipelines.render import ConsoleReporter, emit
 from tasks import placing
 from tasks.paths import store
 
 
-def remove(
-    name: str, /, *, yes: Annotated[bool, Parameter(name="--yes", negative=())] = False, as_json: Json = False
-) -> None:
+def remove(name: str, /, *, yes: Yes = False, as_json: Json = False) -> None:
     """Remove a dataset's folder, pointer and list of versions; DVC's cache keeps the bytes.
 
     Parameters
@@ -24,13 +17,7 @@ def remove(
         Do not ask.
     """
     placing.require_removable(name)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise ValueError(f"nobody can be asked here; give --yes: ./convoy data remove {name} --yes")
-        sys.stderr.write(f"remove {name} from {store()}? [y/N] ")
-        sys.stderr.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise ValueError(f"{name} was not removed: the answer was not y")
+    confirm(f"remove {name} from {store()}?", yes)
     removed = placing.remove(name, ConsoleReporter().note)
     back = f"git checkout COMMIT -- {' '.join(map(str, removed.files))}, then ./convoy data pull {name}"
     document = {

@@ -26,6 +26,7 @@ Accept = Annotated[
     ),
 ]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print the result as one JSON document.")]
+Yes = Annotated[bool, Parameter(name="--yes", negative=())]
 
 TILE_OVERLAP = 0.25  # of neighbouring tiles, as a share of their side
 
@@ -35,6 +36,18 @@ def overlap_of(tile: bool, overlap: float | None) -> float | None:
     if overlap is not None and not tile:
         raise ValueError(f"--overlap (={overlap}) says how much tiles overlap: give --tile too")
     return None if not tile else TILE_OVERLAP if overlap is None else overlap
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on the terminal, unless `yes`; raises ValueError for any answer but y, and where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ValueError(f"{question} Nobody can be asked here: give --yes")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ValueError("nothing was removed: the answer was not y")
 
 
 @contextlib.contextmanager

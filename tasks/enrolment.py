@@ -143,7 +143,9 @@ def people_of(tree: FileTree) -> dict[str, list[str]]:
         if is_image_name(name) and not ignore_reason(name):
             people[PurePosixPath(name).parent.name].append(name)
     if "" in people:
-        raise ValueError(f"{tree.name}: {people[''][0]} lies in no person's folder; --from takes one for each person")
+        raise ValueError(
+            f"{tree.name}: {people[''][0]} lies in no person's folder; --from takes one for each person"
+        )
     if not people:
         raise ValueError(f"{tree.name} has no pictures; --from takes a folder with one for each person")
     return dict(people)

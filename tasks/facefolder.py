@@ -29,8 +29,8 @@ class AlignedFolder:
 def align_folder(source: Path, out: Path, aligner: Aligner, max_source_gb: float = 10) -> AlignedFolder:
     """Write the folder `out` from a folder or archive, whole or not at all: a PNG for each picture with a face.
 
-    Names stay but for their ending, so that lists of people and of pairs still fit. `alignment.json` says how, as
-    data/aligned.py has it. Raises ValueError where something is at `out`, FileNotFoundError or ValueError for a source that
+    Names stay but for their ending, so that lists of people and of pairs still fit. `alignment.json` says how
+    (data/aligned.py). Raises ValueError where something is at `out`, FileNotFoundError or ValueError for a source that
     cannot be read or has no face.
     """
     with whole_folder(out) as folder:

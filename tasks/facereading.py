@@ -170,8 +170,8 @@ def successor_of(embedder: Embedder, model: str) -> FaceReader:
     wants = load_card(folder).alignment
     if wants is not None and not same_faces(wants, have):
         raise ValueError(
-            f"the gallery's faces were cut out by {describe(have)}, and {model} wants {describe(wants)}: photographs are "
-            "not kept, so enrol them in a new gallery with that model"
+            f"the gallery's faces were cut out by {describe(have)}, and {model} wants {describe(wants)}: "
+            "photographs are not kept, so enrol them in a new gallery with that model"
         )
     return _reader(name, version, folder, have)
 
@@ -193,9 +193,7 @@ def _reader(name: str, version: str, folder: Path, alignment: FaceAlignment | No
         name=name,
         version=version,
         sha256=model_sha256(folder),
-        preprocessing=AS_GIVEN
-        if aligner is None
-        else aligner.config.model_dump_json(exclude_defaults=True),
+        preprocessing=AS_GIVEN if aligner is None else aligner.config.model_dump_json(exclude_defaults=True),
         num_dims=predictor.dim,
     )
     return FaceReader(embedder, predictor, aligner)

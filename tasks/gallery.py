@@ -42,6 +42,7 @@ from tasks.gallerystore import (
     finish_removals,
     leave_slots,
     names_at,
+    picture_of,
     read_gaps,
     read_state,
     reading,
@@ -159,30 +160,24 @@ class Gallery:
     def remove_picture(self, name: str, sha256: str) -> StoredPicture:
         """Delete one picture of a person for good, as `remove` does; what it was. The others stand for the person.
 
-        `sha256` is the picture's hash, or enough of its beginning. Raises ValueError where it names none of the
-        person's pictures or several, and for the only picture.
+        `sha256` is the picture's hash, or enough of its beginning. Raises ValueError as `picture_of`, and for the only
+        picture.
         """
         with writing(self._connection):
             state = read_state(self._connection)
             tidy(self.folder, state)
             person, slot = self._find(name)
             pictures = self._stored(person, state)
-            found = [each for each in pictures if each.sha256.startswith(sha256.lower())]
-            if not sha256 or len(found) != 1:
-                known = ", ".join(each.sha256[:12] for each in pictures[:5]) + ", …" * (len(pictures) > 5)
-                raise ValueError(
-                    f"{sha256!r} begins the hash of {len(found)} of the {len(pictures)} pictures of {name!r}; "
-                    f"give one of {known}"
-                )
+            found = picture_of(name, pictures, sha256)
             if len(pictures) == 1:
-                raise ValueError(f"{found[0].sha256[:12]} is the only picture of {name!r}; remove the person")
-            rest = np.stack([each.vector for each in pictures if each.sha256 != found[0].sha256])
-            self._connection.execute("DELETE FROM picture WHERE sha256 = ?", (found[0].sha256,))
+                raise ValueError(f"{found.sha256[:12]} is the only picture of {name!r}; remove the person")
+            rest = np.stack([each.vector for each in pictures if each.sha256 != found.sha256])
+            self._connection.execute("DELETE FROM picture WHERE sha256 = ?", (found.sha256,))
             self._append_templates(state, templates(rest, [name] * len(rest))[0])
             self._connection.execute("UPDATE person SET slot = ? WHERE id = ?", (state.num_slots, person))
             leave_slots(self._connection, [slot])
         finish_removals(self._connection, self.folder)
-        return found[0]
+        return found
 
     def people(self) -> list[Person]:
         """Everybody, by name."""

@@ -178,6 +178,18 @@ def check_people(people: Sequence[tuple[str, Sequence[Picture]]], embedder: Embe
         check_unit(np.stack([picture.vector for picture in pictures]))
 
 
+def picture_of(name: str, pictures: Sequence[StoredPicture], sha256: str) -> StoredPicture:
+    """The picture of a person whose hash begins so; raises ValueError where that is none, or several."""
+    found = [each for each in pictures if each.sha256.startswith(sha256.lower())]
+    if not sha256 or len(found) != 1:
+        known = ", ".join(each.sha256[:12] for each in pictures[:5]) + ", …" * (len(pictures) > 5)
+        raise ValueError(
+            f"{sha256!r} begins the hash of {len(found)} of the {len(pictures)} pictures of {name!r}; "
+            f"give one of {known}"
+        )
+    return found[0]
+
+
 def create_database(file: Path, embedder: Embedder) -> None:
     """A gallery of nobody."""
     connection = sqlite3.connect(file, isolation_level=None)

@@ -1,10 +1,10 @@
 """A gallery for a new embedder: all stored pictures embedded again beside the old vectors, then one switch.
 
-Reading and enrolling go on meanwhile, with the old embedder. New vectors wait in the database, beside their pictures, so
-that a re-embedding that was stopped goes on where it was, and those of a person that is removed go with the person.
-What was enrolled in the meantime is embedded at the end, with writers held off; the switch is one transaction, so that a
-reader sees the old gallery or the new one, all of it. `spread` is what embeds many batches: `here`, one after the other,
-or a cluster (tasks/embedshards.py).
+Reading and enrolling go on meanwhile, with the old embedder. New vectors wait in the database, beside their pictures:
+a re-embedding that was stopped goes on where it was, and those of a person that is removed go with the person. What was
+enrolled in the meantime is embedded at the end, with writers held off; the switch is one transaction, so that a reader
+sees the old gallery or the new one, all of it. `spread` is what embeds many batches: `here`, one after the other, or
+`tasks.embedshards.on_ray`.
 """
 
 import fcntl

@@ -45,7 +45,7 @@ def test_a_person_is_asked_and_only_yes_removes(
     code, _, err = run("data", "remove", "asked")
     assert (code, (store() / "asked").is_dir()) == (2, True)
     assert "remove asked from" in err
-    assert "asked was not removed: the answer was not y" in err
+    assert "nothing was removed: the answer was not y" in err
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     assert run("data", "remove", "asked")[0] == 0
     assert not list(store().glob("asked*"))
