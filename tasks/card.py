@@ -61,7 +61,5 @@ class ModelCard(Parameters):
     initial_weights: InitialWeights | None = None
     taught_by: TaughtBy | None = None
     temperature: float = Field(default=1.0, gt=0)  # of `views` and these members: see tasks.temperature
-    alignment: FaceAlignment | None = (
-        None  # faces: how the pictures it was trained on had been cut out; None: unknown
-    )
+    alignment: FaceAlignment | None = None  # faces: how they had been cut out to train on; None: not known
     calibrated_on: str = ""  # what the temperature was fitted to, or why it is 1; "" if nobody tried

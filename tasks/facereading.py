@@ -152,8 +152,8 @@ def reader_of(embedder: Embedder) -> FaceReader:
     found = _reader(embedder.name, embedder.version, folder, alignment_of(embedder))
     if found.embedder != embedder:
         raise ValueError(
-            f"the gallery's vectors were made by {embedder}; {folder} holds {found.embedder} now: bring the former "
-            "back, or re-embed the gallery"
+            f"the gallery's vectors were made by {describe_embedder(embedder)}, and there is "
+            f"{describe_embedder(found.embedder)} now: bring the former back, or re-embed the gallery"
         )
     return found
 
@@ -178,8 +178,12 @@ def successor_of(embedder: Embedder, model: str) -> FaceReader:
 
 def same_faces(one: FaceAlignment, other: FaceAlignment | None) -> bool:
     """Whether two alignments cut out the same, wherever their weights lie and whichever of several faces they take."""
-    elsewhere = {"weights": "", "face": "largest"}
-    return other is not None and one.model_copy(update=elsewhere) == other.model_copy(update=elsewhere)
+    if other is None:
+        return False
+    ignored = {"weights": "", "face": "largest"}
+    if "" in (one.weights_sha256, other.weights_sha256):  # written by hand: not known
+        ignored["weights_sha256"] = ""
+    return one.model_copy(update=ignored) == other.model_copy(update=ignored)
 
 
 def _reader(name: str, version: str, folder: Path, alignment: FaceAlignment | None) -> FaceReader:
@@ -188,12 +192,17 @@ def _reader(name: str, version: str, folder: Path, alignment: FaceAlignment | No
         raise ValueError(f"{folder} is a model of {card.family}; a gallery needs one of faces")
     wanted = alignment or card.alignment
     aligner = None if wanted is None else open_aligner(wanted)
+    if aligner and card.alignment and not same_faces(card.alignment, aligner.config):
+        raise ValueError(
+            f"the model was trained on faces cut out as {describe(card.alignment)}, and the alignment given is "
+            f"{describe(aligner.config)}: leave it out, or say where the same weights lie"
+        )
     predictor = FacePredictor(load_model(folder))
     embedder = Embedder(
         name=name,
         version=version,
         sha256=model_sha256(folder),
-        preprocessing=AS_GIVEN if aligner is None else aligner.config.model_dump_json(exclude_defaults=True),
+        preprocessing=AS_GIVEN if aligner is None else aligner.config.model_dump_json(),
         num_dims=predictor.dim,
     )
     return FaceReader(embedder, predictor, aligner)

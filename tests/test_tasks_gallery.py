@@ -1,8 +1,9 @@
 """The gallery on disk: what is enrolled is found, what is removed is gone, and embedders never mix."""
 
 import dataclasses
+import hashlib
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from tasks.gallery import Gallery, Picture
 from tasks.gallerystore import WAIT_S, Embedder
 from tasks.identification import templates
-from tasks.reembedding import re_embed, rebuild
+from tasks.reembedding import Batch, Spread, alone, here, re_embed, rebuild
 from tests.facegalleries import FIRST, SECOND, D, crop, embed, picture
 
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -34,7 +35,7 @@ def on_disk(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in sorted(folder.iterdir()))
 
 
-def second(encoded: list[bytes]) -> np.ndarray:
+def second(encoded: Batch) -> np.ndarray:
     return np.stack([embed(each, SECOND.num_dims) for each in encoded])
 
 
@@ -166,11 +167,43 @@ def test_a_removed_person_is_gone_from_every_byte(tmp_path: Path):
             assert name.encode() not in data
             for number in range(num):
                 encoded, vector = crop(name, number), embed(crop(name, number)).tobytes()
+                assert hashlib.sha256(encoded).hexdigest().encode() not in data
                 assert not any(encoded[i : i + 16] in data for i in range(0, len(encoded), 16))
                 assert vector[:12] not in data and vector[-12:] not in data
         for name in there:
             assert name.encode() in data and crop(name, 0)[-32:] in data
         assert not {hit.name for hit in gallery.search(embed(b"x")[None], 200, FIRST)[0]} - set(there)
+
+
+def test_a_removed_picture_is_gone_from_every_byte_and_the_others_stand_for_the_person(gallery: Gallery):
+    fill(gallery, 12, each=3)
+    for number in range(0, 12, 2):
+        name = f"person {number:03d}"
+        [first, gone, last] = gallery.pictures(name)
+        assert gallery.remove_picture(name, gone.sha256[:10].upper()).sha256 == gone.sha256
+        assert [each.sha256 for each in gallery.pictures(name)] == [first.sha256, last.sha256]
+        data = on_disk(gallery.folder)
+        assert gone.sha256.encode() not in data and first.sha256.encode() in data
+        assert not any(gone.encoded[i : i + 16] in data for i in range(0, len(gone.encoded), 16))
+        assert gone.vector.tobytes()[:12] not in data and gone.vector.tobytes()[-12:] not in data
+        [mean], _ = templates(np.stack([first.vector, last.vector]), [name, name])
+        [[hit]] = gallery.search(mean[None], 1, FIRST)
+        assert hit.name == name and hit.distance < 1e-6
+    assert len(gallery) == gallery.check() == 12
+
+
+@pytest.mark.parametrize(
+    ("sha256", "says"),
+    [("", "begins the hash of 0"), ("zz", "begins the hash of 0 of the 2 pictures of 'ann'; give one of ")],
+)
+def test_a_picture_that_cannot_be_removed_stays(gallery: Gallery, sha256: str, says: str):
+    gallery.enrol("ann", [picture("ann"), picture("ann", 1)], FIRST)
+    gallery.enrol("bob", [picture("bob")], FIRST)
+    with pytest.raises(ValueError, match=says):
+        gallery.remove_picture("ann", sha256)
+    with pytest.raises(ValueError, match="is the only picture of 'bob'; remove the person"):
+        gallery.remove_picture("bob", gallery.pictures("bob")[0].sha256)
+    assert gallery.check() == 2 and len(gallery.pictures("ann")) == 2
 
 
 def test_the_last_person_can_be_removed(gallery: Gallery):
@@ -188,7 +221,7 @@ def test_open_readers_see_what_others_write(gallery: Gallery):
         gallery.remove("ann")
         assert reader.search(picture("ann").vector[None], 1, FIRST) == [[]]
         gallery.enrol("bob", [picture("bob")], FIRST)
-        re_embed(gallery.folder, SECOND, second)
+        re_embed(gallery.folder, SECOND, here(second))
         with pytest.raises(ValueError, match="do not compare"):
             reader.search(picture("bob").vector[None], 1, FIRST)
         [[hit]] = reader.search(embed(crop("bob"), SECOND.num_dims)[None], 1, SECOND)
@@ -199,7 +232,10 @@ def test_re_embedding_equals_a_gallery_made_with_the_new_embedder(gallery: Galle
     names = fill(gallery, 30, each=2)
     gallery.remove(names[4])
     shown: list[tuple[int, int]] = []
-    assert re_embed(gallery.folder, SECOND, second, batch_size=7, progress=lambda *at: shown.append(at)) == 58
+    assert (
+        re_embed(gallery.folder, SECOND, here(second), batch_size=7, progress=lambda *at: shown.append(at))
+        == 58
+    )
     assert shown[0] == (7, 58) and shown[-1] == (58, 58)
     with Gallery.create(tmp_path / "fresh", SECOND) as fresh:
         for name in names[:4] + names[5:]:
@@ -215,7 +251,7 @@ def test_re_embedding_equals_a_gallery_made_with_the_new_embedder(gallery: Galle
 def test_re_embedding_takes_in_who_comes_and_goes_meanwhile(gallery: Gallery):
     names = fill(gallery, 20)
 
-    def embed_slowly(encoded: list[bytes]) -> np.ndarray:
+    def embed_slowly(encoded: Batch) -> np.ndarray:
         if not changes:
             with Gallery.open(gallery.folder) as other:
                 other.enrol("late", [picture("late")], FIRST)
@@ -225,9 +261,80 @@ def test_re_embedding_takes_in_who_comes_and_goes_meanwhile(gallery: Gallery):
         return second(encoded)
 
     changes: list[int] = []
-    assert re_embed(gallery.folder, SECOND, embed_slowly, batch_size=8) == 21
+    assert re_embed(gallery.folder, SECOND, here(embed_slowly), batch_size=8) == 21
     assert {person.name for person in gallery.people()} == {"late", *names[1:]}
     assert gallery.check() == 20
+
+
+class Stopped(Exception):
+    """What a test stops a re-embedding with."""
+
+
+def stopped_after(num_batches: int) -> Spread:
+    """Embeds that many batches, then stops."""
+
+    def spread(batches: Iterable[Batch]) -> Iterator[tuple[int, np.ndarray]]:
+        for place, batch in enumerate(batches):
+            if place == num_batches:
+                raise Stopped
+            yield place, second(batch)
+
+    return spread
+
+
+def test_a_stopped_re_embedding_goes_on_where_it_was(gallery: Gallery):
+    names = fill(gallery, 30)
+    before = gallery.search(picture(names[3]).vector[None], 3, FIRST)
+    with pytest.raises(Stopped):
+        re_embed(gallery.folder, SECOND, stopped_after(2), batch_size=8)
+    assert gallery.embedder == FIRST and gallery.check() == 30
+    assert gallery.search(picture(names[3]).vector[None], 3, FIRST) == before
+    embedded: list[bytes] = []
+
+    def counted(encoded: Batch) -> np.ndarray:
+        embedded.extend(encoded)
+        return second(encoded)
+
+    shown: list[tuple[int, int]] = []
+    assert re_embed(gallery.folder, SECOND, here(counted), 8, lambda *at: shown.append(at)) == 30
+    assert embedded == [crop(name) for name in names[16:]]  # two batches were kept
+    assert shown[0] == (24, 30)
+    assert gallery.check() == 30 and gallery.embedder == SECOND
+
+
+def test_vectors_that_wait_for_another_embedder_are_not_taken(gallery: Gallery, tmp_path: Path):
+    names = fill(gallery, 20)
+    with pytest.raises(Stopped):
+        re_embed(gallery.folder, SECOND, stopped_after(2), batch_size=8)
+    third = dataclasses.replace(SECOND, version="3")
+
+    def negative(encoded: Batch) -> np.ndarray:
+        return -second(encoded)
+
+    assert re_embed(gallery.folder, third, here(negative), batch_size=8) == 20
+    assert gallery.embedder == third and gallery.check() == 20
+    for name in names:
+        assert (gallery.pictures(name)[0].vector == -embed(crop(name), 24)).all()
+
+
+def test_who_is_removed_while_a_re_embedding_is_stopped_is_gone_from_every_byte(gallery: Gallery):
+    names = fill(gallery, 20)
+    with pytest.raises(Stopped):
+        re_embed(gallery.folder, SECOND, stopped_after(2), batch_size=8)
+    new = embed(crop(names[0]), 24).tobytes()
+    assert new in on_disk(gallery.folder)
+    gallery.remove(names[0])
+    data = on_disk(gallery.folder)
+    assert new[:12] not in data and new[-12:] not in data and names[0].encode() not in data
+    assert re_embed(gallery.folder, SECOND, here(second), batch_size=8) == 19
+    assert gallery.check() == 19
+
+
+def test_two_re_embeddings_at_once_are_refused(gallery: Gallery):
+    fill(gallery, 3)
+    with alone(gallery.folder), pytest.raises(ValueError, match="being re-embedded by another process"):
+        re_embed(gallery.folder, SECOND, here(second))
+    assert re_embed(gallery.folder, SECOND, here(second)) == 3
 
 
 @pytest.mark.parametrize(
@@ -237,7 +344,7 @@ def test_a_failed_re_embedding_changes_nothing(gallery: Gallery, bad: object):
     names = fill(gallery, 20)
     before = gallery.search(picture(names[3]).vector[None], 3, FIRST)
     with pytest.raises(ValueError, match=r"unit length|gave an array"):
-        re_embed(gallery.folder, SECOND, bad, batch_size=8)  # type: ignore[arg-type]
+        re_embed(gallery.folder, SECOND, here(bad), batch_size=8)  # type: ignore[arg-type]
     assert gallery.check() == 20 and gallery.embedder == FIRST
     assert gallery.search(picture(names[3]).vector[None], 3, FIRST) == before
 
@@ -304,8 +411,8 @@ def test_readers_in_other_processes_see_whole_states_while_one_writes(gallery: G
         gallery.enrol(name, [picture(name, 1)], FIRST)
         if number % 2:
             gallery.remove(name)
-    re_embed(gallery.folder, SECOND, second, batch_size=4)
-    re_embed(gallery.folder, FIRST, lambda encoded: np.stack([embed(each) for each in encoded]))
+    re_embed(gallery.folder, SECOND, here(second), batch_size=4)
+    re_embed(gallery.folder, FIRST, here(lambda encoded: np.stack([embed(each) for each in encoded])))
     stop.set()
     found = [answers.get(timeout=WAIT_S) for _ in readers]
     for reader in readers:

@@ -1,0 +1,271 @@
+"""`./convoy faces`: people enrolled by their pictures, verified and recognised on others."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from data import aligned
+from data.aligned import FaceAlignment
+from data.archive import open_tree
+from pipelines.commands_predict import IMAGE_SUFFIXES, find_images
+from pipelines.options import Json
+from pipelines.render import ConsoleReporter, emit, table
+from pipelines.reporting import Clock, Status
+from tasks.enrolment import DEFAULT_GALLERY, EnrolledTree, bind, enrol_files, enrol_tree, open_gallery
+from tasks.facereading import Face, FaceReader, Threshold, describe_embedder, read_photos, reader_of
+from tasks.gallery import Gallery
+from tasks.gallerystore import Enrolled, Recognition
+
+MAX_SOURCE_GB = 100.0
+MAX_SHOWN = 20  # people, and pictures that were left out; --json has all
+
+app = App(name="faces", help="Enrol people by pictures of their faces, verify and recognise them.")
+app.command(
+    "pipelines.commands_gallery:app", name="gallery", help="List, show, search and remove enrolled people."
+)
+
+
+@app.command
+def enrol(
+    name: str | None = None,
+    /,
+    *images: Path,
+    source: Annotated[Path | None, Parameter(name="--from")] = None,
+    gallery: str = DEFAULT_GALLERY,
+    model: str | None = None,
+    alignment: Path | None = None,
+    as_json: Json = False,
+) -> int:
+    """Add pictures of a person to a gallery, or a folder of people; the first makes the gallery.
+
+    Example: ./convoy faces enrol ann ann1.jpg ann2.jpg
+    One picture is enough, more sharpen it; nothing is trained. Of a folder, pictures without exactly one face are
+    listed and left out, and the exit code is then 1.
+
+    Parameters
+    ----------
+    name
+        Who is on the pictures.
+    images
+        Pictures of that person, one face on each: files, and folders that are searched for them.
+    source
+        Instead: a folder or an archive with a folder for each person, called like the person.
+    gallery
+        Name of the gallery, or a folder's path with a slash in it.
+    model
+        The embedder of a new gallery: models:/NAME@ALIAS, a run key, or a folder; otherwise models:/faces@champion.
+    alignment
+        For a new gallery whose model does not know how its faces were cut out: an alignment.json, as ./convoy align
+        writes it. Without one, each picture is taken for a face as it is.
+    """
+    if (source is None) == (name is None) or (name is not None and not images):
+        raise ValueError("give a name and pictures (enrol ann ann1.jpg), or --from a folder of people")
+    wanted = None if alignment is None else read_alignment(alignment)
+    if source is None:
+        assert name is not None
+        files = find_images(images, IMAGE_SUFFIXES)
+        reader = bind(gallery, model, wanted)
+        added = EnrolledTree([enrol_files(gallery, reader, name, files)], {})
+    else:
+        if not source.exists():
+            raise FileNotFoundError(f"no folder or archive {source}")
+        reader = bind(gallery, model, wanted)
+        added = enrol_source(gallery, reader, source)
+    told = f"gallery {gallery}: {describe_embedder(reader.embedder)}"
+    emit(enrolled_document(gallery, reader, added), [*enrolled_views(added), told], as_json)
+    return int(bool(added.left_out))
+
+
+def read_alignment(file: Path) -> FaceAlignment:
+    """What an alignment.json says; raises FileNotFoundError or ValueError."""
+    return aligned.parse(file.read_bytes(), str(file))
+
+
+def enrol_source(gallery: str, reader: FaceReader, source: Path) -> EnrolledTree:
+    """Enrol a folder or an archive of people, showing how far it is."""
+    reporter, clock = ConsoleReporter(), Clock()
+
+    def show(done: int, total: int) -> None:
+        reporter.show(Status("enrol", done, total, clock.rate(done)))
+
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="convoy-people-") as spool,
+            open_tree(source, spool=Path(spool), max_total_bytes=int(MAX_SOURCE_GB * 1e9)) as tree,
+        ):
+            return enrol_tree(gallery, reader, tree, show)
+    finally:
+        reporter.close()
+
+
+def enrolled_document(gallery: str, reader: FaceReader, added: EnrolledTree) -> dict[str, Any]:
+    """Of `enrol`."""
+    return {
+        "gallery": gallery,
+        "embedder": document_of(reader),
+        "people": [
+            {"name": each.name, "added": each.num_added, "pictures": each.num_pictures}
+            for each in added.people
+        ],
+        "left_out": added.left_out,
+    }
+
+
+def enrolled_views(added: EnrolledTree) -> list[Any]:
+    """Who was enrolled, and what was left out."""
+    people, lost = added.people, list(added.left_out.items())
+    if len(people) == 1 and not lost:
+        return [enrolled_line(people[0])]
+    rows = [(each.name, each.num_added, each.num_pictures) for each in people[:MAX_SHOWN]]
+    title = f"{len(people):,} people, {sum(each.num_added for each in people):,} new pictures"
+    views: list[Any] = [table(title, ("person", "new", "pictures"), rows)]
+    if len(people) > MAX_SHOWN:
+        views.append(f"… and {len(people) - MAX_SHOWN:,} more")
+    if lost:
+        views.append(table(f"Left out: {len(lost):,}", ("picture", "why"), lost[:MAX_SHOWN]))
+    return views
+
+
+def enrolled_line(enrolled: Enrolled) -> str:
+    new, all_ = enrolled.num_added, enrolled.num_pictures
+    return f"{enrolled.name}: {new} new picture{'s' * (new != 1)}, {all_} in all"
+
+
+def document_of(reader: FaceReader) -> dict[str, Any]:
+    """What made the vectors, for a document."""
+    made = reader.embedder
+    alignment = None if reader.aligner is None else reader.aligner.config.model_dump()
+    return {"model": made.name, "version": made.version, "sha256": made.sha256, "alignment": alignment}
+
+
+@app.command
+def verify(
+    image: Path,
+    /,
+    *,
+    name: str,
+    gallery: str = DEFAULT_GALLERY,
+    false_accept_rate: float | None = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether a picture is of the person that it is said to be of.
+
+    Example: ./convoy faces verify door.jpg --name ann
+
+    Parameters
+    ----------
+    image
+        A picture with one face.
+    name
+        Who it is said to be.
+    gallery
+        Name of the gallery, or a folder's path with a slash in it.
+    false_accept_rate
+        Which of the model's thresholds counts: each was fitted to accept this share of pairs of two people; otherwise
+        the strictest.
+    """
+    with open_gallery(gallery) as opened:
+        reader = reader_of(opened.embedder)
+        limit = reader.threshold(false_accept_rate)
+        vector = reader.embed([one_face(reader, image)])[0]
+        found = opened.verify(name, vector, limit.distance, reader.embedder)
+    document = {
+        "image": image, "name": name, "gallery": gallery, "same": found.same, "distance": found.distance,
+        **limit_document(limit), "embedder": document_of(reader),
+    }  # fmt: skip
+    verdict = "the same" if found.same else "not the same"
+    told = f"{verdict}: {image} is {found.distance:.3f} from {name}; {describe_limit(limit)}"
+    emit(document, [told], as_json)
+
+
+@app.command
+def recognise(
+    *images: Path,
+    gallery: str = DEFAULT_GALLERY,
+    false_accept_rate: float | None = None,
+    as_json: Json = False,
+) -> int:
+    """Say who is on pictures: people of a gallery, or that they are nobody in it.
+
+    Example: ./convoy faces recognise door/
+    Where the gallery's alignment finds faces, each face of a picture is looked up. A picture without a face, or that
+    cannot be read, is reported, and the others are recognised; the exit code is then 1.
+
+    Parameters
+    ----------
+    images
+        Pictures, and folders that are searched for them.
+    gallery
+        Name of the gallery, or a folder's path with a slash in it.
+    false_accept_rate
+        Which of the model's thresholds counts, as for verify: the share is of one comparison, and a stranger is
+        compared with everybody in the gallery.
+    """
+    if not images:
+        raise ValueError("recognise needs pictures: give files or folders")
+    files = find_images(images, IMAGE_SUFFIXES)
+    with open_gallery(gallery) as opened:
+        reader = reader_of(opened.embedder)
+        limit = reader.threshold(false_accept_rate)
+        faces, left_out = read_photos([(str(file), file.read_bytes()) for file in files], reader.faces)
+        found = recognised(opened, reader, [face for _, face in faces], limit)
+        num_people = len(opened)
+    rows = [(name, face.box_xyxy, each) for (name, face), each in zip(faces, found, strict=True)]
+    document = {
+        "gallery": gallery, "people": num_people, **limit_document(limit), "embedder": document_of(reader),
+        "faces": [
+            {
+                "image": name,
+                "box_xyxy": box,
+                "name": each.name,
+                "distance": each.nearest.distance if each.nearest else None,
+                "nearest": each.nearest.name if each.nearest else None,
+            }
+            for name, box, each in rows
+        ],
+        "left_out": left_out,
+    }  # fmt: skip
+    title = f"{num_people:,} people in the gallery {gallery}; {describe_limit(limit)}"
+    emit(document, [table(title, ("image", "who", "distance", "note"), lines_of(rows, left_out))], as_json)
+    return int(bool(left_out))
+
+
+def lines_of(
+    rows: list[tuple[str, tuple[float, ...] | None, Recognition]], left_out: dict[str, str]
+) -> list[tuple[Any, ...]]:
+    """A line a face, and one for each picture without."""
+    lines: list[tuple[Any, ...]] = []
+    for name, box, each in rows:
+        notes = [f"nearest: {each.nearest.name}"] if each.nearest and each.name is None else []
+        if box is not None:
+            notes.append("face at " + ", ".join(f"{edge:.0f}" for edge in box))
+        distance = each.nearest.distance if each.nearest else None
+        lines.append((name, each.name or "not recognised", distance, "; ".join(notes)))
+    return [*lines, *((name, None, None, reason) for name, reason in left_out.items())]
+
+
+def recognised(
+    gallery: Gallery, reader: FaceReader, faces: list[Face], limit: Threshold
+) -> list[Recognition]:
+    """Who each face is."""
+    if not faces:
+        return []
+    return gallery.recognise(reader.embed(faces), limit.distance, reader.embedder)
+
+
+def one_face(reader: FaceReader, image: Path) -> Face:
+    """The face of a file; raises ValueError that names the file."""
+    try:
+        return reader.face(image.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{image}: {error}") from None
+
+
+def limit_document(limit: Threshold) -> dict[str, float]:
+    return {"threshold": limit.distance, "false_accept_rate": limit.false_accept_rate}
+
+
+def describe_limit(limit: Threshold) -> str:
+    return f"the same up to {limit.distance:.3f} (false-accept rate {limit.false_accept_rate:g})"

@@ -1,0 +1,86 @@
+"""The flow that gives a gallery of faces a new embedder: its pictures embedded again on Ray, then one switch.
+
+    ./convoy faces gallery re-embed --model models:/faces@champion
+
+There is nothing to resume by: vectors wait in the gallery, so that the flow called again goes on where it was stopped.
+"""
+
+import time
+from typing import Any
+
+from prefect import flow
+
+from pipelines import environment, steps
+from pipelines.artifacts import ProgressBar, publish_re_embedding
+from pipelines.engines import start_ray
+from pipelines.interruption import interruptible
+from pipelines.reporting import Clock, Reporter, Status, current_reporter
+from tasks import embedshards, registry
+from tasks.enrolment import DEFAULT_GALLERY, folder_of, open_gallery
+from tasks.facereading import FaceReader, describe_embedder, successor_of, uri_of
+from tasks.gallerystore import Embedder
+from tasks.modelfile import load_model
+from tasks.reembedding import re_embed
+
+
+@flow(name="re-embed", flow_run_name="re-embed-{gallery}", persist_result=False)
+def re_embed_gallery(gallery: str = DEFAULT_GALLERY, model: str | None = None) -> dict[str, Any]:
+    """Embed all pictures of a gallery by another model, and switch to it when all are done.
+
+    Args:
+        gallery: its name, or a folder's path with a slash in it
+        model: the new embedder; none: the champion of the name that the gallery's model has
+    """
+    environment.prepare()
+    start_ray()
+    reporter = current_reporter() or steps.LogReporter()
+    started_s = time.monotonic()
+    with open_gallery(gallery) as opened:
+        before = opened.embedder
+    reader = resolve_embedder(before, model or champion_of(before))
+    now = reader.embedder
+    num_pictures = 0
+    if now == before:
+        reporter.note(f"the gallery {gallery} has vectors of {describe_embedder(now)} already")
+    else:
+        num_pictures = embed_pictures(gallery, reader, reporter)
+    summary = {
+        "gallery": gallery, "before": describe_embedder(before), "now": describe_embedder(now),
+        "num_pictures": num_pictures, "time_s": time.monotonic() - started_s,
+    }  # fmt: skip
+    publish_re_embedding(summary)
+    return summary
+
+
+def champion_of(embedder: Embedder) -> str:
+    """The address of what a gallery's model is succeeded by; raises ValueError for one that is not registered."""
+    if not embedder.version:
+        raise ValueError(f"{embedder.name} is no registered model, so that nothing succeeds it: give --model")
+    return f"models:/{embedder.name}@champion"
+
+
+@steps.step("resolve embedder")
+def resolve_embedder(before: Embedder, model: str) -> FaceReader:
+    """The new embedder, which takes the gallery's faces as they were cut out."""
+    return successor_of(before, model)
+
+
+@steps.step("embed pictures")
+def embed_pictures(gallery: str, reader: FaceReader, reporter: Reporter) -> int:
+    """Embed what has no new vector yet, and switch; how many pictures the gallery has."""
+    clock = Clock()
+    begun: list[int] = []  # with how many pictures done
+
+    def show(done: int, total: int) -> None:
+        begun.append(done)
+        reporter.show(Status("re-embed", done, total, clock.rate(done - begun[0]), unit="pictures"))
+        bar.show(done / max(1, total))
+
+    saved = load_model(registry.resolve_model(uri_of(reader.embedder)))
+    again = f"./convoy faces gallery re-embed --gallery {gallery}"
+    stopped = "stopped: the gallery is as it was, and pictures that were embedded are kept"
+    with (
+        ProgressBar(f"re-embedding {gallery}") as bar,
+        interruptible("ray", reporter.note, again, stopped),
+    ):
+        return re_embed(folder_of(gallery), reader.embedder, embedshards.on_ray(saved), progress=show)
