@@ -144,7 +144,9 @@ def test_photographs_are_cut_out_as_the_card_says(
         np.testing.assert_array_equal(stored.vector, plain.embed([plain.face(square)])[0])
         assert json.loads(stored.embedder.preprocessing)["crop_xyxy"] == [8, 8, 56, 56]
     other = CROP.model_copy(update={"side_px": 48})
-    with pytest.raises(ValueError, match="the model was trained on faces cut out as crop of .* leave it out"):
+    with pytest.raises(
+        ValueError, match=r"the model was trained on faces cut out as crop of .* leave it out"
+    ):
         open_reader(model, other)
     with pytest.raises(
         ValueError, match=r"gallery 'staff' has its faces cut out as crop .*: enrol in a new gallery"

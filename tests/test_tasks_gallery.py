@@ -302,7 +302,7 @@ def test_a_stopped_re_embedding_goes_on_where_it_was(gallery: Gallery):
     assert gallery.check() == 30 and gallery.embedder == SECOND
 
 
-def test_vectors_that_wait_for_another_embedder_are_not_taken(gallery: Gallery, tmp_path: Path):
+def test_vectors_that_wait_for_another_embedder_are_not_taken(gallery: Gallery):
     names = fill(gallery, 20)
     with pytest.raises(Stopped):
         re_embed(gallery.folder, SECOND, stopped_after(2), batch_size=8)

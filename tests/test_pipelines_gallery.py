@@ -1,0 +1,261 @@
+"""`./convoy faces`, as a person types it: an embedder trained on some people, and a gallery of others."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.dataset import Dataset
+from pipelines.faces import train_faces
+from pipelines.reporting import set_reporter
+from tasks.gallery import Gallery
+from tasks.paths import galleries, store
+from tests.conftest import Run
+from tests.facegalleries import write_embedder
+from tests.test_pipelines_training import Listener
+from tests.tiny import TINY, tiny_dataset
+
+NAME = "faces-drawn"
+FIRST, SECOND = f"models:/{NAME}/1", f"models:/{NAME}/2"
+EPOCHS = 12
+NUM_STRANGERS = 3
+
+
+@pytest.fixture(scope="module")
+def summaries(module_home: Path, prefect_api: str) -> list[dict[str, Any]]:
+    """Two versions of an embedder: the first is the champion."""
+    assert prefect_api and store().is_relative_to(module_home)
+    tiny_dataset("faces", store())
+    recipe = {name: part for name, part in TINY["faces"].items() if name != "dataset"}
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("configuration", "parameters"):
+            patch.setattr(f"pipelines.{place}.recipes", lambda _family: {"default": recipe})
+        set_reporter(Listener())
+        return [
+            train_faces("drawn", changes={"train": {"epochs": EPOCHS, "seed": seed}}, executor="in_process")
+            for seed in range(2)
+        ]
+
+
+@pytest.fixture(scope="module")
+def people(
+    summaries: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[Path]]:
+    """The pictures of people that training never saw."""
+    folder = tmp_path_factory.mktemp("people")
+    dataset = Dataset.open(store() / summaries[0]["dataset"])
+    table = dataset.table("test", ["image", "label"])
+    found: dict[str, list[Path]] = {}
+    for number, (blob, label) in enumerate(zip(table["image"], table["label"], strict=True)):
+        name = dataset.info.classes[label.as_py()]
+        file = folder / name / f"{number}.jpg"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(blob.as_py())
+        found.setdefault(name, []).append(file)
+    return dict(sorted(found.items()))
+
+
+@pytest.fixture
+def say(run: Run) -> Callable[..., dict[str, Any]]:
+    """Runs a command of faces that has to succeed: its document."""
+
+    def call(*words: str) -> dict[str, Any]:
+        code, out, err = run("faces", *words, "--json")
+        assert code == 0, err
+        return dict(json.loads(out))
+
+    return call
+
+
+Say = Callable[..., dict[str, Any]]
+People = dict[str, list[Path]]
+
+
+def enrol(say: Say, people: People, gallery: str, num: int) -> list[str]:
+    """Everybody but the strangers, with their first pictures; who they are."""
+    known = list(people)[NUM_STRANGERS:]
+    for name in known:
+        say("enrol", name, *map(str, people[name][:num]), "--gallery", gallery, "--model", FIRST)
+    return known
+
+
+def on_disk(gallery: str) -> bytes:
+    return b"".join(file.read_bytes() for file in sorted((galleries() / gallery).iterdir()))
+
+
+def test_one_picture_is_enough_and_strangers_are_refused(say: Say, people: People) -> None:
+    known = enrol(say, people, "one", 1)
+    strangers = list(people)[:NUM_STRANGERS]
+    limit = say("recognise", str(people[known[0]][1]), "--gallery", "one")["threshold"]
+
+    def found(names: list[str], rate: str) -> list[dict[str, Any]]:
+        files = [str(file) for name in names for file in people[name][1:]]
+        return list(say("recognise", *files, "--gallery", "one", "--false-accept-rate", rate)["faces"])
+
+    rows = found(known, "0.1")
+    right = [row["nearest"] == Path(row["image"]).parent.name for row in rows]
+    print("rank-1", np.mean(right), len(known), limit)
+    accepted = [row for row in rows if row["name"] is not None]
+    print(
+        "accepted known",
+        len(accepted),
+        sum(Path(row["image"]).parent.name == row["name"] for row in accepted),
+        len(rows),
+    )
+    out = found(strangers, "0.1")
+    print("strangers", [row["name"] for row in out], [row["distance"] for row in out])
+    assert 0
+
+
+def test_more_pictures_sharpen_it(say: Say, people: People) -> None:
+    known = enrol(say, people, "few", 1)
+
+    def distances() -> list[float]:
+        return [
+            say("verify", str(people[name][-1]), "--name", name, "--gallery", "few")["distance"]
+            for name in known
+        ]
+
+    one = distances()
+    enrol(say, people, "few", 5)
+    assert np.mean(distances()) < 0.9 * np.mean(one)
+
+
+def test_a_claim_is_judged_by_the_threshold_of_the_rate_that_was_asked_for(
+    run: Run, say: Say, people: People
+) -> None:
+    known = enrol(say, people, "claims", 2)
+    picture, name = str(people[known[0]][2]), known[0]
+    loose = say("verify", picture, "--name", name, "--gallery", "claims", "--false-accept-rate", "1e-1")
+    assert loose["same"] == (loose["distance"] <= loose["threshold"]) and loose["false_accept_rate"] == 0.1
+    assert loose["embedder"] == {**loose["embedder"], "model": NAME, "version": "1", "alignment": None}
+    code, out, err = run("faces", "verify", picture, "--name", name, "--gallery", "claims")
+    assert code == 0 and f"from {name}; the same up to" in out and "false-accept rate" in out, err
+    code, _, err = run(
+        "faces", "verify", picture, "--name", name, "--gallery", "claims", "--false-accept-rate", "0.5"
+    )
+    assert (code, "is none that the model has a threshold for; it has:" in err) == (2, True)
+
+
+def test_a_folder_of_people_is_enrolled_at_once_and_listed(run: Run, say: Say, people: People) -> None:
+    folder = next(iter(people.values()))[0].parent.parent
+    done = say("enrol", "--from", str(folder), "--gallery", "all", "--model", FIRST)
+    assert {each["name"] for each in done["people"]} == set(people) and not done["left_out"]
+    listed = say("gallery", "list", "--gallery", "all")
+    assert [each["name"] for each in listed["people"]] == list(people)
+    name = list(people)[0]
+    shown = say("gallery", "show", name, "--gallery", "all")
+    assert len(shown["pictures"]) == len(people[name]) and shown["embedder"]["version"] == "1"
+    hits = say("gallery", "search", str(people[name][0]), "--top", "3", "--gallery", "all")["people"]
+    assert len(hits) == 3 and hits[0]["distance"] <= hits[1]["distance"] <= hits[2]["distance"]
+    code, out, err = run("faces", "gallery", "list", "--gallery", "all")
+    assert code == 0 and f"{len(people)} people in the gallery all: {FIRST}" in out, err
+    code, out, err = run("faces", "recognise", str(people[name][0]), "--gallery", "all")
+    assert code == 0 and name in out, err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_or_a_picture_is_removed_for_good_by_a_yes_alone(
+    run: Run, say: Say, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = enrol(say, people, "leaving", 3)
+    gone, name = known[0], known[1]
+    where = ("--gallery", "leaving")
+    hashes = [each["sha256"] for each in say("gallery", "show", gone, *where)["pictures"]]
+    assert len(hashes) == 3 and all(each.encode() in on_disk("leaving") for each in hashes)
+    code, _, err = run("faces", "gallery", "remove", gone, *where)
+    assert (code, "Nobody can be asked here: give --yes" in err) == (2, True)
+    monkeypatch.setattr("sys.stdin", Terminal("\n"))
+    code, _, err = run("faces", "gallery", "remove", gone, *where)
+    assert code == 2 and f"remove {gone} and 3 pictures from the gallery leaving, for good? [y/N]" in err
+    assert gone.encode() in on_disk("leaving")
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert run("faces", "gallery", "remove", gone, *where)[0] == 0
+    data = on_disk("leaving")
+    assert gone.encode() not in data and not any(each.encode() in data for each in hashes)
+    assert not any(file.read_bytes()[200:260] in data for file in people[gone][:3])
+
+    first, *_ = [each["sha256"] for each in say("gallery", "show", name, *where)["pictures"]]
+    assert say("gallery", "remove", name, "--picture", first[:12], "--yes", *where)["pictures"] == 2
+    assert first.encode() not in on_disk("leaving") and name.encode() in on_disk("leaving")
+    code, _, err = run("faces", "gallery", "remove", name, "--picture", first, "--yes", *where)
+    assert code == 2 and "begins the hash of 0 of the 2 pictures" in err
+    with Gallery.open(galleries() / "leaving") as gallery:
+        assert gallery.check() == len(known) - 1
+
+
+def test_a_promoted_embedder_takes_the_gallery_over(run: Run, say: Say, people: People) -> None:
+    known = enrol(say, people, "moving", 2)
+    picture = str(people[known[0]][0])
+    code, _, err = run("faces", "enrol", "eve", picture, "--gallery", "moving", "--model", SECOND)
+    assert code == 2 and "re-embed the gallery: ./convoy faces gallery re-embed --gallery moving" in err
+    done = say("gallery", "re-embed", "--gallery", "moving", "--model", SECOND)
+    assert done["num_pictures"] == 2 * len(known) and SECOND in done["now"] and FIRST in done["before"]
+    assert say("gallery", "list", "--gallery", "moving")["embedder"]["version"] == "2"
+    say(
+        "enrol",
+        "fresh",
+        *(str(people[name][3]) for name in known[:1]),
+        "--gallery",
+        "fresh",
+        "--model",
+        SECOND,
+    )
+    row = say("verify", picture, "--name", known[0], "--gallery", "moving")
+    assert row["embedder"]["version"] == "2" and row["same"]
+    again = say("gallery", "re-embed", "--gallery", "moving", "--model", SECOND)
+    assert again["num_pictures"] == 0
+    back = say("gallery", "re-embed", "--gallery", "moving")  # the champion of that name
+    assert FIRST in back["now"]
+    with Gallery.open(galleries() / "moving") as gallery:
+        assert gallery.check() == len(known)
+
+
+def test_what_cannot_be_is_one_line(run: Run, say: Say, people: People, tmp_path: Path) -> None:
+    known = enrol(say, people, "lines", 1)
+    picture = str(people[known[0]][0])
+    (tmp_path / "junk.jpg").write_bytes(b"junk")
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose" / "1.jpg").write_bytes(b"junk")
+    (tmp_path / "bad.json").write_text("[]")
+    other = str(write_embedder(tmp_path / "other"))
+    here = ("--gallery", "lines")
+    for words, says in (
+        (("enrol",), "give a name and pictures"),
+        (("enrol", "ann"), "give a name and pictures"),
+        (("enrol", "ann", picture, "--from", str(tmp_path)), "give a name and pictures"),
+        (("enrol", "ann", "none.jpg", *here), "none.jpg: no such file"),
+        (("enrol", "ann", str(tmp_path / "junk.jpg"), *here), "junk.jpg: "),
+        (("enrol", "ann", picture, *here), f"is one of '{known[0]}', byte for byte"),
+        (("enrol", "ann", picture, *here, "--model", other), "do not compare"),
+        (
+            ("enrol", "ann", picture, "--gallery", "new", "--model", "models:/cats@champion"),
+            "no registered model",
+        ),
+        (("enrol", "ann", picture, *here, "--alignment", str(tmp_path / "bad.json")), "must be an object"),
+        (("enrol", "--from", str(tmp_path / "nothing"), *here), "no folder or archive"),
+        (("enrol", "--from", str(tmp_path / "loose"), *here), "lies in no person's folder"),
+        (("verify", picture, "--name", "nobody", *here), "'nobody' is not among the"),
+        (("verify", str(tmp_path / "junk.jpg"), "--name", known[0], *here), "junk.jpg: "),
+        (("recognise", *here), "recognise needs pictures"),
+        (("recognise", picture, "--gallery", "nothing"), "no gallery 'nothing'"),
+        (("gallery", "list", "--gallery", "nothing"), "no gallery 'nothing'"),
+        (("gallery", "show", "nobody", *here), "'nobody' is not among the"),
+        (("gallery", "search", picture, "--top", "0", *here), "k (=0) must be 1 or more"),
+        (("gallery", "remove", "nobody", "--yes", *here), "'nobody' is not among the"),
+        (("gallery", "re-embed", "--gallery", "nothing"), "no gallery 'nothing'"),
+    ):
+        code, out, err = run("faces", *words)
+        assert (code, out) == (2, ""), (words, err)
+        assert says in err and err.count("\n") == 1, (words, err)
+    code, out, err = run("faces", "recognise", picture, str(tmp_path / "junk.jpg"), *here)
+    assert code == 1 and "not an image" in out and known[0] in out, err
+    assert not (galleries() / "new").exists()
