@@ -2,7 +2,7 @@
 
     coco      detection: annotations/instances_SPLIT.json and SPLIT/
     yolo      detection: images/SPLIT/, labels/SPLIT/ and data.yaml; without crowds, which it cannot tell
-    folders   SPLIT/CLASS/ of classification, faces (and pairs.csv), style, signals and volumes; SPLIT/ and
+    folders   SPLIT/CLASS/ of classification, faces (with pairs.csv, alignment.json), style, signals and volumes; SPLIT/ and
               landmarks.csv of landmarks
 
 Coordinates are of the pixels as stored in COCO and landmarks.csv, and of the upright image in YOLO: docs/datasets.md.
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
-from data import arrays
+from data import aligned, arrays
 from data.dataset import CROWD, NUM_AXES, PAIRS_FILE, SPLITS, Dataset, Split
 from data.decode import EXTENSIONS, read_orientation
 from data.files import whole_folder
@@ -216,6 +216,8 @@ def _annotate_folders(dataset: Dataset, pictures: list[Picture], root: Path) -> 
             writer.writerow(["path_a", "path_b", "same", "fold"])
             for pair in pq.read_table(dataset.path / PAIRS_FILE).to_pylist():
                 writer.writerow([file[pair["id_a"]], file[pair["id_b"]], int(pair["same"]), pair["fold"]])
+    if dataset.info.alignment is not None:
+        (root / aligned.FILE).write_text(dataset.info.alignment.model_dump_json(indent=2) + "\n")
     return []
 
 

@@ -190,8 +190,8 @@ def recognise(
     """Say who is on pictures: people of a gallery, or that they are nobody in it.
 
     Example: ./convoy faces recognise door/
-    Where the gallery's alignment finds faces, each face of a picture is looked up. A picture without a face, or that
-    cannot be read, is reported, and the others are recognised; the exit code is then 1.
+    Where the gallery's alignment finds faces, each face of a picture is looked up. A file without a face, or that is no
+    picture, is reported, and the others are recognised; the exit code is then 1.
 
     Parameters
     ----------

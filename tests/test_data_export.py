@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from data.aligned import FaceAlignment
 from data.checks import check
 from data.dataset import CROWD, FAMILY_NAMES, SPLITS, Dataset
 from data.export import EXPORTS, export
@@ -137,12 +138,15 @@ def test_lone_pictures_of_style_come_back(tmp_path: Path) -> None:
     assert targets_of(round_trip(tmp_path, dataset, "folders")) == targets_of(dataset)
 
 
-def test_pairs_come_back(tmp_path: Path) -> None:
+def test_pairs_and_the_alignment_come_back(tmp_path: Path) -> None:
     pairs = b"2 1\nAnn_Lee 1 2\nAnn_Lee 1 Bob 1\nBob 1 2\nBob 3 Ann_Lee 1\n"
-    _, dataset = ingest_source(tmp_path, "faces", faces() | {"pairs.txt": pairs})
+    alignment = FaceAlignment(method="crop", side_px=112, crop_xyxy=(3, 11, 118, 126))
+    files = {"pairs.txt": pairs, "alignment.json": alignment.model_dump_json().encode()}
+    _, dataset = ingest_source(tmp_path, "faces", faces() | files)
     again = round_trip(tmp_path, dataset, "folders")
     assert pairs_of(again) == pairs_of(dataset)
     assert len(pairs_of(again)) == 4
+    assert again.info.alignment == dataset.info.alignment == alignment
 
 
 @pytest.mark.parametrize("names", ["numbers", "words"])
