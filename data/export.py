@@ -2,8 +2,8 @@
 
     coco      detection: annotations/instances_SPLIT.json and SPLIT/
     yolo      detection: images/SPLIT/, labels/SPLIT/ and data.yaml; without crowds, which it cannot tell
-    folders   SPLIT/CLASS/ of classification, faces (with pairs.csv, alignment.json), style, signals and volumes; SPLIT/ and
-              landmarks.csv of landmarks
+    folders   SPLIT/CLASS/ of classification, faces (with pairs.csv, alignment.json), style, signals and volumes;
+              SPLIT/ and landmarks.csv of landmarks
 
 Coordinates are of the pixels as stored in COCO and landmarks.csv, and of the upright image in YOLO: docs/datasets.md.
 """

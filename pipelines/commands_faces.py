@@ -17,7 +17,9 @@ from tasks.enrolment import DEFAULT_GALLERY, EnrolledTree, bind, enrol_files, en
 from tasks.facereading import Face, FaceReader, Threshold, describe_embedder, read_photos, reader_of
 from tasks.gallery import Gallery
 from tasks.gallerystore import Enrolled, Recognition
+from tasks.identification import templates
 
+Row = tuple[str, tuple[float, ...] | None, Recognition]  # picture, where the face is on it, who it is
 MAX_SOURCE_GB = 100.0
 MAX_SHOWN = 20  # people, and pictures that were left out; --json has all
 
@@ -183,6 +185,7 @@ def verify(
 @app.command
 def recognise(
     *images: Path,
+    together: Annotated[bool, Parameter(negative=())] = False,
     gallery: str = DEFAULT_GALLERY,
     false_accept_rate: float | None = None,
     as_json: Json = False,
@@ -197,6 +200,8 @@ def recognise(
     ----------
     images
         Pictures, and folders that are searched for them.
+    together
+        The pictures are of one person, who is looked up once, by the mean of what the pictures give.
     gallery
         Name of the gallery, or a folder's path with a slash in it.
     false_accept_rate
@@ -209,10 +214,10 @@ def recognise(
     with open_gallery(gallery) as opened:
         reader = reader_of(opened.embedder)
         limit = reader.threshold(false_accept_rate)
-        faces, left_out = read_photos([(str(file), file.read_bytes()) for file in files], reader.faces)
-        found = recognised(opened, reader, [face for _, face in faces], limit)
+        photos = [(str(file), file.read_bytes()) for file in files]
+        faces, left_out = read_photos(photos, reader.only_face if together else reader.faces)
+        rows = recognised(opened, reader, faces, limit, together)
         num_people = len(opened)
-    rows = [(name, face.box_xyxy, each) for (name, face), each in zip(faces, found, strict=True)]
     document = {
         "gallery": gallery, "people": num_people, **limit_document(limit), "embedder": document_of(reader),
         "faces": [
@@ -232,9 +237,7 @@ def recognise(
     return int(bool(left_out))
 
 
-def lines_of(
-    rows: list[tuple[str, tuple[float, ...] | None, Recognition]], left_out: dict[str, str]
-) -> list[tuple[Any, ...]]:
+def lines_of(rows: list[Row], left_out: dict[str, str]) -> list[tuple[Any, ...]]:
     """A line a face, and one for each picture without."""
     lines: list[tuple[Any, ...]] = []
     for name, box, each in rows:
@@ -247,12 +250,18 @@ def lines_of(
 
 
 def recognised(
-    gallery: Gallery, reader: FaceReader, faces: list[Face], limit: Threshold
-) -> list[Recognition]:
-    """Who each face is."""
+    gallery: Gallery, reader: FaceReader, faces: list[tuple[str, Face]], limit: Threshold, together: bool
+) -> list[Row]:
+    """Who each face is, or all of them together."""
     if not faces:
         return []
-    return gallery.recognise(reader.embed(faces), limit.distance, reader.embedder)
+    shown = [(name, face.box_xyxy) for name, face in faces]
+    vectors = reader.embed([face for _, face in faces])
+    if together:
+        shown = [(", ".join(name for name, _ in faces), None)]
+        vectors, _ = templates(vectors, [""] * len(vectors))
+    found = gallery.recognise(vectors, limit.distance, reader.embedder)
+    return [(name, box, each) for (name, box), each in zip(shown, found, strict=True)]
 
 
 def one_face(reader: FaceReader, image: Path) -> Face:

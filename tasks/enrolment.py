@@ -98,7 +98,7 @@ def require_model(name: str, embedder: Embedder, model: str) -> None:
 def enrol_files(name: str, reader: FaceReader, person: str, files: Sequence[Path]) -> Enrolled:
     """Add a person's pictures, each of one face: all, or none where one is refused with a ValueError of one line."""
     photos = [(str(file), file.read_bytes()) for file in files]
-    faces, left_out = read_photos(photos, lambda photo: [reader.face(photo)])
+    faces, left_out = read_photos(photos, reader.only_face)
     if left_out:
         file, reason = next(iter(left_out.items()))
         others = f"; {len(left_out)} of {len(files)} pictures cannot be enrolled" if len(left_out) > 1 else ""
@@ -121,7 +121,7 @@ def enrol_tree(
     waiting: dict[str, list[Face]] = {}
     for number, (person, pictures) in enumerate(people.items(), 1):
         photos = [(picture, tree.read(picture)) for picture in pictures]
-        faces, left_out = read_photos(photos, lambda photo: [reader.face(photo)])
+        faces, left_out = read_photos(photos, reader.only_face)
         result.left_out.update(left_out)
         if faces:
             waiting[person] = [face for _, face in faces]

@@ -74,6 +74,10 @@ class FaceReader:
             raise FaceError(f"{len(found)} faces were found, and one is wanted; cut it out of the picture")
         return found[0]
 
+    def only_face(self, photo: bytes) -> list[Face]:
+        """`face`, as `faces` gives it."""
+        return [self.face(photo)]
+
     def embed(self, faces: Sequence[Face]) -> np.ndarray:
         """Vectors (N, D) float32 of unit length."""
         vectors, errors = self.predictor.embed([face.encoded for face in faces])

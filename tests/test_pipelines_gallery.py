@@ -147,7 +147,7 @@ def test_a_folder_of_people_is_enrolled_at_once_and_listed(run: Run, say: Say, p
     assert {each["name"] for each in done["people"]} == set(people) and not done["left_out"]
     listed = say("gallery", "list", "--gallery", "all")
     assert [each["name"] for each in listed["people"]] == list(people)
-    name = list(people)[0]
+    name = next(iter(people))
     shown = say("gallery", "show", name, "--gallery", "all")
     assert len(shown["pictures"]) == len(people[name]) and shown["embedder"]["version"] == "1"
     hits = say("gallery", "search", str(people[name][0]), "--top", "3", "--gallery", "all")["people"]
