@@ -1,6 +1,7 @@
 """`./convoy faces`: people enrolled by their pictures, verified and recognised on others."""
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -220,21 +221,24 @@ def recognise(
         num_people = len(opened)
     document = {
         "gallery": gallery, "people": num_people, **limit_document(limit), "embedder": document_of(reader),
-        "faces": [
-            {
-                "image": name,
-                "box_xyxy": box,
-                "name": each.name,
-                "distance": each.nearest.distance if each.nearest else None,
-                "nearest": each.nearest.name if each.nearest else None,
-            }
-            for name, box, each in rows
-        ],
-        "left_out": left_out,
+        "faces": [row_document(row) for row in rows], "left_out": left_out,
     }  # fmt: skip
     title = f"{num_people:,} people in the gallery {gallery}; {describe_limit(limit)}"
     emit(document, [table(title, ("image", "who", "distance", "note"), lines_of(rows, left_out))], as_json)
     return int(bool(left_out))
+
+
+def row_document(row: Row) -> dict[str, Any]:
+    """A face, for a document: `name` is None where it is not recognised."""
+    image, box_xyxy, found = row
+    nearest = asdict(found.nearest) if found.nearest else {"name": None, "distance": None}
+    return {
+        "image": image,
+        "box_xyxy": box_xyxy,
+        "name": found.name,
+        "nearest": nearest["name"],
+        "distance": nearest["distance"],
+    }
 
 
 def lines_of(rows: list[Row], left_out: dict[str, str]) -> list[tuple[Any, ...]]:
