@@ -123,11 +123,11 @@ def enrolled_views(added: EnrolledTree) -> list[Any]:
         return [enrolled_line(people[0])]
     rows = [(each.name, each.num_added, each.num_pictures) for each in people[:MAX_SHOWN]]
     title = f"{len(people):,} people, {sum(each.num_added for each in people):,} new pictures"
-    views: list[Any] = [table(title, ("person", "new", "pictures"), rows)]
+    views: list[Any] = [title, table("", ("person", "new", "pictures"), rows)]
     if len(people) > MAX_SHOWN:
         views.append(f"… and {len(people) - MAX_SHOWN:,} more")
     if lost:
-        views.append(table(f"Left out: {len(lost):,}", ("picture", "why"), lost[:MAX_SHOWN]))
+        views += [f"left out: {len(lost):,}", table("", ("picture", "why"), lost[:MAX_SHOWN])]
     return views
 
 
@@ -224,7 +224,8 @@ def recognise(
         "faces": [row_document(row) for row in rows], "left_out": left_out,
     }  # fmt: skip
     title = f"{num_people:,} people in the gallery {gallery}; {describe_limit(limit)}"
-    emit(document, [table(title, ("image", "who", "distance", "note"), lines_of(rows, left_out))], as_json)
+    lines = lines_of(rows, left_out)
+    emit(document, [title, table("", ("image", "who", "distance", "note"), lines)], as_json)
     return int(bool(left_out))
 
 

@@ -32,7 +32,8 @@ def list_people(*, gallery: str = DEFAULT_GALLERY, as_json: Json = False) -> Non
     document = {"gallery": gallery, "embedder": asdict(embedder), "people": [asdict(each) for each in people]}
     rows = [(each.name, each.num_pictures, each.first_enrolled, each.last_enrolled) for each in people]
     title = f"{len(people):,} people in the gallery {gallery}: {describe_embedder(embedder)}"
-    emit(document, [table(title, ("person", "pictures", "first enrolled", "last enrolled"), rows)], as_json)
+    columns = ("person", "pictures", "first enrolled", "last enrolled")
+    emit(document, [title, table("", columns, rows)], as_json)
 
 
 @app.command
@@ -69,7 +70,7 @@ def show(name: str, /, *, gallery: str = DEFAULT_GALLERY, as_json: Json = False)
         for each, distance in zip(pictures, distances, strict=True)
     ]
     title = f"{name}: {describe_embedder(embedder)}"
-    emit(document, [table(title, ("picture", "bytes", "enrolled", "from their mean"), rows)], as_json)
+    emit(document, [title, table("", ("picture", "bytes", "enrolled", "from their mean"), rows)], as_json)
 
 
 @app.command
@@ -94,7 +95,7 @@ def search(image: Path, /, *, top: int = 10, gallery: str = DEFAULT_GALLERY, as_
         "people": [asdict(hit) for hit in hits],
     }  # fmt: skip
     rows = [(place, hit.name, hit.distance) for place, hit in enumerate(hits, 1)]
-    emit(document, [table(f"Most like {image}", ("", "person", "distance"), rows)], as_json)
+    emit(document, [f"most like {image}:", table("", ("", "person", "distance"), rows)], as_json)
 
 
 @app.command
