@@ -28,6 +28,7 @@ CHANGES: dict[str, Any] = {
     "model": {"dim": 32},
     "loss": {"name": "cosface", "margin": 0.3},
     "train": {"batch_size": 32},
+    "evaluate": {"views": ["mirror"], "registered_view": "mirror"},
 }
 
 
@@ -111,18 +112,18 @@ def on_disk(gallery: str) -> bytes:
 
 def test_one_picture_is_enough_more_sharpen_it_and_strangers_are_refused(say: Say, people: People) -> None:
     """Of twelve people, whom training never saw; by chance, one picture in twelve would have its own person nearest."""
-    shares = {}
+    nearest, named = {}, {}
     for num in (1, 3):
         known = enrol(say, people, "few", num)
         rows = looked_up(say, people, known, "few")
         assert len(known) == 12 and len(rows) == 36
-        shares[num] = np.mean([row["nearest"] == name for name, row in rows])
-        named = [(name, row["name"]) for name, row in rows if row["name"] is not None]
-        assert named and np.mean([name == said for name, said in named]) >= 0.8
+        nearest[num] = np.mean([row["nearest"] == name for name, row in rows])
+        named[num] = [row["name"] == name for name, row in rows if row["name"] is not None]
         strangers = looked_up(say, people, list(people)[:NUM_STRANGERS], "few")
-        assert np.mean([row["name"] is None for _, row in strangers]) >= 0.9
-        assert all(row["distance"] > 0 and row["nearest"] in known for _, row in strangers)
-    assert shares[1] > 0.4 and shares[3] > shares[1] + 0.1
+        assert len(strangers) == 12 and all(row["nearest"] in known for _, row in strangers)
+        assert np.mean([row["name"] is None for _, row in strangers]) > 0.9
+    assert nearest[1] > 0.5 and nearest[3] > nearest[1] + 0.1
+    assert len(named[3]) > len(named[1]) and np.mean(named[3]) > 0.9
 
 
 def test_pictures_of_one_person_are_looked_up_together(say: Say, people: People) -> None:

@@ -8,24 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from skimage import data as photographs
 from torch import Tensor
 
 from data import aligned
 from data.aligned import FaceAlignment
 from data.archive import memory_tree
 from data.dataset import Dataset
+from data.decode import read_size
 from data.ingest import ingest
 from data.syntheticfaces import synthetic_faces
 from models.mtcnn import Faces
 from tasks import cluster, embedshards, facereading
 from tasks.enrolment import bind, enrol_files, enrol_tree, open_gallery, people_of
-from tasks.facealign import Aligner, FaceError
-from tasks.facereading import FaceReader, describe, open_reader, same_faces, successor_of
+from tasks.facealign import Aligner, FaceError, open_aligner
+from tasks.facereading import FaceReader, describe, open_reader, reader_of, same_faces, successor_of
 from tasks.families import FAMILIES
 from tasks.gallery import Gallery
 from tasks.modelfile import load_model
 from tasks.reembedding import here, re_embed
+from tests import published
 from tests.facegalleries import write_embedder
+from tests.pictures import encode
 from tests.tiny import ingest_config, tiny_config
 
 CROP = FaceAlignment(method="crop", side_px=40, crop_xyxy=(8, 8, 56, 56))
@@ -275,3 +280,32 @@ def test_re_embedding_on_ray_equals_that_in_this_process(model: str, tmp_path: P
     assert len(vectors["ray"]) == len(PEOPLE)
     np.testing.assert_array_equal(np.stack(vectors["ray"]), np.stack(vectors["here"]))
     assert bind("ray", newer, None).embedder.num_dims == 24
+
+
+def test_of_a_real_photograph_the_face_that_mtcnn_finds_is_enrolled(tmp_path: Path) -> None:
+    """By published weights: a face is found again on a smaller photograph, none on a cup, two where there are two."""
+    alignment = FaceAlignment(method="mtcnn", side_px=64, weights=published.mtcnn(), margin=0.2)
+    card_says = open_aligner(alignment).config
+    model = str(write_embedder(tmp_path / "model", alignment=card_says))
+    astronaut = photographs.astronaut()
+    pictures = {
+        "one": astronaut,
+        "smaller": np.asarray(Image.fromarray(astronaut).resize((400, 400))),
+        "two": np.concatenate([astronaut, astronaut[:, ::-1]], axis=1),
+        "cup": photographs.coffee(),
+    }
+    for name, pixels in pictures.items():
+        (tmp_path / f"{name}.png").write_bytes(encode(Image.fromarray(np.ascontiguousarray(pixels))))
+    reader = bind("space", model, None)
+    enrol_files("space", reader, "eileen", [tmp_path / "one.png"])
+    with open_gallery("space") as gallery:
+        again = reader_of(gallery.embedder)
+        [face] = again.faces((tmp_path / "smaller.png").read_bytes())
+        assert face.box_xyxy is not None and face.box_xyxy[2] - face.box_xyxy[0] > 50
+        assert gallery.verify("eileen", again.embed([face])[0], 0.1, again.embedder).same
+        [stored] = gallery.pictures("eileen")
+        assert read_size(stored.encoded) == (64, 64)
+    assert len(reader.faces((tmp_path / "two.png").read_bytes())) == 2
+    for name, says in (("two", "2 faces were found, and one is wanted"), ("cup", "no face was found")):
+        with pytest.raises(ValueError, match=f"{name}.png: {says}"):
+            enrol_files("space", reader, "bob", [tmp_path / f"{name}.png"])
