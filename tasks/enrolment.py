@@ -88,9 +88,10 @@ def require_model(name: str, embedder: Embedder, model: str) -> None:
     """Raise ValueError for a model that is not the one whose vectors a gallery has."""
     found = registry.pin(model)
     if found != (embedder.name, embedder.version):
+        meant = "" if model == address(*found) else f" ({address(*found)})"
         raise ValueError(
-            f"gallery {name!r} has vectors of {uri_of(embedder)}, and {model} is {address(*found)}: the two do not "
-            "compare. Leave --model out, or re-embed the gallery: "
+            f"gallery {name!r} has vectors of {uri_of(embedder)}; those of {model}{meant} do not compare with them. "
+            "Leave --model out, or re-embed the gallery: "
             f"./convoy faces gallery re-embed --gallery {name} --model {model}"
         )
 

@@ -63,7 +63,7 @@ def re_embed(
             for done, total in _embed_waiting(
                 connection, target, embedder.num_dims, spread, batch_size, partial(writing, connection)
             ):
-                if progress:
+                if progress and done < total:
                     progress(done, total)
             with writing(connection):
                 state = read_state(connection)

@@ -91,7 +91,7 @@ def test_another_model_is_refused_by_one_line_that_says_to_re_embed(
     enrol_files("staff", bind("staff", model, None), "ann", photos(0))
     other = str(write_embedder(tmp_path / "other", seed=1))
     with pytest.raises(
-        ValueError, match=r"do not compare. .*faces gallery re-embed --gallery staff --model"
+        ValueError, match=r"do not compare with them. .*faces gallery re-embed --gallery staff --model"
     ) as caught:
         bind("staff", other, None)
     assert "\n" not in str(caught.value)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tasks.gallery import Gallery
-from tests.facegalleries import FIRST, crop, embed, picture
+from tasks.reembedding import Batch, here, re_embed
+from tests.facegalleries import FIRST, SECOND, crop, embed, picture
 
 NUM_PEOPLE = 1000
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -94,6 +95,43 @@ def kill_often(tmp_path: Path, times: int, longest_wait_s: float, seed: int) -> 
             Gallery.create(folder, FIRST).close()
         said = killed_after(folder, first, generator.uniform(0, longest_wait_s))
         first = check_whole(folder, said, first)
+
+
+def re_embed_slowly(folder: Path, kept: object) -> None:
+    """Embed a gallery anew, batch after batch, saying so before each."""
+
+    def embed_next(encoded: Batch) -> np.ndarray:
+        kept.release()  # type: ignore[attr-defined]
+        time.sleep(0.05)
+        return np.stack([embed(each, SECOND.num_dims) for each in encoded])
+
+    re_embed(folder, SECOND, here(embed_next), batch_size=4)
+
+
+@pytest.mark.chaos
+def test_a_re_embedding_that_is_killed_goes_on_where_it_was(tmp_path: Path):
+    folder = tmp_path / "gallery"
+    with Gallery.create(folder, FIRST) as gallery:
+        gallery.enrol_people([(name_of(number), [picture(name_of(number))]) for number in range(40)], FIRST)
+    kept = CONTEXT.Semaphore(0)
+    writer = CONTEXT.Process(target=re_embed_slowly, args=(folder, kept))
+    writer.start()
+    for _ in range(4):  # three batches are kept when the fourth begins
+        assert kept.acquire(timeout=60)
+    assert writer.pid is not None
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    with Gallery.open(folder) as gallery:
+        assert gallery.embedder == FIRST and gallery.check() == 40
+        embedded: list[bytes] = []
+
+        def rest(encoded: Batch) -> np.ndarray:
+            embedded.extend(encoded)
+            return np.stack([embed(each, SECOND.num_dims) for each in encoded])
+
+        assert re_embed(folder, SECOND, here(rest), batch_size=4) == 40
+        assert embedded[-1] == crop(name_of(39)) and len(embedded) <= 28
+        assert gallery.embedder == SECOND and gallery.check() == 40
 
 
 @pytest.mark.chaos
