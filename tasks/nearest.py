@@ -107,9 +107,9 @@ def _scan(
         found.append((query, row + start, value * step[query] + error[query]))
     query, row, most = (torch.cat(parts) for parts in zip(*found, strict=True))
     keep = most >= lowest[query]  # by the limit of the whole matrix
-    of_query, candidates, highest = query[keep].numpy(), row[keep].numpy(), most[keep].numpy()
-    order = np.lexsort([-highest, of_query])
-    return of_query[order], candidates[order], highest[order]
+    of_query, candidates, bound = query[keep].numpy(), row[keep].numpy(), most[keep].numpy()
+    order = np.lexsort([-bound, of_query])
+    return of_query[order], candidates[order], bound[order]
 
 
 def _likeness(

@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.nearest import Matrix, matrix_of
 
-KINDS = {"exact": np.dtype("<f4"), "coarse": np.dtype("i1"), "bounds": np.dtype("<f4")}
+KINDS: dict[str, np.dtype] = {"exact": np.dtype("<f4"), "coarse": np.dtype("i1"), "bounds": np.dtype("<f4")}
 BOUNDS_PER_ROW = 2
 PATTERN = "templates-*.*"
 
