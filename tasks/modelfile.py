@@ -3,6 +3,7 @@
     model/
         model.json                  `ModelCard`
         member-0.safetensors ...    weights of each member (one, or several for an ensemble)
+        pair-heads.safetensors      of an embedder: see tasks.pairheads
 
 `Classifier`-like modules carry their own normalisation as buffers, so the weights file and the card are enough to
 get from encoded bytes to class names.
@@ -77,10 +78,13 @@ def load_model(folder: Path) -> SavedModel:
 
 def model_files(card: ModelCard) -> list[str]:
     """Names of the files that make up a model: weights, and the card last; ValueError for one outside its folder."""
-    for member in card.members:
-        if Path(member.weights).name != member.weights:
-            raise ValueError(f"weights (={member.weights!r}) must be a file name beside model.json")
-    return [*(member.weights for member in card.members), "model.json"]
+    names = [member.weights for member in card.members]
+    if card.pair_heads is not None:
+        names.append(card.pair_heads.weights)
+    for name in names:
+        if Path(name).name != name:
+            raise ValueError(f"weights (={name!r}) must be a file name beside model.json")
+    return [*names, "model.json"]
 
 
 def model_sha256(folder: Path) -> str:
