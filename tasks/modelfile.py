@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from data.files import write_whole
-from tasks.card import CARD_VERSION, Member, ModelCard
+from tasks.card import CARD_VERSION, ModelCard
 from tasks.families import FAMILIES
 
 
@@ -58,11 +58,11 @@ def load_card(folder: Path) -> ModelCard:
     return ModelCard.parse(values, str(file))
 
 
-def weights_file(folder: Path, member: Member) -> Path:
-    """A member's weights; raises ValueError for a card that names a file elsewhere."""
-    if Path(member.weights).name != member.weights:
-        raise ValueError(f"{folder}: weights (={member.weights!r}) must be a file name in that folder")
-    return folder / member.weights
+def weights_file(folder: Path, name: str) -> Path:
+    """A file of weights that a card names; raises ValueError for one elsewhere."""
+    if Path(name).name != name:
+        raise ValueError(f"{folder}: weights (={name!r}) must be a file name in that folder")
+    return folder / name
 
 
 def load_model(folder: Path) -> SavedModel:
@@ -71,7 +71,7 @@ def load_model(folder: Path) -> SavedModel:
     members = []
     for member in card.members:
         module = FAMILIES[card.family].rebuild(card, member)
-        module.load_state_dict(load_file(weights_file(folder, member)), strict=True)
+        module.load_state_dict(load_file(weights_file(folder, member.weights)), strict=True)
         members.append(module.eval())
     return SavedModel(card, tuple(members))
 

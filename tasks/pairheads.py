@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from models.pairhead import PairFeatures, PairHead, fit_logistic, fit_pair_head
 from tasks.card import ModelCard, PairHeads
 from tasks.facepairs import pairs_of_people
+from tasks.modelfile import weights_file
 
 FILE = "pair-heads.safetensors"
 KINDS: tuple[PairFeatures, ...] = get_args(PairFeatures)
@@ -91,7 +92,7 @@ def load_pair_heads(folder: Path, card: ModelCard) -> dict[PairFeatures, PairHea
     """The heads of the model in `folder`; none of a model that has none."""
     if card.pair_heads is None:
         return {}
-    tensors = load_file(folder / card.pair_heads.weights)
+    tensors = load_file(weights_file(folder, card.pair_heads.weights))
     heads = {}
     for kind in KINDS:
         heads[kind] = PairHead(len(tensors[f"{kind}.weight"]), kind)
