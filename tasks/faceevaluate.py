@@ -198,13 +198,13 @@ def require_strangers(card: ModelCard, dataset: Dataset, split: Split) -> str:
     if not card.dataset_digest or not versioning.is_cached(card.dataset_digest):
         return f"not known: the version of {card.dataset} that the model was trained on is not here"
     with versions.opened(card.dataset_digest) as trained:
-        both = sorted(
-            people_of(dataset.info, split)
-            & (people_of(trained.info, "train") | people_of(trained.info, "val"))
-        )
+        seen: set[str] = set()
+        for side in ("train", "val"):
+            seen |= people_of(trained.info, side) if side != split else set()
+        both = sorted(people_of(dataset.info, split) & seen)
     if both and card.dataset == dataset.info.name:
         raise ValueError(
-            f"{len(both)} people of the {split} split of {dataset.info.name}, as {both[0]!r}, stand in train or val of "
+            f"{len(both)} people of the {split} split of {dataset.info.name}, as {both[0]!r}, stand on another side in "
             f"the version that the model was trained on ({card.dataset_digest[:8]}): an embedder is tested on people "
             "that it never saw; test it on that version, or train it again"
         )

@@ -66,7 +66,9 @@ def fit_one(kind: PairFeatures, train: People, val: People) -> Fitted:
         head = fit_pair_head(*train.pairs(), kind, decay)
         with torch.no_grad():
             logits = head(a, b).double()
-            (scale,), shift = fit_logistic(logits[:, None], same, LEAST_DECAY)
+            spread = logits.std()  # one, for the decay to be slight whatever the head's was
+            (slope,), shift = fit_logistic(logits[:, None] / spread, same, LEAST_DECAY)
+            scale = slope / spread
             entropy = float(F.binary_cross_entropy_with_logits(scale * logits + shift, same.double()))
             head.linear.weight *= scale
             head.linear.bias.copy_(scale * head.linear.bias + shift)

@@ -214,7 +214,7 @@ def test_people_that_the_model_saw_in_another_version_are_refused_by_evaluation(
     dataset = versions.open_stored("drawn")
     assert versions.current("drawn") != first
     with pytest.raises(
-        ValueError, match=r"people of the test split of drawn, as '.*', stand in train or val of"
+        ValueError, match=r"people of the test split of drawn, as '.*', stand on another side in"
     ):
         evaluate([trained], dataset, config=config)
     elsewhere = Dataset(dataset.path, dataset.info.model_copy(update={"name": "others"}))

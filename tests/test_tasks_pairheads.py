@@ -72,8 +72,8 @@ def test_the_logit_is_already_that_of_the_people_of_validation(three: tuple[Peop
         with torch.no_grad():
             logits = fitted.head(a, b).double().numpy()[:, None]
         again = LogisticRegression(C=1e6, tol=1e-10, max_iter=10_000).fit(logits, same.numpy())
-        assert again.coef_[0, 0] == pytest.approx(1, abs=2e-3)
-        assert again.intercept_[0] == pytest.approx(0, abs=2e-3)
+        assert again.coef_[0, 0] == pytest.approx(1, abs=0.02)
+        assert again.intercept_[0] == pytest.approx(0, abs=0.02)
 
 
 def test_heads_are_kept_with_the_model_and_named_in_its_card(
