@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from data.dataset import Dataset, Split
-from data.ingest import IngestConfig, ingest
+from data.ingest import ingest
 from tasks import cluster, versions
 from tasks.faceevaluate import evaluate, fit_thresholds
 from tasks.facepairs import neighbour_loss, pairs_of_people
@@ -27,7 +27,7 @@ from tasks.verification import NOTHING
 from tasks.versions import add
 from tasks.weights import normalisation_of, read_weights
 from tests.datasets import DATASETS
-from tests.tiny import INGEST, ingest_config, tiny_config, tiny_dataset, write_people
+from tests.tiny import ingest_config, tiny_config, tiny_dataset, write_people
 
 REAL = DATASETS / "lfw_deepfunneled_c128.tar.xz"
 COMPARING = {"sampling__pictures_per_person": 4, "train__batch_size": 16, "loss__margin": 0.2}
@@ -200,26 +200,26 @@ def test_people_that_the_model_saw_in_another_version_are_refused_by_evaluation(
     monkeypatch.setenv("CONVOY_HOME", str(tmp_path / "home"))
     trained = Path(shutil.copytree(trained, tmp_path / "model"))  # its card is changed here
     source = write_people(tmp_path / "people")
-    values = {**INGEST, "val_fraction": 0.1, "test_fraction": 0.2}
-    add(source, name="drawn", family="faces", config=IngestConfig.parse(values, "ingest"))
+    add(source, name="drawn", family="faces", config=ingest_config())
     first = versions.current("drawn")
     write_card(trained, load_card(trained).model_copy(update={"dataset_digest": first}))
     config = tiny_config("faces").evaluate
     same = evaluate([trained], versions.open_stored("drawn"), config=config)
     assert same.about["people_seen_in_training"] == "none: the model was trained on this version"
-    values["test_fraction"] = 0.5
-    add(
-        source, name="drawn", family="faces", config=IngestConfig.parse(values, "ingest"), fresh_splits=True
-    )  # fmt: skip
+    trained_on, tested_on = (source / f"{side}_ids.txt" for side in ("train", "test"))
+    moved, *others = trained_on.read_text().splitlines()
+    trained_on.write_text("\n".join(others))
+    tested_on.write_text(f"{tested_on.read_text().rstrip()}\n{moved}\n")
+    add(source, name="drawn", family="faces", config=ingest_config(), fresh_splits=True)
     dataset = versions.open_stored("drawn")
     assert versions.current("drawn") != first
     with pytest.raises(
-        ValueError, match=r"people of the test split of drawn, as '.*', stand on another side in"
+        ValueError, match=f"1 people of the test split of drawn, as '{moved}', stand on another side in"
     ):
         evaluate([trained], dataset, config=config)
     elsewhere = Dataset(dataset.path, dataset.info.model_copy(update={"name": "others"}))
     told = evaluate([trained], elsewhere, config=config).about["people_seen_in_training"]
-    assert int(str(told).split()[0]) > 0 and "by their names, of the people of drawn" in str(told)
+    assert str(told).startswith("1 by their names, of the people of drawn")
     write_card(trained, load_card(trained).model_copy(update={"dataset_digest": "0" * 32 + ".dir"}))
     told = evaluate([trained], dataset, config=config).about["people_seen_in_training"]
     assert "not known" in str(told)
