@@ -57,7 +57,7 @@ class LivenessCheck:
         table = self.predictor.predict(blobs)
         rows, errors = table["probabilities"].to_pylist(), table["error"].to_pylist()
         faults = [
-            error or (spoof_error(row[place], self.threshold) if row[place] < self.threshold else None)
+            error or (None if row[place] >= self.threshold else spoof_error(row[place], self.threshold))
             for row, error in zip(rows, errors, strict=True)
         ]
         return Looks(np.array([np.nan if row is None else row[place] for row in rows]), faults)
@@ -65,7 +65,7 @@ class LivenessCheck:
 
 def spoof_error(score: float, threshold: float) -> str:
     """Why a face is refused."""
-    return f"judged a spoof: it looks real to {score:.3f}, and {threshold:.3f} is needed"
+    return f"judged a spoof: it looks real to {score:.4g}, and {threshold:.4g} is needed"
 
 
 def open_liveness(folder: Path, called: str = "", threshold: float | None = None) -> LivenessCheck:
