@@ -39,7 +39,20 @@ class PairHead(nn.Module):
 
 
 def fit_pair_head(a: Tensor, b: Tensor, same: Tensor, kind: PairFeatures, decay: float) -> PairHead:
-    """The head that minimises the mean cross-entropy plus decay / 2 · |w|²: (N, D), (N, D), (N,) bool, float64 inside.
+    """The head that minimises the mean cross-entropy plus decay / 2 · |w|²: (N, D), (N, D), (N,) bool.
+
+    Raises as `fit_logistic`.
+    """
+    weight, bias = fit_logistic(pair_features(a.double(), b.double(), kind), same, decay)
+    head = PairHead(len(weight), kind)
+    with torch.no_grad():
+        head.linear.weight.copy_(weight[None])
+        head.linear.bias.copy_(bias)
+    return head
+
+
+def fit_logistic(features: Tensor, same: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    """Weights (F,) and bias () of the least mean cross-entropy plus decay / 2 · |w|²: (N, F) float64, (N,) bool.
 
     Raises ValueError where all pairs are of one kind, or `decay` is not positive: then there is no minimum.
     """
@@ -51,7 +64,7 @@ def fit_pair_head(a: Tensor, b: Tensor, same: Tensor, kind: PairFeatures, decay:
         raise ValueError(
             f"{int(same.sum())} of {len(same)} pairs are of one person; a head needs pairs of both kinds"
         )
-    features, target = pair_features(a.double(), b.double(), kind), same.double()
+    target = same.double()
     weight = torch.zeros(
         features.shape[1] + 1, dtype=torch.float64, requires_grad=True
     )  # the bias is the last
@@ -69,8 +82,4 @@ def fit_pair_head(a: Tensor, b: Tensor, same: Tensor, kind: PairFeatures, decay:
         return float(loss.detach())
 
     optimizer.step(closure)
-    head = PairHead(features.shape[1], kind)
-    with torch.no_grad():
-        head.linear.weight.copy_(weight[None, :-1])
-        head.linear.bias.copy_(weight[-1:])
-    return head
+    return weight.detach()[:-1], weight.detach()[-1]

@@ -1,5 +1,6 @@
 """What `./convoy predict` does with an embedder of faces."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +8,29 @@ import numpy as np
 
 from pipelines.commands_predict import in_pieces
 from pipelines.render import emit, table
+from tasks import registry
 from tasks.facepredict import FacePredictor, view_named
+from tasks.livenessmodel import answer_real, open_liveness
 from tasks.modelfile import load_model
 
 MOST_COLUMNS = 8  # distances that the console shows
 
 
-def predict_embeddings(model: str, folder: Path, files: list[Path], view: str | None, as_json: bool) -> int:
-    """The embeddings of files, and how far apart they are: squared distances, 0 to 4."""
+def predict_embeddings(
+    model: str, folder: Path, files: list[Path], view: str | None, liveness: str | None, as_json: bool
+) -> int:
+    """The embeddings of files, and how far apart they are: squared distances, 0 to 4.
+
+    `liveness` names a model that must judge a face real before it is embedded.
+    """
     predictor = FacePredictor(load_model(folder))
     if view is not None:
         predictor.view = view_named(view)
-    rows = in_pieces(files, predictor.predict)
+    answer = predictor.predict
+    check = None if liveness is None else open_liveness(registry.resolve_model(liveness), liveness)
+    if check is not None:
+        answer = partial(answer_real, check, predictor.predict)
+    rows = in_pieces(files, answer)
     apart = distances_of(rows)
     predictions = [{"image": str(file), **row} for file, row in zip(files, rows, strict=True)]
     shown = range(min(len(files), MOST_COLUMNS))
@@ -29,6 +41,7 @@ def predict_embeddings(model: str, folder: Path, files: list[Path], view: str | 
     thresholds = {name: value for name, value in predictor.card.thresholds.items() if value >= 0}
     document = {
         "model": model,
+        **({"liveness": {"model": liveness, "threshold": check.threshold}} if check else {}),
         "view": predictor.view,
         "thresholds": thresholds,
         "predictions": predictions,

@@ -11,13 +11,11 @@ from pipelines.options import Json
 from pipelines.render import emit, table
 from tasks import registry
 from tasks.facealign import open_aligner
-from tasks.liveness import Liveness, Share
-from tasks.livenessmodel import Rate, fit_and_test, real_class
+from tasks.liveness import MAX_BPCER, Liveness, Share
+from tasks.livenessmodel import Rate, fit_and_test, keep_threshold, real_class
 from tasks.predict import load_predictor
 from tasks.spoofset import PeopleSplit, write_spoof_set
 from tasks.versions import open_stored
-
-MAX_BPCER = 0.05
 
 app = App(name="liveness", help="Tell real faces from presentation attacks.")
 
@@ -82,6 +80,7 @@ def evaluate(
     split: Split = "test",
     max_bpcer: float | None = None,
     max_apcer: float | None = None,
+    out: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Fit a liveness threshold on validation faces, and judge others by it: APCER, BPCER, ACER.
@@ -100,17 +99,24 @@ def evaluate(
         Greatest share of real faces refused on validation; 0.05 if neither is given.
     max_apcer
         Instead: greatest share of attacks accepted on validation, of every type.
+    out
+        A new folder for the model with this threshold in its card, for predict --liveness.
     """
     if max_bpcer is not None and max_apcer is not None:
         raise ValueError("--max-bpcer and --max-apcer each fix the threshold: give one")
     rate: Rate = "bpcer" if max_apcer is None else "apcer"
     at = max_apcer if max_apcer is not None else MAX_BPCER if max_bpcer is None else max_bpcer
-    predictor = load_predictor(registry.resolve_model(model))
-    real_class(predictor)  # said before the dataset is looked for
+    folder = registry.resolve_model(model)
+    predictor = load_predictor(folder)
+    real_class(predictor, model)  # said before the dataset is looked for
     data = open_stored(dataset or predictor.card.dataset)
     test = fit_and_test(predictor, data, split, rate, at)
+    if out is not None:
+        note = f"liveness: {rate} of at most {at:g} on the validation faces of {data.info.name}"
+        keep_threshold(folder, out, test.tested.threshold, note)
     document = {
         "model": model,
+        "out": out,
         "dataset": data.info.name,
         "fitted": {"on": "val", "rate": rate, "at_most": at, "threshold": test.tested.threshold},
         "val": document_of(test.val),

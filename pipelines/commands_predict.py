@@ -34,6 +34,7 @@ def predict(
     coco: Path | None = None,
     tile: Annotated[bool, Parameter(negative=())] = False,
     overlap: float | None = None,
+    liveness: str | None = None,
     as_json: Json = False,
 ) -> int:
     """Classify images, signals or volumes, find objects or landmarks in images, or embed faces: files, or folders.
@@ -62,6 +63,9 @@ def predict(
         them is made smaller.
     overlap
         With --tile: how much tiles overlap, as a share of their side (0.25); no less than the longest object.
+    liveness
+        Embedders of faces: a classifier of real faces and attacks, given as the model is; a picture that it judges a
+        spoof is reported as one, and not embedded. The threshold is that of its card.
     """
     tile_overlap = overlap_of(tile, overlap)
     require_there(images)
@@ -69,6 +73,10 @@ def predict(
         raise ValueError(f"--draw {draw} is a file: give a folder")
     folder = registry.resolve_model(model)
     card = load_card(folder)
+    if liveness is not None and card.family != "faces":
+        raise ValueError(
+            f"--liveness is for embedders of faces, and {model} is for {card.family}: leave it out"
+        )
     files = find_images(images, suffixes_of(card.family))
     if card.family == "detection":
         return predict_boxes(model, folder, files, view, least_score, draw, coco, tile_overlap, as_json)
@@ -90,7 +98,7 @@ def predict(
     if card.family == "faces":
         from pipelines.commands_embed import predict_embeddings
 
-        return predict_embeddings(model, folder, files, view, as_json)
+        return predict_embeddings(model, folder, files, view, liveness, as_json)
     predictor = load_predictor(folder)
     rows = in_pieces(files, lambda blobs: predictor.predict(blobs, view))
     lines = []

@@ -1,4 +1,5 @@
-"""Finds a model's temperature (tasks.temperature) on the validation split, and writes it into the model's card.
+"""Finds a model's temperature (tasks.temperature) on the validation split, and writes it into the model's card; of a
+classifier of real faces and attacks, the threshold of liveness too.
 
 The temperature minimises the mean negative log-likelihood; in β = 1/T that is convex, so the zero of its slope is
 sought. It holds for one view and one set of networks: an ensemble needs its own, and so does another view. Where no
@@ -6,7 +7,7 @@ validation image is taken for a wrong class, the likelihood only rises as T fall
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +16,38 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 
 from data.dataset import Dataset, noun_of
+from tasks.liveness import LIVENESS, MAX_BPCER, REAL, threshold_at_bpcer
 from tasks.metrics import LEAST_PROBABILITY
 from tasks.modelfile import load_card, write_card
 from tasks.outputs import averaged, decode_piece, piece_size, pieces_of
 from tasks.predict import BATCH_SIZE, Predictor, load_predictor
 from tasks.settings import ViewName
-from tasks.temperature import GREATEST_T, LEAST_T
+from tasks.temperature import GREATEST_T, LEAST_T, with_temperature
 
 ROWS = 4096  # images whose probabilities are looked at together
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature, and what it rests on, as the card says it."""
+    """A temperature, and what it rests on, as the card says it; thresholds, by their names."""
 
     temperature: float
     basis: str
+    thresholds: dict[str, float] = field(default_factory=dict)
 
     @property
     def note(self) -> str:
         """One line of the log."""
-        return f"temperature {self.temperature:.3g}, fitted to {self.basis}"
+        told = "".join(f", threshold of {name} {value:.3g}" for name, value in self.thresholds.items())
+        return f"temperature {self.temperature:.3g}{told}, fitted to {self.basis}"
 
     @property
     def metrics(self) -> dict[str, float]:
         """What a run's record keeps of it."""
-        return {"temperature": self.temperature}
+        return {
+            "temperature": self.temperature,
+            **{f"threshold.{name}": value for name, value in self.thresholds.items()},
+        }
 
 
 def calibrate(
@@ -57,10 +64,14 @@ def calibrate(
     """
     card = load_card(folder)
     if card.calibrated_on:
-        return Calibration(card.temperature, card.calibrated_on)
+        return Calibration(card.temperature, card.calibrated_on, card.thresholds)
     predictor = load_predictor(folder, device, batch_size=batch_size)
     found = fit_on_validation([predictor], dataset, predictor.view, on_progress)
-    update = {"temperature": found.temperature, "calibrated_on": found.basis}
+    update = {
+        "temperature": found.temperature,
+        "calibrated_on": found.basis,
+        "thresholds": {**card.thresholds, **found.thresholds},
+    }
     write_card(folder, card.model_copy(update=update))
     return found
 
@@ -71,7 +82,10 @@ def fit_on_validation(
     view: ViewName,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """The temperature of the models' averaged outputs by one view, fitted to the validation split; 1 without one."""
+    """The temperature of the models' averaged outputs by one view, fitted to the validation split; 1 without one.
+
+    Where the classes are `real` and attacks, the threshold of liveness for the outputs at that temperature.
+    """
     num_images = dataset.info.num_images("val")
     noun = noun_of(dataset.info.family)
     if not num_images:
@@ -85,9 +99,22 @@ def fit_on_validation(
         if on_progress is not None:
             on_progress(rows.stop, num_images)
     temperature, note = fit_temperature(probabilities, labels)
-    return Calibration(
-        temperature, f"{num_images:,} validation {noun} of {dataset.info.name}, view {view}{note}"
-    )
+    basis = f"{num_images:,} validation {noun} of {dataset.info.name}, view {view}{note}"
+    scaled = with_temperature(torch.from_numpy(probabilities), temperature).numpy()
+    return Calibration(temperature, basis, liveness_threshold(dataset.info.classes, scaled, labels))
+
+
+def liveness_threshold(
+    classes: Sequence[str], probabilities: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """The highest threshold of `real`'s probabilities that refuses at most `MAX_BPCER` of real faces, by its name.
+
+    Nothing where there is no such class, or of it or the attacks no picture: probabilities (N, K), labels (N,).
+    """
+    if REAL not in classes or len({classes[label] == REAL for label in labels}) < 2:
+        return {}
+    scores, kinds = probabilities[:, list(classes).index(REAL)], [classes[label] for label in labels]
+    return {LIVENESS: threshold_at_bpcer(scores, kinds, MAX_BPCER)}
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, str]:

@@ -46,6 +46,14 @@ class TaughtBy(Parameters):
     sha256: str  # of its card and weights
 
 
+class PairHeads(Parameters):
+    """Logistic regressions on pairs of embeddings: see tasks.pairheads."""
+
+    weights: str  # file name beside model.json
+    decay: dict[str, float]  # of each kind, by name
+    fitted_on: str
+
+
 class ModelCard(Parameters):
     """`model.json`."""
 
@@ -60,6 +68,7 @@ class ModelCard(Parameters):
     dataset_digest: str  # DVC's md5 of the dataset the weights were fitted to, or "" if it had none
     initial_weights: InitialWeights | None = None
     taught_by: TaughtBy | None = None
+    pair_heads: PairHeads | None = None  # of embedders
     temperature: float = Field(default=1.0, gt=0)  # of `views` and these members: see tasks.temperature
     alignment: FaceAlignment | None = None  # faces: how they had been cut out to train on; None: not known
     calibrated_on: str = ""  # what the temperature was fitted to, or why it is 1; "" if nobody tried

@@ -6,10 +6,13 @@ from typing import Any
 
 from data.dataset import DatasetInfo
 from tasks.card import ModelCard
+from tasks.liveness import LIVENESS
 from tasks.modelfile import load_model, save_model
 
 SAME_QUESTION = ("family", "classes")  # what outputs must share to be averaged
 SAME_MODEL = (*SAME_QUESTION, "preprocessing", "views", "thresholds", "dataset", "dataset_digest")
+
+FITTED = ("score", LIVENESS)  # thresholds that were fitted to the validation split
 
 
 def require_agreement(called: Sequence[str], cards: Sequence[ModelCard], fields: Sequence[str]) -> None:
@@ -87,5 +90,5 @@ def combine(folders: Sequence[Path], target: Path) -> ModelCard:
 
 def unfitted(card: ModelCard) -> ModelCard:
     """The card without what was fitted to the validation split."""
-    thresholds = {name: value for name, value in card.thresholds.items() if name != "score"}
+    thresholds = {name: value for name, value in card.thresholds.items() if name not in FITTED}
     return card.model_copy(update={"thresholds": thresholds, "temperature": 1.0, "calibrated_on": ""})

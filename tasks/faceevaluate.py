@@ -1,7 +1,7 @@
-"""Verification with a saved embedder: thresholds fitted on the people of validation, figures on those of a split.
+"""A saved embedder: thresholds fitted on the people of validation, verification and recognition of those of a split.
 
 The pairs are those that the dataset came with, as LFW's, where its split holds them all; else all pairs of one person,
-up to a number, and as many of two.
+up to a number, and as many of two. Recognition is that of tasks.facerecognition.
 """
 
 import time
@@ -16,19 +16,33 @@ import torch
 
 from data.dataset import PAIRS_FILE, Dataset, Split
 from data.decode import decode_image
+from models.pairhead import PairFeatures, PairHead
+from tasks import versioning, versions
+from tasks.card import ModelCard, PairHeads
 from tasks.facepairs import pairs_of_people
 from tasks.facepredict import FacePredictor
+from tasks.facerecognition import NUM_GALLERIES, Recognition, recognition
 from tasks.facereport import Looked, Report, Shown
-from tasks.faces import ACCURACY, FaceEvaluate, FaceView, far_of, require_apart
+from tasks.faces import ACCURACY, FaceEvaluate, FaceView, far_of, people_of, require_apart
 from tasks.modelfile import load_card, load_model, write_card
+from tasks.pairheads import (
+    MOST_PICTURES,
+    People,
+    fit_pair_heads,
+    load_pair_heads,
+    pair_logits,
+    write_pair_heads,
+)
 from tasks.personbootstrap import FEWEST_PEOPLE, curve_band, pair_intervals
 from tasks.settings import Precision
 from tasks.verification import (
     accuracy_at,
+    auc,
     best_threshold,
     fit_threshold,
     fold_accuracy,
     pair_distances,
+    roc,
     summarise,
     supported_fars,
 )
@@ -38,6 +52,7 @@ PIECE_IMAGES = 256  # decoded at a time
 SEED, NUM_DRAWS = 0, 200  # of the intervals over people
 MOST_PAIRS = 50_000  # of a kind, where the dataset has no list
 Tell = Callable[[int, int], None]
+Heads = dict[PairFeatures, PairHead]
 
 
 @dataclass(frozen=True)
@@ -81,19 +96,25 @@ def pairs_of(dataset: Dataset, split: Split, ids: Sequence[str], labels: np.ndar
 
 
 def embed_split(
-    predictor: FacePredictor, dataset: Dataset, split: Split, view: FaceView, tell: Tell | None
+    predictor: FacePredictor,
+    dataset: Dataset,
+    split: Split,
+    view: FaceView,
+    tell: Tell | None,
+    rows: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, float]:
-    """Embeddings (N, D) of a split, and how many seconds it took."""
-    num, began, found = dataset.info.num_images(split), time.perf_counter(), []
-    for start in range(0, num, PIECE_IMAGES):
-        places = range(start, min(start + PIECE_IMAGES, num))
+    """Embeddings (N, D) of a split, or of these rows of it, and how many seconds it took."""
+    wanted: Sequence[int] = range(dataset.info.num_images(split)) if rows is None else rows
+    began, found = time.perf_counter(), []
+    for start in range(0, len(wanted), PIECE_IMAGES):
+        places = wanted[start : start + PIECE_IMAGES]
         embeddings, errors = predictor.embed(
             dataset.rows(split, places, ["image"])["image"].to_pylist(), view
         )
         assert not any(errors), "a stored picture was decoded before"
         found.append(embeddings)
         if tell is not None:
-            tell(places.stop, num)
+            tell(start + len(places), len(wanted))
     return np.concatenate(found), time.perf_counter() - began
 
 
@@ -108,7 +129,7 @@ def fit_thresholds(
     """Fit the thresholds of the embedder in `folder` on the people of validation, and keep them in its card.
 
     One for each false-accept rate that its card names and the pairs support, and that of the highest accuracy.
-    Distances are squared; what cannot be fitted accepts nobody.
+    Distances are squared; what cannot be fitted accepts nobody. Beside them, heads for pairs: see tasks.pairheads.
     """
     card = load_card(folder)
     if card.calibrated_on:
@@ -131,7 +152,8 @@ def fit_thresholds(
         f"{len(pairs.same):,} pairs of {len(np.unique(labels))} validation people of {dataset.info.name}, "
         f"view {predictor.view}"
     )
-    update = {"thresholds": {**card.thresholds, **fitted}, "calibrated_on": basis}
+    heads = fit_heads(folder, predictor, dataset, People(embeddings, labels), on_progress)
+    update = {"thresholds": {**card.thresholds, **fitted}, "calibrated_on": basis, "pair_heads": heads}
     write_card(folder, card.model_copy(update=update))
     told = ", ".join(f"{name} {value:.3f}" for name, value in sorted(fitted.items()))
     return Thresholds(
@@ -139,12 +161,61 @@ def fit_thresholds(
     )
 
 
+def fit_heads(
+    folder: Path, predictor: FacePredictor, dataset: Dataset, val: People, tell: Tell | None
+) -> PairHeads | None:
+    """Fit the heads for pairs, and write them to the model's folder; None where nobody of train has two pictures."""
+    labels = dataset.table("train", ["label"])["label"].to_numpy()
+    rows = some_people(labels, MOST_PICTURES)
+    if len(np.unique(labels[rows])) in (1, len(rows)):
+        return None
+    embeddings, _seconds = embed_split(predictor, dataset, "train", predictor.view, tell, rows.tolist())
+    train = People(embeddings, labels[rows])
+    num = len(np.unique(train.labels)), len(np.unique(val.labels))
+    about = (
+        f"pairs of {num[0]} people of train, decay and scale on {num[1]} of validation, view {predictor.view}"
+    )
+    return write_pair_heads(folder, fit_pair_heads(train, val), about)
+
+
+def some_people(labels: np.ndarray, most: int) -> np.ndarray:
+    """Rows of people drawn until there are `most` or more, in order: labels (N,) → (M,); all where there are fewer."""
+    order = np.random.default_rng(SEED).permutation(np.unique(labels))
+    counts = np.bincount(labels)[order]
+    wanted = order[: int(np.searchsorted(np.cumsum(counts), most)) + 1]
+    return np.flatnonzero(np.isin(labels, wanted))
+
+
+def require_strangers(card: ModelCard, dataset: Dataset, split: Split) -> str:
+    """What is known of people that the model was trained or fitted on and who stand in the split, in a few words.
+
+    Raises ValueError for such people where the model was trained on another version of this dataset. Names of another
+    dataset may be other people's, so they are counted. A card names nobody: they are read from the version that it
+    tells, if that is here.
+    """
+    if card.dataset == dataset.info.name and card.dataset_digest == versioning.digest(dataset.path):
+        return "none: the model was trained on this version"
+    if not card.dataset_digest or not versioning.is_cached(card.dataset_digest):
+        return f"not known: the version of {card.dataset} that the model was trained on is not here"
+    with versions.opened(card.dataset_digest) as trained:
+        seen: set[str] = set()
+        for side in ("train", "val"):
+            seen |= people_of(trained.info, side) if side != split else set()
+        both = sorted(people_of(dataset.info, split) & seen)
+    if both and card.dataset == dataset.info.name:
+        raise ValueError(
+            f"{len(both)} people of the {split} split of {dataset.info.name}, as {both[0]!r}, stand on another side in "
+            f"the version that the model was trained on ({card.dataset_digest[:8]}): an embedder is tested on people "
+            "that it never saw; test it on that version, or train it again"
+        )
+    return f"{len(both)} by their names, of the people of {card.dataset} that the model was trained on"
+
+
 def look(
-    predictor: FacePredictor, dataset: Dataset, split: Split, view: FaceView, pairs: Pairs, config: FaceEvaluate,
-    tell: Tell | None,
+    predictor: FacePredictor, embeddings: np.ndarray, view: FaceView, pairs: Pairs, heads: Heads,
+    config: FaceEvaluate,
 ) -> Looked:  # fmt: skip
     """Distances of the pairs by one view, and the figures made of them."""
-    embeddings, seconds = embed_split(predictor, dataset, split, view, tell)
     distances = pair_distances(embeddings, pairs.places)
     thresholds = predictor.card.thresholds
     figures = summarise(distances, pairs.same, config.false_accept_rates)
@@ -154,10 +225,13 @@ def look(
             if name != ACCURACY and threshold >= 0:
                 figures[f"accepted_at_{name}"] = float((distances[~pairs.same] <= threshold).mean())
                 figures[f"recognised_at_{name}"] = float((distances[pairs.same] <= threshold).mean())
+        for kind, head in heads.items():
+            logits = pair_logits(head, embeddings, pairs.places)
+            figures[f"accuracy_head_{kind}"] = float(((logits > 0) == pairs.same).mean())
+            figures[f"auc_head_{kind}"] = auc(roc(logits.max() - logits, pairs.same))
     if len(np.unique(pairs.folds)) > 1:
         by_fold = fold_accuracy(distances, pairs.same, pairs.folds)
         figures |= {"fold_accuracy": by_fold.mean, "fold_accuracy_sd": by_fold.sd}
-    figures["images_per_s"] = len(embeddings) / seconds
     return Looked(view, distances, figures)
 
 
@@ -186,19 +260,31 @@ def evaluate(
         )
     dataset.require(split)
     require_apart(dataset)
+    known = require_strangers(saved.card, dataset, split)
     predictor = FacePredictor(saved, device, precision, config.batch_size)
     table = dataset.table(split, ["id", "label"])
     ids, labels = table["id"].to_pylist(), table["label"].to_numpy()
     pairs = pairs_of(dataset, split, ids, labels)
-    views = dict.fromkeys((predictor.view, *config.views))
-    looks = [look(predictor, dataset, split, view, pairs, config, on_progress) for view in views]
+    views: list[FaceView] = list(dict.fromkeys((predictor.view, *config.views)))
+    heads, looks = load_pair_heads(folders[0], saved.card), []
+    recognised: Recognition | None = None
+    for view in views:
+        embeddings, seconds = embed_split(predictor, dataset, split, view, on_progress)
+        seen = look(predictor, embeddings, view, pairs, heads, config)
+        found = recognition(embeddings, labels, config.false_accept_rates, SEED, NUM_DRAWS)
+        if found is not None:
+            seen.figures.update(found.rates)
+            recognised = recognised or found
+        seen.figures["images_per_s"] = len(embeddings) / seconds
+        looks.append(seen)
     own, people = looks[0], labels[pairs.places]
-    metrics = dict(own.figures)
+    metrics = own.figures | (recognised.intervals if recognised else {})
     band = None
     if len(np.unique(people)) >= FEWEST_PEOPLE:
         drawn: dict[str, Any] = {"seed": SEED, "num_draws": NUM_DRAWS}
-        found = pair_intervals(own.distances, people, config.false_accept_rates, **drawn)
-        for name, (low, high) in found.items():
+        for name, (low, high) in pair_intervals(
+            own.distances, people, config.false_accept_rates, **drawn
+        ).items():
             metrics |= {f"{name}_low": low, f"{name}_high": high}
         fars = band_fars(int((~pairs.same).sum()))
         band = (fars, *curve_band(own.distances, people, fars, **drawn))
@@ -215,6 +301,9 @@ def evaluate(
             "distance": "squared L2 of unit vectors",
             "intervals": "95%, percentile bootstrap over people",
             "thresholds_of": saved.card.calibrated_on or "nothing",
+            "heads_of": saved.card.pair_heads.fitted_on if saved.card.pair_heads else "nothing",
+            "people_seen_in_training": known,
+            **recognition_about(recognised),
             "device": str(predictor.device),
             "precision": precision,
             "registered_view": predictor.view,
@@ -225,10 +314,22 @@ def evaluate(
         looks=tuple(looks),
         thresholds={name: value for name, value in saved.card.thresholds.items() if value >= 0},
         band=band,
+        open_set=recognised.curve if recognised else None,
         shown=shown_pairs(
             dataset, split, pairs, own.distances, config.num_worst, predictor.preprocessing.channels
         ),
     )
+
+
+def recognition_about(found: Recognition | None) -> dict[str, str | int]:
+    """What the rates of recognition are of."""
+    if found is None:
+        return {"recognition": "none: fewer than two people have two pictures"}
+    return {
+        "recognition": f"one picture enrolled each, drawn; mean over {NUM_GALLERIES} galleries",
+        "num_enrolled": found.num_enrolled,
+        "num_enrolled_open_set": found.num_enrolled_open,
+    }
 
 
 def shown_pairs(

@@ -12,11 +12,13 @@ from matplotlib.figure import Figure
 
 from tasks.faces import ACCURACY, far_of
 from tasks.figures import save_figure, title
+from tasks.identification import OpenSetCurve
 from tasks.pareto import TableRows
 from tasks.report import columns_of, write_csv, write_json
 from tasks.verification import OperatingPoint, roc
-from tasks.verificationfigures import distances_figure, roc_figure
+from tasks.verificationfigures import distances_figure, open_set_figure, roc_figure
 
+SHOWN_FARS = (0.1, 0.01, 0.001)  # of the open set's curve
 CELL_IN = 1.5  # side of a picture in the grid, in inches
 
 
@@ -53,6 +55,7 @@ class Report:
     band: (
         tuple[np.ndarray, np.ndarray, np.ndarray] | None
     )  # of the curve: FARs, low and high TAR; None: few people
+    open_set: OpenSetCurve | None = None  # of recognition in one gallery; None: nobody to recognise
 
     @property
     def points(self) -> list[OperatingPoint]:
@@ -82,7 +85,8 @@ class Report:
     def write(self, folder: Path) -> None:
         """Write tables and figures to `folder`, `metrics.json` last: a folder that has it is whole.
 
-        per_view.csv; pairs.parquet; roc.png, distances.png, pairs.png; about.json.
+        per_view.csv; pairs.parquet; roc.png, distances.png, pairs.png, and open_set.png of what can be recognised;
+        about.json.
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").unlink(missing_ok=True)
@@ -94,6 +98,11 @@ class Report:
         save_figure(roc_figure(roc(distances, self.same), what, points, self.band), folder / "roc.png")
         save_figure(distances_figure(distances, self.same, what, points), folder / "distances.png")
         save_figure(pairs_figure(self, what), folder / "pairs.png")
+        if self.open_set is not None:
+            gallery = f"{self.about['dataset']}, {self.about['split']} split, one picture enrolled of "
+            gallery += f"{self.about['num_enrolled_open_set']} people, the first of the galleries"
+            fars = [far for far in SHOWN_FARS if far * self.open_set.num_unknown >= 1]
+            save_figure(open_set_figure(self.open_set, gallery, fars), folder / "open_set.png")
         write_json(folder / "about.json", self.about)
         write_json(folder / "metrics.json.partial", self.metrics)
         (folder / "metrics.json.partial").replace(folder / "metrics.json")

@@ -9,6 +9,7 @@ people that training never saw: how well distances tell their pairs apart.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from data.augment import AugmentConfig
 from data.classification import InputConfig
-from data.dataset import Dataset, DatasetInfo
+from data.dataset import SPLITS, Dataset, DatasetInfo, Split
 from data.parameters import Parameters
 from data.people import People
 from data.records import Batch
@@ -174,14 +175,19 @@ def layout(config: FaceConfig, dataset: Dataset) -> Layout:
 
 def require_apart(dataset: Dataset) -> None:
     """Raise ValueError if anybody stands in two splits."""
-    counts = dataset.info.counts
-    held_out = {name for split in ("val", "test") for name, num in counts.get(split, {}).items() if num}
-    both = sorted(name for name, num in counts["train"].items() if num and name in held_out)
-    if both:
-        raise ValueError(
-            f"dataset {dataset.info.name!r}: {len(both)} people of train stand in val or test too, as {both[0]!r}; an "
-            "embedder is tested on people that it never saw: add the source again with each person on one side"
-        )
+    found = {split: people_of(dataset.info, split) for split in SPLITS}
+    for first, second in combinations(SPLITS, 2):
+        both = sorted(found[first] & found[second])
+        if both:
+            raise ValueError(
+                f"dataset {dataset.info.name!r}: {len(both)} people of {first} stand in {second} too, as {both[0]!r}; "
+                "an embedder is tested on people that it never saw: add the source again with each person on one side"
+            )
+
+
+def people_of(info: DatasetInfo, split: Split) -> set[str]:
+    """Names of those who have a picture in a split."""
+    return {name for name, num in info.counts.get(split, {}).items() if num}
 
 
 def build_model(

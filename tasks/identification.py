@@ -11,12 +11,12 @@ keeps its meaning. The best of several pictures has more chances for a false acc
 has the measurement.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.personbootstrap import NUM_DRAWS, Intervals, draw_people, percentiles
+from tasks.personbootstrap import NUM_DRAWS, draw_people, percentiles
 from tasks.verification import NOTHING, check_unit, far_name, supported_fars
 
 BLOCK_CELLS = 1 << 22  # probes × people whose likeness is in memory at once
@@ -60,7 +60,10 @@ def templates(embeddings: np.ndarray, people: Sequence[str]) -> tuple[np.ndarray
 
 
 def rank(
-    probes: np.ndarray, probe_people: Sequence[str], gallery: np.ndarray, gallery_people: Sequence[str]
+    probes: np.ndarray,
+    probe_people: Sequence[Hashable],
+    gallery: np.ndarray,
+    gallery_people: Sequence[Hashable],
 ) -> Ranks:
     """Compare probes (M, D) with templates (K, D); of equally near people the earlier in the gallery comes first."""
     check_unit(probes)
@@ -169,39 +172,34 @@ def summarise(
     if shown:
         curve = open_set_curve(ranks)
         figures |= {f"dir_at_far_{far_name(far)}": dir_at_far(curve, far)[0] for far in shown}
-    for name, (low, high) in _intervals(ranks, probe_people, shown, ks, seed, num_draws).items():
+    names, codes = np.unique(np.asarray(probe_people), return_inverse=True)
+    weights = draw_people(len(names), num_draws, np.random.default_rng(seed))[:, codes]
+    for name, values in drawn_rates(ranks, weights, shown, ks).items():
+        low, high = percentiles(values[np.isfinite(values)])
         figures |= {f"{name}_low": low, f"{name}_high": high}
     return figures
 
 
-def _intervals(
-    ranks: Ranks,
-    probe_people: Sequence[str],
-    fars: Sequence[float],
-    ks: Sequence[int],
-    seed: int,
-    num_draws: int,
-) -> Intervals:
-    names, codes = np.unique(np.asarray(probe_people), return_inverse=True)
-    weights = draw_people(len(names), num_draws, np.random.default_rng(seed))[:, codes].astype(np.float64)
-    known = weights[:, ranks.known]
-    weights, known = (rows[(known.sum(axis=1) > 0)] for rows in (weights, known))
-    found: Intervals = {}
-    for k in ks:
-        hits = known @ (ranks.own_rank[ranks.known] <= k)
-        found[f"rank{k}"] = percentiles(hits / known.sum(axis=1))
+def drawn_rates(
+    ranks: Ranks, weights: np.ndarray, fars: Sequence[float], ks: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """`rank1` and the like, `dir_at_far_…`, each (draws,), where probe m counts weights[d, m] times in draw d.
+
+    NaN where a draw has no probe of the kind that a rate is a share of.
+    """
+    known = weights[:, ranks.known].astype(np.float64)
+    total = np.where(known.sum(axis=1) > 0, known.sum(axis=1), np.nan)
+    found = {f"rank{k}": known @ (ranks.own_rank[ranks.known] <= k) / total for k in ks}
     if not fars:
         return found
-    strange = weights[:, ~ranks.known]
-    whole = strange.sum(axis=1) > 0
-    strange, known = strange[whole], known[whole]
     order = np.argsort(ranks.nearest_distance[~ranks.known], kind="stable")
     distances = np.append(ranks.nearest_distance[~ranks.known][order], np.inf)
-    passed = np.cumsum(strange[:, order], axis=1)
+    passed = np.cumsum(weights[:, ~ranks.known][:, order].astype(np.float64), axis=1)
+    total[passed[:, -1] == 0] = np.nan
     first = ranks.own_rank[ranks.known] == 1
     for far in fars:
         allowed = (passed <= far * passed[:, -1:] * (1 + 1e-12)).sum(axis=1)
         limit = distances[allowed]  # of the first stranger too many: what is nearer is accepted
         hits = known * first * (ranks.own_distance[ranks.known] < limit[:, None])
-        found[f"dir_at_far_{far_name(far)}"] = percentiles(hits.sum(axis=1) / known.sum(axis=1))
+        found[f"dir_at_far_{far_name(far)}"] = hits.sum(axis=1) / total
     return found

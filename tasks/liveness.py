@@ -13,7 +13,9 @@ import numpy as np
 
 from tasks.metrics import wilson_interval
 
-REAL = "real"
+REAL = "real"  # the class of faces that are no attack
+LIVENESS = "liveness"  # among a card's thresholds
+MAX_BPCER = 0.05  # of the threshold that training fits
 
 
 @dataclass(frozen=True)

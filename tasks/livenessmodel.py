@@ -4,16 +4,20 @@ Any model of the classification family will do that has the class `real` beside 
 looks is the probability of that class; all others are types of attack, by their names.
 """
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from data.dataset import Dataset, Split
-from tasks.liveness import REAL, Liveness, judge, threshold_at_apcer, threshold_at_bpcer
+from data.files import whole_folder
+from tasks.liveness import LIVENESS, REAL, Liveness, judge, threshold_at_apcer, threshold_at_bpcer
+from tasks.modelfile import load_card, model_files, write_card
 from tasks.outputs import decode_key, decode_piece, piece_size, pieces_of
 from tasks.predict import Predictor, load_predictor
 
@@ -33,38 +37,98 @@ class LivenessTest:
 
 
 @dataclass(frozen=True)
+class Looks:
+    """Of N faces: how real they look, (N,) in 0…1, NaN of what is no picture; why each is refused, or None."""
+
+    scores: np.ndarray
+    faults: list[str | None]
+
+
+@dataclass(frozen=True)
 class LivenessCheck:
     """A model and the threshold from which on a face counts as real."""
 
     predictor: Predictor
     threshold: float
 
-    def scores(self, blobs: Sequence[bytes]) -> np.ndarray:
-        """How real encoded faces look: (N,) in 0…1, NaN of what is no picture."""
+    def look(self, blobs: Sequence[bytes]) -> Looks:
+        """How real encoded faces look. What is no picture has no score, and is not accepted."""
         place = real_class(self.predictor)
-        rows = self.predictor.predict(blobs)["probabilities"].to_pylist()
-        return np.array([np.nan if row is None else row[place] for row in rows])
+        table = self.predictor.predict(blobs)
+        rows, errors = table["probabilities"].to_pylist(), table["error"].to_pylist()
+        faults = [
+            error or (None if row[place] >= self.threshold else spoof_error(row[place], self.threshold))
+            for row, error in zip(rows, errors, strict=True)
+        ]
+        return Looks(np.array([np.nan if row is None else row[place] for row in rows]), faults)
 
-    def is_real(self, blobs: Sequence[bytes]) -> np.ndarray:
-        """Which encoded faces are accepted: (N,) bool; what is no picture is not."""
-        return self.scores(blobs) >= self.threshold
+
+def spoof_error(score: float, threshold: float) -> str:
+    """Why a face is refused."""
+    return f"judged a spoof: it looks real to {score:.4g}, and {threshold:.4g} is needed"
 
 
-def open_liveness(folder: Path, threshold: float) -> LivenessCheck:
-    """The model in `folder` as a check; raises FileNotFoundError, or ValueError for a model of other classes."""
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold (={threshold}) of liveness must lie between 0 and 1")
+def open_liveness(folder: Path, called: str = "", threshold: float | None = None) -> LivenessCheck:
+    """The model in `folder` as a check, with the threshold of its card if none is given.
+
+    `called` is what a person gave. Raises FileNotFoundError, or a ValueError of one line for a model that is no check.
+    """
+    name, card = called or str(folder), load_card(folder)
+    if card.family != "classification":
+        raise ValueError(
+            f"{name} is a model for {card.family}; a liveness check is a classifier of {REAL!r} faces and attacks: see "
+            "./convoy liveness"
+        )
     predictor = load_predictor(folder)
-    real_class(predictor)
+    real_class(predictor, name)
+    if threshold is None:
+        threshold = card.thresholds.get(LIVENESS)
+    if threshold is None:
+        raise ValueError(
+            f"{name} has no threshold of liveness: it was trained without validation faces, or before thresholds were "
+            f"kept; fit one: ./convoy liveness evaluate {name} --out FOLDER, and give that folder"
+        )
     return LivenessCheck(predictor, threshold)
 
 
-def real_class(predictor: Predictor) -> int:
+def answer_real(
+    check: LivenessCheck, predict: Callable[[Sequence[bytes]], pa.Table], blobs: Sequence[bytes]
+) -> pa.Table:
+    """What `predict` answers for the faces that are accepted, with a column `liveness`: how real each looks.
+
+    The others never reach `predict`: their rows are null but for `error`, which says why, and their score.
+    """
+    looks = check.look(blobs)
+    accepted = [i for i, fault in enumerate(looks.faults) if fault is None]
+    places: list[int | None] = [None] * len(blobs)
+    for row, i in enumerate(accepted):
+        places[i] = row
+    table = predict([blobs[i] for i in accepted]).take(pa.array(places, pa.int64()))
+    told = zip(looks.faults, table["error"].to_pylist(), strict=True)
+    errors = pa.array([fault or error for fault, error in told], pa.string())
+    table = table.set_column(table.schema.get_field_index("error"), "error", errors)
+    return table.append_column(LIVENESS, pa.array(looks.scores, pa.float32(), from_pandas=True))
+
+
+def keep_threshold(folder: Path, out: Path, threshold: float, note: str) -> None:
+    """Copy the model in `folder` to the new folder `out`, with this threshold of liveness in its card."""
+    card = load_card(folder)
+    update = {
+        "thresholds": {**card.thresholds, LIVENESS: threshold},
+        "calibrated_on": "; ".join(filter(None, (card.calibrated_on, note))),
+    }
+    with whole_folder(out) as written:
+        for name in model_files(card):
+            shutil.copyfile(folder / name, written / name)
+        write_card(written, card.model_copy(update=update))
+
+
+def real_class(predictor: Predictor, called: str = "the model") -> int:
     """The place of `real` among a model's classes; raises ValueError where it has none, or nothing beside it."""
     classes = predictor.card.classes
     if REAL not in classes or len(classes) < 2:
         raise ValueError(
-            f"the model's classes are {', '.join(classes)}: a liveness check needs {REAL!r} and attacks beside it"
+            f"the classes of {called} are {', '.join(classes)}: a liveness check needs {REAL!r} and attacks beside it"
         )
     return classes.index(REAL)
 

@@ -3,6 +3,7 @@
     model/
         model.json                  `ModelCard`
         member-0.safetensors ...    weights of each member (one, or several for an ensemble)
+        pair-heads.safetensors      of an embedder: see tasks.pairheads
 
 `Classifier`-like modules carry their own normalisation as buffers, so the weights file and the card are enough to
 get from encoded bytes to class names.
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from data.files import write_whole
-from tasks.card import CARD_VERSION, Member, ModelCard
+from tasks.card import CARD_VERSION, ModelCard
 from tasks.families import FAMILIES
 
 
@@ -57,11 +58,11 @@ def load_card(folder: Path) -> ModelCard:
     return ModelCard.parse(values, str(file))
 
 
-def weights_file(folder: Path, member: Member) -> Path:
-    """A member's weights; raises ValueError for a card that names a file elsewhere."""
-    if Path(member.weights).name != member.weights:
-        raise ValueError(f"{folder}: weights (={member.weights!r}) must be a file name in that folder")
-    return folder / member.weights
+def weights_file(folder: Path, name: str) -> Path:
+    """A file of weights that a card names; raises ValueError for one elsewhere."""
+    if Path(name).name != name:
+        raise ValueError(f"{folder}: weights (={name!r}) must be a file name in that folder")
+    return folder / name
 
 
 def load_model(folder: Path) -> SavedModel:
@@ -70,17 +71,20 @@ def load_model(folder: Path) -> SavedModel:
     members = []
     for member in card.members:
         module = FAMILIES[card.family].rebuild(card, member)
-        module.load_state_dict(load_file(weights_file(folder, member)), strict=True)
+        module.load_state_dict(load_file(weights_file(folder, member.weights)), strict=True)
         members.append(module.eval())
     return SavedModel(card, tuple(members))
 
 
 def model_files(card: ModelCard) -> list[str]:
     """Names of the files that make up a model: weights, and the card last; ValueError for one outside its folder."""
-    for member in card.members:
-        if Path(member.weights).name != member.weights:
-            raise ValueError(f"weights (={member.weights!r}) must be a file name beside model.json")
-    return [*(member.weights for member in card.members), "model.json"]
+    names = [member.weights for member in card.members]
+    if card.pair_heads is not None:
+        names.append(card.pair_heads.weights)
+    for name in names:
+        if Path(name).name != name:
+            raise ValueError(f"weights (={name!r}) must be a file name beside model.json")
+    return [*names, "model.json"]
 
 
 def model_sha256(folder: Path) -> str:

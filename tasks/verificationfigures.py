@@ -13,6 +13,7 @@ from tasks.verification import ENOUGH_ERRORS, OperatingPoint, Roc, auc, equal_er
 
 NUM_BINS = 60
 MARGIN = 1.5  # a log axis begins so far below one false accept: there is what is accepted without any
+LOW_RATE = 0.5  # lower points are named above themselves, not on the axis
 NUM_BAND = 60  # rates at which the interval is drawn
 
 
@@ -122,7 +123,14 @@ def open_set_figure(curve: OpenSetCurve, what: str, fars: Sequence[float] = ()) 
     for far in (far for far in fars if far >= least):
         rate, _ = dir_at_far(curve, far)
         axes.plot(far, rate, "o", color=VERMILLION, markeredgecolor="black", zorder=5)
-        axes.annotate(f"{rate:.1%} at {far:g}", (far, rate), (8, -13), textcoords="offset points", fontsize=9)
+        below = rate > LOW_RATE
+        axes.annotate(
+            f"{rate:.1%} at {far:g}",
+            (far, rate),
+            (8, -13 if below else 8),
+            textcoords="offset points",
+            fontsize=9,
+        )
     _mark_support(axes, ENOUGH_ERRORS * least, "probes of strangers")
     axes.set(
         xscale="log",

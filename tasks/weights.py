@@ -121,7 +121,7 @@ def of_model(source: str, folder: Path, architecture: str, setting: str = "trans
             f"{setting} (={source}): that model is {member.architecture}; set model.name to it "
             f"(={architecture})"
         )
-    file = weights_file(folder, member)
+    file = weights_file(folder, member.weights)
     mean, std, state = split_statistics(load_file(file))
     return Weights(source, file_sha256(file), state, mean, std, card.classes)
 
@@ -130,7 +130,7 @@ def read_teacher(source: str, resolve_model: Callable[[str], Path]) -> Teacher:
     """The model that `distil.teacher` names, with all its networks."""
     folder = resolve_model(source)
     card = load_card(folder)
-    states = tuple(load_file(weights_file(folder, member)) for member in card.members)
+    states = tuple(load_file(weights_file(folder, member.weights)) for member in card.members)
     return Teacher(source, model_sha256(folder), card, states)
 
 

@@ -87,6 +87,11 @@ def test_a_set_is_simulated_and_a_model_judged_on_it(
     code, stdout, err = run(*words, "--max-apcer", "0.1")
     assert code == 0, err
     assert "APCER ≤ 0.1 on val" in stdout and "ACER, by simulated_" in stdout
+    strict = tmp_path / "strict"
+    code, stdout, err = run(*words, "--max-apcer", "0.1", "--out", str(strict), "--json")
+    assert code == 0, err
+    fitted = json.loads(stdout)["fitted"]["threshold"]
+    assert json.loads((strict / "model.json").read_text())["thresholds"] == {"liveness": fitted}
     code, _, err = run(*words, "--max-apcer", "0.1", "--max-bpcer", "0.1")
     assert (code, "give one" in err) == (2, True)
 

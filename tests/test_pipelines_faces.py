@@ -11,8 +11,11 @@ from data.dataset import Dataset
 from pipelines.faces import train_faces
 from pipelines.reporting import set_reporter
 from tasks import modellist
+from tasks.livenessmodel import keep_threshold
 from tasks.paths import store
+from tasks.predict import load_predictor
 from tests.conftest import Run
+from tests.handmade import write_model
 from tests.test_pipelines_training import Listener
 from tests.tiny import TINY, tiny_dataset
 
@@ -81,6 +84,34 @@ def test_commands_embed_pictures_and_say_how_far_apart_they_are(
     assert code == 0 and "Squared distances" in out, err
     code, _out, err = run("predict", URI, files[0], "--view", "ten_crop")
     assert code == 2 and "single, mirror" in err
+
+
+def test_predict_requires_liveness_where_it_is_asked_to(
+    finished: dict[str, Any], run: Run, tmp_path: Path, pictures: list[Path]
+) -> None:
+    assert finished["version"] == 1
+    check = write_model(tmp_path / "check", ("real", "print"), channels=3, stored_px=16, crop_px=16, pad_px=0)
+    predictor = load_predictor(check)
+    scores = predictor.predict([file.read_bytes() for file in pictures])["probabilities"].to_pylist()
+    order = np.argsort([row[0] for row in scores])
+    keep_threshold(
+        check, tmp_path / "fitted", scores[order[1]][0], "by hand"
+    )  # the least real of three is a spoof
+    files = [str(file) for file in pictures]
+    code, out, err = run("predict", URI, *files, "--liveness", str(tmp_path / "fitted"), "--json")
+    document = json.loads(out)
+    rows = document["predictions"]
+    assert code == 1, err  # not every picture has an answer
+    assert document["liveness"]["threshold"] == scores[order[1]][0]
+    assert [row["embedding"] is None for row in rows] == [place == order[0] for place in range(3)]
+    assert "judged a spoof" in rows[order[0]]["error"]
+    assert document["squared_distances"][order[0]] == [None] * 3
+    code, out, _err = run("predict", URI, *files, "--liveness", str(tmp_path / "fitted"))
+    assert code == 1 and "spoof" in out
+    code, _out, err = run("predict", URI, files[0], "--liveness", URI)
+    assert code == 2 and f"{URI} is a model for faces; a liveness check is a classifier" in err
+    code, _out, err = run("predict", str(check), files[0], "--liveness", str(check))
+    assert code == 2 and "--liveness is for embedders of faces" in err
 
 
 def test_a_preview_shows_what_training_sees(finished: dict[str, Any], run: Run, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The family faces from a source to a report: what prediction gives is what evaluation measured, and traps are told."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data.dataset import Dataset
+from data.dataset import Dataset, Split
 from data.ingest import ingest
-from tasks import cluster
+from tasks import cluster, versions
 from tasks.faceevaluate import evaluate, fit_thresholds
 from tasks.facepairs import neighbour_loss, pairs_of_people
 from tasks.facepredict import FacePredictor
-from tasks.faces import FaceConfig, require_apart
-from tasks.modelfile import load_card, load_model
+from tasks.faces import FaceConfig, layout, require_apart
+from tasks.modelfile import load_card, load_model, write_card
+from tasks.pairheads import load_pair_heads, pair_logits
 from tasks.search import require_trainable
 from tasks.train import train
 from tasks.verification import NOTHING
+from tasks.versions import add
 from tasks.weights import normalisation_of, read_weights
 from tests.datasets import DATASETS
-from tests.tiny import ingest_config, tiny_config, tiny_dataset
+from tests.tiny import ingest_config, tiny_config, tiny_dataset, write_people
 
 REAL = DATASETS / "lfw_deepfunneled_c128.tar.xz"
 COMPARING = {"sampling__pictures_per_person": 4, "train__batch_size": 16, "loss__margin": 0.2}
@@ -74,8 +77,34 @@ def test_prediction_gives_what_evaluation_measured(drawn: Dataset, trained: Path
     )
     assert metrics["auc"] > 0.6
     assert {file.name for file in (tmp_path / "report").glob("*.png")} == {
-        "roc.png", "distances.png", "pairs.png",
+        "roc.png", "distances.png", "pairs.png", "open_set.png",
     }  # fmt: skip
+
+
+def test_evaluation_tells_recognition_and_what_the_heads_judge(drawn: Dataset, trained: Path) -> None:
+    fit_thresholds(trained, drawn, batch_size=32)
+    card = load_card(trained)
+    assert card.pair_heads is not None and "of train" in card.pair_heads.fitted_on
+    report = evaluate(
+        [trained], drawn, config=tiny_config("faces", evaluate__views=["single", "mirror"]).evaluate
+    )
+    metrics, about = report.metrics, report.about
+    num_people = sum(num > 0 for num in drawn.info.counts["test"].values())
+    assert about["num_enrolled"] == num_people and about["num_enrolled_open_set"] == num_people // 2
+    assert 1 / num_people < metrics["rank1_low"] <= metrics["rank1"] <= metrics["rank1_high"] <= 1
+    assert metrics["rank1"] <= metrics["rank5"]
+    assert metrics["dir_at_far_1e-1_low"] <= metrics["dir_at_far_1e-1"] <= metrics["rank5"]
+    ids = drawn.table("test", ["id"])["id"].to_pylist()
+    place = {id: i for i, id in enumerate(ids)}
+    blobs = drawn.table("test", ["image"])["image"].to_pylist()
+    embeddings, _errors = FacePredictor(load_model(trained)).embed(blobs)
+    rows = report.pairs().to_pydict()
+    places = np.array([[place[a], place[b]] for a, b in zip(rows["id_a"], rows["id_b"], strict=True)])
+    for kind, head in load_pair_heads(trained, card).items():
+        right = (pair_logits(head, embeddings, places) > 0) == np.array(rows["same"])
+        assert metrics[f"accuracy_head_{kind}"] == pytest.approx(right.mean(), abs=0.02)
+    by_view = {row["view"]: row for row in report.per_view}
+    assert "rank1" in by_view["mirror"] and "accuracy_head_difference" not in by_view["mirror"]
 
 
 def test_a_card_names_nobody_and_thresholds_that_pairs_do_not_support_accept_nobody(
@@ -146,13 +175,54 @@ def test_pretrained_weights_stay_where_only_the_head_is_trained(
         )  # fmt: skip
 
 
-def test_people_on_both_sides_are_refused_by_training_and_evaluation(drawn: Dataset) -> None:
+@pytest.mark.parametrize("sides", [("train", "test"), ("train", "val"), ("val", "test")])
+def test_people_on_two_sides_are_refused_by_training_and_evaluation(
+    drawn: Dataset, trained: Path, sides: tuple[Split, Split]
+) -> None:
+    first, second = sides
     counts = {split: dict(found) for split, found in drawn.info.counts.items()}
-    someone = next(name for name, num in counts["train"].items() if num)
-    counts["test"][someone] = 1
+    someone = next(name for name, num in counts[first].items() if num)
+    counts[second][someone] = 1
     broken = Dataset(drawn.path, drawn.info.model_copy(update={"counts": counts}))
-    with pytest.raises(ValueError, match=f"1 people of train stand in val or test too, as '{someone}'"):
-        require_apart(broken)
+    config = tiny_config("faces")
+    for use in (
+        lambda: require_apart(broken),
+        lambda: layout(config, broken),
+        lambda: evaluate([trained], broken, config=config.evaluate),
+    ):
+        with pytest.raises(ValueError, match=f"1 people of {first} stand in {second} too, as '{someone}'"):
+            use()
+
+
+def test_people_that_the_model_saw_in_another_version_are_refused_by_evaluation(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path / "home"))
+    trained = Path(shutil.copytree(trained, tmp_path / "model"))  # its card is changed here
+    source = write_people(tmp_path / "people")
+    add(source, name="drawn", family="faces", config=ingest_config())
+    first = versions.current("drawn")
+    write_card(trained, load_card(trained).model_copy(update={"dataset_digest": first}))
+    config = tiny_config("faces").evaluate
+    same = evaluate([trained], versions.open_stored("drawn"), config=config)
+    assert same.about["people_seen_in_training"] == "none: the model was trained on this version"
+    trained_on, tested_on = (source / f"{side}_ids.txt" for side in ("train", "test"))
+    moved, *others = trained_on.read_text().splitlines()
+    trained_on.write_text("\n".join(others))
+    tested_on.write_text(f"{tested_on.read_text().rstrip()}\n{moved}\n")
+    add(source, name="drawn", family="faces", config=ingest_config(), fresh_splits=True)
+    dataset = versions.open_stored("drawn")
+    assert versions.current("drawn") != first
+    with pytest.raises(
+        ValueError, match=f"1 people of the test split of drawn, as '{moved}', stand on another side in"
+    ):
+        evaluate([trained], dataset, config=config)
+    elsewhere = Dataset(dataset.path, dataset.info.model_copy(update={"name": "others"}))
+    told = evaluate([trained], elsewhere, config=config).about["people_seen_in_training"]
+    assert str(told).startswith("1 by their names, of the people of drawn")
+    write_card(trained, load_card(trained).model_copy(update={"dataset_digest": "0" * 32 + ".dir"}))
+    told = evaluate([trained], dataset, config=config).about["people_seen_in_training"]
+    assert "not known" in str(told)
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,32 @@
 """Liveness: rates by hand, thresholds that keep what they promise, and sets in which nobody stands on two sides."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data.aligned import FaceAlignment
+from data.dataset import Dataset
 from data.spoofs import ATTACKS
+from tasks.calibrate import calibrate
+from tasks.ensemble import combine
 from tasks.facealign import open_aligner
-from tasks.liveness import judge, threshold_at_apcer, threshold_at_bpcer
+from tasks.facepredict import FACE_SCHEMA
+from tasks.liveness import LIVENESS, MAX_BPCER, judge, threshold_at_apcer, threshold_at_bpcer
+from tasks.livenessmodel import answer_real, keep_threshold, open_liveness, scores_of
 from tasks.metrics import wilson_interval
+from tasks.modelfile import load_card, write_card
+from tasks.predict import load_predictor
 from tasks.spoofset import PeopleSplit, SpoofSet, write_spoof_set
 from tests.annotated import ingest_source, rows_of
-from tests.pictures import png, write_tree
+from tests.handmade import write_dataset, write_model
+from tests.pictures import picture, png, write_tree
 
 SCORES = np.array([0.9, 0.8, 0.4, 0.7, 0.95, 0.6, 0.2, 0.1, 0.3, 0.85])
 KINDS = ["real"] * 5 + ["print"] * 3 + ["replay"] * 2
@@ -163,3 +174,98 @@ def test_the_set_comes_in_as_classification_with_its_sides(tmp_path: Path) -> No
         assert dataset.info.counts[split] == counts
     [row, *_] = rows_of(dataset).values()
     assert row["format"] == "JPEG"
+
+
+# --- a model as a check ----------------------------------------------------------------------------------------
+
+CLASSES = ("real", "simulated_print", "simulated_replay")
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset]:
+    """A random classifier of faces and attacks with its threshold fitted, and what it was fitted to."""
+    home = tmp_path_factory.mktemp("liveness")
+    pixels = [np.asarray(picture(number, 16, 16).convert("L")) for number in range(90)]
+    labels = [number % 3 for number in range(90)]
+    dataset = write_dataset(home / "spoofs", pixels, labels, CLASSES, num_val=60)
+    folder = write_model(home / "model", CLASSES, stored_px=16, crop_px=16, pad_px=0, sharpness=5)
+    calibrate(folder, dataset)
+    return folder, dataset
+
+
+def test_training_fits_the_threshold_to_what_prediction_gives(checked: tuple[Path, Dataset]) -> None:
+    folder, dataset = checked
+    threshold = load_card(folder).thresholds[LIVENESS]
+    scores, kinds = scores_of(load_predictor(folder), dataset, "val")
+    assert threshold == pytest.approx(threshold_at_bpcer(scores, kinds, MAX_BPCER), abs=1e-5)
+    assert judge(scores, kinds, threshold - 1e-5).bpcer.value <= MAX_BPCER
+    others = write_model(folder.parent / "others", ("cat", "dog", "fish"), stored_px=16, crop_px=16, pad_px=0)
+    renamed = Dataset(
+        dataset.path,
+        dataset.info.model_copy(
+            update={
+                "classes": ("cat", "dog", "fish"),
+                "counts": {"val": {"cat": 20, "dog": 20, "fish": 20}, "test": {}},
+            }
+        ),
+    )
+    assert calibrate(others, renamed).thresholds == {}
+
+
+def test_spoofs_are_told_and_never_reach_the_embedder(checked: tuple[Path, Dataset], tmp_path: Path) -> None:
+    folder, dataset = checked
+    check = open_liveness(folder)
+    blobs = [b"no picture", *dataset.table("test", ["image"])["image"].to_pylist()]
+    looks = check.look(blobs)
+    assert np.isnan(looks.scores[0]) and looks.faults[0] is not None and "not an image" in looks.faults[0]
+    assert 0 < sum(fault is None for fault in looks.faults[1:]) < 30  # some of both
+    reached: list[bytes] = []
+
+    def embed(some: Sequence[bytes]) -> pa.Table:
+        reached.extend(some)
+        rows = [[float(len(blob)), 0.0] for blob in some]
+        return pa.table([rows, [None] * len(some)], schema=FACE_SCHEMA)
+
+    rows = answer_real(check, embed, blobs).to_pylist()
+    assert reached == [blob for blob, fault in zip(blobs, looks.faults, strict=True) if fault is None]
+    for blob, score, row in zip(blobs[1:], looks.scores[1:], rows[1:], strict=True):
+        assert row[LIVENESS] == pytest.approx(score)
+        if score >= check.threshold:
+            assert row["embedding"] == [len(blob), 0] and row["error"] is None
+        else:
+            assert row["embedding"] is None and row["error"].startswith("judged a spoof: it looks real to ")
+    assert rows[0]["embedding"] is None and rows[0][LIVENESS] is None
+    nobody = answer_real(open_liveness(folder, threshold=1.0), embed, blobs[:1]).to_pylist()
+    assert nobody[0]["embedding"] is None  # no face at all is embedded, and that is no fault
+    assert answer_real(check, embed, []).num_rows == 0 and not any(tmp_path.iterdir())
+
+
+def test_a_threshold_is_kept_in_a_copy_of_the_model(checked: tuple[Path, Dataset], tmp_path: Path) -> None:
+    folder, _dataset = checked
+    before = load_card(folder)
+    keep_threshold(folder, tmp_path / "strict", 0.75, "by hand")
+    assert open_liveness(tmp_path / "strict").threshold == 0.75
+    after = load_card(tmp_path / "strict")
+    assert after.calibrated_on == f"{before.calibrated_on}; by hand" and load_card(folder) == before
+    with pytest.raises(ValueError, match="is there and not empty"):
+        keep_threshold(folder, tmp_path / "strict", 0.5, "again")
+    alone = combine(
+        [folder, tmp_path / "strict"], tmp_path / "pair"
+    )  # thresholds of members do not hold for both
+    assert LIVENESS not in alone.thresholds
+
+
+def test_what_is_no_liveness_check_is_refused(checked: tuple[Path, Dataset], tmp_path: Path) -> None:
+    folder, _dataset = checked
+    sizes: Any = {"stored_px": 16, "crop_px": 16, "pad_px": 0}
+    with pytest.raises(ValueError, match="the classes of MODEL are cat, dog: a liveness check needs 'real'"):
+        open_liveness(write_model(tmp_path / "pets", ("cat", "dog"), **sizes), "MODEL")
+    unfitted = write_model(tmp_path / "unfitted", CLASSES, **sizes)
+    with pytest.raises(
+        ValueError, match=r"MODEL has no threshold of liveness: .*liveness evaluate MODEL --out"
+    ):
+        open_liveness(unfitted, "MODEL")
+    card = load_card(folder).model_copy(update={"family": "faces"})
+    write_card(unfitted, card)
+    with pytest.raises(ValueError, match="MODEL is a model for faces; a liveness check is a classifier"):
+        open_liveness(unfitted, "MODEL")
