@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 
 from data.files import write_whole
 from data.findings import parse_accepted
-from pipelines import environment, gate, steps
+from pipelines import checks, environment, steps
 from pipelines.configuration import configuration
 from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
@@ -190,7 +190,7 @@ def run_steps(
     try:
         with phase("prepare"):
             data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(stop_after))
-            findings, verdict = gate.run_checks(data, job.accept, reporter)
+            findings, verdict = checks.run_checks(data, job.accept, reporter)
             weights = steps.resolve_weights(job.config, data)
             teacher = steps.resolve_teacher(job.config)
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights, teacher)
@@ -198,8 +198,8 @@ def run_steps(
                 reporter.note(f"note: {problem}")
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
             registry.set_tags(run_id, job.origin)
-            gate.keep_findings(findings, verdict, folder, run_id)
-            page = gate.CheckPage(data, findings, verdict, folder, run_id)
+            checks.keep_findings(findings, verdict, folder, run_id)
+            page = checks.CheckPage(data, findings, verdict, folder, run_id)
         with phase("train"):
             result, first_step_at = steps.train_model(
                 job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter,
