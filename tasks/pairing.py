@@ -52,7 +52,9 @@ class Guarded:
     low: float  # one-sided bound of the gain
     margin: float
     worse: bool  # shown, with a correction for the number of slices
-    enough: bool  # whether so many samples can show that nothing is lost; fewer only object where harm is shown
+    enough: (
+        bool  # whether so many samples can show that nothing is lost; fewer only object where harm is shown
+    )
 
     @property
     def non_inferior(self) -> bool:
@@ -169,6 +171,79 @@ def share_gain_bound(gains: int, losses: int, num_samples: int, alpha: float) ->
         middle = (low + high) / 2
         low, high = (middle, high) if score(middle) > z else (low, middle)
     return low
+
+
+@dataclass(frozen=True)
+class Part:
+    """A slice before it is judged: what both models make of it."""
+
+    kind: str
+    name: str
+    num_samples: int
+    champion: float
+    challenger: float
+    gain: float
+    low: float  # one-sided bound at alpha
+    p_value: float  # one-sided, of the hypothesis that the challenger is not worse
+
+
+def guard(parts: Sequence[Part], alpha: float, margin: float, fewest: int) -> tuple[Guarded, ...]:
+    """Slices judged: harm is shown with Holm's correction for all of them, that nothing is lost at `alpha` each."""
+    harmed = holm([part.p_value for part in parts], alpha)
+    return tuple(
+        Guarded(
+            part.kind, part.name, part.num_samples, part.champion, part.challenger, part.gain, part.low, margin,
+            worse=worse, enough=part.num_samples >= fewest,
+        )
+        for part, worse in zip(parts, harmed, strict=True)
+    )  # fmt: skip
+
+
+def drawn_part(
+    kind: str,
+    name: str,
+    num_samples: int,
+    values: tuple[float, float],
+    gains: np.ndarray,
+    gain: float,
+    alpha: float,
+) -> Part | None:
+    """A slice whose gain was drawn by a bootstrap; None where no draw could compute it."""
+    known = gains[~np.isnan(gains)]
+    if not len(known) or np.isnan(values).any():
+        return None
+    not_worse = (int((known >= 0).sum()) + 1) / (len(known) + 1)
+    return Part(kind, name, num_samples, *values, gain, float(np.quantile(known, alpha)), not_worse)
+
+
+def tested(
+    name: str,
+    values: tuple[float, float],
+    draws: np.ndarray,
+    *,
+    primary: bool,
+    margin: float,
+    alpha: float,
+    power: float,
+    test: str,
+    less_is_better: bool = False,
+    exact: tuple[float, float] | None = None,
+) -> Tested:
+    """A metric judged by the draws of its gain (D,); `values` of champion and challenger.
+
+    `exact`: p-value of an exact test, which must agree with the interval, and the gain that it detects. `alpha` is
+    what is left for this metric.
+    """
+    champion, challenger = values
+    gain = champion - challenger if less_is_better else challenger - champion
+    low, high = interval(draws, alpha)
+    p_value, detectable = exact or (None, detectable_by_spread(draws, alpha, power))
+    sure = p_value is None or p_value <= alpha
+    return Tested(
+        name, champion, challenger, gain, low, high, p_value,
+        better=low > 0 and sure, worse=high < 0 and sure,
+        primary=primary, margin=margin, detectable=detectable, test=test,
+    )  # fmt: skip
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
