@@ -13,6 +13,7 @@ worse on one of many slices, the correction is made (Bonferroni; Holm). The pair
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -105,6 +106,18 @@ class Verdict:
     def sentence(self) -> str:
         """One line."""
         return f"{self.decision}: {self.reasons[0]}"
+
+
+def metric_alphas(rules: dict[str, MetricRule], known: Sequence[str], config: GateConfig) -> dict[str, float]:
+    """What error each metric's test may make: primary ones share `alpha`, since a gain in any of them promotes.
+
+    Raises ValueError for a metric that is not `known`.
+    """
+    unknown = [name for name in rules if name not in known]
+    if unknown:
+        raise ValueError(f"the gate knows no metric {unknown[0]!r}; known here: {', '.join(known)}")
+    primary = sum(rule.primary for rule in rules.values())
+    return {name: config.alpha / primary if rule.primary else config.alpha for name, rule in rules.items()}
 
 
 def decide(

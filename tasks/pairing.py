@@ -216,7 +216,7 @@ def drawn_part(
     return Part(kind, name, num_samples, *values, gain, float(np.quantile(known, alpha)), not_worse)
 
 
-def tested(
+def weigh(
     name: str,
     values: tuple[float, float],
     draws: np.ndarray,
