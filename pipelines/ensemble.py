@@ -188,7 +188,7 @@ def run_team(
         if stop_after == "promote":
             with phase("register"):
                 model = steps.register_model(job.family, data, folder / "model", run_ids[0], lineage)
-                model["alias"] = steps.promote_model(model["model"], model["version"])
+                model["alias"] = steps.promote_model(model["model"], model["version"], key)
         for run_id in run_ids:
             registry.finish_run(run_id, "FINISHED")
     except BaseException as error:

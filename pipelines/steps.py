@@ -22,7 +22,7 @@ from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
 from pipelines.reporting import Clock, Reporter, Status
-from tasks import cluster, registry
+from tasks import cluster, ledger, registry
 from tasks.distil import Teacher
 from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
@@ -276,9 +276,9 @@ def register_model(
 
 
 @step("promote if first")
-def promote_model(name: str, version: int) -> str:
-    """Make the version the challenger, and the champion too where there is none; returns the alias."""
-    return registry.promote_first(name, version)
+def promote_model(name: str, version: int, key: str) -> str:
+    """Make the version of the run `key` the challenger, and the champion too where there is none; returns the alias."""
+    return ledger.promote_first(name, version, f"trained and registered by the run {key}", key)
 
 
 @step("publish result")

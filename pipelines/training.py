@@ -217,7 +217,7 @@ def run_steps(
         if stop_after == "promote":
             with phase("register"):
                 model = steps.register_model(job.family, data, result.model_folder, run_id, lineage)
-                model["alias"] = steps.promote_model(model["model"], model["version"])
+                model["alias"] = steps.promote_model(model["model"], model["version"], key)
         registry.finish_run(run_id, "FINISHED")
     except BaseException as error:
         end_badly(run_id, error)

@@ -1,7 +1,7 @@
 """Embedders of faces against each other: TAR at each stated FAR on the same pairs, people drawn, not pairs.
 
-Pairs that share a person depend on each other, so the bootstrap draws people (tasks.personbootstrap); both embedders see
-the same draws. Slices are the pairs whose pictures are both of one size, or both from one source; a slice's samples
+Pairs that share a person depend on each other, so the bootstrap draws people (tasks.personbootstrap); both embedders
+see the same draws. Slices are the pairs whose pictures are both of one size, or both from one source; a slice's samples
 are its pairs of one person. A slice that no FAR can be measured on is left out.
 """
 
@@ -35,8 +35,8 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
     people = table["label"].to_numpy()[champion.places]
     if len(np.unique(people)) < FEWEST_PEOPLE:
         raise ValueError(
-            f"the {split} pairs of {dataset.info.name} are of {len(np.unique(people))} people; a comparison draws people, "
-            f"and needs {FEWEST_PEOPLE} or more"
+            f"the {split} pairs of {dataset.info.name} are of {len(np.unique(people))} people; a comparison draws "
+            f"people, and needs {FEWEST_PEOPLE} or more"
         )
     fars = supported_fars(stated_fars(champion), int((~champion.same).sum()))
     rules = expanded(config.rules(dataset.info.family), fars)
