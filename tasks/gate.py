@@ -304,6 +304,29 @@ def named(each: Guarded) -> str:
     return f"{each.kind} {each.name!r} (n = {each.num_samples:,})"
 
 
+def standing(test: Tested) -> str:
+    """A metric's outcome in a word or two."""
+    if test.better or test.worse:
+        return "better" if test.better else "worse"
+    return "not worse" if test.non_inferior else "open"
+
+
+def slice_standing(each: Guarded) -> str:
+    """A slice's outcome in a word or two."""
+    if each.worse:
+        return "worse"
+    if not each.enough:
+        return "too small to guard"
+    return "not worse" if each.non_inferior else "open"
+
+
+def numbers(value: Any) -> str:
+    """A value for a person: four digits, and nothing for what is not known."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def document(paired: Paired, costs: tuple[Cost, Cost], verdict: Verdict, uses: int) -> dict[str, Any]:
     """All of it for a program."""
     return {
