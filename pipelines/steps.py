@@ -153,11 +153,12 @@ def open_run(family: str, config: Any, dataset: Dataset, lineage: Lineage, param
 def train_model(
     family: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, run_id: str,
     executor: Executor, reporter: Reporter, under_way: Callable[[Reporter], None],
-    weights: Weights | None = None, teacher: Teacher | None = None,
+    weights: Weights | None = None, teacher: Teacher | None = None, command: str = "train",
 ) -> tuple[TrainResult, float | None]:  # fmt: skip
     """Train, telling the console or log, MLflow and Prefect's progress bar how far it is.
 
     `under_way` is called each time that steps have been done: for what the first of them should not wait for.
+    `command` is what goes on with the run.
     Returns the result, and the time of the first step, in seconds since the epoch: None where the run was trained
     already. Told to stop by a signal, it keeps a checkpoint first.
     """
@@ -183,7 +184,7 @@ def train_model(
                 f"goes on after step {step}" if step else "no checkpoint had been kept yet: starts over"
             )
 
-    going_on = resume_command("train", key, executor)
+    going_on = resume_command(command, key, executor)
     with bar, registry.system_metrics(run_id), interruptible(executor, reporter.note, going_on) as stop:
         result = train(
             family, config, dataset,

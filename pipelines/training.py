@@ -181,9 +181,13 @@ def run_job(
 
 
 def run_steps(
-    job: Job, key: str, folder: Path, reporter: Reporter, stop_after: StopAfter, executor: Executor
-) -> dict[str, Any]:
-    """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
+    job: Job, key: str, folder: Path, reporter: Reporter, stop_after: StopAfter, executor: Executor,
+    command: str = "train",
+) -> dict[str, Any]:  # fmt: skip
+    """The steps in their order, inside the record that MLflow keeps of them; returns the summary.
+
+    `command` is what a person types to go on with the run, where it is cut off.
+    """
     phase = Phases()
     model: dict[str, Any] = {"model": "", "version": 0, "alias": ""}
     run_id = ""
@@ -203,7 +207,7 @@ def run_steps(
         with phase("train"):
             result, first_step_at = steps.train_model(
                 job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter,
-                page.leave, weights, teacher,
+                page.leave, weights, teacher, command,
             )  # fmt: skip
             page.leave(reporter)  # of a resumed run that had been trained
         with phase("calibrate"):

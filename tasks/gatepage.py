@@ -1,4 +1,4 @@
-"""The evidence of a gate: one HTML page for MLflow, a short one in Markdown for Prefect, and the figure of the gains."""
+"""The evidence of a gate: an HTML page with the figure of the gains for MLflow, a short one in Markdown for Prefect."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -118,7 +118,8 @@ def figure(paired: Paired, slices: Sequence[Guarded]) -> str:
             f'<rect x="{x(-margin):.1f}" y="{y - ROW_PX / 2 + 2:.1f}" width="{x(0) - x(-margin):.1f}" '
             f'height="{ROW_PX - 4}" fill="#eef1f4"/>',
             f'<text x="{NAME_PX - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(name[:40])}</text>',
-            f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="2"/>',
+            f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" '
+            'stroke-width="2"/>',
             f'<circle cx="{x(gain):.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(name)}: {gain:+.4f}, '
             f"{low:+.4f} to {high:+.4f}</title></circle>",
         ]

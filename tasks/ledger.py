@@ -37,6 +37,10 @@ ORDER = ("previous", "champion", "challenger")  # what a rollback needs is in pl
 LONGEST = 4000  # characters of a reason; MLflow's tags take 8,000 bytes
 
 
+class Overtaken(ValueError):
+    """The champion is another than the one that the decision was made against."""
+
+
 @dataclass(frozen=True)
 class Move:
     """One record. Aliases are versions by alias; one that is not set is not there."""
@@ -141,7 +145,7 @@ def _replace(
         before = aliases(name)
         champion = before.get("champion")
         if champion != expected:
-            raise ValueError(overtaken(name, expected, champion))
+            raise Overtaken(overtaken(name, expected, champion))
         if champion == version:
             raise ValueError(f"version {version} is the champion of {name} already: nothing to do")
         after = {**before, "champion": version}

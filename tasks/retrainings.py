@@ -108,8 +108,9 @@ def record_skip(family: str, name: str, dataset: str, lineage: Lineage, reason: 
     return run_id
 
 
-def retrainings(name: str, family: str) -> list[Retraining]:
+def retrainings(name: str) -> list[Retraining]:
     """All retrainings of a registered model, the latest first."""
+    family = connect().get_registered_model(name).tags["convoy.family"]
     return [retraining_of(run) for run in _tagged(family, {MODEL_TAG: name})]
 
 
