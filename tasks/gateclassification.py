@@ -5,7 +5,6 @@ Slices by class, size and source: Tango's bound of the difference of two paired 
 """
 
 import numpy as np
-from scipy.stats import binomtest
 
 from data.dataset import Dataset, Split
 from tasks.compare import PAIRED, Resampled, mcnemar
@@ -16,7 +15,7 @@ from tasks.pairing import (
     cluster_counts,
     detectable_by_mcnemar,
     guard,
-    share_gain_bound,
+    share_part,
     sharing,
     weigh,
 )
@@ -80,16 +79,3 @@ def slice_parts(champion: Report, challenger: Report, alpha: float) -> list[Part
         for kind, name, members in members_of_slices(champion.rows, champion.family, names)
         if kind in SLICES
     ]
-
-
-def share_part(kind: str, name: str, first_right: np.ndarray, second_right: np.ndarray, alpha: float) -> Part:
-    """A slice of which each model gets a share right: (n,) bool each."""
-    n = len(first_right)
-    gains, losses = int((second_right & ~first_right).sum()), int((first_right & ~second_right).sum())
-    p_value = (
-        float(binomtest(losses, gains + losses, alternative="greater").pvalue) if gains + losses else 1.0
-    )
-    return Part(
-        kind, name, n, float(first_right.mean()), float(second_right.mean()), (gains - losses) / n,
-        share_gain_bound(gains, losses, n, alpha), p_value,
-    )  # fmt: skip

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import binom
-
-FEWEST_DISCORDANT = 6  # 2 · 0.5⁶ = 0.03: with fewer, no exact test at 0.05 can find a difference
+from scipy.stats import binom, binomtest
 
 
 @dataclass(frozen=True)
@@ -214,6 +212,19 @@ def drawn_part(
         return None
     not_worse = (int((known >= 0).sum()) + 1) / (len(known) + 1)
     return Part(kind, name, num_samples, *values, gain, float(np.quantile(known, alpha)), not_worse)
+
+
+def share_part(kind: str, name: str, first_right: np.ndarray, second_right: np.ndarray, alpha: float) -> Part:
+    """A slice of which each model gets a share right: (n,) bool each."""
+    n = len(first_right)
+    gains, losses = int((second_right & ~first_right).sum()), int((first_right & ~second_right).sum())
+    p_value = (
+        float(binomtest(losses, gains + losses, alternative="greater").pvalue) if gains + losses else 1.0
+    )
+    return Part(
+        kind, name, n, float(first_right.mean()), float(second_right.mean()), (gains - losses) / n,
+        share_gain_bound(gains, losses, n, alpha), p_value,
+    )  # fmt: skip
 
 
 def weigh(
