@@ -51,8 +51,9 @@ def paired_dataset() -> Dataset:
     return paper_dataset(Path("pets"))
 
 
-def answers(labels: np.ndarray, right: np.ndarray, confidence: float = 0.8) -> np.ndarray:
-    """Probabilities (N, 3) of a model that is right where it is said to be, else for the next class."""
+def answers(labels: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Probabilities (N, 3) of a calibrated model that is right where it is said to be, else for the next class."""
+    confidence = float(np.clip(right.mean(), 0.4, 0.99))
     predicted = np.where(right, labels, (labels + 1) % NUM_CLASSES)
     rest = (1 - confidence) / (NUM_CLASSES - 1)
     probabilities = np.full((len(labels), NUM_CLASSES), rest, np.float32)
