@@ -207,8 +207,8 @@ def _set_aliases(client: MlflowClient, name: str, wanted: Mapping[str, int]) -> 
 
 
 def _close(client: MlflowClient, run: Run, state: State) -> Move:
-    client.log_batch(run.info.run_id, tags=[RunTag("ledger.state", state)])
     client.set_terminated(run.info.run_id, "FINISHED" if state == "sealed" else "KILLED")
+    client.log_batch(run.info.run_id, tags=[RunTag("ledger.state", state)])
     return read_move(client.get_run(run.info.run_id))
 
 

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from tasks import ledger, registry, restoring, turns
 from tasks.paths import ROOT
+from tasks.versions import Version
 from tests.recording import DIGEST, make_model, pictures, start
 
 WHY = {"because": "it is better"}
@@ -86,11 +87,7 @@ def test_a_rollback_restores_the_whole_version_and_knows_its_data(home: Path) ->
     assert [move.action for move in ledger.history("back")] == ["register", "promote", "rollback"]
 
 
-def test_the_version_of_the_data_is_named_where_it_is_listed(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tasks.versions import Version
-
+def test_the_version_of_the_data_is_named_where_it_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [Version(number=n, md5=md5 * 32 + ".dir", size=1, nfiles=1) for n, md5 in ((1, "a"), (2, "b"))]
     monkeypatch.setattr("tasks.versions.history", lambda name: listed)
     monkeypatch.setattr("tasks.versions.current", lambda name: listed[1].md5)
@@ -144,7 +141,7 @@ def test_a_version_whose_files_are_damaged_is_never_the_champion(home: Path) -> 
 
 WRITES = (
     "create_run", "set_registered_model_alias", "set_registered_model_alias", "delete_registered_model_alias",
-    "log_batch", "set_terminated",
+    "set_terminated", "log_batch",
 )  # fmt: skip
 
 
