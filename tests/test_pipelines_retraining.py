@@ -34,6 +34,7 @@ POOR, GOOD = {"train": {"epochs": 0.3}}, {"train": {"epochs": 6.0}}
 # what a busy machine measures decides nothing here
 FREE = {**GATE, "latency_ratio": 0, "memory_ratio": 0}
 pytestmark = pytest.mark.usefixtures("digits", "prefect_api", "listener")
+Both = tuple[dict[str, Any], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def state_of(key: str) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def promoted(digits: Dataset, prefect_api: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def promoted(digits: Dataset, prefect_api: str) -> Both:
     """Summaries of a first, poor model, and of a better one that was approved."""
     assert prefect_api and digits
     with pytest.MonkeyPatch.context() as patch:
@@ -93,7 +94,7 @@ def promoted(digits: Dataset, prefect_api: str) -> tuple[dict[str, Any], dict[st
 
 
 def test_the_first_model_is_promoted_without_a_gate_and_a_better_one_by_it(
-    promoted: tuple[dict[str, Any], dict[str, Any]],
+    promoted: Both,
 ) -> None:
     first, second = promoted
     assert (first["outcome"], first["why"]) == ("first", f"{NAME} has no champion yet")
@@ -112,7 +113,7 @@ def test_the_first_model_is_promoted_without_a_gate_and_a_better_one_by_it(
 
 
 def test_both_were_scored_afresh_on_one_version_and_the_evidence_is_kept(
-    promoted: tuple[dict[str, Any], dict[str, Any]],
+    promoted: Both,
 ) -> None:
     second = promoted[1]
     files = {artifact.path for artifact in connect().list_artifacts(second["mlflow_run"], "gate")}
@@ -128,11 +129,11 @@ def test_both_were_scored_afresh_on_one_version_and_the_evidence_is_kept(
 
 
 def test_the_same_data_and_parameters_are_skipped_and_the_reason_is_kept(
-    promoted: tuple[dict[str, Any], dict[str, Any]], listener: Listener
+    promoted: Both, listener: Listener
 ) -> None:
     digest = versioning.digest(store() / "digits")
     summary = retrain(GOOD)
-    assert summary["outcome"] == "skipped"
+    assert (summary["outcome"], summary["champion"]) == ("skipped", promoted[1]["version"])
     start = f"version 2, the champion of {NAME}, was trained on the same data ({digest[:8]}) by the same parameters"
     assert summary["reason"].startswith(start)
     assert state_of(summary["key"]) == ("Skipped", summary["reason"])
@@ -146,7 +147,7 @@ def test_the_same_data_and_parameters_are_skipped_and_the_reason_is_kept(
 
 
 def test_a_worse_model_is_held_and_not_trained_again_on_the_same(
-    promoted: tuple[dict[str, Any], dict[str, Any]],
+    promoted: Both,
 ) -> None:
     worse = {"train": {"epochs": 0.4}}
     summary = retrain(worse)
@@ -281,7 +282,7 @@ def test_a_promotion_by_another_meanwhile_holds_the_challenger(
 
 
 def test_the_outcome_is_sent_to_the_webhook_and_one_that_fails_stops_nothing(
-    promoted: tuple[dict[str, Any], dict[str, Any]], listener: Listener, monkeypatch: pytest.MonkeyPatch
+    promoted: Both, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert promoted
     sent: list[dict[str, Any]] = []
@@ -313,7 +314,7 @@ def test_the_outcome_is_sent_to_the_webhook_and_one_that_fails_stops_nothing(
 
 
 def test_other_classes_than_the_champions_are_left_to_a_person(
-    promoted: tuple[dict[str, Any], dict[str, Any]],
+    promoted: Both,
 ) -> None:
     from pipelines.judging import incomparable
     from tasks.modelfile import load_card
@@ -338,7 +339,7 @@ def test_a_family_without_a_paired_comparison_is_refused_before_anything_is_done
 
 
 def test_a_run_that_is_no_retraining_is_not_resumed_as_one(
-    promoted: tuple[dict[str, Any], dict[str, Any]],
+    promoted: Both,
 ) -> None:
     folder = runs() / "plain"
     folder.mkdir(exist_ok=True)
@@ -350,7 +351,7 @@ def test_a_run_that_is_no_retraining_is_not_resumed_as_one(
         retrain_classifier("digits", resume="plain", executor="in_process")
 
 
-def test_commands_move_list_and_go_back(promoted: tuple[dict[str, Any], dict[str, Any]], run: Run) -> None:
+def test_commands_move_list_and_go_back(promoted: Both, run: Run) -> None:
     assert promoted
     code, out, _ = run("rollback", NAME, "--because", "it drifts", "--json")
     back = json.loads(out)
