@@ -154,7 +154,7 @@ def losses_shown(paired: Paired) -> list[str]:
         if test.worse and test.high < -test.margin
     ]
     slices = [
-        f"{paired.metric} on {named(each)} falls from {each.champion:.4f} to {each.challenger:.4f}"
+        f"{paired.metric} on {named(each)} gets worse, from {each.champion:.4f} to {each.challenger:.4f}"
         for each in paired.slices
         if each.worse
     ]

@@ -101,7 +101,7 @@ def test_a_class_that_is_harmed_holds_a_model_that_is_better_on_the_whole() -> N
     challenger[np.flatnonzero((labels == 2) & champion)[:60]] = False  # … and worse on the third
     verdict = judge(report(labels, answers(labels, champion)), report(labels, answers(labels, challenger)))
     assert verdict.decision == "hold"
-    assert verdict.reasons[0].startswith("accuracy on class 'ship' (n = 500) falls from ")
+    assert verdict.reasons[0].startswith("accuracy on class 'ship' (n = 500) gets worse, from ")
     assert any(reason.startswith("accuracy improves") for reason in verdict.reasons)
 
 
