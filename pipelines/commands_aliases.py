@@ -80,23 +80,7 @@ def history(
     """
     require_known(model)
     if retrains:
-        found = retrainings.retrainings(model)
-        rows = [
-            [
-                each.when,
-                each.outcome,
-                each.reason,
-                each.why or None,
-                each.champion,
-                each.digest[:8] or None,
-                each.key,
-            ]
-            for each in found
-        ]
-        columns = ("when", "outcome", "because", "retrained because", "champion", "data", "run")
-        empty = f"{model} was never retrained: ./convoy retrain"
-        document = {"model": model, "retrainings": [asdict(each) for each in found]}
-        emit(document, [table(f"Retrainings of {model}", columns, rows) if rows else empty], as_json)
+        list_retrainings(model, as_json)
         return
     moves = ledger.history(model)[::-1]
     now = ledger.aliases(model)
@@ -111,6 +95,27 @@ def history(
         "notes": notes,
     }  # fmt: skip
     emit(document, [*(shown if moves else [f"no move of {model} is recorded", shown[1]]), *notes], as_json)
+
+
+def list_retrainings(model: str, as_json: bool) -> None:
+    """Print what came of each retraining, and why."""
+    found = retrainings.retrainings(model)
+    rows = [
+        [
+            each.when,
+            each.outcome,
+            each.reason,
+            each.why or None,
+            each.champion,
+            each.digest[:8] or None,
+            each.key,
+        ]
+        for each in found
+    ]
+    columns = ("when", "outcome", "because", "retrained because", "champion", "data", "run")
+    empty = f"{model} was never retrained: ./convoy retrain"
+    document = {"model": model, "retrainings": [asdict(each) for each in found]}
+    emit(document, [table(f"Retrainings of {model}", columns, rows) if rows else empty], as_json)
 
 
 def remarks(model: str, moves: list[ledger.Move], now: dict[str, int]) -> list[str]:

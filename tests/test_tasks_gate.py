@@ -53,9 +53,9 @@ def test_a_clearly_better_model_is_promoted_and_the_other_way_round_is_held() ->
 
 def test_two_equally_good_models_are_promoted_no_more_often_than_alpha() -> None:
     generator = np.random.default_rng(0)
-    verdicts = [judge(*two_models(generator, 240, 0.85, 0.85)).decision for _ in range(150)]
-    assert verdicts.count("promote") <= 0.05 * 150
-    assert verdicts.count("inconclusive") > 100, "240 samples cannot tell models apart that differ by chance"
+    verdicts = [judge(*two_models(generator, 240, 0.85, 0.85)).decision for _ in range(80)]
+    assert verdicts.count("promote") <= 0.05 * 80
+    assert verdicts.count("inconclusive") > 50, "240 samples cannot tell models apart that differ by chance"
 
 
 def test_what_so_many_samples_could_have_shown_is_said() -> None:
@@ -84,14 +84,14 @@ def test_the_detectable_gain_is_promoted_as_often_as_it_says() -> None:
     gain = float(np.mean([test.detectable for test in paired]))
     discordant = 0.5 * 2 * 0.8 * 0.2  # half of the samples are of their own for each model
     promoted = 0
-    for _ in range(200):
+    for _ in range(120):
         kind = generator.choice(3, 300, p=[(discordant + gain) / 2, (discordant - gain) / 2, 1 - discordant])
         first, second = report(labels, answers(labels, kind != 0)), report(labels, answers(labels, kind != 1))
         verdict = decide(
             compare(first, second, config), (CHEAP, CHEAP), 1, config, config.rules("classification")
         )
         promoted += verdict.decision == "promote"
-    assert promoted / 200 == pytest.approx(0.8, abs=0.08)
+    assert promoted / 120 == pytest.approx(0.8, abs=0.1)
 
 
 def test_a_class_that_is_harmed_holds_a_model_that_is_better_on_the_whole() -> None:
