@@ -67,7 +67,7 @@ def leased(name: str) -> Iterator[None]:
         holder = standing(name)
         if holder is None:
             value = f"{token} {time.time() + LEASE_S:.0f} {socket.gethostname()}:{os.getpid()}"
-            client.set_registered_model_tag(name, TAG, value)
+            claim(name, value)
             time.sleep(SETTLE_S)
             holder = standing(name)
             if holder is not None and holder.startswith(token):
@@ -80,6 +80,15 @@ def leased(name: str) -> Iterator[None]:
     finally:
         if (standing(name) or "").startswith(token):  # not somebody else's, after a lease that ran out
             client.delete_registered_model_tag(name, TAG)
+
+
+def claim(name: str, value: str) -> None:
+    """Write the tag, which another may write too; of two that make it at once, a database refuses one."""
+    try:
+        connect().set_registered_model_tag(name, TAG, value)
+    except MlflowException as error:
+        if error.error_code != "BAD_REQUEST":
+            raise
 
 
 def standing(name: str) -> str | None:
