@@ -30,7 +30,7 @@ from tests.tiny import TINY, tiny_dataset
 
 NAME = "classifier-digits"
 RECIPE = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
-POOR, GOOD = {"train": {"epochs": 0.3}}, {"train": {"epochs": 6.0}}
+POOR, GOOD = {"train": {"epochs": 3.0}}, {"train": {"epochs": 12.0}}
 # what a busy machine measures decides nothing here
 FREE = {**GATE, "latency_ratio": 0, "memory_ratio": 0}
 pytestmark = pytest.mark.usefixtures("digits", "prefect_api", "listener")
@@ -58,12 +58,18 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Gives the tests of one name a registered model of their own."""
+def fresh(promoted: "Both", monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Gives a test a registered model of its own, whose champion is the poor one."""
 
     def use(name: str) -> str:
         monkeypatch.setattr(retraining, "registered_name", lambda family, dataset: name)
         monkeypatch.setattr("pipelines.steps.registered_name", lambda family, dataset: name)
+        client, first = connect(), promoted[0]
+        poor = client.get_model_version(NAME, str(first["version"]))
+        client.create_registered_model(name, tags={"convoy.family": "classification"})
+        source = client.get_model_version_download_uri(NAME, poor.version)
+        client.create_model_version(name, source, poor.run_id, tags=dict(poor.tags))
+        ledger.promote_first(name, 1)
         return name
 
     return use
@@ -99,7 +105,7 @@ def test_the_first_model_is_promoted_without_a_gate_and_a_better_one_by_it(
     first, second = promoted
     assert (first["outcome"], first["why"]) == ("first", f"{NAME} has no champion yet")
     assert (second["outcome"], second["version"], second["champion"]) == ("promoted", 2, 1)
-    assert second["why"] == "parameters differ: train.epochs 0.3 → 6.0"
+    assert second["why"] == "parameters differ: train.epochs 3.0 → 12.0"
     assert ledger.aliases(NAME) == {"champion": 2, "previous": 1}
     move = ledger.history(NAME)[-1]
     assert (move.key, move.who, move.evidence["run"]) == (second["key"], "anna", second["mlflow_run"])
@@ -149,7 +155,7 @@ def test_the_same_data_and_parameters_are_skipped_and_the_reason_is_kept(
 def test_a_worse_model_is_held_and_not_trained_again_on_the_same(
     promoted: Both,
 ) -> None:
-    worse = {"train": {"epochs": 0.4}}
+    worse = {"train": {"epochs": 4.0}}
     summary = retrain(worse)
     assert summary["outcome"] == "held"
     assert "accuracy gets worse by more than its margin" in summary["reason"]
@@ -167,7 +173,6 @@ def test_a_worse_model_is_held_and_not_trained_again_on_the_same(
 
 def test_nobody_is_promoted_whom_a_person_declines(fresh: Callable[[str], str]) -> None:
     name = fresh("classifier-declined")
-    retrain(POOR)
     set_asker(lambda evidence: Answer(False, "berta", "wait for the audit"))
     summary = retrain(GOOD, approval="ask")
     assert summary["outcome"] == "declined"
@@ -175,15 +180,15 @@ def test_nobody_is_promoted_whom_a_person_declines(fresh: Callable[[str], str]) 
     assert ledger.aliases(name) == {"champion": 1, "challenger": 2}
 
 
-def in_prefect(answer: Callable[[str], None]) -> threading.Thread:
+def paused(answer: Callable[[str], None]) -> threading.Thread:
     """Calls `answer` with the first flow run that is paused."""
 
     def wait() -> None:
         with get_client(sync_client=True) as client:
             while True:
-                paused = [run for run in client.read_flow_runs() if run.state_name == "Paused"]
-                if paused:
-                    answer(str(paused[0].id))
+                waiting = [run for run in client.read_flow_runs() if run.state_name == "Paused"]
+                if waiting:
+                    answer(str(waiting[0].id))
                     return
                 time.sleep(0.1)
 
@@ -197,10 +202,9 @@ def test_a_paused_run_is_approved_by_its_form(
 ) -> None:
     name = fresh("classifier-form")
     monkeypatch.setattr(approval, "POLL_S", 0.2)
-    retrain(POOR)
     approval._asker.set(None)
     form = {"approve": True, "because": "seen and fine", "who": "carla"}
-    thread = in_prefect(lambda key: resume_flow_run(key, run_input=form))
+    thread = paused(lambda key: resume_flow_run(key, run_input=form))
     summary = retrain(GOOD, approval="ask")
     thread.join()
     assert summary["outcome"] == "promoted"
@@ -214,7 +218,6 @@ def test_a_pause_that_nobody_answers_ends_as_declined(
 ) -> None:
     name = fresh("classifier-late")
     monkeypatch.setattr(approval, "POLL_S", 0.2)
-    retrain(POOR)
     approval._asker.set(None)
     summary = retrain(GOOD, approval="ask", gate={"approval_timeout_h": 2 / 3600})
     assert summary["outcome"] == "declined"
@@ -231,7 +234,6 @@ def test_a_run_that_is_cut_off_after_any_step_goes_on_to_one_record(
     fresh: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     name = fresh(f"classifier-cut-{step}")
-    retrain(POOR)
     before = len(ledger.history(name))
     original = retraining.Journal.once
 
@@ -267,7 +269,6 @@ def test_a_promotion_by_another_meanwhile_holds_the_challenger(
     fresh: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = fresh("classifier-overtaken")
-    retrain(POOR)
     judge = retraining.judge
 
     def slowly(*arguments: Any) -> Any:
