@@ -1,5 +1,6 @@
 """The evidence of a gate: an HTML page with the figure of the gains for MLflow, a short one in Markdown for Prefect."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from tasks.pairing import Guarded, Paired
 MAX_SHOWN = 30  # slices in the figure; the table has all
 ROW_PX, NAME_PX, PLOT_PX = 26, 270, 560
 COLOURS = {"better": "#17612f", "worse": "#c5221f", "open": "#b06f00", "not worse": "#37424e"}
+TextRows = tuple[tuple[str, ...], list[list[Any]]]
 QUIET = "#8c959f"
 
 
@@ -30,21 +32,15 @@ def gate_page(
         f"{paired.num_samples:,} {paired.unit}. A line is the interval; of slices, what is left of it is ruled out at "
         f"confidence {1 - config.alpha:g}. The grey field is the margin: losses that do not matter.</p>"
         + figure(paired, slices[:MAX_SHOWN]),
-        "<h2>Metrics</h2>" + table(*shown(metric_rows(paired))),
-        ("<h2>Slices</h2>" + table(*shown(slice_rows(slices)))) if slices else "",
-        "<h2>Cost</h2>" + table(*shown(cost_rows(costs))),
+        "<h2>Metrics</h2>" + table(*metric_rows(paired)),
+        ("<h2>Slices</h2>" + table(*slice_rows(slices))) if slices else "",
+        "<h2>Cost</h2>" + table(*cost_rows(costs)),
         "<h2>What was compared</h2>"
         + table(("", ""), [(name, numbers(value)) for name, value in about.items()]),
     )
 
 
-def shown(rows: tuple[tuple[str, ...], list[list[Any]]]) -> tuple[tuple[str, ...], list[list[Any]]]:
-    """A table with its numbers shortened."""
-    columns, values = rows
-    return columns, [[value if isinstance(value, int) else numbers(value) for value in row] for row in values]
-
-
-def metric_rows(paired: Paired) -> tuple[tuple[str, ...], list[list[Any]]]:
+def metric_rows(paired: Paired) -> TextRows:
     """The metrics as a table."""
     columns = (
         "metric",
@@ -61,33 +57,48 @@ def metric_rows(paired: Paired) -> tuple[tuple[str, ...], list[list[Any]]]:
     )
     return columns, [
         [
-            test.name, test.champion, test.challenger, test.gain, test.low, test.high, test.p_value, test.margin,
-            test.detectable, test.test, standing(test) + (", primary" if test.primary else ""),
+            test.name, share(test.champion), share(test.challenger), change(test.gain), change(test.low),
+            change(test.high), numbers(test.p_value), f"{test.margin:g}", share(test.detectable), test.test,
+            standing(test) + (", primary" if test.primary else ""),
         ]
         for test in paired.metrics
     ]  # fmt: skip
 
 
-def slice_rows(slices: Sequence[Guarded]) -> tuple[tuple[str, ...], list[list[Any]]]:
+def slice_rows(slices: Sequence[Guarded]) -> TextRows:
     """Slices as a table."""
     columns = ("kind", "slice", "samples", "champion", "challenger", "gain", "at least", "margin", "")
     return columns, [
         [
-            each.kind, each.name, each.num_samples, each.champion, each.challenger, each.gain, each.low, each.margin,
-            slice_standing(each),
+            each.kind, each.name, each.num_samples, share(each.champion), share(each.challenger),
+            change(each.gain), change(each.low), f"{each.margin:g}", slice_standing(each),
         ]
         for each in slices
     ]  # fmt: skip
 
 
-def cost_rows(costs: tuple[Cost, Cost]) -> tuple[tuple[str, ...], list[list[Any]]]:
+def cost_rows(costs: tuple[Cost, Cost]) -> TextRows:
     """Costs as a table."""
     columns = ("model", "an answer, ms", "memory, MiB")
     names = ("champion", "challenger")
     return columns, [
-        [name, cost.latency_ms, cost.unmeasured if cost.memory_mb is None else cost.memory_mb]
+        [
+            name,
+            f"{cost.latency_ms:.2f}",
+            cost.unmeasured if cost.memory_mb is None else f"{cost.memory_mb:.1f}",
+        ]
         for name, cost in zip(names, costs, strict=True)
     ]
+
+
+def share(value: float) -> str:
+    """A metric's value."""
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def change(value: float) -> str:
+    """A gain, with its sign."""
+    return f"{value:+.4f}"
 
 
 def figure(paired: Paired, slices: Sequence[Guarded]) -> str:
@@ -140,8 +151,8 @@ def gate_markdown(about: dict[str, Any], paired: Paired, costs: tuple[Cost, Cost
         f"**{about['model']}: version {about['challenger']} against the champion, version {about['champion']}**",
         f"Verdict: **{verdict.decision}**",
         reasons,
-        markdown_table(*shown(metric_rows(paired))),
-        markdown_table(*shown(cost_rows(costs))),
+        markdown_table(*metric_rows(paired)),
+        markdown_table(*cost_rows(costs)),
         ", ".join(f"{name}: `{numbers(value)}`" for name, value in about.items()),
     ]
     return "\n\n".join(lines) + "\n"

@@ -224,7 +224,7 @@ def test_the_evidence_has_every_number_and_no_markup_of_others() -> None:
     assert "May version 2 replace version 1 of classifier-pets?" in page
     assert "&lt;b&gt;cat&lt;/b&gt;" in page and "<b>cat</b>" not in page + text
     for test in paired.metrics:
-        assert f"{test.gain:.4g}" in page and f"{test.gain:.4g}" in text
+        assert f"{test.gain:+.4f}" in page and f"{test.gain:+.4f}" in text
     values = document(paired, (CHEAP, CHEAP), verdict, 3)
     assert values["decision"] == verdict.decision and values["uses"] == 3
     assert [row["name"] for row in values["slices"]] == [each.name for each in paired.slices]
