@@ -103,7 +103,7 @@ def answer(evidence: str, approve: bool) -> Any:
     from tasks.ledger import me
 
     if approve:
-        return Answer(True, me(), "approved beforehand, by --approve")
+        return Answer(True, me(), "beforehand, by --approve")
     if not sys.stdin.isatty():
         return Answer(False, NOBODY, "give --approve, or promote it by hand: ./convoy promote MODEL VERSION")
     sys.stderr.write(f"\n{evidence}\nLet the challenger take the champion's place? [y/N] ")
