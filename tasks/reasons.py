@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from data.difference import compare
-from tasks import versioning, versions
+from tasks import ledger, versioning, versions
 from tasks.lineage import Lineage
 from tasks.recordstore import connect
-from tasks.retrainings import Champion, judged_before
+from tasks.retrainings import Champion, champion_of, judged_before
 
 MAX_NAMED = 5  # parameters in a sentence
 
@@ -20,6 +20,8 @@ def why_skip(name: str, family: str, champion: Champion | None, lineage: Lineage
     if same:
         code = other_code(champion, lineage)
         return f"version {champion.version}, the champion of {name}, was trained on {what}{code}"
+    if refused := rolled_back(name, lineage):
+        return f"{refused}, and it was trained on {what}, which would make it again"
     before = judged_before(name, family, lineage, champion.version)
     if before is None:
         return ""
@@ -27,6 +29,17 @@ def why_skip(name: str, family: str, champion: Champion | None, lineage: Lineage
         f"the run {before.key} was trained on {what}, and was {before.outcome} against the same champion, version "
         f"{champion.version}: {before.reason}"
     )
+
+
+def rolled_back(name: str, lineage: Lineage) -> str:
+    """The version of the same data and parameters that somebody went back from, and why; "" if there is none."""
+    for move in reversed(ledger.history(name)):
+        left = move.before.get("champion")
+        if move.action == "rollback" and left is not None:
+            made = champion_of(name, left)
+            if (made.digest, made.params_sha256) == (lineage.dvc_digest, lineage.params_sha256):
+                return f"version {left} was rolled back by {move.who} because: {move.because}"
+    return ""
 
 
 def other_code(champion: Champion, lineage: Lineage) -> str:

@@ -359,6 +359,11 @@ def test_commands_move_list_and_go_back(promoted: Both, run: Run) -> None:
     assert (code, back["after"]["champion"], back["because"]) == (0, 1, "it drifts")
     digest = versioning.digest(store() / "digits")
     assert back["restored"]["data"] == f"digits as it is checked out now ({digest})"
+    skipped = retrain(GOOD)
+    assert skipped["outcome"] == "skipped", "what was rolled back does not come back by itself"
+    assert skipped["reason"].startswith(
+        f"version 2 was rolled back by {ledger.me()} because: it drifts, and it was"
+    )
     code, out, _ = run("promote", NAME, "2", "--because", "it does not")
     assert code == 0 and f"models:/{NAME}@champion is version 2" in out
     code, out, _ = run("history", NAME, "--json")
