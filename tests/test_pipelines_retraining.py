@@ -226,7 +226,8 @@ def test_a_pause_that_nobody_answers_ends_as_declined(
     assert ledger.aliases(name)["champion"] == 1
 
 
-STEPS = ("refresh", "compare", "trained", "champion", "verdict", "approval", "told")
+SLOW = ("refresh", "compare", "champion", "approval", "told")
+STEPS = ("trained", "verdict", *(pytest.param(step, marks=pytest.mark.slow) for step in SLOW))
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -253,16 +254,10 @@ def test_a_run_that_is_cut_off_after_any_step_goes_on_to_one_record(
     assert len(runs_with_key(key)) == 1
     assert [move.action for move in ledger.history(name)[before:]] == ["register", "promote"]
     assert ledger.aliases(name) == {"champion": 2, "previous": 1}
-    assert summary["gate"]["uses"] == len(
-        {
-            each.run_id
-            for each in retrainings._tagged("classification", {retrainings.SPLIT_TAG: split_of_digits()})
-        }
-    ), "one look of this run, however often it was tried"
-
-
-def split_of_digits() -> str:
-    return retrainings.split_name(Dataset.open(store() / "digits"), "test")
+    split = retrainings.split_name(Dataset.open(store() / "digits"), "test")
+    users = [run.info.run_id for run in retrainings._tagged("classification", {retrainings.SPLIT_TAG: split})]
+    assert users.count(summary["mlflow_run"]) == 1, "one use of the split, however often it was tried"
+    assert summary["gate"]["uses"] == len(users)
 
 
 def test_a_promotion_by_another_meanwhile_holds_the_challenger(
@@ -369,11 +364,8 @@ def test_commands_move_list_and_go_back(promoted: Both, run: Run) -> None:
     code, out, _ = run("history", NAME, "--json")
     moves = json.loads(out)["moves"]
     assert [move["action"] for move in moves[:2]] == ["promote", "rollback"]
-    assert json.loads(out)["aliases"] == {
-        "champion": 2,
-        "previous": 1,
-        **({"challenger": 3} if len(moves) > 5 else {}),
-    }
+    aliases = json.loads(out)["aliases"]
+    assert (aliases["champion"], aliases["previous"]) == (2, 1)
     code, out, _ = run("history", NAME)
     assert code == 0 and "it drifts" in out
     code, out, _ = run("history", NAME, "--retrains", "--json")
