@@ -80,6 +80,12 @@ def publish_result(summary: dict[str, Any]) -> None:
         client.create_artifact(artifact("markdown", markdown, description, key))
 
 
+def publish_markdown(text: str, description: str, key: str) -> None:
+    """Leave a text in Markdown on the run's page; `key`, of a-z, 0-9 and -, gives it a history over runs."""
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact("markdown", text, description, key))
+
+
 def publish_findings(findings: Findings, verdict: Verdict) -> None:
     """Leave what the checks of the dataset found on the run's page, as a table."""
     accepted = {finding.name for finding in verdict.accepted}

@@ -40,6 +40,22 @@ app.command(
     help="Train a model on a dataset, test it, and register it.", sort_key=2,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_retrain:retrain", name="retrain",
+    help="Train again on new data, and promote the model if the gate finds it better.", sort_key=2.2,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_aliases:promote", name="promote",
+    help="Make a version the champion.", sort_key=5.1,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_aliases:rollback", name="rollback",
+    help="Make the version before the champion again.", sort_key=5.2,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_aliases:history", name="history",
+    help="List the moves of a model's aliases: what, when, who, why.", sort_key=5.3,
+)  # fmt: skip
+app.command(
     "pipelines.commands_ensemble:ensemble", name="ensemble",
     help="Train several models in parallel, and register them as one.", sort_key=2,
 )  # fmt: skip

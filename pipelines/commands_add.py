@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from data.address import Fetched, is_url
+from data.address import Fetched
 from data.dataset import SPLITS, Dataset, FamilyName, Split, list_names, noun_of, one_of
 from data.findings import Findings, Verdict, examine
 from data.ingest import IngestConfig, IngestReport
@@ -14,10 +14,11 @@ from pipelines.commands_data import count_tables, sizes
 from pipelines.families import PIPELINES
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import parse_changes, section
+from pipelines.refresh import bring
 from pipelines.render import ConsoleReporter, cell, emit, pairs, table
 from pipelines.reporting import Clock, Status
 from tasks import versioning, versions
-from tasks.paths import downloads, store
+from tasks.paths import store
 
 MAX_LISTED = 10  # of what was set aside
 PHOTO_PX = 160  # of the shorter side in the middle: from here on the recipe for photographs is proposed
@@ -131,25 +132,6 @@ def version_views(added: versions.Added, before: str) -> list[str]:
             f"{stay:,} {noun_of(report.family)} of earlier versions keep their side; --fresh-splits would draw anew"
         )
     return views
-
-
-def bring(source: str, sha256: str | None, config: IngestConfig, reporter: ConsoleReporter) -> str | Fetched:
-    """A source that ingest can open: a URL's file is fetched, and a checksum is compared."""
-    if sha256 is None and not is_url(source):
-        return source
-    from data.download import fetch  # only now: it takes a while to import, and most sources are local
-
-    clock = Clock()
-    first: list[int] = []
-
-    def hear(done: int, total: int | None) -> None:
-        if not first:
-            first.append(done)  # what an earlier attempt left does not count as fast
-        rate = clock.rate(done - first[0]) or 0.0
-        size = (done // 10**6, total and total // 10**6)
-        reporter.show(Status("download", *size, rate / 1e6, unit="MB"))
-
-    return fetch(source, downloads(), sha256=sha256, max_bytes=int(config.max_source_gb * 1e9), hear=hear)
 
 
 def check_views(report: IngestReport, findings: Findings, verdict: Verdict) -> list[Table | str]:

@@ -101,6 +101,8 @@ def optional_form(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[s
             name: {**optional_form(part, definitions), "title": name}
             for name, part in form["properties"].items()
         }
+    if isinstance(form.get("additionalProperties"), dict):
+        form["additionalProperties"] = optional_form(form["additionalProperties"], definitions)
     if "items" in form:
         form["items"] = optional_form(form["items"], definitions)
     return form

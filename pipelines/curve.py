@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 from data.dataset import Dataset
 from data.files import write_whole
 from data.findings import parse_accepted
-from pipelines import environment, gate, steps
+from pipelines import checks, environment, steps
 from pipelines.artifacts import publish_curve
 from pipelines.configuration import AcceptForm, ChangesForm, RecipeForm, SectionForm, configuration
 from pipelines.engines import start_ray
@@ -156,7 +156,7 @@ def run_steps(
     run_id = ""
     try:
         data = steps.check_dataset(FAMILY, job.dataset, SPLITS)
-        gate.run_checks(data, job.accept, reporter, WAIVED)
+        checks.run_checks(data, job.accept, reporter, WAIVED)
         weights = steps.resolve_weights(job.config, data)
         assert weights is not None
         lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)

@@ -1,9 +1,10 @@
-"""The flows of detection: training, and the search for its parameters.
+"""The flows of detection: training, the search for its parameters, training again when there is reason to.
 
 ./convoy train detection --dataset blood
 """
 
-from pipelines.familyflows import search_flow, training_flow
+from pipelines.familyflows import retraining_flow, search_flow, training_flow
 
 train_detector = training_flow("detection", "detector", "a detector")
 search_detector = search_flow("detection", "detector", "a detector", {"metric": "val_ap"})
+retrain_detector = retraining_flow("detection", "detector", "a detector")

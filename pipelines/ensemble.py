@@ -21,7 +21,7 @@ from prefect.runtime import flow_run
 from data.dataset import Dataset
 from data.files import write_whole
 from data.findings import parse_accepted
-from pipelines import environment, gate, steps
+from pipelines import checks, environment, steps
 from pipelines.artifacts import ProgressBar
 from pipelines.configuration import AcceptForm, ChangesForm, RecipeForm
 from pipelines.engines import start_ray
@@ -158,7 +158,7 @@ def run_team(
         require_one_input([member.job for member in team])
         with phase("prepare"):
             data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(stop_after))
-            findings, verdict = gate.run_checks(data, job.accept, reporter)
+            findings, verdict = checks.run_checks(data, job.accept, reporter)
             weights = [steps.resolve_weights(member.job.config, data) for member in team]
             teacher = steps.resolve_teacher(job.config)  # which is the same for all
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights[0], teacher)
@@ -167,7 +167,7 @@ def run_team(
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             open_runs(team, data, lineage, weights, run_ids)
-            gate.keep_findings(findings, verdict, folder, run_ids[0])
+            checks.keep_findings(findings, verdict, folder, run_ids[0])
         with phase("train"):
             results = train_team(
                 key, team, data, weights, teacher, lineage.dvc_digest, run_ids, executor, reporter
@@ -188,7 +188,7 @@ def run_team(
         if stop_after == "promote":
             with phase("register"):
                 model = steps.register_model(job.family, data, folder / "model", run_ids[0], lineage)
-                model["alias"] = steps.promote_model(model["model"], model["version"])
+                model["alias"] = steps.promote_model(model["model"], model["version"], key)
         for run_id in run_ids:
             registry.finish_run(run_id, "FINISHED")
     except BaseException as error:

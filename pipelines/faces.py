@@ -1,9 +1,10 @@
-"""The flows of faces: training, and the search for its parameters.
+"""The flows of faces: training, the search for its parameters, training again when there is reason to.
 
 ./convoy train faces --dataset lfw
 """
 
-from pipelines.familyflows import search_flow, training_flow
+from pipelines.familyflows import retraining_flow, search_flow, training_flow
 
 train_faces = training_flow("faces", "faces", "an embedder of faces")
 search_faces = search_flow("faces", "faces", "an embedder of faces", {"metric": "val_loss"})
+retrain_faces = retraining_flow("faces", "faces", "an embedder of faces")

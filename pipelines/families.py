@@ -21,6 +21,10 @@ class Pipeline:
     dataset: str  # the dataset that may use that name alone; models of others are called <model>-<dataset>
     fit: str  # module:function of what is fitted to validation after training, see tasks.calibrate; "": nothing
     evaluate: str  # module:function of its evaluation, see tasks.evaluate.evaluate
+    retrain: str = ""  # of the flow that trains again and promotes by the gate; "": it has none
+    pair: str = (
+        ""  # module:function of the paired comparison of two models, see tasks.gateclassification.pair
+    )
 
 
 PIPELINES: dict[str, Pipeline] = {
@@ -31,6 +35,8 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="cifar10",
         fit="tasks.calibrate:calibrate",
         evaluate="tasks.evaluate:evaluate",
+        retrain="pipelines.classification:retrain_classifier",
+        pair="tasks.gateclassification:pair",
     ),
     "detection": Pipeline(
         flow="pipelines.detection:train_detector",
@@ -39,6 +45,8 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="bccd",
         fit="tasks.detectionevaluate:fit_threshold",
         evaluate="tasks.detectionevaluate:evaluate",
+        retrain="pipelines.detection:retrain_detector",
+        pair="tasks.gatedetection:pair",
     ),
     "faces": Pipeline(
         flow="pipelines.faces:train_faces",
@@ -47,6 +55,8 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="lfw",
         fit="tasks.faceevaluate:fit_thresholds",
         evaluate="tasks.faceevaluate:evaluate",
+        retrain="pipelines.faces:retrain_faces",
+        pair="tasks.gatefaces:pair",
     ),
     "landmarks": Pipeline(
         flow="pipelines.landmarks:train_landmarks",
@@ -55,6 +65,8 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="faces",
         fit="",
         evaluate="tasks.landmarkevaluate:evaluate",
+        retrain="pipelines.landmarks:retrain_landmarks",
+        pair="tasks.gatelandmarks:pair",
     ),
     "signals": Pipeline(
         flow="pipelines.signals:train_signals",
@@ -63,6 +75,8 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="spoken",
         fit="tasks.calibrate:calibrate",
         evaluate="tasks.evaluate:evaluate",
+        retrain="pipelines.signals:retrain_signals",
+        pair="tasks.gateclassification:pair",
     ),
     "volumes": Pipeline(
         flow="pipelines.volumes:train_volumes",
@@ -71,6 +85,8 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="modelnet",
         fit="tasks.calibrate:calibrate",
         evaluate="tasks.evaluate:evaluate",
+        retrain="pipelines.volumes:retrain_volumes",
+        pair="tasks.gateclassification:pair",
     ),
 }
 

@@ -1,9 +1,10 @@
-"""The flows of landmarks: training, and the search for its parameters.
+"""The flows of landmarks: training, the search for its parameters, training again when there is reason to.
 
 ./convoy train landmarks --dataset faces
 """
 
-from pipelines.familyflows import search_flow, training_flow
+from pipelines.familyflows import retraining_flow, search_flow, training_flow
 
 train_landmarks = training_flow("landmarks", "landmarks", "a network for landmarks")
 search_landmarks = search_flow("landmarks", "landmarks", "a network for landmarks", {"metric": "val_loss"})
+retrain_landmarks = retraining_flow("landmarks", "landmarks", "a network for landmarks")

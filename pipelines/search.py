@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from data.dataset import Dataset, noun_of
 from data.files import write_whole
 from data.findings import parse_accepted
-from pipelines import environment, gate, steps, training
+from pipelines import checks, environment, steps, training
 from pipelines.artifacts import ProgressBar, publish_search
 from pipelines.configuration import configuration
 from pipelines.engines import start_ray
@@ -143,7 +143,7 @@ def run_steps(
     run_id = ""
     try:
         data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(stop_after))
-        gate.run_checks(data, job.accept, reporter)
+        checks.run_checks(data, job.accept, reporter)
         weights = steps.resolve_weights(job.config, data)
         lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)
         for problem in lineage.problems:

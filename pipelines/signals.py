@@ -1,9 +1,10 @@
-"""The flows of signals: training, and the search for its parameters.
+"""The flows of signals: training, the search for its parameters, training again when there is reason to.
 
 ./convoy train signals --dataset spoken
 """
 
-from pipelines.familyflows import search_flow, training_flow
+from pipelines.familyflows import retraining_flow, search_flow, training_flow
 
 train_signals = training_flow("signals", "signals", "a classifier of signals")
 search_signals = search_flow("signals", "signals", "a classifier of signals")
+retrain_signals = retraining_flow("signals", "signals", "a classifier of signals")

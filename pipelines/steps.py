@@ -22,7 +22,7 @@ from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
 from pipelines.reporting import Clock, Reporter, Status
-from tasks import cluster, registry
+from tasks import cluster, ledger, registry
 from tasks.distil import Teacher
 from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
@@ -153,11 +153,12 @@ def open_run(family: str, config: Any, dataset: Dataset, lineage: Lineage, param
 def train_model(
     family: str, config: Any, dataset: Dataset, folder: Path, key: str, digest: str, run_id: str,
     executor: Executor, reporter: Reporter, under_way: Callable[[Reporter], None],
-    weights: Weights | None = None, teacher: Teacher | None = None,
+    weights: Weights | None = None, teacher: Teacher | None = None, command: str = "train",
 ) -> tuple[TrainResult, float | None]:  # fmt: skip
     """Train, telling the console or log, MLflow and Prefect's progress bar how far it is.
 
     `under_way` is called each time that steps have been done: for what the first of them should not wait for.
+    `command` is what goes on with the run.
     Returns the result, and the time of the first step, in seconds since the epoch: None where the run was trained
     already. Told to stop by a signal, it keeps a checkpoint first.
     """
@@ -183,7 +184,7 @@ def train_model(
                 f"goes on after step {step}" if step else "no checkpoint had been kept yet: starts over"
             )
 
-    going_on = resume_command("train", key, executor)
+    going_on = resume_command(command, key, executor)
     with bar, registry.system_metrics(run_id), interruptible(executor, reporter.note, going_on) as stop:
         result = train(
             family, config, dataset,
@@ -276,9 +277,9 @@ def register_model(
 
 
 @step("promote if first")
-def promote_model(name: str, version: int) -> str:
-    """Make the version the challenger, and the champion too where there is none; returns the alias."""
-    return registry.promote_first(name, version)
+def promote_model(name: str, version: int, key: str) -> str:
+    """Make the version of the run `key` the challenger, and the champion too where there is none; returns the alias."""
+    return ledger.promote_first(name, version, f"trained and registered by the run {key}", key)
 
 
 @step("publish result")

@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 
 from data.files import write_whole
 from data.findings import parse_accepted
-from pipelines import environment, gate, steps
+from pipelines import checks, environment, steps
 from pipelines.configuration import configuration
 from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
@@ -181,16 +181,20 @@ def run_job(
 
 
 def run_steps(
-    job: Job, key: str, folder: Path, reporter: Reporter, stop_after: StopAfter, executor: Executor
-) -> dict[str, Any]:
-    """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
+    job: Job, key: str, folder: Path, reporter: Reporter, stop_after: StopAfter, executor: Executor,
+    command: str = "train",
+) -> dict[str, Any]:  # fmt: skip
+    """The steps in their order, inside the record that MLflow keeps of them; returns the summary.
+
+    `command` is what a person types to go on with the run, where it is cut off.
+    """
     phase = Phases()
     model: dict[str, Any] = {"model": "", "version": 0, "alias": ""}
     run_id = ""
     try:
         with phase("prepare"):
             data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(stop_after))
-            findings, verdict = gate.run_checks(data, job.accept, reporter)
+            findings, verdict = checks.run_checks(data, job.accept, reporter)
             weights = steps.resolve_weights(job.config, data)
             teacher = steps.resolve_teacher(job.config)
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights, teacher)
@@ -198,12 +202,12 @@ def run_steps(
                 reporter.note(f"note: {problem}")
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
             registry.set_tags(run_id, job.origin)
-            gate.keep_findings(findings, verdict, folder, run_id)
-            page = gate.CheckPage(data, findings, verdict, folder, run_id)
+            checks.keep_findings(findings, verdict, folder, run_id)
+            page = checks.CheckPage(data, findings, verdict, folder, run_id)
         with phase("train"):
             result, first_step_at = steps.train_model(
                 job.family, job.config, data, folder, key, lineage.dvc_digest, run_id, executor, reporter,
-                page.leave, weights, teacher,
+                page.leave, weights, teacher, command,
             )  # fmt: skip
             page.leave(reporter)  # of a resumed run that had been trained
         with phase("calibrate"):
@@ -217,7 +221,7 @@ def run_steps(
         if stop_after == "promote":
             with phase("register"):
                 model = steps.register_model(job.family, data, result.model_folder, run_id, lineage)
-                model["alias"] = steps.promote_model(model["model"], model["version"])
+                model["alias"] = steps.promote_model(model["model"], model["version"], key)
         registry.finish_run(run_id, "FINISHED")
     except BaseException as error:
         end_badly(run_id, error)

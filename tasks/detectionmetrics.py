@@ -200,26 +200,34 @@ def thresholds_for_precision(
 
 
 def resampled_ap(matches: Matches, counts: np.ndarray) -> np.ndarray:
-    """AP (D,) of D samples of the images: `counts` (D, num_images) says how often each image is in the sample.
+    """AP (D,) of D samples of the images: the mean over the classes that a sample has; NaN for none.
 
-    As if it were there so often, copies side by side. The mean is over the classes that a sample has; NaN for none. For
-    a difference between two detectors on the same images, give both the same counts.
+    `counts` as for `resampled_class_aps`. For a difference between two detectors on the same images, give both the
+    same counts.
+    """
+    return np.array([mean_of_known(row) for row in resampled_class_aps(matches, counts)])
+
+
+def resampled_class_aps(matches: Matches, counts: np.ndarray) -> np.ndarray:
+    """AP of each class (D, K) in D samples of the images; NaN where a sample has no object of it.
+
+    `counts` (D, num_images) says how often each image is in the sample, as if it were there so often, copies side by
+    side.
     """
     right = (matches.found[0] >= 0) & ~matches.ignored[0]
     wrong = (matches.found[0] < 0) & ~matches.ignored[0]
     objects = ~matches.object_ignored[0]
     image, labels = matches.object_image[objects], matches.object_labels[objects]
-    drawn = np.empty(len(counts))
+    drawn = np.full((len(counts), matches.num_classes), np.nan)
     for d, count in enumerate(counts):
         positives = np.bincount(labels, weights=count[image], minlength=matches.num_classes)
         weight = count[matches.image]
-        drawn[d] = mean_of_known(
-            np.array([
-                interpolated(right[:, part] * weight[part], wrong[:, part] * weight[part], positives[k]).mean()
-                for k, part in class_slices(matches)
-                if positives[k]
-            ])
-        )  # fmt: skip
+        for k, part in class_slices(matches):
+            if positives[k]:
+                each = interpolated(
+                    right[:, part] * weight[part], wrong[:, part] * weight[part], positives[k]
+                )
+                drawn[d, k] = each.mean()
     return drawn
 
 

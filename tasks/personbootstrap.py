@@ -50,6 +50,30 @@ def pair_intervals(
     return {name: percentiles(np.concatenate(parts)) for name, parts in drawn.items()}
 
 
+def paired_gains(
+    first: np.ndarray,
+    second: np.ndarray,
+    people: np.ndarray,
+    fars: Sequence[float],
+    seed: int,
+    num_draws: int,
+) -> dict[str, np.ndarray]:
+    """Second minus first of `auc` and `tar_at_far_…`, in each draw (D,): distances (P,) of two embedders on one list.
+
+    Both see the same draws of people, since a draw depends on the people, their number and the seed alone.
+    """
+    drawn: dict[str, list[np.ndarray]] = {}
+    curves = zip(
+        _curves(first, people, seed, num_draws), _curves(second, people, seed, num_draws), strict=True
+    )
+    for one, other in curves:
+        drawn.setdefault("auc", []).append(np.trapezoid(other[1], other[0]) - np.trapezoid(one[1], one[0]))
+        for far in fars:
+            gains = _tar_at(*other, far) - _tar_at(*one, far)
+            drawn.setdefault(f"tar_at_far_{far_name(far)}", []).append(gains)
+    return {name: np.concatenate(parts) for name, parts in drawn.items()}
+
+
 def curve_band(
     distances: np.ndarray, people: np.ndarray, fars: np.ndarray, seed: int, num_draws: int = NUM_DRAWS
 ) -> tuple[np.ndarray, np.ndarray]:

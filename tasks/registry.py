@@ -64,7 +64,7 @@ def start_run(
     if not KEY.fullmatch(key):
         raise ValueError(f"run key (={key!r}) must be letters, digits, '.', '_' or '-', at most 200 of them")
     client = connect()
-    experiment_id = _experiment(client, experiment)
+    experiment_id = ensure_experiment(client, experiment)
     run = _find_run(client, key, [experiment_id])
     if run is None:
         own = {"mlflow.source.name": "convoy", "mlflow.source.git.commit": tags.get("git.commit", "")}
@@ -78,7 +78,8 @@ def start_run(
     return str(run.info.run_id)
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def ensure_experiment(client: MlflowClient, name: str) -> str:
+    """The id of the experiment of that name, which is made if there is none."""
     found = client.get_experiment_by_name(name)
     if found is not None and found.lifecycle_stage != "active":
         raise ValueError(
@@ -309,17 +310,6 @@ def _as_default() -> Iterator[None]:
             del os.environ["MLFLOW_TRACKING_URI"]
         else:
             os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-def promote_first(name: str, version: int) -> str:
-    """Make a version the challenger, and the champion too if there is none; returns its higher alias."""
-    client = connect()
-    client.set_registered_model_alias(name, "challenger", str(version))
-    champion = client.get_registered_model(name).aliases.get("champion")
-    if champion is not None:
-        return "champion" if int(champion) == version else "challenger"
-    client.set_registered_model_alias(name, "champion", str(version))
-    return "champion"
 
 
 def resolve_model(uri: str | Path) -> Path:

@@ -14,7 +14,7 @@ is by chance.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,20 @@ def find_slices(
     about: pa.Table, family: str, classes: Sequence[str], labels: np.ndarray, right: np.ndarray
 ) -> list[Slice]:
     """The slices of N images, the worst first; `about` has `columns_of(family)`, `right` (N,) says which are right."""
-    names = [classes[label] for label in labels.tolist()]
+    accuracy = float(right.mean())
+    found = [
+        measure(kind, name, members, right, accuracy)
+        for kind, name, members in members_of_slices(
+            about, family, [classes[label] for label in labels.tolist()]
+        )
+    ]
+    return sorted(found, key=lambda each: (each.accuracy_high, each.accuracy_low, each.kind, each.name))
+
+
+def members_of_slices(
+    about: pa.Table, family: str, names: Sequence[str]
+) -> Iterator[tuple[str, str, list[int]]]:
+    """Kind and name of each slice of N images, and the places of its members; `names` (N,) are the true classes."""
     groups = about["group"].to_pylist()
     given = ["" if SHA256.fullmatch(group) else group for group in groups]
     kinds = {
@@ -66,14 +79,10 @@ def find_slices(
         "group": given if all(given) else [],
         "group size": group_sizes(groups),
     }
-    accuracy = float(right.mean())
-    found = [
-        measure(kind, name, members, right, accuracy)
-        for kind, values in kinds.items()
-        if 1 < len(set(values)) < len(labels)
-        for name, members in places_of(values).items()
-    ]
-    return sorted(found, key=lambda each: (each.accuracy_high, each.accuracy_low, each.kind, each.name))
+    for kind, values in kinds.items():
+        if 1 < len(set(values)) < len(names):
+            for name, members in places_of(values).items():
+                yield kind, name, members
 
 
 def places_of(values: Sequence[str]) -> dict[str, list[int]]:

@@ -44,6 +44,7 @@ class Version(Parameters):
     nfiles: int
     added: str = ""  # UTC; "" if it was recorded by something else than `add`
     source: str = ""  # as given
+    subset: str = ""  # of the source, as given
     images: dict[Split, int] = Field(default={})
     notes: tuple[str, ...] = ()
 
@@ -250,7 +251,7 @@ def add(
         if not known:
             versions.append(
                 Version(
-                    number=len(versions) + 1, md5=digest, size=out["size"], nfiles=out["nfiles"],
+                    number=len(versions) + 1, md5=digest, size=out["size"], nfiles=out["nfiles"], subset=subset,
                     added=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), source=str(source),
                     images=_images(Dataset.open(path)), notes=moves(report) + lost + same,
                 )

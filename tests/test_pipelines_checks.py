@@ -11,7 +11,7 @@ import pytest
 from data.checklist import NAMES
 from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
-from pipelines import gate
+from pipelines import checks
 from pipelines.classification import train_classifier
 from pipelines.reporting import Reporter, set_reporter
 from pipelines.training import read_job, run_folder
@@ -208,13 +208,13 @@ def test_a_dataset_that_is_replaced_while_training_leaves_no_page_of_other_pictu
     shutil.copytree(faulty.path, folder)
     described = folder / "dataset.json"
     described.write_text(json.dumps(json.loads(described.read_text()) | {"name": "moving"}))
-    leave = gate.CheckPage.leave
+    leave = checks.CheckPage.leave
 
-    def leave_late(page: gate.CheckPage, reporter: Reporter) -> None:
+    def leave_late(page: checks.CheckPage, reporter: Reporter) -> None:
         described.write_text(json.dumps(json.loads(described.read_text()) | {"source": "another"}))
         leave(page, reporter)
 
-    monkeypatch.setattr(gate.CheckPage, "leave", leave_late)
+    monkeypatch.setattr(checks.CheckPage, "leave", leave_late)
     summary = train_classifier(
         "moving", changes=QUICK, stop_after="train", executor="in_process", accept=("class-missing",)
     )
@@ -232,7 +232,7 @@ def test_the_form_offers_the_names_of_the_checks() -> None:
 
 
 def test_counts_are_one_line() -> None:
-    assert gate.counted({"class-missing": 2, "truncated": 7}) == "class-missing=2, truncated=7"
+    assert checks.counted({"class-missing": 2, "truncated": 7}) == "class-missing=2, truncated=7"
 
 
 # ------------------------------------------------------------------------------- label errors

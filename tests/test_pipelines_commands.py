@@ -18,7 +18,7 @@ from models.signals import least_length
 from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.commands_models import CATALOGUES
 from pipelines.options import quiet_stdout
-from tasks import registry
+from tasks import ledger, registry
 from tasks.paths import ROOT, store
 from tasks.train import train
 from tests.conftest import Run
@@ -59,7 +59,7 @@ def registered(digits: Dataset, model: Path) -> str:
     registry.log_metrics(run_id, {"test.accuracy": 0.5})
     images = digits.table("test", ["image"])["image"][:2].to_pylist()
     version = registry.register(run_id, model, name="classifier-digits", example=images, tags={})
-    registry.promote_first("classifier-digits", version)
+    ledger.promote_first("classifier-digits", version)
     return "models:/classifier-digits@champion"
 
 

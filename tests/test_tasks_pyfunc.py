@@ -20,7 +20,7 @@ import pytest
 import torch
 import yaml
 
-from tasks import registry
+from tasks import ledger, registry
 from tasks.modelfile import load_card, write_card
 from tasks.packaging import DISTRIBUTIONS, OURS, closure, imported, requirements
 from tasks.paths import ROOT
@@ -54,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         model = make_model(folder / "runs" / "pyfunc" / "model")
         write_card(model, load_card(model).model_copy(update={"temperature": TEMPERATURE}))
         version = registry.register(run_id, model, name="classifier", example=pictures(2), tags={})
-        registry.promote_first("classifier", version)
+        ledger.promote_first("classifier", version)
         yield folder
 
 

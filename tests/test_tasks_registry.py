@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from tasks import modellist, recordstore, registry
+from tasks import ledger, modellist, recordstore, registry
 from tasks.modelfile import load_card
 from tasks.paths import ROOT
 from tests.recording import CLASSES, DIGEST, make_model, pictures, start
@@ -309,13 +309,13 @@ def test_without_a_server_the_way_to_a_run_is_a_command(home: Path) -> None:
 
 def test_the_first_version_is_champion_and_the_next_challenger(home: Path, client: MlflowClient) -> None:
     _, first, _ = registered(home, "first", "ranks")
-    assert (first, registry.promote_first("ranks", first)) == (1, "champion")
+    assert (first, ledger.promote_first("ranks", first)) == (1, "champion")
     assert aliases_of(client, "ranks") == {"champion": 1, "challenger": 1}
 
     _, second, _ = registered(home, "second", "ranks", seed=1)
-    assert (second, registry.promote_first("ranks", second)) == (2, "challenger")
+    assert (second, ledger.promote_first("ranks", second)) == (2, "challenger")
     assert aliases_of(client, "ranks") == {"champion": 1, "challenger": 2}
-    assert registry.promote_first("ranks", first) == "champion", "tried again, it is what it was"
+    assert ledger.promote_first("ranks", first) == "champion", "tried again, it is what it was"
 
 
 def test_a_model_is_registered_once_however_often_it_is_tried(home: Path) -> None:
@@ -353,7 +353,7 @@ def test_a_registered_model_holds_no_pickle_and_no_more_code_than_it_needs(home:
 
 def test_every_way_to_name_a_model_finds_its_files(home: Path) -> None:
     run_id, version, folder = registered(home, "named", "named")
-    registry.promote_first("named", version)
+    ledger.promote_first("named", version)
     card = load_card(folder)
     for uri in (
         "models:/named/1",
@@ -411,7 +411,7 @@ def test_changed_files_of_a_registered_model_are_noticed(home: Path) -> None:
 )
 def test_a_model_that_is_not_there_is_told_with_what_is(home: Path, uri: str, says: str) -> None:
     if not any(row["name"] == "known" for row in modellist.list_models()):
-        registry.promote_first("known", registered(home, "known", "known")[1])
+        ledger.promote_first("known", registered(home, "known", "known")[1])
     with pytest.raises((ValueError, FileNotFoundError), match=says) as error:
         registry.resolve_model(uri)
     assert "\n" not in str(error.value)
@@ -426,7 +426,7 @@ def test_a_run_without_a_model_is_told_so(home: Path) -> None:
 def test_lists_show_versions_with_aliases_and_accuracy(home: Path, client: MlflowClient) -> None:
     client.create_registered_model("of somebody else")
     run_id, version, folder = registered(home, "listed", "listed")
-    registry.promote_first("listed", version)
+    ledger.promote_first("listed", version)
     registry.log_metrics(run_id, {"test.accuracy": 0.75})
     registered(home, "listed2", "listed", seed=1)
 
@@ -511,7 +511,7 @@ def test_records_and_models_on_a_server_are_those_of_a_local_file(server: str, t
     assert start("remote", home / "pets") == run_id
     registry.log_progress(run_id, 1, {"loss": 1.0})
     registry.log_folder(run_id, folder, "files")
-    registry.promote_first("remote", version)
+    ledger.promote_first("remote", version)
     assert registry.run_url(run_id).startswith(f"{server}/#/experiments/")
 
     fetched = registry.resolve_model("models:/remote@champion")

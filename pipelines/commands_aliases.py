@@ -1,0 +1,158 @@
+"""`./convoy promote`, `rollback` and `history`: the aliases of registered models, and the ledger of their moves."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from pipelines.options import Json
+from pipelines.render import emit, pairs, table
+from tasks import ledger, restoring, retrainings
+from tasks.modelstore import find_aliases
+from tasks.recordstore import connect
+
+BY_HAND = "by hand"
+
+
+def promote(model: str, version: int, /, *, because: str = BY_HAND, as_json: Json = False) -> None:
+    """Make a version of a registered model the champion, without a gate; the champion of now becomes `previous`.
+
+    Example: ./convoy promote classifier-products 4 --because "new classes"
+
+    Parameters
+    ----------
+    model
+        Name of a registered model; ./convoy models list shows them.
+    version
+        Its version.
+    because
+        Why; it is kept in the ledger.
+    """
+    require_known(model)
+    move = ledger.promote(model, version, because=because, expected=ledger.aliases(model).get("champion"))
+    emit_move(move, as_json)
+
+
+def rollback(
+    model: str,
+    /,
+    *,
+    to: Annotated[int | None, Parameter(name="--to")] = None,
+    because: str = "rolled back by hand",
+    as_json: Json = False,
+) -> None:
+    """Make the version that was champion before the champion again: weights, thresholds and preprocessing.
+
+    Says which version of the data belongs to it, and how to check that out. Example: ./convoy rollback classifier
+
+    Parameters
+    ----------
+    model
+        Name of a registered model; ./convoy models list shows them.
+    to
+        The version to go back to; otherwise the one that the alias `previous` names.
+    because
+        Why; it is kept in the ledger.
+    """
+    require_known(model)
+    expected = ledger.aliases(model).get("champion")
+    version = restoring.earlier_champion(model) if to is None else to
+    restoring.belongings(model, version)  # raises for what is not there, or not whole
+    move = ledger.rollback(model, version, because=because, expected=expected)
+    emit_move(move, as_json)
+
+
+def history(
+    model: str,
+    /,
+    *,
+    retrains: Annotated[bool, Parameter(name="--retrains", negative=())] = False,
+    as_json: Json = False,
+) -> None:
+    """List the moves of a model's aliases, the latest first: what, when, who, why.
+
+    Parameters
+    ----------
+    model
+        Name of a registered model; ./convoy models list shows them.
+    retrains
+        List the retrainings instead: what came of each and why, the skipped ones too.
+    """
+    require_known(model)
+    if retrains:
+        list_retrainings(model, as_json)
+        return
+    moves = ledger.history(model)[::-1]
+    now = ledger.aliases(model)
+    rows = [[move.number, move.when, move.action, move.what, move.who, move.because] for move in moves]
+    shown: list[Any] = [table(f"Moves of {model}", ("", "when", "action", "what", "who", "because"), rows)]
+    shown.append(
+        "now: " + (", ".join(f"{alias} {version}" for alias, version in sorted(now.items())) or "no alias")
+    )
+    notes = remarks(model, moves, now)
+    document = {
+        "model": model, "aliases": now, "moves": [{**asdict(move), "what": move.what} for move in moves],
+        "notes": notes,
+    }  # fmt: skip
+    emit(document, [*(shown if moves else [f"no move of {model} is recorded", shown[1]]), *notes], as_json)
+
+
+def list_retrainings(model: str, as_json: bool) -> None:
+    """Print what came of each retraining, and why."""
+    found = retrainings.retrainings(model)
+    rows = [
+        [
+            each.when,
+            each.outcome,
+            each.reason,
+            each.why or None,
+            each.champion,
+            each.digest[:8] or None,
+            each.key,
+        ]
+        for each in found
+    ]
+    columns = ("when", "outcome", "because", "retrained because", "champion", "data", "run")
+    empty = f"{model} was never retrained: ./convoy retrain"
+    document = {"model": model, "retrainings": [asdict(each) for each in found]}
+    emit(document, [table(f"Retrainings of {model}", columns, rows) if rows else empty], as_json)
+
+
+def remarks(model: str, moves: list[ledger.Move], now: dict[str, int]) -> list[str]:
+    """What is to be known of the ledger: moves past it, and one that was cut off."""
+    found = []
+    unfinished = ledger.unfinished(model)
+    if unfinished:
+        found.append(
+            f"note: a move by {unfinished[0].who} at {unfinished[0].when} ({unfinished[0].what}) is under way, or was "
+            "cut off: the next promotion, rollback or training finishes it"
+        )
+    elif moves and moves[0].after != now:
+        found.append("note: aliases were moved past the ledger since, in MLflow itself")
+    return found
+
+
+def require_known(model: str) -> None:
+    """Raise ValueError for a name that no registered model has."""
+    known = find_aliases(connect())
+    if model not in known:
+        raise ValueError(f"no registered model {model!r}; known: {', '.join(sorted(known)) or 'none yet'}")
+
+
+def emit_move(move: ledger.Move, as_json: bool) -> None:
+    """Print a move, and what belongs to the version that is champion now."""
+    belongs = restoring.belongings(move.model, move.after["champion"])
+    document = {**asdict(move), "what": move.what, "restored": asdict(belongs)}
+    values = {
+        "moved": move.what,
+        "because": move.because,
+        "networks": ", ".join(belongs.networks),
+        "preprocessing": ", ".join(f"{name} {value}" for name, value in belongs.preprocessing.items()),
+        "thresholds": ", ".join(f"{name} {value:.4g}" for name, value in belongs.thresholds.items())
+        or "none",
+        "temperature": belongs.temperature,
+        "model's sha256": belongs.model_sha256,
+        "trained on": belongs.data,
+        "by the code of": belongs.commit or "not known",
+    }
+    emit(document, [pairs(f"models:/{move.model}@champion is version {belongs.version}", values)], as_json)

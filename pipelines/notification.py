@@ -1,0 +1,37 @@
+"""Who should know is told: an event for Prefect's automations, a line of the log, and a webhook where one is set.
+
+CONVOY_WEBHOOK_URL takes a POST of JSON: `text`, one line, as chats take it, and the event's payload beside it.
+"""
+
+import os
+from typing import Any
+
+import httpx
+from prefect.events import emit_event
+
+from pipelines.reporting import Reporter
+
+WEBHOOK = "CONVOY_WEBHOOK_URL"
+TIMEOUT_S = 10.0
+
+
+def notify(event: str, model: str, text: str, payload: dict[str, Any], reporter: Reporter) -> None:
+    """Tell of `event`, as convoy.retrain.promoted, which concerns a registered model; `text` is one line.
+
+    A webhook that does not answer stops nothing: it is a note.
+    """
+    reporter.note(text)
+    resource = {"prefect.resource.id": f"convoy.model.{model}", "prefect.resource.name": model}
+    emit_event(event, resource=resource, payload={"text": text, **payload})
+    url = os.environ.get(WEBHOOK)
+    if not url:
+        return
+    try:
+        sent = httpx.post(
+            url, json={"text": text, "event": event, "model": model, **payload}, timeout=TIMEOUT_S
+        )
+        sent.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        reporter.note(f"the webhook of {WEBHOOK} answered {error.response.status_code}")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reporter.note(f"the webhook of {WEBHOOK} was not reached: {type(error).__name__}")

@@ -1,0 +1,99 @@
+"""Networks for landmarks against each other: the normalised mean error by a paired bootstrap of pictures.
+
+Less is better. Slices by landmark, by the size of pictures, and by source. Pictures of one group are drawn together.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from data.dataset import Dataset, Split
+from tasks.gate import GateConfig, metric_alphas
+from tasks.landmarkmetrics import FAILURES, nan_mean
+from tasks.landmarkreport import Report
+from tasks.pairing import Paired, Part, cluster_counts, drawn_part, guard, sharing, weigh
+from tasks.slices import places_of, size_names, source_of
+
+FAILED = {f"failures_at_{limit:g}": limit for limit in FAILURES}
+METRICS = ("nme", *FAILED)
+
+
+def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, config: GateConfig) -> Paired:
+    """What the two reports, of one split of `dataset`, say together; raises ValueError where they are of others."""
+    if champion.ids != challenger.ids or champion.names != challenger.names:
+        raise ValueError(
+            f"the two models were not looked at on the same {split} pictures of {dataset.info.name}"
+        )
+    rules = config.rules(dataset.info.family)
+    table = dataset.table(split, ["id", "group", "width", "height"])
+    groups = table["group"].to_pylist()
+    counts = np.array(list(cluster_counts(groups, config.num_draws, config.seed)))
+    own = (nan_mean(champion.errors, 1), nan_mean(challenger.errors, 1))
+    metrics = []
+    for name, alpha in metric_alphas(rules.metrics, METRICS, config).items():
+        sides = own if name == "nme" else (failures(own[0], FAILED[name]), failures(own[1], FAILED[name]))
+        rule = rules.metrics[name]
+        metrics.append(
+            weigh(
+                name, (float(np.nanmean(sides[0])), float(np.nanmean(sides[1]))),
+                mean_gains(sides[0] - sides[1], counts), primary=rule.primary, margin=rule.margin, alpha=alpha,
+                power=config.power, test="paired bootstrap", less_is_better=True,
+            )
+        )  # fmt: skip
+    parts = [
+        part
+        for kind, name, first, second in slices_of(champion, challenger, table)
+        if (part := slice_part(kind, name, first, second, counts, config.alpha)) is not None
+    ]
+    shared = sharing(groups)
+    notes = (f"{shared:,} pictures share a group with others, and groups are drawn whole",) if shared else ()
+    return Paired(
+        num_samples=int((~np.isnan(own[0])).sum()), unit="pictures", metric="NME",
+        same=bool(np.array_equal(champion.found_xy, challenger.found_xy)), metrics=tuple(metrics),
+        slices=guard(parts, config.alpha, rules.slice_margin, rules.slice_fewest), notes=notes,
+    )  # fmt: skip
+
+
+def failures(errors: np.ndarray, limit: float) -> np.ndarray:
+    """1 for an error above the limit, else 0; NaN where there is none."""
+    return np.where(np.isnan(errors), np.nan, (errors > limit).astype(np.float64))
+
+
+def mean_gains(gains: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The mean of the gains (N,) in each draw: (D,); NaN gains are left out, a draw without any is NaN."""
+    known = ~np.isnan(gains)
+    weights = counts[:, known].astype(np.float64)
+    total = weights.sum(1)
+    return np.divide(weights @ gains[known], total, out=np.full(len(counts), np.nan), where=total > 0)
+
+
+def slices_of(
+    champion: Report, challenger: Report, table: pa.Table
+) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Kind and name of each slice, and the errors (N,) of both models in it; NaN outside."""
+    for i, name in enumerate(champion.names):
+        yield "point", name, champion.errors[:, i], challenger.errors[:, i]
+    own = (nan_mean(champion.errors, 1), nan_mean(challenger.errors, 1))
+    kinds: dict[str, Sequence[str]] = {
+        "size": size_names(table, "landmarks"),
+        "source": [source_of(id, "") for id in table["id"].to_pylist()],
+    }
+    for kind, values in kinds.items():
+        members = places_of(values)
+        for name, places in members.items() if 1 < len(members) < len(values) else ():
+            inside = np.zeros(len(values), bool)
+            inside[places] = True
+            yield kind, name, np.where(inside, own[0], np.nan), np.where(inside, own[1], np.nan)
+
+
+def slice_part(
+    kind: str, name: str, first: np.ndarray, second: np.ndarray, counts: np.ndarray, alpha: float
+) -> Part | None:
+    """A slice by the errors (N,) of both models; None where nothing could be measured."""
+    known = ~np.isnan(first)
+    if not known.any():
+        return None
+    values = (float(first[known].mean()), float(second[known].mean()))
+    gains = mean_gains(first - second, counts)
+    return drawn_part(kind, name, int(known.sum()), values, gains, values[0] - values[1], alpha)
