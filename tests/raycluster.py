@@ -1,4 +1,4 @@
-"""The fields of KubeRay's RayCluster (ray.io/v1, KubeRay 1.6) that our file uses, as a JSON schema closed to all others.
+"""Fields of KubeRay's RayCluster (ray.io/v1, KubeRay 1.6) that our file uses, as a JSON schema closed to all others.
 
 Written by hand from https://docs.ray.io/en/latest/cluster/kubernetes/references/api.html. Pod templates are held to
 Kubernetes' own schema beside it.

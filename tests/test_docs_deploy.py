@@ -1,4 +1,4 @@
-"""The files for containers and Kubernetes are what Compose, Kubernetes and KubeRay accept, and agree with this checkout."""
+"""Files for containers and Kubernetes: Compose, Kubernetes and KubeRay accept them, and they agree with this checkout."""
 
 import re
 from collections.abc import Iterator
