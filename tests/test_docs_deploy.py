@@ -1,4 +1,4 @@
-"""Files for containers and Kubernetes: Compose, Kubernetes and KubeRay accept them, and they agree with this checkout."""
+"""Files for containers and Kubernetes: their tools accept them, and they agree with this checkout."""
 
 import re
 from collections.abc import Iterator

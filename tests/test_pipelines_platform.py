@@ -126,7 +126,7 @@ def test_other_settings_are_refused_while_the_platform_runs(monkeypatch: pytest.
     write_plan(some_plan(ray_port=6399))
     monkeypatch.setattr(processes, "is_kept", lambda *_: True)
     assert choose_plan({}, {}).ray_port == 6399
-    with pytest.raises(ValueError, match=r"other settings \(mlflow_port 5000 → 5001\): ./convoy down"):
+    with pytest.raises(ValueError, match=r"other settings \(mlflow_port 5000 → 5001\): \./convoy down"):
         choose_plan({"mlflow_port": 5001}, {})
     monkeypatch.setattr(processes, "is_kept", lambda *_: False)
     assert choose_plan({"mlflow_port": 5001}, {}).ray_port == some_plan().ray_port
@@ -171,7 +171,7 @@ def test_two_at_once_are_refused() -> None:
         stdout=subprocess.PIPE, text=True,
     ) as other:  # fmt: skip
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match="another ./convoy up or down"), exclusive():
+        with pytest.raises(ValueError, match=r"another \./convoy up or down"), exclusive():
             pass
         other.kill()
     with exclusive():
@@ -311,8 +311,8 @@ def test_what_a_service_has_started_is_found_when_the_service_is_gone(run: Run) 
 
 
 def test_what_does_not_end_when_told_is_killed_and_said() -> None:
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
-    kept = start_keeper("mlflow", sys.executable, "-c", stubborn)
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
+    kept = start_keeper("mlflow", sys.executable, "-c", f"import signal, time; {deaf}")
     file = keeper.log_file(folder(), "mlflow")
     wait_for(lambda: file.is_file() and file.read_text() == "deaf\n")
     record = processes.read_record(folder(), "mlflow")
@@ -331,7 +331,7 @@ def test_status_and_down_of_nothing(run: Run) -> None:
     assert not any(file.suffix == ".json" for file in folder().iterdir())
 
 
-def test_a_service_that_ends_at_once_is_said_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_ends_at_once_is_said_with_its_last_words() -> None:
     write_plan(some_plan())
     kept = start_keeper("mlflow", "sh", "-c", "echo no such database >&2; exit 3")
     kept.wait(WAIT_S)
