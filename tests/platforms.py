@@ -104,7 +104,7 @@ class Platform:
 
     def mlflow(self, key: str) -> list[str]:
         """The states of all of MLflow's runs with a key."""
-        query = "select status from runs join tags on tags.run_uuid = runs.run_uuid where key = 'convoy.key' and value = ?"
+        query = "select status from runs join tags using (run_uuid) where key = 'convoy.key' and value = ?"
         with contextlib.closing(sqlite3.connect(self.home / "mlflow.db")) as database:
             return [str(row[0]) for row in database.execute(query, (key,))]
 

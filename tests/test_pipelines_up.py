@@ -1,4 +1,4 @@
-"""`./convoy up`, `down`, `status` on real servers, which are killed in every way: nothing is lost, nothing stays behind."""
+"""`./convoy up`, `down`, `status` on real servers that are killed: nothing is lost, nothing stays behind."""
 
 import json
 import signal
