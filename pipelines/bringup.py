@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from pipelines import flowprocesses, processes, registration
+from pipelines import environment, flowprocesses, processes, registration
 from pipelines.adoption import ENVIRONMENT_FILE, folder
 from pipelines.keeper import log_file, record_file
 from pipelines.parameters import section
@@ -153,6 +153,7 @@ def bring_up(plan: Plan, say: Say) -> list[str]:
     for service in missing:
         sweep(service)
     check_ports(plan, missing)
+    environment.make_prefect_home()
     write_plan(plan)
     token_file(plan)
     make_records(plan)
@@ -230,9 +231,13 @@ def bring_down(say: Say) -> int:
     (folder() / ENVIRONMENT_FILE).unlink(missing_ok=True)  # from now on, commands do without
     plan = read_plan_or_none(say)
     there = len(processes.find(folder()))
-    if plan is not None and SERVICES[0].answers(plan):
-        end_flows(plan, say)
-    for service in reversed(SERVICES):
+    prefect, mlflow, ray, worker = SERVICES
+    if plan is not None and prefect.answers(plan):
+        runs = end_flows(plan, say)
+        end_service(worker, say)
+        for run in flowprocesses.let_go_on(plan, runs):
+            say(f"flow run {run} was stopped; it goes on with the next ./convoy up")
+    for service in (worker, ray, mlflow, prefect):
         end_service(service, say)
     processes.end(processes.find(folder()), CONNECT_S)
     for service in SERVICES:
@@ -251,15 +256,14 @@ def read_plan_or_none(say: Say) -> Plan | None:
         return None
 
 
-def end_flows(plan: Plan, say: Say) -> None:
-    """Stop flow runs, before the worker that could start others; they go on with the next `up`."""
+def end_flows(plan: Plan, say: Say) -> list[str]:
+    """Stop flow runs, before the worker, which must not start others meanwhile; their ids."""
     with suppress(OSError):  # there may be no pool yet
         registration.close_pool(plan)
     running = flowprocesses.flow_processes()
     if running:
         say(f"{len(running)} flow runs have {plan.stop_flows_s:.0f} s to leave a checkpoint")
-    for run in flowprocesses.cut_off(plan, plan.stop_flows_s):
-        say(f"flow run {run} was stopped; it goes on with the next ./convoy up")
+    return flowprocesses.cut_off(plan, plan.stop_flows_s)
 
 
 def end_service(service: Service, say: Say) -> None:

@@ -30,18 +30,28 @@ def flow_processes() -> dict[str, list[psutil.Process]]:
 
 
 def cut_off(plan: Plan, seconds: float) -> list[str]:
-    """Stop all flow runs so that they leave a checkpoint, and let them go on with the next worker; their ids.
+    """Stop all flow runs so that they leave a checkpoint; their ids.
 
-    A run that has not ended after `seconds` is killed; it goes on from the checkpoint before.
+    A run that has not ended after `seconds` is killed; its newest checkpoint is the one before.
     """
     running = flow_processes()
     heads = [head for members in running.values() for head in processes.roots(members)]
     processes.end(heads, seconds)
     processes.end([process for members in flow_processes().values() for process in members], 0)
     wait_for_end(plan, set(running), NOTED_S)
-    for run in running:
-        set_state(plan, run, AGAIN, "the platform was stopped; the run goes on when it is started again")
     return list(running)
+
+
+def let_go_on(plan: Plan, runs: list[str]) -> list[str]:
+    """Put runs that were stopped back into the queue, for the next worker; those that were done by then are left out.
+
+    To be called when no worker runs that could note yet how their processes ended.
+    """
+    unfinished = {str(run["id"]) for run in flow_runs(plan, *UNDER_WAY, "CRASHED", "PAUSED")}
+    stopped = [run for run in runs if run in unfinished]
+    for run in stopped:
+        set_state(plan, run, AGAIN, "the platform was stopped; the run goes on when it is started again")
+    return stopped
 
 
 def take_up(plan: Plan) -> list[str]:
