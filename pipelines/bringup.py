@@ -50,12 +50,12 @@ def exclusive() -> Iterator[None]:
         yield
 
 
-def choose_plan(changes: dict[str, Any], asked: dict[str, str]) -> Plan:
+def choose_plan(changes: dict[str, Any], wishes: dict[str, str | None]) -> Plan:
     """The plan of what runs, else a new one from params.yaml, the changes, and what the command line asked for.
 
     Raises ValueError where something runs and another plan is asked for.
     """
-    asked = {name: value for name, value in asked.items() if value}
+    asked = {name: value for name, value in wishes.items() if value}
     for name, driver in DRIVERS.items():
         if name in asked:
             asked[name] = database_url(name, asked[name], driver)

@@ -23,9 +23,9 @@ def up(
     *,
     host: str | None = None,
     changes: Changes = None,
-    prefect_database: Annotated[str, Parameter(env_var="CONVOY_PREFECT_DATABASE")] = "",
-    mlflow_database: Annotated[str, Parameter(env_var="CONVOY_MLFLOW_DATABASE")] = "",
-    artifacts: str = "",
+    prefect_database: Annotated[str | None, Parameter(env_var="CONVOY_PREFECT_DATABASE")] = None,
+    mlflow_database: Annotated[str | None, Parameter(env_var="CONVOY_MLFLOW_DATABASE")] = None,
+    artifacts: str | None = None,
     as_json: Json = False,
 ) -> None:
     """Start Prefect's server and worker, MLflow's server and Ray's head, and register the deployments.
@@ -46,7 +46,7 @@ def up(
     """
     values = parse_changes(changes or [])
     asked = {
-        "host": host or "", "prefect_database": prefect_database, "mlflow_database": mlflow_database,
+        "host": host, "prefect_database": prefect_database, "mlflow_database": mlflow_database,
         "artifacts": artifacts,
     }  # fmt: skip
     with exclusive(), quiet_stdout(as_json):

@@ -4,6 +4,8 @@ A worker starts one process a flow run. A worker that is told to end does not en
 them to themselves; Prefect then believes that they run for ever.
 """
 
+from contextlib import suppress
+
 import psutil
 
 from pipelines import processes
@@ -25,8 +27,13 @@ def flow_processes() -> dict[str, list[psutil.Process]]:
         except psutil.Error:
             continue
         if run:
-            found.setdefault(run, []).append(process)
-    return found
+            members = found.setdefault(run, [])
+            members.append(process)
+            with suppress(psutil.Error):
+                members += process.children(
+                    recursive=True
+                )  # some hide their environment (pipelines.processes)
+    return {run: list(dict.fromkeys(members)) for run, members in found.items()}
 
 
 def cut_off(plan: Plan, seconds: float) -> list[str]:

@@ -22,7 +22,6 @@ from pipelines import processes
 from pipelines.adoption import SWITCH, folder, listens
 from pipelines.keeper import record_file
 from pipelines.plan import Plan, mlflow_files, mlflow_records
-from tasks.memory import ALLOCATOR
 from tasks.paths import ROOT, home
 
 POOL = "local"  # prefect.yaml names it
@@ -153,6 +152,8 @@ def ray_command(plan: Plan) -> list[str]:
 
 
 def ray_environment(plan: Plan) -> dict[str, str]:
+    from tasks.memory import ALLOCATOR  # here, for torch takes seconds to import, and status needs none
+
     own = plan.client_environment()
     auth = {name: own[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
     logs = {"RAY_ROTATION_MAX_BYTES": str(int(plan.log_mb * MB)), "RAY_ROTATION_BACKUP_COUNT": "1"}
