@@ -7,13 +7,11 @@ and each step looks at what there is.
 import fcntl
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
-
-import psutil
 
 from pipelines import environment, flowprocesses, processes, registration
 from pipelines.adoption import ENVIRONMENT_FILE, folder
@@ -28,6 +26,7 @@ from pipelines.plan import (
     write_environment,
     write_plan,
 )
+from pipelines.ports import describe_holder, is_free, next_free
 from pipelines.services import SERVICES, Service, start, token_file
 from tasks.paths import home
 
@@ -102,46 +101,13 @@ def check_ports(plan: Plan, services: Iterable[Service]) -> None:
         for name in service.ports:
             port = getattr(plan, name)
             if not is_free(plan.host, port):
-                free = next(other for other in range(port + 1, 65536) if is_free(plan.host, other))
+                free = next_free(plan.host, port + 1)
                 taken.append(
                     f"port {port}, for {service.title}, is taken by {describe_holder(port)}: stop that, or choose "
                     f"another port: ./convoy up --set {name}={free}"
                 )
     if taken:
         raise ValueError("\n".join(taken))
-
-
-def is_free(host: str, port: int) -> bool:
-    """Whether one could listen there; raises ValueError for a host that is not this machine's."""
-    try:
-        kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(kind, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except PermissionError:
-        raise ValueError(f"port {port} is for root alone; choose one above 1023") from None
-    except socket.gaierror:
-        raise ValueError(f"host (={host}) is not known; 127.0.0.1, or 0.0.0.0 for every interface") from None
-    except OSError as error:
-        if "assign" in str(error):
-            raise ValueError(
-                f"host (={host}) is no address of this machine; 127.0.0.1, or 0.0.0.0 for every interface"
-            ) from None
-        return False
-    return True
-
-
-def describe_holder(port: int) -> str:
-    """The program that listens on a port, as far as the kernel tells us."""
-    holder = processes.port_holder(port)
-    if holder is None:
-        return "a process of another user"
-    with suppress(psutil.Error):
-        other = holder.environ().get(processes.MARK, "").partition("@")[2]
-        if other:
-            return f"process {holder.pid}, of the platform in {other} (CONVOY_HOME)"
-        return f"process {holder.pid} ({' '.join(holder.cmdline())[:80]})"
-    return f"process {holder.pid}"
 
 
 def bring_up(plan: Plan, say: Say) -> list[str]:
@@ -162,16 +128,16 @@ def bring_up(plan: Plan, say: Say) -> list[str]:
         if service in missing:
             say(f"starting {service.title}: {service.address(plan)}")
             start(service, plan)
-    wait_for(prefect, plan)
+    wait_for(prefect, plan, (prefect, mlflow, ray))
     if worker in missing:
         start_worker(worker, plan, say)
-    wait_for(worker, plan)
+    wait_for(worker, plan, SERVICES)
     registration.open_pool(plan)
     say("registering the deployments of prefect.yaml")
     with ThreadPoolExecutor(1) as pool:
         deployments: Future[int] = pool.submit(registration.deploy_all, plan)
         for service in (mlflow, ray):
-            wait_for(service, plan)
+            wait_for(service, plan, SERVICES)
         say(f"{deployments.result()} deployments")
     write_environment(plan)
     return [service.name for service in missing]
@@ -204,14 +170,15 @@ def sweep(service: Service) -> None:
     processes.end(left, service.stop_s)
 
 
-def wait_for(service: Service, plan: Plan) -> None:
-    """Return when a service answers; raises RuntimeError with its last words if it ends, or takes too long."""
+def wait_for(service: Service, plan: Plan, watched: Sequence[Service]) -> None:
+    """Return when a service answers; raises RuntimeError with last words if one has ended, or it takes too long."""
     end_s = time.monotonic() + START_S
     while not service.answers(plan):
-        if not processes.is_kept(folder(), service.name):
-            record = processes.read_record(folder(), service.name)
-            code = "" if record is None or record.code is None else f" (code {record.code})"
-            raise RuntimeError(f"{service.title} ended while it started{code}: {last_words(service)}")
+        for each in watched:
+            if not processes.is_kept(folder(), each.name):
+                record = processes.read_record(folder(), each.name)
+                code = "" if record is None or record.code is None else f" (code {record.code})"
+                raise RuntimeError(f"{each.title} ended while it started{code}: {last_words(each)}")
         if time.monotonic() > end_s:
             raise RuntimeError(
                 f"{service.title} does not answer after {START_S:.0f} s: {last_words(service)}"

@@ -135,18 +135,6 @@ def memory_mb(processes: Sequence[psutil.Process]) -> float:
     return total / 1e6
 
 
-def port_holder(port: int) -> psutil.Process | None:
-    """The process that listens on a TCP port, where the kernel tells us."""
-    try:
-        connections = psutil.net_connections(kind="tcp")
-    except psutil.Error:
-        return None
-    for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-            return psutil.Process(connection.pid)
-    return None
-
-
 def wait_until_gone(folder: Path, name: str, seconds: float) -> None:
     """Return when no process of a service is left, or the time is over."""
     end_s = time.monotonic() + seconds

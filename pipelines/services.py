@@ -22,12 +22,14 @@ from pipelines import processes
 from pipelines.adoption import SWITCH, folder, listens
 from pipelines.keeper import record_file
 from pipelines.plan import Plan, mlflow_files, mlflow_records
+from pipelines.ports import next_free
 from tasks.paths import ROOT, home
 
 POOL = "local"  # prefect.yaml names it
 WORKER = "convoy"
 ASK_S = 5.0
 MB = 1_000_000
+CLIENT_PORT = 10001  # of Ray's client server, which nobody uses here, and which cannot be left out
 # What a shell may have set for other servers; a service of ours gets what the plan says.
 FOREIGN = (
     "PREFECT_PROFILE", "PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_DATABASE_CONNECTION_URL",
@@ -141,10 +143,11 @@ def mlflow_environment(plan: Plan) -> dict[str, str]:
 
 
 def ray_command(plan: Plan) -> list[str]:
+    client = next_free(plan.host, CLIENT_PORT)
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
-        "--port", str(plan.ray_port), "--dashboard-host", plan.host, "--dashboard-port", str(plan.dashboard_port),
-        "--include-dashboard", "true", "--ray-client-server-port", "0", "--dashboard-agent-listen-port", "0",
+        "--port", str(plan.ray_port), "--ray-client-server-port", str(client), "--include-dashboard", "true",
+        "--dashboard-host", plan.host, "--dashboard-port", str(plan.dashboard_port),
     ]  # fmt: skip
     if plan.loopback():
         command += ["--node-ip-address", plan.host]

@@ -16,10 +16,10 @@ import torch
 
 from pipelines import processes
 from pipelines.adoption import ENVIRONMENT_FILE, folder
-from pipelines.bringup import describe_holder, is_free
 from pipelines.finding import Finding
 from pipelines.parameters import section
 from pipelines.plan import Plan, read_plan
+from pipelines.ports import describe_holder, is_free
 from pipelines.services import SERVICES
 from tasks.memory import ALLOCATOR
 from tasks.paths import home

@@ -15,9 +15,10 @@ import pytest
 
 from pipelines import adoption, bringup, keeper, plan, processes
 from pipelines.adoption import adopt, folder, read_exports
-from pipelines.bringup import check_ports, choose_plan, database_url, exclusive, is_free
+from pipelines.bringup import check_ports, choose_plan, database_url, exclusive
 from pipelines.parameters import section
 from pipelines.plan import Plan, read_plan, without_password, write_environment, write_plan
+from pipelines.ports import is_free
 from pipelines.services import FOREIGN, SERVICES, mlflow_command, mlflow_records, service_environment
 from tasks.paths import ROOT
 from tests.conftest import Run
@@ -338,4 +339,4 @@ def test_a_service_that_ends_at_once_is_said_with_its_last_words() -> None:
     with pytest.raises(
         RuntimeError, match=r"MLflow server ended while it started \(code 3\): no such database; its log"
     ):
-        bringup.wait_for(SERVICES[1], some_plan(mlflow_port=free_port()))
+        bringup.wait_for(SERVICES[1], some_plan(mlflow_port=free_port()), SERVICES[1:2])
