@@ -133,12 +133,12 @@ def bring_up(plan: Plan, say: Say) -> list[str]:
         start_worker(worker, plan, say)
     wait_for(worker, plan, SERVICES)
     registration.open_pool(plan)
-    say("registering the deployments of prefect.yaml")
     with ThreadPoolExecutor(1) as pool:
-        deployments: Future[int] = pool.submit(registration.deploy_all, plan)
+        deployed: Future[bool] = pool.submit(registration.deploy_all, plan)
         for service in (mlflow, ray):
             wait_for(service, plan, SERVICES)
-        say(f"{deployments.result()} deployments")
+        if deployed.result():
+            say(f"registered the {len(registration.listed())} deployments of prefect.yaml")
     write_environment(plan)
     return [service.name for service in missing]
 

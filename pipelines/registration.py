@@ -3,18 +3,25 @@
 Everything may be done again: a pool that is there is changed, a deployment is written over.
 """
 
+import hashlib
 import subprocess
 import sys
 import time
 from typing import Any
 
+import yaml
+
+from data.files import file_sha256, write_whole
 from pipelines.adoption import folder
 from pipelines.keeper import log_file
 from pipelines.plan import Plan
+from pipelines.processes import MARK
 from pipelines.services import POOL, SERVICES, ask, service_environment
 from tasks.paths import ROOT
 
 DEPLOY_LOG = "deploy"
+DEPLOYED_FILE = "deployed"  # the digest of what was registered last
+LAYERS = ("data", "models", "tasks", "pipelines")
 LAST_LINES = 8
 UNDER_WAY = ("RUNNING", "PENDING", "CANCELLING")
 AGAIN = {"type": "SCHEDULED", "name": "AwaitingRetry"}
@@ -35,13 +42,16 @@ def change_pool(plan: Plan, values: dict[str, Any]) -> None:
     ask(f"{plan.prefect_api()}/work_pools/{POOL}", values, "PATCH")
 
 
-def deploy_all(plan: Plan) -> int:
-    """Register the deployments of prefect.yaml; returns how many there are.
+def deploy_all(plan: Plan) -> bool:
+    """Register the deployments of prefect.yaml, unless the server has them as they are; whether it did not.
 
-    Raises RuntimeError with Prefect's last words where it refuses. Importing the flows takes most of the time.
+    Importing the flows takes most of the time. Raises RuntimeError with Prefect's last words where it refuses.
     """
+    mark, now = folder() / DEPLOYED_FILE, digest(plan)
+    if mark.is_file() and mark.read_text() == now and listed() <= names_on_server(plan):
+        return False
     environment = {**service_environment(SERVICES[-1], plan), "NO_COLOR": "1", "COLUMNS": "120"}
-    del environment["CONVOY_SERVICE"]  # it ends with us
+    del environment[MARK]  # it ends with us
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     text = done.stdout + done.stderr
@@ -52,7 +62,26 @@ def deploy_all(plan: Plan) -> int:
             f"the deployments of prefect.yaml were not registered (code {done.returncode}): "
             f"{last_words(text)}; {file} has all of it"
         )
-    return len(ask(f"{plan.prefect_api()}/deployments/filter", {"limit": 200}))
+    write_whole(mark, now)
+    return True
+
+
+def digest(plan: Plan) -> str:
+    """What the forms are made of: the code, the recipes, the deployments; and the database that they are in."""
+    files = [ROOT / "prefect.yaml", ROOT / "params.yaml"]
+    files += sorted(file for layer in LAYERS for file in (ROOT / layer).rglob("*.py"))
+    hashes = "".join(file_sha256(file) for file in files)
+    return hashlib.sha256(f"{plan.prefect_database} {hashes}".encode()).hexdigest()
+
+
+def listed() -> set[str]:
+    """The names in prefect.yaml."""
+    return {each["name"] for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+
+
+def names_on_server(plan: Plan) -> set[str]:
+    """The names of the deployments that the server has."""
+    return {each["name"] for each in ask(f"{plan.prefect_api()}/deployments/filter", {"limit": 200})}
 
 
 def last_words(text: str) -> str:

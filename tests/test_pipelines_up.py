@@ -74,7 +74,7 @@ def test_an_up_that_is_killed_is_put_in_order_by_the_next_and_by_down(tmp_path: 
             assert before <= {process.pid for process in platform.processes()}  # went on with what there was
         assert platform.call("down").returncode == 0
         assert platform.processes() == []
-        assert sorted(file.name for file in platform.folder.iterdir()) == ["lock", "logs"]
+        assert sorted(file.name for file in platform.folder.iterdir()) == ["deployed", "lock", "logs"]
         for port in platform.ports.values():
             socket.create_server(("127.0.0.1", port)).close()
 
