@@ -216,8 +216,9 @@ def service_environment(service: Service, plan: Plan) -> dict[str, str]:
     """The environment of a service: ours, without other servers' addresses, marked so that it is known again."""
     ours = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    modules = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     return {
-        **ours, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "CONVOY_HOME": str(home()),
+        **ours, "PATH": path, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1", "CONVOY_HOME": str(home()),
         SWITCH: "off", processes.MARK: processes.mark(folder(), service.name), **service.environment(plan),
     }  # fmt: skip
 

@@ -155,6 +155,7 @@ def test_a_setting_that_somebody_forgot_is_found(
         "ALL_PROXY",
     ):
         monkeypatch.delenv(other, raising=False)
+    monkeypatch.delenv(name, raising=False)
     before = check().seen
     monkeypatch.setenv(name, value)
     found = check()

@@ -4,7 +4,6 @@ import json
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,8 +61,7 @@ def test_an_up_that_is_killed_is_put_in_order_by_the_next_and_by_down(tmp_path: 
         with subprocess.Popen(
             platform.command("up"), env=platform.environment, cwd=ROOT, stderr=subprocess.DEVNULL
         ) as first:
-            wait_for(lambda: list(platform.folder.glob("*.json")), 60, "something was started")
-            time.sleep(0.5)
+            wait_for(lambda: len(platform.processes()) > 2, 60, "something was started")
             first.kill()
         assert platform.processes()
         before = {process.pid for process in platform.processes()}
