@@ -9,9 +9,10 @@ import os
 import shlex
 import socket
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.files import write_whole
 from data.parameters import Parameters
@@ -19,6 +20,7 @@ from pipelines.adoption import ENVIRONMENT_FILE, folder
 from tasks.paths import home
 
 PLAN_FILE = "plan.json"
+RAY_WORKERS = range(10002, 20000)
 EVERY_INTERFACE = ("0.0.0.0", "::")
 
 
@@ -37,6 +39,22 @@ class PlatformConfig(Parameters):
     log_mb: float = Field(gt=0, description="10^6 bytes that the log of a service keeps; older lines go")
     stop_flows_s: float = Field(ge=0, description="seconds that `down` gives flows to leave a checkpoint")
 
+    @model_validator(mode="after")
+    def _ports_do_not_meet(self) -> Self:
+        ports = self.ports()
+        for name, port in ports.items():
+            if port in RAY_WORKERS:
+                raise ValueError(
+                    f"{name} (={port}) must lie outside {RAY_WORKERS[0]} to {RAY_WORKERS[-1]}, Ray's workers' ports"
+                )
+            if list(ports.values()).count(port) > 1:
+                raise ValueError(f"{name} (={port}) is another service's port too; each needs one of its own")
+        return self
+
+    def ports(self) -> dict[str, int]:
+        """The parameter that names each port, and the port."""
+        return {name: value for name, value in self.model_dump().items() if name.endswith("_port")}
+
 
 class Plan(PlatformConfig):
     """A platform as it was asked for; "" of a database: SQLite below the home folder."""
@@ -44,10 +62,6 @@ class Plan(PlatformConfig):
     prefect_database: str = ""
     mlflow_database: str = ""
     artifacts: str = ""  # where MLflow keeps files that travel through it; "": below the home folder
-
-    def ports(self) -> dict[str, int]:
-        """The parameter that names each port, and the port."""
-        return {name: value for name, value in self.model_dump().items() if name.endswith("_port")}
 
     def loopback(self) -> bool:
         """Whether only this machine can reach the servers."""

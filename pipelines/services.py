@@ -29,7 +29,10 @@ POOL = "local"  # prefect.yaml names it
 WORKER = "convoy"
 ASK_S = 5.0
 MB = 1_000_000
-CLIENT_PORT = 10001  # of Ray's client server, which nobody uses here, and which cannot be left out
+CLIENT_PORT, AGENT_PORT = (
+    20001,
+    52365,
+)  # of parts of Ray that cannot be left out; or the next ones that are free
 # What a shell may have set for other servers; a service of ours gets what the plan says.
 FOREIGN = (
     "PREFECT_PROFILE", "PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_DATABASE_CONNECTION_URL",
@@ -143,10 +146,11 @@ def mlflow_environment(plan: Plan) -> dict[str, str]:
 
 
 def ray_command(plan: Plan) -> list[str]:
-    client = next_free(plan.host, CLIENT_PORT)
+    client, agent = next_free(plan.host, CLIENT_PORT), next_free(plan.host, AGENT_PORT)
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
-        "--port", str(plan.ray_port), "--ray-client-server-port", str(client), "--include-dashboard", "true",
+        "--port", str(plan.ray_port), "--ray-client-server-port", str(client),
+        "--dashboard-agent-listen-port", str(agent), "--include-dashboard", "true",
         "--dashboard-host", plan.host, "--dashboard-port", str(plan.dashboard_port),
     ]  # fmt: skip
     if plan.loopback():

@@ -138,6 +138,10 @@ def test_a_setting_that_is_none_is_refused(run: Run) -> None:
     assert code == 2 and "did you mean prefect_port?" in err
     code, _, err = run("up", "--set", "prefect_port=99999")
     assert code == 2 and "prefect_port (=99999)" in err
+    code, _, err = run("up", "--set", "ray_port=5000")
+    assert code == 2 and "(=5000) is another service's port" in err
+    code, _, err = run("up", "--set", "mlflow_port=10050")
+    assert code == 2 and "mlflow_port (=10050) must lie outside 10002 to 19999" in err
 
 
 def test_services_get_no_address_of_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
