@@ -48,7 +48,7 @@ from tasks.gallerystore import (
     writing,
 )
 from tasks.identification import templates
-from tasks.nearest import join_planes, nearest
+from tasks.nearest import matrix_of, nearest
 from tasks.vectors import is_tidy, make_planes, map_planes, sync_folder, write_rows
 from tasks.verification import check_unit
 
@@ -61,7 +61,7 @@ class Gallery:
         self.folder = folder
         self._connection = connect(folder)
         self._state: State | None = None
-        self._planes = (np.empty((0, 0), np.uint16), np.empty((0, 0), np.int16))
+        self._matrix = matrix_of(np.empty((0, 0), np.float32))
         self._gaps = np.empty(0, np.int64)
         try:
             if not self._is_tidy():
@@ -186,7 +186,7 @@ class Gallery:
         if k < 1:
             raise ValueError(f"k (={k}) must be 1 or more")
         with self._snapshot(embedder):
-            slots, likeness = nearest(*self._planes, vectors, k, self._gaps)
+            slots, likeness = nearest(self._matrix, vectors, k, self._gaps)
             names = names_at(self._connection, np.unique(slots).tolist())
         distances = np.maximum(2 - 2 * likeness, 0)
         return [
@@ -208,7 +208,7 @@ class Gallery:
         check_unit(vector[None])
         with self._snapshot(embedder):
             _, slot = self._find(name)
-            template = join_planes(*(plane[slot : slot + 1] for plane in self._planes))[0]
+            template = self._matrix.exact[slot]
         distance = max(0.0, 2 - 2 * float(np.dot(template.astype(np.float64), vector.astype(np.float64))))
         return Verification(distance <= threshold, distance, threshold)
 
@@ -226,7 +226,13 @@ class Gallery:
             [(answer,), *_] = self._connection.execute("PRAGMA integrity_check").fetchall()
             if answer != "ok":
                 raise ValueError(f"{self.folder / DATABASE} is damaged: {answer}; restore it from a backup")
-            matrix = join_planes(*self._planes)
+            matrix = self._matrix.exact
+            scanned = np.setdiff1d(np.arange(len(matrix)), self._gaps)
+            fresh = matrix_of(matrix[scanned])
+            if (self._matrix.coarse[scanned] != fresh.coarse).any() or (
+                self._matrix.bounds[scanned] != fresh.bounds
+            ).any():
+                raise ValueError(f"{self.folder}: a row that is searched is not that of its vector")
             unused = set(self._gaps.tolist())
         for name, _, sha256, encoded, _, embedder in rows:
             if (
@@ -280,7 +286,7 @@ class Gallery:
         if embedder:
             _require(embedder, state)
         if before is None or (before.generation, before.num_slots) != (state.generation, state.num_slots):
-            self._planes = map_planes(self.folder, state.generation, state.num_slots, state.embedder.num_dims)
+            self._matrix = map_planes(self.folder, state.generation, state.num_slots, state.embedder.num_dims)
         if before is None or before.epoch != state.epoch:
             self._gaps = read_gaps(self._connection)
         self._state = state

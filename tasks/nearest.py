@@ -1,21 +1,26 @@
-"""Exact nearest neighbours among unit vectors: a scan in bfloat16 that can miss nothing, then float64.
+"""Exact nearest neighbours among unit vectors: a scan in 8 bits that can miss nothing, then float64.
 
-A float32 matrix is kept as two planes of 16 bits: `high`, each number rounded to bfloat16, and `low`, what that lacks,
-so that both together are the float32 again, bit for bit. The scan multiplies queries with `high` alone, which is half
-the bytes and several times the speed of float32; a bound on what rounding can change says which rows might still be
-among the nearest, a few more than were asked for; these are compared in float64. Of equal likeness the first row comes
-first. The answers are those of a float64 product over the whole float32 matrix; benchmarks/gallery.py compares them.
+Beside each float32 row lies a coarse one: its numbers as shares of its largest, in whole 127ths. The scan multiplies
+coarse queries with coarse rows, a quarter of float32's bytes and exact in integers; how far each row and each query are
+from their coarse ones is known, and bounds what that can change. Rows that might still be among the nearest, a few more
+than were asked for, are compared in float64. Of equal likeness the first row comes first. The answers are those of a
+float64 product over the whole float32 matrix; benchmarks/gallery.py compares them.
 """
+
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-ROUNDING = 2.0**-8  # of a number when it becomes bfloat16, as a share of it at the most
-ACCUMULATION = 2.0**-13  # of a float32 sum of up to 2,048 products of unit vectors; generous
+LARGEST = 127  # of a coarse number
+ROUNDING = 2.0**-18  # of what the scan adds up in float32, as a share of a likeness of 1; generous
+LONGEST = 1.001  # a unit vector
 MAX_DIMS = 2048
 QUERIES_AT_ONCE = 64
-ROWS_AT_ONCE = 1 << 17  # of the scan: their likeness to 64 queries takes 16 MiB
+ROWS_AT_ONCE = 1 << 17  # of the scan: their likeness to 64 queries takes 32 MiB
+NUMBERS_AT_ONCE = 1 << 19  # of that, 2 MiB, are made and halved while a cache holds them
 MOST_HALVINGS = (
     4  # of a row of likeness, before its highest are looked for; more make larger classes to look into
 )
@@ -23,79 +28,121 @@ CLASSES_PER_NEIGHBOUR = 16  # at the least, that are left after halving
 RESCORED_AT_ONCE = 1 << 14  # pairs of query and row
 
 
-def split_planes(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two planes of float32 (N, D): high uint16, the bits of bfloat16, rounded; low int16, what they lack."""
-    bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32)
-    high = (bits + np.uint32(0x8000)) >> np.uint32(16)
-    low = bits - (high << np.uint32(16))
-    return high.astype(np.uint16), low.astype(np.uint16).view(np.int16)
+@dataclass(frozen=True)
+class Matrix:
+    """N unit vectors of D dimensions, and their coarse rows."""
+
+    exact: np.ndarray  # (N, D) float32
+    coarse: np.ndarray  # (N, D) int8
+    bounds: (
+        np.ndarray
+    )  # (N, 2) float32: the value of one coarse step, and the row's distance from its coarse one
+
+    def __len__(self) -> int:
+        return len(self.exact)
 
 
-def join_planes(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """The float32 that `split_planes` was given."""
-    bits = (high.astype(np.uint32) << np.uint32(16)) + low.astype(np.int32).view(np.uint32)
-    return bits.view(np.float32)
+def matrix_of(vectors: np.ndarray) -> Matrix:
+    """The matrix of float32 (N, D), any numbers that are finite."""
+    exact = np.ascontiguousarray(vectors, np.float32)
+    step = np.abs(exact).max(axis=1, initial=0) / LARGEST
+    step = np.maximum(step, np.finfo(np.float32).tiny).astype(np.float32)
+    wide = exact.astype(np.float64)
+    coarse = np.rint(wide / step[:, None].astype(np.float64)).clip(-LARGEST, LARGEST)
+    away = np.linalg.norm(wide - coarse * step[:, None].astype(np.float64), axis=1)
+    away = np.nextafter((away * (1 + 1e-9)).astype(np.float32), np.float32(np.inf))  # never below the truth
+    return Matrix(exact, coarse.astype(np.int8), np.stack([step, away], axis=1))
 
 
 def nearest(
-    high: np.ndarray, low: np.ndarray, queries: np.ndarray, k: int, missing: np.ndarray
+    matrix: Matrix, queries: np.ndarray, k: int, missing: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `k` rows of highest inner product with each query, and that product: (Q, k) int64, (Q, k) float64.
 
-    Planes (N, D) are those of unit vectors (see `split_planes`), queries (Q, D) float32 unit vectors; rows in
-    `missing` (sorted int64) are passed over. Where fewer than k rows are left, that many columns are given.
+    Rows are unit vectors, queries (Q, D) float32 too; rows in `missing` (sorted int64) are passed over. Where fewer
+    than k rows are left, that many columns are given.
     """
-    k = min(k, len(high) - len(missing))
+    k = min(k, len(matrix) - len(missing))
     rows = np.empty((len(queries), k), np.int64)
     likeness = np.empty((len(queries), k))
     if not k:
         return rows, likeness
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         part = slice(start, start + QUERIES_AT_ONCE)
-        of_query, candidates = _scan(high, queries[part], k, missing)
-        rows[part], likeness[part] = _best(high, low, queries[part], of_query, candidates, k)
+        found = _scan(matrix, queries[part], k, missing)
+        rows[part], likeness[part] = _best(matrix.exact, queries[part], *found, k)
     return rows, likeness
 
 
 def _scan(
-    high: np.ndarray, queries: np.ndarray, k: int, missing: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of a query and a row that may be among its k nearest: two (C,) int64, sorted by query, then row."""
-    exact = torch.from_numpy(np.ascontiguousarray(queries, np.float32))
-    rounded = exact.bfloat16()
-    # Cauchy and Schwarz: |q·x - q'x'| ≤ |q - q'| |x| + |q'| |x - x'|, and lengths are 1 but for a thousandth
-    slack = (exact - rounded.float()).norm(dim=1) * 1.01 + ROUNDING * 1.01 + ACCUMULATION
-    lowest = torch.full((len(queries),), -torch.inf)  # that the k-th best may have in the scan
+    matrix: Matrix, queries: np.ndarray, k: int, missing: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of a query and a row that may be among its k nearest, and the most that their likeness can be.
+
+    Three (C,): int64, int64, float32; sorted by query, the highest first.
+
+    With coarse q' and x': |q·x - q'·x'| ≤ |q - q'| |x| + |q'| |x - x'| (Cauchy and Schwarz). What is compared is the
+    likeness in steps of the query, so that a block is multiplied once, by its rows' steps.
+    """
+    asked = matrix_of(queries)
+    asked_coarse = torch.from_numpy(asked.coarse)
+    step, away = torch.from_numpy(asked.bounds).unbind(1)
+    lowest = torch.full((len(queries),), -torch.inf)  # a true likeness that k rows are known to have
     best = torch.empty(len(queries), 0)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(0, len(high), ROWS_AT_ONCE):
-        block = torch.from_numpy(high[start : start + ROWS_AT_ONCE].view(np.int16)).view(torch.bfloat16)
-        likeness = rounded @ block.T  # (Q, n) bfloat16
-        gone = missing[np.searchsorted(missing, start) : np.searchsorted(missing, start + len(block))] - start
-        likeness[:, torch.from_numpy(gone)] = -torch.inf
-        halved, depth = _halved(likeness, k)
-        best = torch.cat([best, halved.topk(min(k, halved.shape[1]), dim=1).values.float()], dim=1)
+    for start in range(0, len(matrix), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        coarse, bounds = torch.from_numpy(matrix.coarse[part]), torch.from_numpy(matrix.bounds[part])
+        error = away * LONGEST + (away + LONGEST) * bounds[:, 1].max() + ROUNDING  # (Q,) of likeness
+        gone = (
+            missing[np.searchsorted(missing, start) : np.searchsorted(missing, start + len(coarse))] - start
+        )
+        likeness, halved, depth = _likeness(asked_coarse, coarse, bounds[:, 0], torch.from_numpy(gone), k)
+        highest = halved.topk(min(k, halved.shape[1]), dim=1).values * step[:, None]
+        best = torch.cat([best, highest - error[:, None]], dim=1)
         best = best.topk(min(k, best.shape[1]), dim=1).values
         if best.shape[1] == k:
-            lowest = _lowest(best[:, -1], slack)
-        query, row, value = _above(likeness, halved, depth, lowest)
-        found.append((query, row + start, value))
-    query, row, value = (torch.cat(parts) for parts in zip(*found, strict=True))
-    # the k best of all candidates are k rows: a limit at least as high as that of the classes
-    lowest = torch.maximum(lowest, _lowest(_kth(query, value, k, len(queries)), slack))
-    keep = value >= lowest[query]
-    of_query, candidates = query[keep].numpy(), row[keep].numpy()
-    order = np.lexsort([candidates, of_query])
-    return of_query[order], candidates[order]
+            lowest = best[:, -1]
+        query, row, value = _above(likeness, halved, depth, (lowest - error) / step)
+        found.append((query, row + start, value * step[query] + error[query]))
+    query, row, most = (torch.cat(parts) for parts in zip(*found, strict=True))
+    keep = most >= lowest[query]  # by the limit of the whole matrix
+    of_query, candidates, bound = query[keep].numpy(), row[keep].numpy(), most[keep].numpy()
+    order = np.lexsort([-bound, of_query])
+    return of_query[order], candidates[order], bound[order]
 
 
-def _lowest(kth: Tensor, slack: Tensor) -> Tensor:
-    """What a row must have in the scan to be among the k nearest, whose k-th there is `kth`, in bfloat16 too.
+def _likeness(
+    queries: Tensor, rows: Tensor, steps: Tensor, gone: Tensor, k: int
+) -> tuple[Tensor, Tensor, int]:
+    """Inner products (Q, n) float32 of coarse queries and rows times the rows' steps; their `_halved`, its depth.
 
-    The true k-th best is at least kth - error, and a row's true likeness at most its own in the scan + error: the
-    slack, and the rounding of the product itself, here with twice its share since the row's may be the larger.
+    Those of `gone` are -inf. The classes are those of all columns together.
     """
-    return kth - 2 * (slack + 2 * ROUNDING * kth.abs() + 1e-4)
+    likeness = torch.empty(len(queries), len(rows))
+    at_once = max(1, NUMBERS_AT_ONCE // len(queries))
+    steps = steps.contiguous()
+    for start in range(0, len(rows), at_once):
+        part = slice(start, start + at_once)
+        torch.mul(_products(queries, rows[part]), steps[part], out=likeness[:, part])
+    likeness[:, gone] = -torch.inf
+    return likeness, *_halved(likeness, k)
+
+
+def _products(queries: Tensor, rows: Tensor) -> Tensor:
+    """Inner products of int8 (Q, D) and (n, D), exact: (Q, n), of whole numbers."""
+    if rows.shape[1] > 1 and _multiplies_int8():  # of one column, torch 2.13 reads other memory
+        return torch._int_mm(queries, rows.T)
+    return queries.float() @ rows.float().T  # below 2^24 exact; 2,048 dimensions may round by 2^-24
+
+
+@cache
+def _multiplies_int8() -> bool:
+    """Whether products of 8 bits are added up without saturation here: processors without VNNI may not."""
+    worst = torch.full((64, 512), LARGEST, dtype=torch.int8)
+    signs = torch.where(torch.arange(512) % 3 == 0, -1, 1).to(torch.int8)
+    true = (worst * signs).double() @ worst.double().T
+    return bool((torch._int_mm(worst * signs, worst.T) == true).all())
 
 
 def _halved(likeness: Tensor, k: int) -> tuple[Tensor, int]:
@@ -119,40 +166,50 @@ def _halved(likeness: Tensor, k: int) -> tuple[Tensor, int]:
 def _above(likeness: Tensor, halved: Tensor, depth: int, lowest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Query, column and likeness (float32) of all that reach `lowest` (Q,), each (C,)."""
     num_classes = likeness.shape[1] // depth
-    query, place = (halved.float() >= lowest[:, None]).nonzero(as_tuple=True)
+    query, place = (halved >= lowest[:, None]).nonzero(as_tuple=True)
     in_class = place < num_classes
     columns = place[in_class][:, None] + num_classes * torch.arange(depth)
     query_in = query[in_class][:, None].expand_as(columns)
     query = torch.cat([query_in.reshape(-1), query[~in_class]])
     column = torch.cat([columns.reshape(-1), place[~in_class] + num_classes * (depth - 1)])
-    value = likeness[query, column].float()
+    value = likeness[query, column]
     keep = (value >= lowest[query]) & (value > -torch.inf)
     return query[keep], column[keep], value[keep]
 
 
-def _kth(query: Tensor, value: Tensor, k: int, num_queries: int) -> Tensor:
-    """The k-th highest value of each query (Q,); each has k or more."""
-    order = np.lexsort([-value.numpy(), query.numpy()])
-    starts = np.searchsorted(query.numpy()[order], np.arange(num_queries))
-    return value[torch.from_numpy(order[starts + k - 1])]
-
-
 def _best(
-    high: np.ndarray,
-    low: np.ndarray,
+    exact: np.ndarray,
     queries: np.ndarray,
     of_query: np.ndarray,
     candidates: np.ndarray,
+    most: np.ndarray,
     k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of the candidates of each query, in float64."""
+    """The k best of the candidates of each query, in float64.
+
+    The k that promise most are compared first: what promises less than the worst of them need not be looked at.
+    """
+    starts = np.searchsorted(of_query, np.arange(len(queries)))
+    rank = np.arange(len(candidates)) - starts[of_query]
+    likeness = np.full(len(candidates), -np.inf)
+    first = rank < k
+    likeness[first] = _products64(exact, queries, of_query[first], candidates[first])
+    worst = np.minimum.reduceat(np.where(first, likeness, np.inf), starts)
+    rest = ~first & (most >= worst[of_query])
+    likeness[rest] = _products64(exact, queries, of_query[rest], candidates[rest])
+    order = np.lexsort([candidates, -likeness, of_query])
+    chosen = order[starts[:, None] + np.arange(k)]
+    return candidates[chosen], likeness[chosen]
+
+
+def _products64(
+    exact: np.ndarray, queries: np.ndarray, of_query: np.ndarray, candidates: np.ndarray
+) -> np.ndarray:
+    """Inner products of pairs of a query and a row (C,) float64."""
     wide = queries.astype(np.float64)
     likeness = np.empty(len(candidates))
     for start in range(0, len(candidates), RESCORED_AT_ONCE):
         part = slice(start, start + RESCORED_AT_ONCE)
-        rows = join_planes(high[candidates[part]], low[candidates[part]]).astype(np.float64)
+        rows = exact[candidates[part]].astype(np.float64)
         likeness[part] = np.einsum("cd,cd->c", rows, wide[of_query[part]])
-    order = np.lexsort([candidates, -likeness, of_query])
-    starts = np.searchsorted(of_query, np.arange(len(queries)))
-    chosen = order[starts[:, None] + np.arange(k)]
-    return candidates[chosen], likeness[chosen]
+    return likeness

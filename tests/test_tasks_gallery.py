@@ -246,7 +246,7 @@ def test_a_lost_matrix_is_named_and_made_anew(gallery: Gallery):
     names = fill(gallery, 9)
     found = gallery.search(picture(names[2]).vector[None], 4, FIRST)
     for damage in (lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])):
-        damage(next(gallery.folder.glob("*.low")))
+        damage(next(gallery.folder.glob("*.coarse")))
         with pytest.raises(ValueError, match="missing or cut short; write it anew from the database"):
             Gallery.open(gallery.folder)
         assert rebuild(gallery.folder) == 9
