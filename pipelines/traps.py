@@ -27,7 +27,7 @@ from tasks.paths import home
 FASTAPI_BELOW = (0, 151)  # from there on it refuses the nulls that Prefect's client sends
 SQLITE_FROM = (3, 35, 0)  # Prefect's and MLflow's statements have RETURNING
 OPEN_FILES = 4096  # Ray opens some hundred for each worker
-LEFT_GB = 0.5  # below it, what was left behind does not matter
+LEFT_GB, LEFT_SESSIONS = 0.5, 500  # below them, what was left behind does not matter
 SHARED_MEMORY, RAY_SESSIONS = Path("/dev/shm"), Path("/tmp/ray")
 NETWORK_DISKS = {
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "afs",
@@ -199,20 +199,17 @@ def check_platform() -> Finding:
 
 
 def check_leftovers() -> Finding:
-    """Shared memory, and Ray's folders, of processes that have ended."""
-    found = {
-        str(SHARED_MEMORY): [file for file in SHARED_MEMORY.glob("torch_*") if is_of_dead(file.name)],
-        str(RAY_SESSIONS): [file for file in RAY_SESSIONS.glob("session_2*") if is_of_dead(file.name)],
-    }
-    sizes = {place: sum(size_of(file) for file in files) / 1e9 for place, files in found.items()}
-    told = [
-        f"{gb:.1f} GB in {place}, {len(found[place])} entries" for place, gb in sizes.items() if gb > LEFT_GB
-    ]
+    """Shared memory, and Ray's folders of logs, of processes that have ended."""
+    memory = [file.stat().st_size for file in SHARED_MEMORY.glob("torch_*") if is_of_dead(file.name)]
+    sessions = [each for each in RAY_SESSIONS.glob("session_2*") if is_of_dead(each.name)]
+    told = []
+    if sum(memory) / 1e9 > LEFT_GB:
+        told.append(f"{sum(memory) / 1e9:.1f} GB of shared memory ({SHARED_MEMORY}/torch_PID_…)")
+    if len(sessions) > LEFT_SESSIONS:
+        told.append(f"{len(sessions)} sessions of Ray ({RAY_SESSIONS}/session_…_PID)")
     if told:
-        return Finding(
-            "leftovers", "warn", f"of processes that have ended: {'; '.join(told)}",
-            "delete what you know is nobody's: torch_PID_… and session_…_PID name the process",
-        )  # fmt: skip
+        advice = "the names end in, or begin with, the process: delete those whose process is gone"
+        return Finding("leftovers", "warn", f"of processes that have ended: {', '.join(told)}", advice)
     return Finding("leftovers", "ok", "none that matter")
 
 
@@ -220,13 +217,6 @@ def is_of_dead(name: str) -> bool:
     """Whether the process that a file's name ends in, or begins with after its kind, is gone."""
     found = re.match(r"torch_(\d+)_", name) or re.search(r"_(\d+)$", name)
     return found is not None and not psutil.pid_exists(int(found[1]))
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder, as far as we may look."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
 
 
 TRAPS = (

@@ -202,22 +202,20 @@ def test_what_a_platform_left_behind_is_found(home: Path) -> None:
     assert found.state == "warn" and "MLflow server" in found.seen and "./convoy up" in found.advice
 
 
-def test_memory_of_processes_that_have_ended_is_found(
+def test_what_processes_that_have_ended_left_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = subprocess.Popen(["true"])
     done.wait()
-    monkeypatch.setattr(traps, "SHARED_MEMORY", tmp_path / "shm")
-    monkeypatch.setattr(traps, "RAY_SESSIONS", tmp_path / "ray")
+    monkeypatch.setattr(traps, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(traps, "RAY_SESSIONS", tmp_path)
     monkeypatch.setattr(traps, "LEFT_GB", 2e-6)
-    for place, name, pid in (
-        ("shm", "torch_{}_99_0", os.getpid()),
-        ("ray", "session_2026-11-26_06-00-00_1_{}", os.getpid()),
-    ):
-        (tmp_path / place).mkdir()
-        (tmp_path / place / name.format(pid)).write_bytes(bytes(3000))
+    monkeypatch.setattr(traps, "LEFT_SESSIONS", 0)
+    (tmp_path / f"torch_{os.getpid()}_99_0").write_bytes(bytes(3000))
+    (tmp_path / f"session_2026-11-26_06-00-00_1_{os.getpid()}").mkdir()
     assert traps.check_leftovers().state == "ok"
-    (tmp_path / "shm" / f"torch_{done.pid}_99_0").write_bytes(bytes(3000))
-    (tmp_path / "ray" / f"session_2026-11-26_06-00-00_1_{done.pid}").mkdir()
+    (tmp_path / f"torch_{done.pid}_99_0").write_bytes(bytes(3000))
     found = traps.check_leftovers()
-    assert found.state == "warn" and "/shm, 1 entries" in found.seen and "/ray" not in found.seen
+    assert found.state == "warn" and "torch_PID" in found.seen and "session" not in found.seen
+    (tmp_path / f"session_2026-11-26_06-00-00_1_{done.pid}").mkdir()
+    assert "1 sessions of Ray" in traps.check_leftovers().seen
