@@ -16,7 +16,7 @@ from pipelines.adoption import folder
 from pipelines.keeper import log_file
 from pipelines.plan import Plan
 from pipelines.processes import MARK
-from pipelines.services import POOL, SERVICES, ask, service_environment
+from pipelines.services import POOL, SERVICES, insist, service_environment
 from tasks.paths import ROOT
 
 DEPLOY_LOG = "deploy"
@@ -39,7 +39,7 @@ def close_pool(plan: Plan) -> None:
 
 
 def change_pool(plan: Plan, values: dict[str, Any]) -> None:
-    ask(f"{plan.prefect_api()}/work_pools/{POOL}", values, "PATCH")
+    insist(f"{plan.prefect_api()}/work_pools/{POOL}", values, "PATCH")
 
 
 def deploy_all(plan: Plan) -> bool:
@@ -81,7 +81,7 @@ def listed() -> set[str]:
 
 def names_on_server(plan: Plan) -> set[str]:
     """The names of the deployments that the server has."""
-    return {each["name"] for each in ask(f"{plan.prefect_api()}/deployments/filter", {"limit": 200})}
+    return {each["name"] for each in insist(f"{plan.prefect_api()}/deployments/filter", {"limit": 200})}
 
 
 def last_words(text: str) -> str:
@@ -99,13 +99,13 @@ def flow_runs(plan: Plan, *types: str, name: str = "") -> list[dict[str, Any]]:
         "work_pools": {"name": {"any_": [POOL]}}, "flow_runs": {"state": states}, "limit": 200,
         "sort": "START_TIME_DESC",
     }  # fmt: skip
-    runs: list[dict[str, Any]] = ask(f"{plan.prefect_api()}/flow_runs/filter", body)
+    runs: list[dict[str, Any]] = insist(f"{plan.prefect_api()}/flow_runs/filter", body)
     return runs
 
 
 def set_state(plan: Plan, run: str, state: dict[str, str], why: str) -> None:
     """Put a flow run into a state, whatever it was in. Run again, it has the same key and goes on where it was."""
-    ask(
+    insist(
         f"{plan.prefect_api()}/flow_runs/{run}/set_state",
         {"state": {**state, "message": why}, "force": True},
     )

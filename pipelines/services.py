@@ -9,10 +9,13 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from tasks.paths import ROOT, home
 
 POOL = "local"  # prefect.yaml names it
 WORKER = "convoy"
-ASK_S = 5.0
+ASK_S, BUSY_S = 5.0, 60.0
 MB = 1_000_000
 CLIENT_PORT, AGENT_PORT = (
     20001,
@@ -69,6 +72,18 @@ def ask(
         return json.loads(text) if text else None
     except ValueError:
         return text
+
+
+def insist(url: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
+    """As `ask`, asked again while the server is there and busy: Prefect says 503 when its SQLite file is locked."""
+    end_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return ask(url, body, method, timeout_s=BUSY_S)
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > end_s:
+                raise
+            time.sleep(1)
 
 
 def healthy(url: str) -> bool:

@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -17,9 +19,9 @@ from pipelines import adoption, bringup, keeper, plan, processes
 from pipelines.adoption import adopt, folder, read_exports
 from pipelines.bringup import check_ports, choose_plan, database_url, exclusive
 from pipelines.parameters import section
-from pipelines.plan import Plan, read_plan, without_password, write_environment, write_plan
+from pipelines.plan import Plan, mlflow_records, read_plan, without_password, write_environment, write_plan
 from pipelines.ports import is_free
-from pipelines.services import FOREIGN, SERVICES, mlflow_command, mlflow_records, service_environment
+from pipelines.services import FOREIGN, SERVICES, ask, insist, mlflow_command, service_environment
 from tasks.paths import ROOT
 from tests.conftest import Run
 
@@ -344,3 +346,25 @@ def test_a_service_that_ends_at_once_is_said_with_its_last_words() -> None:
         RuntimeError, match=r"MLflow server ended while it started \(code 3\): no such database; its log"
     ):
         bringup.wait_for(SERVICES[1], some_plan(mlflow_port=free_port()), SERVICES[1:2])
+
+
+def test_a_server_that_is_busy_is_asked_again() -> None:
+    answers = [503, 503, 200]
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answers.pop(0))
+            self.end_headers()
+            self.wfile.write(b'{"ready": true}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(OSError, match="503"):
+            ask(url)
+        assert insist(url) == {"ready": True}
+        server.shutdown()
+    assert answers == []
