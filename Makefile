@@ -1,4 +1,4 @@
-# make setup | demo | test | chaos | test-all | check | bench | golden | lock
+# make setup | demo | up | down | test | chaos | test-all | check | bench | golden | lock
 # Each target may be run first: what it needs is installed into .venv.
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -6,13 +6,20 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 # Two files at a time: tests that start processes wait for them more than they compute.
 TWO := -n 2 --dist loadfile
 
-.PHONY: setup demo test chaos test-all check bench golden lock
+.PHONY: setup demo up down test chaos test-all check bench golden lock
 
 setup:
 	@./convoy --install
 
 demo: setup
 	@./convoy demo
+
+# Prefect, MLflow and Ray as servers: docs/platform.md.
+up: setup
+	@./convoy up
+
+down: setup
+	@./convoy down
 
 # Without what takes minutes, needs a GPU, or kills processes; `make test-all` runs everything.
 test: setup

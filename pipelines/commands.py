@@ -11,6 +11,8 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError
 
+from pipelines.adoption import adopt
+
 STOPPED = 128  # the shell's convention: plus the signal's number
 HELP = """From a folder of images to a registered, honestly tested vision model.
 
@@ -124,10 +126,24 @@ app.command(
     help="Render a picture in the style of others.", sort_key=4.9,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_platform:up", name="up",
+    help="Start Prefect, MLflow and Ray as servers, with a worker and all deployments.", sort_key=11,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_platform:down", name="down",
+    help="Stop what up started; flow runs leave a checkpoint.", sort_key=11.1,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_platform:status", name="status",
+    help="Show which servers run, since when, and what is in the queue.", sort_key=11.2,
+)  # fmt: skip
+app.command(
     "pipelines.commands_export:export", name="export",
     help="Write a model as one ONNX or torch.export file, with its preprocessing inside.", sort_key=10,
 )  # fmt: skip
 
+
+PLATFORM = {"up", "down", "status"}  # they know the platform by themselves, and mend it
 
 # What a person gave, or can mend: the exit code is 2.
 GIVEN = (
@@ -159,6 +175,8 @@ def main(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     signal.signal(signal.SIGTERM, raise_stopped)
     try:
+        if not {*arguments[:1]} & PLATFORM:
+            adopt()
         code = app([text for text in arguments if text != "--debug"], exit_on_error=False, print_error=False)
     except (KeyboardInterrupt, Stopped) as error:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT

@@ -12,19 +12,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 import torch
 
 from data.dataset import list_names
 from pipelines.configuration import configuration
+from pipelines.finding import Finding
 from pipelines.options import Json
 from pipelines.parameters import recipes
 from pipelines.render import emit, table
+from pipelines.traps import TRAPS
 from tasks import versioning
 from tasks.families import FAMILIES
 from tasks.paths import ROOT, home, store
@@ -35,18 +36,8 @@ SHARED_MEMORY_GB = 1.0
 CONNECT_S = 3.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check saw."""
-
-    check: str
-    state: Literal["ok", "warn", "fail"]
-    seen: str
-    advice: str = ""
-
-
 def doctor(*, as_json: Json = False) -> int:
-    """Check that this machine can run everything: versions, disk, memory, servers, parameters, datasets."""
+    """Check that this machine can run everything: versions, disk, memory, servers, settings, leftovers, datasets."""
     findings = [check() for check in CHECKS]
     rows = [(finding.state, finding.check, finding.seen, finding.advice) for finding in findings]
     healthy = all(finding.state != "fail" for finding in findings)
@@ -200,5 +191,5 @@ def check_address(name: str, variable: str, address: str, port: int, start: str)
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
     check_python, check_packages, check_processor, check_disk, check_writable, check_shared_memory, check_git,
-    check_parameters, check_datasets, check_ray, check_prefect, check_mlflow,
+    check_parameters, check_datasets, check_ray, check_prefect, check_mlflow, *TRAPS,
 )  # fmt: skip

@@ -43,7 +43,7 @@ def connect() -> MlflowClient:
             if uri.startswith(("http:", "https:")):
                 _probe(uri)
             try:
-                _clients[uri] = _open_sqlite(uri) if uri.startswith("sqlite:") else _open(uri)
+                _clients[uri] = open_sqlite(uri) if uri.startswith("sqlite:") else _open(uri)
             except (MlflowException, SQLAlchemyError) as error:
                 raise RuntimeError(
                     f"MLflow's records at {uri} cannot be opened: {first_line(error)}"
@@ -79,8 +79,8 @@ def _open(uri: str) -> MlflowClient:
     return client
 
 
-def _open_sqlite(uri: str) -> MlflowClient:
-    """Open a SQLite file, made first if it is not there.
+def open_sqlite(uri: str) -> MlflowClient:
+    """Open the SQLite file at `uri`, made first if it is not there.
 
     MLflow's migrations survive neither two processes at once nor a kill half-way. So the file is made under another
     name, by one process while the others wait.

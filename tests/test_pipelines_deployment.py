@@ -1,90 +1,22 @@
-"""The deployment of prefect.yaml, on a real server and a real worker: run, and cancelled, from outside."""
+"""The deployments of prefect.yaml on a fresh server, as `./convoy up` registers them: forms, runs, cancellation."""
 
-import json
-import os
-import socket
-import sqlite3
-import subprocess
-import sys
-import time
 import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+import yaml
 
 from data.dataset import Dataset
+from pipelines.parameters import recipes
 from tasks.paths import ROOT, store
-from tests.tiny import TINY, tiny_dataset
+from tests.platforms import CHANGES, DEPLOYMENT, ENDED, ENDLESS, Platform, running, wait_for
+from tests.tiny import tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
-DEPLOYMENT = "train-classifier/train-classifier"
-START_S, RUN_S, CANCEL_S = 120, 400, 120
-CHANGES = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
-
-
-@dataclass
-class Platform:
-    """A server and a worker."""
-
-    home: Path
-    environment: dict[str, str]
-    url: str
-
-    def prefect(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-        done = subprocess.run(
-            command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def run(self, **parameters: Any) -> str:
-        """Trigger the deployment as the UI does; the id of the flow run."""
-        deployment = self.ask(f"/deployments/name/{DEPLOYMENT}")
-        created = self.ask(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
-        return str(created["id"])
-
-    def state(self, run: str) -> str:
-        return str(self.ask(f"/flow_runs/{run}")["state_name"])
-
-    def others(self) -> list[str]:
-        """Command lines of the processes of this home that are neither server nor worker."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("CONVOY_HOME") == str(self.home) and process.pid != os.getpid():
-                    found.append(" ".join(process.cmdline()))
-            except psutil.Error:
-                continue
-        return [
-            line for line in found if line and "prefect server" not in line and "prefect worker" not in line
-        ]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"after {seconds} s still not: {what}"
-        time.sleep(0.5)
-
-
-def mlflow_status(home: Path, key: str) -> str:
-    with sqlite3.connect(home / "mlflow.db") as database:
-        query = (
-            "select status from runs join tags on tags.run_uuid = runs.run_uuid where key = ? and value = ?"
-        )
-        return str(database.execute(query, ("convoy.key", key)).fetchone()[0])
+RUN_S, CANCEL_S = 400, 120
+LISTED = {each["name"]: each for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
 
 
 @pytest.fixture(scope="module")
@@ -95,52 +27,66 @@ def digits(module_home: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def platform(module_home: Path, digits: Dataset) -> Iterator[Platform]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    environment = {
-        **os.environ, "CONVOY_HOME": str(module_home), "PYTHONPATH": path, "PREFECT_API_URL": url,
-        "PREFECT_HOME": str(module_home / ".prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1",
-    }  # fmt: skip
-    del environment["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"]
-    platform = Platform(module_home, environment, url)
-    children = []
-
-    def start(*arguments: str) -> None:
-        log = (module_home / f"{arguments[0]}.log").open("w")
-        command = [sys.executable, "-m", "prefect", *arguments]
-        children.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
-        log.close()
-
-    def answers() -> bool:
-        try:
-            return bool(platform.ask("/health"))
-        except (urllib.error.URLError, OSError):
-            return False
-
-    try:
-        start("server", "start", "--host", "127.0.0.1", "--port", str(port))
-        wait_for(answers, START_S, "the server answers")
-        platform.prefect("work-pool", "create", "local", "--type", "process")
-        platform.prefect("deploy", "--all")
-        start("worker", "start", "--pool", "local")
-        assert digits.info.name == "digits"
+    assert digits.info.name == "digits"
+    with running(module_home) as platform:
         yield platform
-    finally:
-        for child in reversed(children):
-            child.terminate()
-            child.wait(30)
 
 
-def test_the_form_offers_the_recipes_and_each_parameter(platform: Platform) -> None:
-    schema = platform.ask(f"/deployments/name/{DEPLOYMENT}")["parameter_openapi_schema"]
-    fields = schema["properties"]
-    assert schema["required"] == ["dataset"]
-    assert "digits" in fields["recipe"]["enum"]
-    assert fields["stop_after"]["enum"] == ["train", "evaluate", "promote"]
+@pytest.fixture(scope="module")
+def deployments(platform: Platform) -> dict[str, Any]:
+    return {each["name"]: each for each in platform.ask("/deployments/filter", {"limit": 200})}
+
+
+def fields_of(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every field of a form with its path, those of sections too."""
+    for name, field in schema.get("properties", {}).items():
+        yield f"{path}{name}", field
+        yield from fields_of(field, f"{path}{name}.")
+
+
+def test_every_deployment_of_the_file_is_on_the_server(deployments: dict[str, Any]) -> None:
+    assert set(deployments) == set(LISTED)
+    for name, listed in LISTED.items():
+        found = deployments[name]
+        assert found["description"] == listed["description"]
+        assert found["tags"] == listed["tags"]
+        assert found["entrypoint"] == listed["entrypoint"]
+        assert found["work_pool_name"] == "local"
+        assert (found["global_concurrency_limit"] or {}).get("limit") == listed.get("concurrency_limit")
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_every_field_of_a_form_explains_itself(name: str, deployments: dict[str, Any]) -> None:
+    schema = deployments[name]["parameter_openapi_schema"]
+    fields = dict(fields_of(schema))
+    sections = {path for path, field in fields.items() if field.get("properties")}
+    assert [
+        path for path, field in fields.items() if path not in sections and not field.get("description")
+    ] == []
+    given = deployments[name]["parameters"]
+    assert set(given) <= set(schema["properties"])
+    for field in schema["properties"]:
+        assert field in given or field not in schema.get("required", ())  # what must be there is filled in
+
+
+@pytest.mark.parametrize("name", [name for name in LISTED if name.startswith(("train-", "search-"))])
+def test_a_form_offers_the_recipes_and_its_defaults(name: str, deployments: dict[str, Any]) -> None:
+    fields = deployments[name]["parameter_openapi_schema"]["properties"]
+    family = {"ensemble": "classification"}.get(name.partition("-")[2], LISTED[name]["tags"][1])
+    assert fields["recipe"]["enum"] == ["auto", *recipes(family)]
+    assert fields["recipe"]["default"] == "auto"
+    assert fields["stop_after"]["default"] == fields["stop_after"]["enum"][-1] == "promote"
+
+
+def test_limits_of_parameters_are_limits_of_the_form(deployments: dict[str, Any]) -> None:
+    fields = deployments["train-classifier"]["parameter_openapi_schema"]["properties"]
     assert fields["changes"]["properties"]["optim"]["properties"]["lr"]["exclusiveMinimum"] == 0
-    assert all(field["description"] for field in fields.values())
+    assert fields["executor"]["enum"] == ["ray", "in_process"]
+
+
+def test_the_pool_runs_as_many_at_once_as_the_plan_says(platform: Platform) -> None:
+    pool = platform.ask("/work_pools/local")
+    assert (pool["type"], pool["concurrency_limit"], pool["is_paused"]) == ("process", 2, False)
 
 
 def test_the_server_refuses_what_the_parameters_do_not_allow(platform: Platform) -> None:
@@ -149,19 +95,16 @@ def test_the_server_refuses_what_the_parameters_do_not_allow(platform: Platform)
     assert "-1 is less than or equal to the minimum of 0" in refused.value.read().decode()
 
 
-def test_a_worker_runs_the_deployment_to_a_registered_model(platform: Platform) -> None:
+@pytest.mark.parametrize("executor", ["in_process", "ray"])
+def test_a_worker_runs_the_deployment_to_a_registered_model(executor: str, platform: Platform) -> None:
     untouched = {
-        "recipe": "auto",
-        "stop_after": "promote",
-        "resume": None,
-        "executor": "ray",
-        "accept": [],
-    }  # as the form sends them
+        "recipe": "auto", "stop_after": "promote", "resume": None, "executor": executor, "accept": [],
+    }  # as the form sends them  # fmt: skip
     run = platform.run(dataset="digits", changes=CHANGES, **untouched)
-    wait_for(lambda: platform.state(run) in ("Completed", "Failed", "Crashed"), RUN_S, "the run has ended")
-    assert platform.state(run) == "Completed", (platform.home / "worker.log").read_text()
+    wait_for(lambda: platform.state(run) in ENDED, RUN_S, "the run has ended")
+    assert platform.state(run) == "Completed", (platform.folder / "logs" / "worker.log").read_text()
     assert (platform.home / "runs" / run / "model" / "model.json").is_file()
-    assert mlflow_status(platform.home, run) == "FINISHED"
+    assert platform.mlflow(run) == ["FINISHED"]
     names = {task["name"].rsplit("-", 1)[0] for task in platform.ask(
         "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}}
     )}  # fmt: skip
@@ -169,11 +112,18 @@ def test_a_worker_runs_the_deployment_to_a_registered_model(platform: Platform) 
 
 
 def test_a_cancelled_run_leaves_no_process_and_is_marked_killed(platform: Platform) -> None:
-    endless = {**CHANGES, "train": {**CHANGES["train"], "epochs": 100000}}
-    run = platform.run(dataset="digits", changes=endless)
+    before = {process.pid for process in platform.processes()}
+    run = platform.run(dataset="digits", changes=ENDLESS, executor="in_process")
     history = platform.home / "runs" / run / "history.jsonl"
     wait_for(lambda: history.is_file() and history.stat().st_size > 0, RUN_S, "the run trains")
+    assert {process.pid for process in platform.processes()} - before
     platform.prefect("flow-run", "cancel", run)
     wait_for(lambda: platform.state(run) == "Cancelled", CANCEL_S, "the run is cancelled")
-    wait_for(lambda: not platform.others(), 10, "its processes are gone")
-    assert mlflow_status(platform.home, run) == "KILLED"
+    wait_for(
+        lambda: not {process.pid for process in platform.processes()} - before, 10, "its processes are gone"
+    )
+    assert platform.mlflow(run) == ["KILLED"]
+
+
+def test_the_deployment_that_tests_run_is_listed() -> None:
+    assert DEPLOYMENT.partition("/")[2] in LISTED

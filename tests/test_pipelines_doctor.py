@@ -1,13 +1,20 @@
 """The doctor: each fault it knows is found, and named with what to do."""
 
+import os
 import socket
+import subprocess
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipelines import doctor as checks
+from pipelines import traps
 from pipelines.doctor import check_address, locked_versions
+from pipelines.finding import Finding
+from pipelines.parameters import section
+from pipelines.plan import Plan, write_plan
 from tasks.paths import ROOT
 
 
@@ -101,3 +108,114 @@ def test_datasets_without_a_record_are_found(home: Path) -> None:
     assert finding.state == "warn"
     assert "pets" in finding.seen
     assert "dvc add" in finding.advice
+
+
+def test_versions_that_are_known_to_fail_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert traps.check_fastapi().state == "ok"
+    monkeypatch.setattr(traps, "version", lambda _name: "0.151.0")
+    assert traps.check_fastapi().state == "fail"
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 34, 1))
+    assert traps.check_sqlite().state == "fail"
+
+
+def test_a_build_of_torch_that_does_not_see_the_gpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", None)
+    assert "a build for CPUs" in traps.check_torch().seen
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    assert "CUDA_VISIBLE_DEVICES" in traps.check_torch().seen
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "check"),
+    [
+        ("OMP_NUM_THREADS", "4096", traps.check_threads),
+        ("OMP_WAIT_POLICY", "ACTIVE", traps.check_threads),
+        ("LD_PRELOAD", "/usr/lib/libjemalloc.so", traps.check_threads),
+        ("MALLOC_ARENA_MAX", "2", traps.check_threads),
+        ("PREFECT_PROFILE", "mine", traps.check_environment),
+        ("MLFLOW_RUN_ID", "123", traps.check_environment),
+        ("MLFLOW_DISABLE_TELEMETRY", "1", traps.check_environment),
+        ("RAY_AUTH_MODE", "token", traps.check_environment),
+        ("PYTHONDONTWRITEBYTECODE", "1", traps.check_environment),
+        ("http_proxy", "http://proxy:3128", traps.check_environment),
+    ],
+)
+def test_a_setting_that_somebody_forgot_is_found(
+    name: str, value: str, check: Callable[[], Finding], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in (
+        "PYTHONDONTWRITEBYTECODE",
+        "http_proxy",
+        "HTTP_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.delenv(name, raising=False)
+    before = check().seen
+    monkeypatch.setenv(name, value)
+    found = check()
+    assert found.state == "warn" and name in found.seen and name not in before and found.advice
+
+
+def test_few_open_files_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _kind: (1024, 524288))
+    found = traps.check_open_files()
+    assert (found.state, found.advice) == ("warn", "ulimit -n 524288")
+
+
+def test_records_on_a_network_disk_are_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = namedtuple("mount", "mountpoint fstype")
+    mounts = [
+        mount("/", "ext4"),
+        mount(str(home / "shared"), "nfs4"),
+        mount(str(home / "shared" / "local"), "xfs"),
+    ]
+    monkeypatch.setattr("psutil.disk_partitions", lambda **_: mounts)
+    monkeypatch.setenv("PREFECT_HOME", str(home / "shared" / "local" / "x"))
+    assert traps.check_home_disk().state == "ok"
+    monkeypatch.setenv("PREFECT_HOME", str(home / "shared" / "prefect"))
+    found = traps.check_home_disk()
+    assert found.state == "warn" and "PREFECT_HOME" in found.seen and "nfs4" in found.seen
+
+
+def test_ports_of_the_platform_that_others_have_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        plan = section("platform", Plan, {"ray_port": port})
+        monkeypatch.setattr(traps, "section", lambda *_: plan)
+        found = traps.check_ports()
+    assert found.state == "warn" and f"{port} (ray_port) by process {os.getpid()}" in found.seen
+
+
+def test_what_a_platform_left_behind_is_found(home: Path) -> None:
+    assert traps.check_platform().state == "ok"
+    (home / ".platform").mkdir()
+    (home / ".platform" / "env.sh").write_text("")
+    assert traps.check_platform().advice == "./convoy down"
+    write_plan(section("platform", Plan, {}))
+    found = traps.check_platform()
+    assert found.state == "warn" and "MLflow server" in found.seen and "./convoy up" in found.advice
+
+
+def test_what_processes_that_have_ended_left_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    monkeypatch.setattr(traps, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(traps, "RAY_SESSIONS", tmp_path)
+    monkeypatch.setattr(traps, "LEFT_GB", 2e-6)
+    monkeypatch.setattr(traps, "LEFT_SESSIONS", 0)
+    (tmp_path / f"torch_{os.getpid()}_99_0").write_bytes(bytes(3000))
+    (tmp_path / f"session_2026-11-26_06-00-00_1_{os.getpid()}").mkdir()
+    assert traps.check_leftovers().state == "ok"
+    (tmp_path / f"torch_{done.pid}_99_0").write_bytes(bytes(3000))
+    found = traps.check_leftovers()
+    assert found.state == "warn" and "torch_PID" in found.seen and "session" not in found.seen
+    (tmp_path / f"session_2026-11-26_06-00-00_1_{done.pid}").mkdir()
+    assert "1 sessions of Ray" in traps.check_leftovers().seen

@@ -1,0 +1,144 @@
+"""A platform that a test starts by `./convoy up`, in a home and on ports of its own."""
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tasks.paths import ROOT
+from tests.tiny import TINY
+
+DEPLOYMENT = "train-classifier/train-classifier"
+CHANGES = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
+ENDLESS = {**CHANGES, "train": {**CHANGES["train"], "epochs": 100000}}
+ENDED = ("Completed", "Failed", "Crashed", "Cancelled")
+PORTS = ("prefect_port", "mlflow_port", "ray_port", "dashboard_port")
+FOREIGN = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PREFECT_HOME", "RAY_AUTH_MODE")
+
+
+@dataclass
+class Platform:
+    """What `up` was told, and ways to ask what it started."""
+
+    home: Path
+    environment: dict[str, str]
+    ports: dict[str, int]
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.ports['prefect_port']}/api"
+
+    @property
+    def folder(self) -> Path:
+        return self.home / ".platform"
+
+    def command(self, *arguments: str) -> list[str]:
+        settings = (
+            [f"--set={name}={port}" for name, port in self.ports.items()] if arguments[0] == "up" else []
+        )
+        return [sys.executable, "-m", "pipelines", *arguments, *settings]
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of ours to its end, whatever that is."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def convoy(self, *arguments: str) -> Any:
+        """Run a command of ours, which must succeed: its JSON document."""
+        done = self.call(*arguments, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """The services by name."""
+        document = json.loads(self.call("status", "--json").stdout)
+        return {service["service"]: service for service in document["services"]}
+
+    def prefect(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        environment = {**self.environment, "PREFECT_API_URL": self.api}
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.api}{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def run(self, **parameters: Any) -> str:
+        """Trigger the deployment as the UI does; the id of the flow run."""
+        deployment = self.ask(f"/deployments/name/{DEPLOYMENT}")
+        created = self.ask(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+        return str(created["id"])
+
+    def state(self, run: str) -> str:
+        return str(self.ask(f"/flow_runs/{run}")["state_name"])
+
+    def processes(self) -> list[psutil.Process]:
+        """Living processes that work in this home, whoever started them."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                here = process.environ().get("CONVOY_HOME") == str(self.home)
+                if here and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def mlflow(self, key: str) -> list[str]:
+        """The states of all of MLflow's runs with a key."""
+        query = "select status from runs join tags using (run_uuid) where key = 'convoy.key' and value = ?"
+        with contextlib.closing(sqlite3.connect(self.home / "mlflow.db")) as database:
+            return [str(row[0]) for row in database.execute(query, (key,))]
+
+
+def free_ports() -> dict[str, int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
+        return {name: int(probe.getsockname()[1]) for name, probe in zip(PORTS, probes, strict=True)}
+
+
+def new_platform(home: Path) -> Platform:
+    environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
+    return Platform(home, {**environment, "CONVOY_HOME": str(home), "PYTHONPATH": path}, free_ports())
+
+
+@contextlib.contextmanager
+def running(home: Path) -> Iterator[Platform]:
+    """A platform from `up` to `down`, after which no process is left."""
+    platform = new_platform(home)
+    try:
+        platform.convoy("up")
+        yield platform
+    finally:
+        ended = platform.call("down")
+        left = [" ".join(process.cmdline())[:120] for process in platform.processes()]
+        for process in platform.processes():
+            process.kill()
+    assert ended.returncode == 0, ended.stderr
+    assert left == []
+
+
+def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"after {seconds} s still not: {what}"
+        time.sleep(0.3)

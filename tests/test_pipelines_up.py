@@ -1,0 +1,169 @@
+"""`./convoy up`, `down`, `status` on real servers that are killed: nothing is lost, nothing stays behind."""
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from data.dataset import Dataset
+from tasks.paths import ROOT, store
+from tests.platforms import CHANGES, ENDED, Platform, new_platform, running, wait_for
+from tests.tiny import tiny_dataset
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+RUN_S = 400
+LONG = {**CHANGES, "train": {**CHANGES["train"], "epochs": 600, "checkpoint_every_steps": 20}}
+TRAIN = (
+    "train",
+    "classification",
+    "--dataset",
+    "digits",
+    "--executor",
+    "in_process",
+    "--stop-after",
+    "train",
+)
+
+
+@pytest.fixture(scope="module")
+def digits(module_home: Path) -> Dataset:
+    assert store().is_relative_to(module_home)
+    return tiny_dataset("classification", store())
+
+
+@pytest.fixture(scope="module")
+def platform(module_home: Path, digits: Dataset) -> Iterator[Platform]:
+    assert digits.info.name == "digits"
+    with running(module_home) as platform:
+        yield platform
+
+
+def pids(platform: Platform) -> dict[str, int]:
+    return {name: service["pid"] for name, service in platform.status().items()}
+
+
+def tiny_changes() -> list[str]:
+    return [
+        f"--set={section}.{name}={json.dumps(value)}"
+        for section, values in CHANGES.items()
+        for name, value in (values.items() if isinstance(values, dict) else ())
+    ]
+
+
+def test_an_up_that_is_killed_is_put_in_order_by_the_next_and_by_down(tmp_path: Path) -> None:
+    platform = new_platform(tmp_path)
+    for ended_by in ("up", "down"):
+        with subprocess.Popen(
+            platform.command("up"), env=platform.environment, cwd=ROOT, stderr=subprocess.DEVNULL
+        ) as first:
+            wait_for(lambda: len(platform.processes()) > 2, 60, "something was started")
+            first.kill()
+        assert platform.processes()
+        before = {process.pid for process in platform.processes()}
+        if ended_by == "up":
+            platform.convoy("up")
+            services = platform.status()
+            assert {service["state"] for service in services.values()} == {"runs"}
+            assert before <= {process.pid for process in platform.processes()}  # went on with what there was
+        assert platform.call("down").returncode == 0
+        assert platform.processes() == []
+        assert sorted(file.name for file in platform.folder.iterdir()) == ["deployed", "lock", "logs"]
+        for port in platform.ports.values():
+            socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_a_second_up_starts_nothing(platform: Platform) -> None:
+    before = pids(platform)
+    document = platform.convoy("up")
+    assert document["started"] == [] and document["healthy"]
+    assert pids(platform) == before
+
+
+@pytest.mark.parametrize("name", ["prefect", "mlflow", "ray", "worker"])
+def test_a_service_that_dies_is_seen_and_started_again_alone(name: str, platform: Platform) -> None:
+    before = pids(platform)
+    psutil.Process(before[name]).kill()
+    wait_for(lambda: platform.status()[name]["state"] == "stopped", 20, "the death is seen")
+    seen = platform.call("status")
+    assert seen.returncode == 1 and "code -9" in seen.stdout and "./convoy up" in seen.stdout
+    assert platform.convoy("up")["started"] == [name]
+    after = pids(platform)
+    assert after[name] != before[name]
+    assert {other: pid for other, pid in after.items() if other != name} == {
+        other: pid for other, pid in before.items() if other != name
+    }
+
+
+def test_the_status_knows_where_how_long_and_how_much(platform: Platform) -> None:
+    services = platform.status()
+    assert services["prefect"]["version"] == "3.8.8"
+    assert services["mlflow"]["address"] == f"http://127.0.0.1:{platform.ports['mlflow_port']}"
+    for service in services.values():
+        assert service["memory_mb"] > 50
+        assert abs(psutil.Process(service["pid"]).create_time() - service["since"]) < 5
+    document = json.loads(platform.call("status", "--json").stdout)
+    assert document["queue"] == {"running": 0, "waiting": 0, "paused": 0}
+
+
+def test_a_command_uses_the_platform_and_does_without_when_it_is_away(platform: Platform) -> None:
+    with_it = platform.convoy(*TRAIN, *tiny_changes())
+    assert with_it["mlflow_url"].startswith(f"http://127.0.0.1:{platform.ports['mlflow_port']}")
+    assert platform.state(with_it["key"]) == "Completed"
+    off = platform.call(*TRAIN, *tiny_changes(), "--json")
+    psutil.Process(pids(platform)["mlflow"]).kill()
+    wait_for(lambda: platform.status()["mlflow"]["state"] == "stopped", 20, "the death is seen")
+    without = platform.call(*TRAIN, *tiny_changes(), "--json")
+    platform.convoy("up")
+    assert off.returncode == without.returncode == 0
+    assert "MLflow" in without.stderr.splitlines()[0] and "does not answer" in without.stderr.splitlines()[0]
+    assert platform.mlflow(json.loads(without.stdout)["key"]) == ["FINISHED"]  # both keep the same records
+    assert platform.mlflow(with_it["key"]) == ["FINISHED"]
+
+
+def training(platform: Platform) -> str:
+    """A flow run that the worker has started, and that has kept a checkpoint."""
+    run = platform.run(dataset="digits", changes=LONG, executor="in_process", stop_after="train")
+    wait_for(lambda: list((platform.home / "runs" / run).rglob("state.pt")), RUN_S, "a checkpoint")
+    return run
+
+
+def finished(platform: Platform, run: str) -> None:
+    """The run ends well, went on from a checkpoint, and is one record."""
+    wait_for(lambda: platform.state(run) in ENDED, RUN_S, "the run has ended")
+    assert platform.state(run) == "Completed", (platform.folder / "logs" / "worker.log").read_text()
+    assert platform.mlflow(run) == ["FINISHED"]
+
+
+def test_a_run_that_down_stops_goes_on_with_the_next_up(platform: Platform) -> None:
+    run = training(platform)
+    ended = platform.call("down")
+    assert ended.returncode == 0 and f"flow run {run} was stopped" in ended.stderr
+    assert platform.processes() == []
+    assert platform.mlflow(run) == ["KILLED"]
+    platform.convoy("up")
+    finished(platform, run)
+
+
+def test_a_run_that_is_killed_with_its_worker_goes_on_with_the_next_up(platform: Platform) -> None:
+    run = training(platform)
+    worker = psutil.Process(pids(platform)["worker"])
+    for process in [worker, *worker.children(recursive=True)]:
+        process.send_signal(signal.SIGKILL)
+    wait_for(lambda: platform.status()["worker"]["state"] == "stopped", 20, "the death is seen")
+    told = platform.call("up")
+    assert told.returncode == 0 and f"flow run {run} goes on" in told.stderr
+    finished(platform, run)
+
+
+def test_a_port_that_another_program_has_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    platform = new_platform(tmp_path)
+    with socket.create_server(("127.0.0.1", platform.ports["ray_port"])):
+        refused = platform.call("up")
+    assert refused.returncode == 2
+    assert "for Ray head, is taken by process" in refused.stderr and "--set ray_port=" in refused.stderr
+    assert platform.processes() == []
