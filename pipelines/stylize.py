@@ -32,7 +32,8 @@ from tasks.lineage import git_state, params_sha256
 from tasks.paths import ROOT
 from tasks.styleconfig import StylizeConfig
 from tasks.stylegrid import Cell, GridConfig, render_grid
-from tasks.stylenet import StyleNet, read_style_net
+from tasks.featurenet import StyleNet
+from tasks.stylenet import read_style_net
 from tasks.stylepictures import Pictures, data_uri, read_pictures
 from tasks.stylize import RESULT, Step, Stylized, stylize
 

@@ -28,7 +28,7 @@ from data.files import whole, write_whole
 from models.style import Objective
 from tasks.stopping import Interrupted
 from tasks.styleconfig import StyleOptimConfig, StylizeConfig
-from tasks.stylenet import StyleNet
+from tasks.featurenet import StyleNet
 from tasks.stylepictures import Pictures, Scale, at_scale, finished, to_image, write_picture
 
 STATE_FILE, COSTS_FILE, PICTURES = "state.pt", "costs.csv", "pictures"

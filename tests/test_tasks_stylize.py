@@ -18,7 +18,8 @@ from tasks.precision import resolve_precision
 from tasks.stopping import Interrupted
 from tasks.styleconfig import StylizeConfig
 from tasks.stylegrid import SHEET, GridConfig, cells_of, contact_sheet, render, render_grid
-from tasks.stylenet import StyleNet, read_style_net
+from tasks.featurenet import StyleNet
+from tasks.stylenet import read_style_net
 from tasks.stylepictures import Pictures, Source, at_scale, read_picture, read_pictures, size_at, to_image
 from tasks.stylize import Step, stylize
 
