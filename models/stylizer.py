@@ -210,6 +210,12 @@ class AdaINStylizer(Stylizer):
     def stride(self) -> int:
         return self.network.levels[-1].stride
 
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Begin with what is usual of the encoder's features, over pictures (B, C, H, W) uint8."""
+        self.network.fit(self.encode(unit(images)))
+
+    @torch.no_grad()
     def encode(self, pictures: Tensor) -> list[Tensor]:
         """Features of each layer, fine to coarse."""
         seen = self.judge.look(pictures)

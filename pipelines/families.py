@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-FamilyName = Literal["classification", "detection", "faces", "landmarks", "signals", "volumes"]
+FamilyName = Literal["classification", "detection", "faces", "landmarks", "signals", "style", "volumes"]
 StopAfter = Literal["train", "evaluate", "promote"]
 SearchStop = Literal["search", "train", "evaluate", "promote"]
 Executor = Literal["ray", "in_process"]
@@ -21,6 +21,7 @@ class Pipeline:
     dataset: str  # the dataset that may use that name alone; models of others are called <model>-<dataset>
     fit: str  # module:function of what is fitted to validation after training, see tasks.calibrate; "": nothing
     evaluate: str  # module:function of its evaluation, see tasks.evaluate.evaluate
+    weights: str = "tasks.weights:of_transfer"  # module:function of what is read on the driver before training
 
 
 PIPELINES: dict[str, Pipeline] = {
@@ -63,6 +64,15 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="spoken",
         fit="tasks.calibrate:calibrate",
         evaluate="tasks.evaluate:evaluate",
+    ),
+    "style": Pipeline(
+        flow="pipelines.style:train_stylizer",
+        search="pipelines.style:search_stylizer",
+        model="stylizer",
+        dataset="photos",
+        fit="",
+        evaluate="tasks.stylizerevaluate:evaluate",
+        weights="tasks.stylesources:read_sources",
     ),
     "volumes": Pipeline(
         flow="pipelines.volumes:train_volumes",
