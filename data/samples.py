@@ -6,6 +6,7 @@ as scikit-learn ships them (https://archive.ics.uci.edu/dataset/80, CC BY 4.0).
 `skimage:lfw_subset`: 100 faces and 100 patches of backgrounds, 25×25 grey, cut from Labeled Faces in the Wild, as
 scikit-image ships them (https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.lfw_subset).
 `convoy:synthetic_faces`: 80 people with 10 pictures each, drawn from parameters (data.syntheticfaces).
+`skimage:photos`: the photographs of scikit-image that show things and textures, as they are: content for style.
 Beside them the photographs in `PHOTOS`, of scikit-image's too: one picture each, to look for something in.
 """
 
@@ -71,17 +72,7 @@ def _shipped(package: str, file: str) -> Path:
 
 
 DIGITS_LICENCE = "CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)"
-SAMPLES: dict[str, Sample] = {
-    "sklearn:digits": Sample(lambda: {id: data for id, data, _ in sample_digits()}, DIGITS_LICENCE),
-    "sklearn:digit_scenes": Sample(sample_digit_scenes, DIGITS_LICENCE),
-    "skimage:lfw_subset": Sample(
-        lambda: {id: data for id, data, _ in sample_lfw_subset()},
-        "not stated (Labeled Faces in the Wild: photographs from news sites)",
-    ),
-    "convoy:synthetic_faces": Sample(
-        synthetic_faces, "synthetic: drawn by this project's code, as free as it is"
-    ),
-}
+NO_SCENES = ("horse", "page", "text")  # of PHOTOS: silhouettes and letters
 PHOTOS = {  # name → file in scikit-image
     f"skimage:{Path(file).stem}": f"data/{file}"
     for file in (
@@ -90,6 +81,28 @@ PHOTOS = {  # name → file in scikit-image
         "page.png", "retina.jpg", "rocket.jpg", "text.png",
     )
 }  # fmt: skip
+
+
+def sample_photos() -> dict[str, bytes]:
+    """The files of `PHOTOS` but NO_SCENES, by their names."""
+    files = [Path(file) for file in PHOTOS.values() if Path(file).stem not in NO_SCENES]
+    return {file.name: _shipped("skimage", str(file)).read_bytes() for file in files}
+
+
+SAMPLES: dict[str, Sample] = {
+    "sklearn:digits": Sample(lambda: {id: data for id, data, _ in sample_digits()}, DIGITS_LICENCE),
+    "sklearn:digit_scenes": Sample(sample_digit_scenes, DIGITS_LICENCE),
+    "skimage:lfw_subset": Sample(
+        lambda: {id: data for id, data, _ in sample_lfw_subset()},
+        "not stated (Labeled Faces in the Wild: photographs from news sites)",
+    ),
+    "skimage:photos": Sample(
+        sample_photos, "of each as https://scikit-image.org/docs/stable/api/skimage.data.html says"
+    ),
+    "convoy:synthetic_faces": Sample(
+        synthetic_faces, "synthetic: drawn by this project's code, as free as it is"
+    ),
+}
 
 
 def read_photo(photo: Path | str) -> bytes:

@@ -1,4 +1,4 @@
-"""Arbitrary style transfer by adaptive instance normalisation: a decoder for features that were given a style's moments.
+"""Arbitrary style transfer by adaptive instance normalisation: a decoder for features that got a style's moments.
 
 Huang, Belongie 2017 (https://arxiv.org/abs/1703.06868): the encoder is a frozen feature network (models.taps); each
 channel of the content's features gets the mean and the deviation that it has in the style's, and a decoder makes a
@@ -72,7 +72,9 @@ class Decoder(nn.Module):
         super().__init__()
         strides = [level.stride for level in levels]
         if strides != sorted(strides) or strides[0] < 1:
-            raise ValueError(f"layers of an encoder must come from fine to coarse; their strides are {strides}")
+            raise ValueError(
+                f"layers of an encoder must come from fine to coarse; their strides are {strides}"
+            )
         self.levels = tuple(levels)
         widths = [width * min(4, max(1, stride // 2)) for stride in strides]
         self.merge, self.enlarge = nn.ModuleList(), nn.ModuleList()
@@ -82,9 +84,7 @@ class Decoder(nn.Module):
             deeper = widths[place] if place + 1 < len(levels) else 0
             self.merge.append(Convolution(level.channels + deeper, widths[place], 3))
             finer = (strides[place - 1], widths[place - 1]) if place else (1, width)
-            self.enlarge.append(
-                Convolution(widths[place], finer[1], 3, enlarge=strides[place] // finer[0])
-            )
+            self.enlarge.append(Convolution(widths[place], finer[1], 3, enlarge=strides[place] // finer[0]))
         self.blocks = nn.ModuleList([Refine(widths[-1]) for _ in range(num_blocks)])
         self.output = Convolution(width, 3, 3)
         nn.init.normal_(self.output.weight, 0, 0.02)

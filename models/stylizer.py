@@ -1,4 +1,4 @@
-"""What is trained to stylise in one pass: a network that renders, beside the frozen network that judges what it renders.
+"""What is trained to stylise in one pass: a network that renders, beside the frozen one that judges what it renders.
 
 J is that of models.style, of each picture of a batch, and its mean is the loss. The judge is a part of the module and
 travels with the weights: a model is tested by the very network that it was trained by, and AdaIN encodes with it. The
@@ -37,9 +37,13 @@ class StylizerModel(Parameters):
         description="johnson: learns the styles that it is given; adain: takes any picture as a style"
     )
     width: int = Field(
-        ge=1, le=256, description="channels at full size; four times as many at the smallest. Time grows with it"
+        ge=1,
+        le=256,
+        description="channels at full size; four times as many at the smallest. Time grows with it",
     )
-    num_blocks: int = Field(ge=0, le=16, description="residual blocks at the smallest size; 5 in Johnson's paper")
+    num_blocks: int = Field(
+        ge=0, le=16, description="residual blocks at the smallest size; 5 in Johnson's paper"
+    )
     layers: tuple[str, ...] = Field(
         description="adain: layers of the feature network that are given the style's moments, from fine to coarse; "
         "johnson: []"
@@ -60,7 +64,8 @@ def drop_unused(features: FeatureNet) -> None:
     leaves = {name: module for name, module in features.net.named_modules() if not list(module.children())}
     used: set[nn.Module] = set()
     handles = [
-        module.register_forward_pre_hook(lambda module, _inputs: used.add(module)) for module in leaves.values()
+        module.register_forward_pre_hook(lambda module, _inputs: used.add(module))
+        for module in leaves.values()
     ]
     features(torch.zeros(1, 3, PROBE_PX, PROBE_PX))
     for handle in handles:
@@ -96,9 +101,7 @@ class Judge(nn.Module):
                 torch.stack([gram_matrix(one[None]) for one in features[name]]) for name in self.style_layers
             ]
 
-    def costs(
-        self, made: Tensor, content: dict[str, Tensor], styles: Sequence[Tensor]
-    ) -> dict[str, Tensor]:
+    def costs(self, made: Tensor, content: dict[str, Tensor], styles: Sequence[Tensor]) -> dict[str, Tensor]:
         """`content`, `style`, `variation` without their weights, and `total` with them, of each picture: (B,) each.
 
         `content` are the features of the content pictures, `styles` the Gram matrices (B, C, C) of each style layer.
@@ -108,19 +111,18 @@ class Judge(nn.Module):
         with torch.autocast(made.device.type, enabled=False):
             grams, layer = self.grams(seen), weights.content_layer
             zero = made.new_zeros(B)
-            found = {part: zero for part in PARTS}
+            found = dict.fromkeys(PARTS, zero)
             if weights.content:
-                found["content"] = torch.stack([
-                    content_cost(seen[layer][i : i + 1], content[layer][i : i + 1], self.normalisation) for i in range(B)
-                ])  # fmt: skip
+                pairs = zip(seen[layer], content[layer], strict=True)
+                each = [content_cost(one[None], other[None], self.normalisation) for one, other in pairs]
+                found["content"] = torch.stack(each)
             for gram, style, weight in zip(grams, styles, self.style_layers.values(), strict=True):
                 each = [style_cost(gram[i], style[i], self.normalisation) for i in range(B)]
                 found["style"] = found["style"] + weight * torch.stack(each)
             if weights.variation:
                 found["variation"] = torch.stack([total_variation(made[i : i + 1]) for i in range(B)])
-            found["total"] = (
-                weights.content * found["content"] + weights.style * found["style"] + weights.variation * found["variation"]
-            )  # fmt: skip
+            parts = (weights.content, weights.style, weights.variation)
+            found["total"] = sum((part * found[name] for part, name in zip(parts, PARTS, strict=True)), zero)
         return found
 
 

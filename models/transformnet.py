@@ -53,7 +53,7 @@ class Convolution(nn.Conv2d):
 class StyleNorm(nn.Module):
     """Each channel to mean 0 and deviation 1 over its places, then a scale and a shift of the styles, mixed by shares.
 
-    (B, C, H, W), shares (B, S) → (B, C, H, W). `moments` stand for the picture's own where it is a part of a larger one.
+    (B, C, H, W), shares (B, S) → (B, C, H, W). `moments` stand for its own where the picture is part of a larger one.
     """
 
     def __init__(self, channels: int, num_styles: int) -> None:

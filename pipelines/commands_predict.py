@@ -39,7 +39,7 @@ def predict(
     out: Path | None = None,
     as_json: Json = False,
 ) -> int:
-    """Classify images, signals or volumes, find objects or landmarks in images, embed faces, or stylise: files, folders.
+    """Classify images, signals or volumes, find objects or landmarks in images, embed faces, or stylise images.
 
     Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
     An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.

@@ -21,7 +21,9 @@ class Pipeline:
     dataset: str  # the dataset that may use that name alone; models of others are called <model>-<dataset>
     fit: str  # module:function of what is fitted to validation after training, see tasks.calibrate; "": nothing
     evaluate: str  # module:function of its evaluation, see tasks.evaluate.evaluate
-    weights: str = "tasks.weights:of_transfer"  # module:function of what is read on the driver before training
+    weights: str = (
+        "tasks.weights:of_transfer"  # module:function of what is read on the driver before training
+    )
 
 
 PIPELINES: dict[str, Pipeline] = {

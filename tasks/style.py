@@ -54,8 +54,8 @@ class StylizerConfig(Parameters):
     model: StylizerModel
     styles: tuple[tuple[str, str], ...] = Field(
         min_length=1,
-        description="[[name, picture], …]: files, or photographs that scikit-image ships (skimage:NAME). johnson learns "
-        "these; adain is tested on them, and takes others too",
+        description="[[name, picture], …]: files, or photographs that scikit-image ships (skimage:NAME). johnson "
+        "learns these; adain is tested on them, and takes others too",
     )
     style_px: int = Field(
         ge=16, le=2048, description="side of the square that the middle of each style picture is brought to"
@@ -72,7 +72,9 @@ class StylizerConfig(Parameters):
     def _styles_have_names(self) -> Self:
         names = [name for name, _ in self.styles]
         if len(set(names)) < len(names) or any(not name.isidentifier() for name in names):
-            raise ValueError(f"styles must have names of their own, of letters, digits and _; got {', '.join(names)}")
+            raise ValueError(
+                f"styles must have names of their own, of letters, digits and _; got {', '.join(names)}"
+            )
         if not self.cost.style_weight:
             raise ValueError("cost.style_weight must be above 0: there is no style to learn without it")
         return self
@@ -82,16 +84,20 @@ class StylizerConfig(Parameters):
         if self.train.growth:
             raise ValueError("train.growth must be [] for style: textures have a size in pixels")
         if self.augment.mixup_alpha or self.augment.cutmix_alpha:
-            raise ValueError("augment.mixup_alpha and cutmix_alpha must be 0 for style: there are no labels to mix")
+            raise ValueError(
+                "augment.mixup_alpha and cutmix_alpha must be 0 for style: there are no labels to mix"
+            )
         if self.optim.class_weights != "none" or self.optim.label_smoothing:
-            raise ValueError("optim.class_weights must be none and optim.label_smoothing 0: there are no classes")
+            raise ValueError(
+                "optim.class_weights must be none and optim.label_smoothing 0: there are no classes"
+            )
         if self.train.patience_metric != "loss":
             raise ValueError(f"train.patience_metric (={self.train.patience_metric}) must be loss for style")
         parts = self.train.num_workers * self.train.accumulate_batches
         if self.model.name == "adain" and self.train.batch_size // parts < 2:
             raise ValueError(
-                f"train.batch_size (={self.train.batch_size}) must be at least {2 * parts} for adain: each picture of a "
-                "part takes the style of another"
+                f"train.batch_size (={self.train.batch_size}) must be at least {2 * parts} for adain: each picture "
+                "takes the style of another"
             )
         return self
 

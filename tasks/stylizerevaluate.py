@@ -64,7 +64,9 @@ def evaluate(
     shown: list[Shown] = []
     compared: list[Compared] = []
     for place, id in enumerate(ids):
-        content = shrunk(decoded(dataset.rows(split, [place], ["image"])["image"][0].as_py()), config.longer_px)
+        content = shrunk(
+            decoded(dataset.rows(split, [place], ["image"])["image"][0].as_py()), config.longer_px
+        )
         content = content.to(predictor.device)
         made = []
         for number, name in enumerate(names):
@@ -79,7 +81,9 @@ def evaluate(
         if place < config.num_worst:
             shown.append(Shown(id, pixels_of(content), tuple(pixels_of(each) for each in made)))
         if place < config.optimise_pictures:
-            compared.append(compare(predictor, content, made[number], number, rows[number - len(names)], config))
+            compared.append(
+                compare(predictor, content, made[number], number, rows[number - len(names)], config)
+            )
         if on_progress is not None:
             on_progress(place + 1, len(ids))
     return Report(
@@ -162,7 +166,9 @@ def optimise(
     return picture.detach().clamp(0, 1), trace
 
 
-def summarise(rows: Sequence[Rendered], compared: Sequence[Compared], config: StylizerEvaluate) -> dict[str, float]:
+def summarise(
+    rows: Sequence[Rendered], compared: Sequence[Compared], config: StylizerEvaluate
+) -> dict[str, float]:
     """The flat figures: means over pictures of their means over styles, and what the optimisation did beside."""
     ids = list(dict.fromkeys(row.id for row in rows))
 
@@ -206,4 +212,3 @@ def bench(predictor: StylizerPredictor) -> float:
         predictor.render(picture).cpu()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])
-

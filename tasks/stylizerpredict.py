@@ -1,8 +1,8 @@
 """Predicting with a saved stylizer: encoded pictures of any size in, stylised PNGs of the same size out.
 
 The one path for evaluation, the command line, and serving. A picture of more than `max_whole_px` pixels is rendered in
-bands of rows, to the same picture (models.bands). Sides that the network cannot halve are filled up by a mirrored border
-at the right and below, at most 3 pixels for johnson, which is cut off again.
+bands of rows, to the same picture (models.bands). Sides that the network cannot halve are filled up by a mirrored
+border at the right and below, at most 3 pixels for johnson, which is cut off again.
 """
 
 import io
@@ -26,12 +26,17 @@ from tasks.settings import Precision
 from tasks.stylepictures import to_image
 
 LEAST_PX = 16  # side of a picture
-MAX_WHOLE_PX = 2_500_000  # of a picture that is rendered in one pass: some 1.5 GB at the paper's width in float32
+MAX_WHOLE_PX = (
+    2_500_000  # of a picture that is rendered in one pass: some 1.5 GB at the paper's width in float32
+)
 BAND_PX = 600_000
 
 STYLE_SCHEMA = pa.schema(
     [
-        ("picture", pa.binary()),  # an RGB PNG of the size of the upright picture; null where it cannot be read
+        (
+            "picture",
+            pa.binary(),
+        ),  # an RGB PNG of the size of the upright picture; null where it cannot be read
         ("error", pa.string()),  # why the picture could not be read; null where it could
     ]
 )
@@ -61,7 +66,10 @@ class StylizerPredictor:
 
     @torch.inference_mode()
     def manner_of(
-        self, styles: Mapping[str, float], pictures: Sequence[tuple[Tensor, float]] = (), strength: float = 1.0
+        self,
+        styles: Mapping[str, float],
+        pictures: Sequence[tuple[Tensor, float]] = (),
+        strength: float = 1.0,
     ) -> Any:
         """How to render in styles by name, and in pictures (1, 3, H, W) of 0 to 1, mixed by their weights.
 
@@ -74,7 +82,9 @@ class StylizerPredictor:
             raise ValueError(f"no style {', '.join(unknown)} in this model; it has: {', '.join(known)}")
         weights = [*styles.values(), *(weight for _, weight in pictures)]
         if not weights or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(f"weights of styles (={', '.join(map(str, weights))}) must be 0 or more, one of them above")
+            raise ValueError(
+                f"weights of styles (={', '.join(map(str, weights))}) must be 0 or more, one of them above"
+            )
         shares = torch.tensor(weights, device=self.device) / sum(weights)
         with predicting(self.device, self.dtype):
             if isinstance(self.network, AdaINStylizer):
@@ -83,14 +93,19 @@ class StylizerPredictor:
                 return self.network.manner_of([*named, *others], shares.tolist(), strength)
             if pictures or strength != 1:
                 what = "a picture as a style" if pictures else f"a strength (={strength:g})"
-                raise ValueError(f"{what} is for adain models; this one has learnt its styles: {', '.join(known)}")
+                raise ValueError(
+                    f"{what} is for adain models; this one has learnt its styles: {', '.join(known)}"
+                )
             all_shares = torch.zeros(len(known), device=self.device)
             for name, share in zip(styles, shares, strict=True):
                 all_shares[known.index(name)] = share
             return self.network.manner(all_shares)
 
     def choose(
-        self, styles: Mapping[str, float], pictures: Sequence[tuple[Tensor, float]] = (), strength: float = 1.0
+        self,
+        styles: Mapping[str, float],
+        pictures: Sequence[tuple[Tensor, float]] = (),
+        strength: float = 1.0,
     ) -> None:
         """Render in this manner from now on; see `manner_of`."""
         self.manner = self.manner_of(styles, pictures, strength)
@@ -129,5 +144,7 @@ def decoded(blob: bytes) -> Tensor:
     pixels = np.asarray(decode_image(blob, channels=3))
     height, width, _ = pixels.shape
     if min(height, width) < LEAST_PX:
-        raise DecodeError(f"a picture of {width}x{height} px is too small: each side must be at least {LEAST_PX} px")
+        raise DecodeError(
+            f"a picture of {width}x{height} px is too small: each side must be at least {LEAST_PX} px"
+        )
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255

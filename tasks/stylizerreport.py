@@ -13,7 +13,11 @@ from tasks.figures import BLUE, GREY, VERMILLION, save_figure, title
 from tasks.pareto import TableRows
 from tasks.report import columns_of, write_csv, write_json
 
-CELL_PX, GAP_PX, CAPTION_PX = 224, 6, 18  # of the sheet: a picture's longer side, between them, the line above
+CELL_PX, GAP_PX, CAPTION_PX = (
+    224,
+    6,
+    18,
+)  # of the sheet: a picture's longer side, between them, the line above
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -42,7 +46,9 @@ class Compared:
     optimised: float  # the least of all its time
     time_to_equal_s: float | None  # until it was as low as the network; None: never
     trace: tuple[tuple[float, float], ...]  # seconds, J
-    pictures: tuple[np.ndarray, np.ndarray, np.ndarray]  # content, by the network, by optimisation: (H, W, 3) uint8
+    pictures: tuple[
+        np.ndarray, np.ndarray, np.ndarray
+    ]  # content, by the network, by optimisation: (H, W, 3) uint8
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,9 @@ class Report:
         for name, _ in self.styles:
             own = [row for row in self.rows if row.style == name]
             means = {part: float(np.mean([row.costs[part] for row in own])) for part in own[0].costs}
-            found.append({"style": name, **means, "untouched": float(np.mean([row.untouched for row in own]))})
+            found.append(
+                {"style": name, **means, "untouched": float(np.mean([row.untouched for row in own]))}
+            )
         return found
 
     def document(self) -> dict[str, Any]:
@@ -123,8 +131,10 @@ def flat(row: Rendered) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sheet(columns: Sequence[tuple[str, np.ndarray | None]], rows: Sequence[Sequence[np.ndarray]]) -> Image.Image:
-    """Pictures in rows, each fitted to its cell; above each column its name, and the style's picture where it has one."""
+def sheet(
+    columns: Sequence[tuple[str, np.ndarray | None]], rows: Sequence[Sequence[np.ndarray]]
+) -> Image.Image:
+    """Pictures in rows, each fitted to its cell; above each column its name, and its style."""
     top = CELL_PX + GAP_PX if any(picture is not None for _, picture in columns) else 0
     heights = [max(fitted(picture).height for picture in row) for row in rows]
     width = GAP_PX + len(columns) * (CELL_PX + GAP_PX)
@@ -159,10 +169,16 @@ def curves_figure(report: Report) -> Figure:
     for place, each in enumerate(report.compared):
         seconds, totals = np.array(each.trace).T
         axes.plot(seconds, totals, color=BLUE, linewidth=1, label="optimisation" if not place else None)
-        axes.plot(each.forward_s, each.forward, "o", color=VERMILLION, label="one pass" if not place else None)
+        axes.plot(
+            each.forward_s, each.forward, "o", color=VERMILLION, label="one pass" if not place else None
+        )
         axes.axhline(each.forward, color=GREY, linewidth=0.5, linestyle=":")
     axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel="J")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    title(figure, "J of one pass and of the optimisation", f"{report.about['dataset']}, {report.about['split']} split")
+    title(
+        figure,
+        "J of one pass and of the optimisation",
+        f"{report.about['dataset']}, {report.about['split']} split",
+    )
     return figure

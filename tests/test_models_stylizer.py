@@ -1,4 +1,4 @@
-"""Networks that stylise in one pass: what is published of them, their norms, their judge, and bands that change nothing."""
+"""Networks that stylise in one pass: what is published of them, norms, the judge, and bands that change nothing."""
 
 from typing import Any
 
@@ -82,7 +82,9 @@ def test_adapted_features_have_the_style_s_moments_and_strength_lies_between() -
     torch.testing.assert_close(adapt(x, moments, 0.5), (x + adapt(x, moments)) / 2, rtol=1e-4, atol=1e-4)
     other = moments_of(torch.randn(2, 4, 6, 6))
     between = adapt(x, mixed([moments, other], [0.25, 0.75]))
-    torch.testing.assert_close(between, 0.25 * adapt(x, moments) + 0.75 * adapt(x, other), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        between, 0.25 * adapt(x, moments) + 0.75 * adapt(x, other), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_decoder_refuses_layers_that_do_not_come_from_fine_to_coarse() -> None:
