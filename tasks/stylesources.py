@@ -16,7 +16,7 @@ from tasks.stylenet import read_style_net
 
 def read_sources(
     config: StylizerConfig,
-    info: DatasetInfo,  # noqa: ARG001
+    info: DatasetInfo | None,  # noqa: ARG001 - style pictures are not of the dataset
     resolve_model: Callable[[str], Path],
 ) -> StyleSources:
     """Read what `net.weights` and `styles` name. Raises ValueError, FileNotFoundError or OSError of one line."""
