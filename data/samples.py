@@ -7,7 +7,8 @@ as scikit-learn ships them (https://archive.ics.uci.edu/dataset/80, CC BY 4.0).
 scikit-image ships them (https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.lfw_subset).
 `convoy:synthetic_faces`: 80 people with 10 pictures each, drawn from parameters (data.syntheticfaces).
 `skimage:photos`: the photographs of scikit-image that show things and textures, as they are: content for style.
-Beside them the photographs in `PHOTOS`, of scikit-image's too: one picture each, to look for something in.
+Beside them the photographs in `PHOTOS`, of scikit-image's too: one picture each, to look for something in,
+and the style pictures of data.drawnstyles.
 """
 
 import gzip
@@ -22,6 +23,7 @@ from PIL import Image
 
 from data.archive import FileTree, memory_tree
 from data.digitscenes import digit_scenes
+from data.drawnstyles import DRAWN
 from data.syntheticfaces import synthetic_faces
 
 
@@ -106,12 +108,14 @@ SAMPLES: dict[str, Sample] = {
 
 
 def read_photo(photo: Path | str) -> bytes:
-    """The bytes of a picture's file, or of one of `PHOTOS`; raises FileNotFoundError naming these."""
+    """The bytes of a picture's file, or of one of `PHOTOS` or `DRAWN`; raises FileNotFoundError naming these."""
     name = str(photo)
+    if name in DRAWN and not Path(name).exists():
+        return DRAWN[name]()
     if name in PHOTOS and not Path(name).exists():
         return _shipped("skimage", PHOTOS[name]).read_bytes()
     if not Path(name).exists():
-        raise FileNotFoundError(f"no such picture: {name}; give a file, or {', '.join(PHOTOS)}")
+        raise FileNotFoundError(f"no such picture: {name}; give a file, or {', '.join((*PHOTOS, *DRAWN))}")
     return Path(name).read_bytes()
 
 
