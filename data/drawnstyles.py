@@ -17,10 +17,12 @@ NIGHT = ("#0b1f4b", "#17418f", "#2f6fb3", "#79a9d1", "#f2d16b", "#f0a93b", "#dfe
 
 
 def mosaic(side_px: int = SIDE_PX) -> bytes:
-    """A PNG of tiles: each pixel belongs to the nearest point of a jittered grid, and where two are as near is a joint."""
+    """A PNG of tiles: each pixel belongs to the nearest point of a jittered grid; where two are as near is a joint."""
     generator = np.random.default_rng(11)
     num = side_px // TILE_PX + 3
-    points = (np.mgrid[:num, :num].transpose(1, 2, 0) + generator.uniform(0.1, 0.9, (num, num, 2)) - 1) * TILE_PX
+    points = (
+        np.mgrid[:num, :num].transpose(1, 2, 0) + generator.uniform(0.1, 0.9, (num, num, 2)) - 1
+    ) * TILE_PX
     colours = tinted(patches(num, 5, generator), WARM, 22, generator)
     y, x = np.mgrid[:side_px, :side_px].astype(np.float64)
     row, column = (y // TILE_PX).astype(int) + 1, (x // TILE_PX).astype(int) + 1

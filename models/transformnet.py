@@ -28,9 +28,10 @@ def reflected(x: Tensor, border: int) -> Tensor:
     """A border that mirrors the picture, of at most what there is to mirror; the rest repeats the edge."""
     height, width = x.shape[2:]
     down, across = min(border, height - 1), min(border, width - 1)
-    x = F.pad(x, (across, across, down, down), mode="reflect")
-    if down < border or across < border:
-        x = F.pad(x, (border - across,) * 2 + (border - down,) * 2, mode="replicate")
+    with torch.autocast(x.device.type, enabled=False):  # which would make float32 of it
+        x = F.pad(x, (across, across, down, down), mode="reflect")
+        if down < border or across < border:
+            x = F.pad(x, (border - across,) * 2 + (border - down,) * 2, mode="replicate")
     return x
 
 
@@ -62,7 +63,9 @@ class StyleNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(num_styles, channels))
 
     def forward(self, x: Tensor, shares: Tensor, moments: Moments | None = None) -> Tensor:
-        scale, shift = shares @ self.scale, shares @ self.shift
+        scale, shift = ((shares[:, :, None] * each).sum(1) for each in (self.scale, self.shift))
+        if moments is None and len(x) == 1:  # one pass over the places in place of two
+            return F.group_norm(x, x.shape[1], scale[0].to(x.dtype), shift[0].to(x.dtype), EPS)
         if moments is None:
             x = F.group_norm(x, x.shape[1], eps=EPS)
         else:

@@ -1,4 +1,4 @@
-"""The families: one table. A fifth is one file per layer and one entry here; see docs/adding-a-family.md."""
+"""The families: one table. Another is one file per layer and one entry here; see docs/adding-a-family.md."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
