@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.stylizer import PROBE_PX, AdaINStylizer, JohnsonStylizer, Stylizer
-from models.transformnet import STRIDE, Moments, TransformNet, run_units
+from models.transformnet import STRIDE, Moments, TransformNet, Unit, run_units
 
 HEAD_HALO = 8  # pixels: 4 of the first convolution, 1 of the second, 2 of the third; in whole strides
 TAIL_HALO = (
@@ -80,7 +80,7 @@ def johnson_in_bands(net: TransformNet, picture: Tensor, shares: Tensor, rows: i
         """What the convolution of unit `place` gives, in pieces."""
 
         def run(x: Tensor) -> Tensor:
-            return net.head[place].conv(run_units(net.head[:place], net.enter(x), shares, moments))
+            return unit_of(net.head, place).conv(run_units(net.head[:place], net.enter(x), shares, moments))
 
         return (within(run, picture, band, HEAD_HALO, 0.5**place) for band in bands(height, rows))
 
@@ -88,14 +88,14 @@ def johnson_in_bands(net: TransformNet, picture: Tensor, shares: Tensor, rows: i
     for place in range(len(net.head) - 1):
         moments.append(measured(head(place, moments)))
     x = torch.cat(list(head(len(net.head) - 1, moments)), 2)
-    x = torch.relu_(net.head[-1].norm(x, shares))
+    x = torch.relu_(unit_of(net.head, -1).norm(x, shares))
     for block in net.trunk:
         x = block(x, shares)
 
     def tail(place: int, moments: list[Moments]) -> Iterator[Tensor]:
         def run(part: Tensor) -> Tensor:
             inner = run_units(net.tail[:place], part, shares, moments)
-            return net.tail[place].conv(inner) if place < len(net.tail) else net.leave(inner)
+            return unit_of(net.tail, place).conv(inner) if place < len(net.tail) else net.leave(inner)
 
         scale = 2.0 ** min(place + 1, len(net.tail))
         return (within(run, x, band, TAIL_HALO, scale) for band in bands(x.shape[2], rows // STRIDE))
@@ -104,6 +104,12 @@ def johnson_in_bands(net: TransformNet, picture: Tensor, shares: Tensor, rows: i
     for place in range(len(net.tail)):
         moments.append(measured(tail(place, moments)))
     return torch.cat(list(tail(len(net.tail), moments)), 2)
+
+
+def unit_of(units: nn.ModuleList, place: int) -> Unit:
+    unit = units[place]
+    assert isinstance(unit, Unit)
+    return unit
 
 
 def measured(pieces: Iterator[Tensor]) -> Moments:
@@ -146,7 +152,7 @@ def reach(stylizer: AdaINStylizer) -> int:
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         nonlocal total
-        sides = (module.kernel_size, module.stride)
+        sides = [getattr(module, name) for name in ("kernel_size", "stride")]
         kernel, step = (side[0] if isinstance(side, tuple) else side for side in sides)
         total += (kernel // 2 + step - 1) * (PROBE_PX // inputs[0].shape[2])
 

@@ -193,7 +193,8 @@ def test_the_report_says_what_the_predictor_renders(
         "pictures.csv", "per_style.csv", "compared.csv", "sheet.png", "compared.png", "curves.png", "about.json",
         "metrics.json",
     }  # fmt: skip
-    assert Image.open(tmp_path / "report" / "sheet.png").width == 6 + 3 * (224 + 6)
+    with Image.open(tmp_path / "report" / "sheet.png") as image:
+        assert image.width == 6 + 3 * (224 + 6)
     assert len(report.tables("x")) == 3
 
 
