@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.transformnet import EPS, MIDDLE, SPREAD, Convolution, Moments
+from models.transformnet import EPS, MIDDLE, SPREAD, Convolution, Moments, affine
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def adapt(x: Tensor, style: Moments, strength: float = 1.0) -> Tensor:
     """Features (B, C, h, w) with the moments of a style; strength 0 leaves them as they are."""
     mean, variance = moments_of(x)
     ratio = ((style[1] + EPS) / (variance + EPS)).sqrt()
-    scale, shift = 1 + strength * (ratio - 1), strength * (style[0] - mean * ratio)
-    return torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, scale.to(x.dtype)[:, :, None, None])
+    return affine(x, 1 + strength * (ratio - 1), strength * (style[0] - mean * ratio))
 
 
 class Refine(nn.Module):

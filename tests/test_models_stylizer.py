@@ -66,6 +66,19 @@ def test_a_style_norm_is_instance_norm_with_the_scale_and_shift_of_its_style() -
     torch.testing.assert_close(norm(x, shares, own), norm(x, shares))
 
 
+def test_a_style_norm_s_gradient_is_that_of_finite_differences() -> None:
+    norm = StyleNorm(3, 2).double()
+    torch.nn.init.normal_(norm.scale)
+    torch.nn.init.normal_(norm.shift)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    shares = torch.tensor([[0.3, 0.7], [1.0, 0.0]], dtype=torch.float64)
+
+    def run(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return torch.func.functional_call(norm, {"scale": scale, "shift": shift}, (x, shares))
+
+    assert torch.autograd.gradcheck(run, (x, norm.scale, norm.shift))
+
+
 def test_a_border_mirrors_and_where_there_is_nothing_left_repeats() -> None:
     row = torch.tensor([1.0, 2.0, 3.0]).expand(1, 1, 3, 3)
     assert reflected(row, 1)[0, 0, 0].tolist() == [2, 1, 2, 3, 2]
