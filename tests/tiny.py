@@ -136,8 +136,8 @@ TINY: dict[str, dict[str, Any]] = {
         "style_px": 32,
         "net": {"name": "resnet8_cifar", "weights": "random", "pooling": "max", "precision": "fp32"},
         "cost": {
-            "normalisation": "relative", "content_layer": "stem", "content_weight": 0.01,
-            "style_layers": [["stem", 1.0], ["group1", 1.0]], "style_weight": 1.0, "variation_weight": 0.001,
+            "normalisation": "relative", "content_layer": "stem", "content_weight": 0.001,
+            "style_layers": [["stem", 1.0], ["group1", 1.0]], "style_weight": 0.003, "variation_weight": 0.001,
         },
         "input": {"stored_px": 24, "crop_px": 24, "pad_px": 2, "resize": "crop"},
         "augment": {**PLAIN, "mirror": True, "random_crop": True},
