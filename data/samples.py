@@ -95,7 +95,9 @@ def sample_photos() -> dict[str, bytes]:
     """The files of `PHOTOS` but NO_SCENES, as SPLIT/pictures/NAME."""
     files = [Path(file) for file in PHOTOS.values() if Path(file).stem not in NO_SCENES]
     return {
-        f"{HELD_OUT.get(file.stem, 'train')}/pictures/{file.name}": _shipped("skimage", str(file)).read_bytes()
+        f"{HELD_OUT.get(file.stem, 'train')}/pictures/{file.name}": _shipped(
+            "skimage", str(file)
+        ).read_bytes()
         for file in files
     }
 

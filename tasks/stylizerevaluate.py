@@ -24,7 +24,7 @@ from tasks.style import StylizerEvaluate
 from tasks.styleconfig import StyleOptimConfig
 from tasks.stylepictures import fit, size_at
 from tasks.stylize import make_optimizer
-from tasks.stylizerpredict import StylizerPredictor, decoded
+from tasks.stylizerpredict import StylizerPredictor, decoded, pixels_of
 from tasks.stylizerreport import Compared, Rendered, Report, Shown
 
 PARTS = ("total", "content", "style", "variation")
@@ -110,11 +110,6 @@ def evaluate(
 def shrunk(picture: Tensor, longer_px: int) -> Tensor:
     """A picture whose longer side is at most so long."""
     return picture if max(picture.shape[2:]) <= longer_px else fit(picture, size_at(picture, longer_px))
-
-
-def pixels_of(picture: Tensor) -> np.ndarray:
-    """(1, 3, H, W) of 0 to 1 as (H, W, 3) uint8."""
-    return (picture[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +24,6 @@ from tasks.modelfile import SavedModel
 from tasks.precision import predicting, resolve_precision
 from tasks.predict import default_device
 from tasks.settings import Precision
-from tasks.stylepictures import to_image
 
 LEAST_PX = 16  # side of a picture
 MAX_WHOLE_PX = (
@@ -115,7 +115,7 @@ class StylizerPredictor:
 
         def render(blob: bytes) -> bytes:
             buffer = io.BytesIO()
-            to_image(self.render(decoded(blob)).cpu()).save(buffer, "PNG")
+            Image.fromarray(pixels_of(self.render(decoded(blob)))).save(buffer, "PNG")
             return buffer.getvalue()
 
         made, errors = readable(blobs, render)
@@ -148,3 +148,8 @@ def decoded(blob: bytes) -> Tensor:
             f"a picture of {width}x{height} px is too small: each side must be at least {LEAST_PX} px"
         )
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255
+
+
+def pixels_of(picture: Tensor) -> np.ndarray:
+    """(1, 3, H, W) of 0 to 1 as (H, W, 3) uint8."""
+    return (picture[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
