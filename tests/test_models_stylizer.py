@@ -20,13 +20,13 @@ JOHNSON = {"name": "johnson", "width": 4, "num_blocks": 2, "layers": []}
 ADAIN = {"name": "adain", "width": 4, "num_blocks": 1, "layers": ["stem", "group2", "group3"]}
 
 
-def stylizer(model: dict[str, Any], **changes: Any) -> Stylizer:
+def stylizer(model: dict[str, Any], dtype: torch.dtype = torch.float32, **changes: Any) -> Stylizer:
     """A small network with chance in all its weights, judged by an EfficientNet of chance."""
     torch.manual_seed(0)
     config = StylizerModel.parse({**model, **changes}, "model")
     net = EfficientNetLite(num_classes=1, channels=3)
     random_filters(net, 0)
-    features = FeatureNet(net, layers_needed(config, WEIGHTS), (0.5,) * 3, (0.25,) * 3)
+    features = FeatureNet(net, layers_needed(config, WEIGHTS), (0.5,) * 3, (0.25,) * 3, dtype=dtype)
     styles = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
     made = build(config, features, WEIGHTS, "relative", styles)
     for name, parameter in made.network.named_parameters():
@@ -141,6 +141,16 @@ def test_the_judge_s_costs_are_those_of_the_optimisation(model: dict[str, Any]) 
     assert float(alone["content"]) < 1e-9
     again = Objective(own.judge.features, content[:1], [Style(styles[1:])], WEIGHTS, "relative")(content[:1])
     torch.testing.assert_close(alone["total"][0], again["total"])
+
+
+@pytest.mark.parametrize("model", [JOHNSON, ADAIN], ids=["johnson", "adain"])
+def test_a_judge_in_bfloat16_serves_a_network_in_float32(model: dict[str, Any]) -> None:
+    """As in validation, and where a model that was trained in bfloat16 predicts in float32."""
+    narrow, wide = stylizer(model, torch.bfloat16), stylizer(model)
+    images = (torch.cat([picture(32, 32, seed) for seed in range(2)]) * 255).round().to(torch.uint8)
+    with torch.inference_mode():
+        one, other = (own(images, 0)["total"] for own in (narrow, wide))
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize("model", [JOHNSON, ADAIN], ids=["johnson", "adain"])
