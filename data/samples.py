@@ -6,7 +6,9 @@ as scikit-learn ships them (https://archive.ics.uci.edu/dataset/80, CC BY 4.0).
 `skimage:lfw_subset`: 100 faces and 100 patches of backgrounds, 25×25 grey, cut from Labeled Faces in the Wild, as
 scikit-image ships them (https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.lfw_subset).
 `convoy:synthetic_faces`: 80 people with 10 pictures each, drawn from parameters (data.syntheticfaces).
-Beside them the photographs in `PHOTOS`, of scikit-image's too: one picture each, to look for something in.
+`skimage:photos`: the photographs of scikit-image that show things and textures, as they are: content for style.
+Beside them the photographs in `PHOTOS`, of scikit-image's too: one picture each, to look for something in,
+and the style pictures of data.drawnstyles.
 """
 
 import gzip
@@ -21,6 +23,7 @@ from PIL import Image
 
 from data.archive import FileTree, memory_tree
 from data.digitscenes import digit_scenes
+from data.drawnstyles import DRAWN
 from data.syntheticfaces import synthetic_faces
 
 
@@ -71,17 +74,13 @@ def _shipped(package: str, file: str) -> Path:
 
 
 DIGITS_LICENCE = "CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)"
-SAMPLES: dict[str, Sample] = {
-    "sklearn:digits": Sample(lambda: {id: data for id, data, _ in sample_digits()}, DIGITS_LICENCE),
-    "sklearn:digit_scenes": Sample(sample_digit_scenes, DIGITS_LICENCE),
-    "skimage:lfw_subset": Sample(
-        lambda: {id: data for id, data, _ in sample_lfw_subset()},
-        "not stated (Labeled Faces in the Wild: photographs from news sites)",
-    ),
-    "convoy:synthetic_faces": Sample(
-        synthetic_faces, "synthetic: drawn by this project's code, as free as it is"
-    ),
-}
+NO_SCENES = ("horse", "page", "text")  # of PHOTOS: silhouettes and letters
+HELD_OUT = {
+    "astronaut": "test",
+    "chelsea": "test",
+    "coffee": "test",
+    "rocket": "val",
+}  # of few, chance holds out none
 PHOTOS = {  # name → file in scikit-image
     f"skimage:{Path(file).stem}": f"data/{file}"
     for file in (
@@ -92,13 +91,42 @@ PHOTOS = {  # name → file in scikit-image
 }  # fmt: skip
 
 
+def sample_photos() -> dict[str, bytes]:
+    """The files of `PHOTOS` but NO_SCENES, as SPLIT/pictures/NAME."""
+    files = [Path(file) for file in PHOTOS.values() if Path(file).stem not in NO_SCENES]
+    return {
+        f"{HELD_OUT.get(file.stem, 'train')}/pictures/{file.name}": _shipped(
+            "skimage", str(file)
+        ).read_bytes()
+        for file in files
+    }
+
+
+SAMPLES: dict[str, Sample] = {
+    "sklearn:digits": Sample(lambda: {id: data for id, data, _ in sample_digits()}, DIGITS_LICENCE),
+    "sklearn:digit_scenes": Sample(sample_digit_scenes, DIGITS_LICENCE),
+    "skimage:lfw_subset": Sample(
+        lambda: {id: data for id, data, _ in sample_lfw_subset()},
+        "not stated (Labeled Faces in the Wild: photographs from news sites)",
+    ),
+    "skimage:photos": Sample(
+        sample_photos, "of each as https://scikit-image.org/docs/stable/api/skimage.data.html says"
+    ),
+    "convoy:synthetic_faces": Sample(
+        synthetic_faces, "synthetic: drawn by this project's code, as free as it is"
+    ),
+}
+
+
 def read_photo(photo: Path | str) -> bytes:
-    """The bytes of a picture's file, or of one of `PHOTOS`; raises FileNotFoundError naming these."""
+    """The bytes of a picture's file, or of one of `PHOTOS` or `DRAWN`; raises FileNotFoundError naming these."""
     name = str(photo)
+    if name in DRAWN and not Path(name).exists():
+        return DRAWN[name]()
     if name in PHOTOS and not Path(name).exists():
         return _shipped("skimage", PHOTOS[name]).read_bytes()
     if not Path(name).exists():
-        raise FileNotFoundError(f"no such picture: {name}; give a file, or {', '.join(PHOTOS)}")
+        raise FileNotFoundError(f"no such picture: {name}; give a file, or {', '.join((*PHOTOS, *DRAWN))}")
     return Path(name).read_bytes()
 
 

@@ -11,7 +11,6 @@ from data.findings import Findings, Verdict, examine
 from data.ingest import IngestConfig, IngestReport
 from pipelines.commands_checks import findings_table
 from pipelines.commands_data import count_tables, sizes
-from pipelines.families import PIPELINES
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import parse_changes, section
 from pipelines.refresh import bring
@@ -142,8 +141,6 @@ def check_views(report: IngestReport, findings: Findings, verdict: Verdict) -> l
         if findings.findings
         else f"no check found anything; see what is in it: ./convoy data check {report.name} --html checks.html"
     )
-    if report.family not in PIPELINES:
-        return views
     if verdict.stopped_by:
         names = ", ".join(finding.name for finding in verdict.stopped_by)
         return [*views, f"training will not start on it: {names}; look at them by the command above"]

@@ -10,7 +10,6 @@ from data.checks import check as check_bytes
 from data.checks import shard_fault
 from data.dataset import Dataset, noun_of, way_back
 from data.findings import Finding, Findings, Verdict, find, judge, parse_accepted
-from pipelines.families import PIPELINES
 from pipelines.options import Accept, Json, quiet_stdout
 from pipelines.render import ConsoleReporter, emit, table
 from pipelines.reporting import Clock, Status
@@ -121,9 +120,7 @@ def views(
         shown.append(f"accepted and not found: {', '.join(verdict.unused)}")
     if verdict.stopped_by:
         names = ",".join(finding.name for finding in verdict.stopped_by)
-        family = open_stored(name).info.family
-        stop = "training does not start" if family in PIPELINES else f"the dataset is not sound for {family}"
-        shown.append(f"{stop} with these errors, unless they are accepted: --accept {names}")
+        shown.append(f"training does not start with these errors, unless they are accepted: --accept {names}")
     what = "them" if findings.findings else "what is in it"
     shown.append(f"wrote {html}" if html else f"see {what}: ./convoy data check {name} --html checks.html")
     return shown

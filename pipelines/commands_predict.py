@@ -35,9 +35,12 @@ def predict(
     tile: Annotated[bool, Parameter(negative=())] = False,
     overlap: float | None = None,
     liveness: str | None = None,
+    style: list[str] | None = None,
+    strength: float | None = None,
+    out: Path | None = None,
     as_json: Json = False,
 ) -> int:
-    """Classify images, signals or volumes, find objects or landmarks in images, or embed faces: files, or folders.
+    """Classify images, signals or volumes, find objects or landmarks in images, embed faces, or stylise images.
 
     Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
     An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.
@@ -66,6 +69,13 @@ def predict(
     liveness
         Embedders of faces: a classifier of real faces and attacks, given as the model is; a picture that it judges a
         spoof is reported as one, and not embedded. The threshold is that of its card.
+    style
+        Stylizers: NAME of a style that the model knows, or NAME=WEIGHT, several times to mix them; otherwise the first.
+        Of adain models a picture's file too.
+    strength
+        Stylizers of adain: how much of the style, 0 to 1.
+    out
+        Stylizers: the file to write a picture to, or a folder for several.
     """
     tile_overlap = overlap_of(tile, overlap)
     require_there(images)
@@ -78,6 +88,10 @@ def predict(
             f"--liveness is for embedders of faces, and {model} is for {card.family}: leave it out"
         )
     files = find_images(images, suffixes_of(card.family))
+    if card.family != "style":
+        for option, value in {"--style": style, "--strength": strength, "--out": out}.items():
+            if value is not None:
+                raise ValueError(f"{option} is for stylizers, and {model} is for {card.family}: leave it out")
     if card.family == "detection":
         return predict_boxes(model, folder, files, view, least_score, draw, coco, tile_overlap, as_json)
     draws = card.family == "landmarks"
@@ -89,9 +103,15 @@ def predict(
             raise ValueError(
                 f"{option} is for models that find things, and {model} is for {card.family}: leave it out"
             )
+    if card.family == "style":
+        require_single(view, card.family)
+        from pipelines.commands_styled import predict_styled
+
+        return predict_styled(
+            model, folder, files, style or (), 1.0 if strength is None else strength, out, as_json
+        )
     if draws:
-        if view not in (None, "single"):
-            raise ValueError(f"--view (={view}) must be single for landmarks: a picture is looked at once")
+        require_single(view, card.family)
         from pipelines.commands_points import predict_points
 
         return predict_points(model, folder, files, draw, as_json)
@@ -154,6 +174,12 @@ def predict_boxes(
     title = f"Boxes of a score of {predictor.least_score:.3g} and more"
     emit(document, [table(title, ("image", "boxes", "of what, or what is wrong"), lines)], as_json)
     return int(any(row["error"] for row in rows))
+
+
+def require_single(view: ViewName | None, family: str) -> None:
+    """Raise ValueError for a view that a family without views does not have."""
+    if view not in (None, "single"):
+        raise ValueError(f"--view (={view}) must be single for {family}: a picture is looked at once")
 
 
 def counted(labels: list[str]) -> str:

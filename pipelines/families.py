@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-FamilyName = Literal["classification", "detection", "faces", "landmarks", "signals", "volumes"]
+FamilyName = Literal["classification", "detection", "faces", "landmarks", "signals", "style", "volumes"]
 StopAfter = Literal["train", "evaluate", "promote"]
 SearchStop = Literal["search", "train", "evaluate", "promote"]
 Executor = Literal["ray", "in_process"]
@@ -24,6 +24,9 @@ class Pipeline:
     retrain: str = ""  # of the flow that trains again and promotes by the gate; "": it has none
     pair: str = (
         ""  # module:function of the paired comparison of two models, see tasks.gateclassification.pair
+    )
+    weights: str = (
+        "tasks.weights:of_transfer"  # module:function of what is read on the driver before training
     )
 
 
@@ -77,6 +80,15 @@ PIPELINES: dict[str, Pipeline] = {
         evaluate="tasks.evaluate:evaluate",
         retrain="pipelines.signals:retrain_signals",
         pair="tasks.gateclassification:pair",
+    ),
+    "style": Pipeline(
+        flow="pipelines.style:train_stylizer",
+        search="pipelines.style:search_stylizer",
+        model="stylizer",
+        dataset="photos",
+        fit="",
+        evaluate="tasks.stylizerevaluate:evaluate",
+        weights="tasks.stylesources:read_sources",
     ),
     "volumes": Pipeline(
         flow="pipelines.volumes:train_volumes",

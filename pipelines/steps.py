@@ -29,7 +29,7 @@ from tasks.loop import Progress
 from tasks.train import TrainResult, train
 from tasks.transfer import Weights
 from tasks.versions import open_stored
-from tasks.weights import read_teacher, read_weights
+from tasks.weights import read_teacher
 
 RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
@@ -99,11 +99,8 @@ def check_dataset(family: str, name: str, splits: Sequence[Split]) -> Dataset:
 @step("resolve weights")
 def resolve_weights(config: Any, dataset: Dataset) -> Weights | None:
     """What training starts from, read here: a worker has neither the file nor the registry. None: from chance."""
-    if "transfer" not in type(config).model_fields or not config.transfer.weights:
-        return None
-    return read_weights(
-        config.transfer.weights, config.model.network, dataset.info.channels, registry.resolve_model
-    )
+    read = load(PIPELINES[dataset.info.family].weights)
+    return read(config, dataset.info, registry.resolve_model)
 
 
 @step("resolve teacher")

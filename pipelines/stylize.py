@@ -28,11 +28,12 @@ from pipelines.parameters import AUTO, choose_recipe, flatten, merge, recipes, s
 from pipelines.reporting import Reporter, Status, current_reporter
 from pipelines.training import end_badly, exclusive, run_folder
 from tasks import registry
+from tasks.featurenet import StyleNet
 from tasks.lineage import git_state, params_sha256
 from tasks.paths import ROOT
 from tasks.styleconfig import StylizeConfig
 from tasks.stylegrid import Cell, GridConfig, render_grid
-from tasks.stylenet import StyleNet, read_style_net
+from tasks.stylenet import read_style_net
 from tasks.stylepictures import Pictures, data_uri, read_pictures
 from tasks.stylize import RESULT, Step, Stylized, stylize
 

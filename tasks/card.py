@@ -36,7 +36,8 @@ class InitialWeights(Parameters):
 
     source: str  # as a person gave it, without a password
     sha256: str  # of the weights' file
-    trained: str  # what was trained of it: all, head, or stages, as transfer.mode has it
+    trained: str  # what was trained of it: all, head, or stages, as transfer.mode has it; none where it only judges
+    about: dict[str, Any] = Field(default={})  # what else must be known of them
 
 
 class TaughtBy(Parameters):

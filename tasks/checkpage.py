@@ -15,7 +15,6 @@ from data.files import write_whole
 from data.findings import Finding, Findings, Verdict
 from tasks import charts, page
 from tasks.arrays import PANELS, as_png
-from tasks.families import FAMILIES
 from tasks.page import COLOURS, Mark, chip, escape
 
 MAX_TILES = 24  # of a finding
@@ -75,12 +74,10 @@ def headline(info: DatasetInfo, findings: Findings, verdict: Verdict) -> str:
     about = f"{info.family}, from {info.source}, licence: {info.licence}"
     if verdict.stopped_by:
         names = ", ".join(finding.name for finding in verdict.stopped_by)
-        stop = "Training does not start" if info.family in FAMILIES else f"Not sound for {info.family}"
-        judgement = f'<div class="verdict stop">{stop}: {escape(names)}</div>'
+        judgement = f'<div class="verdict stop">Training does not start: {escape(names)}</div>'
     else:
         waived = ", ".join(finding.name for finding in verdict.accepted)
-        go = "Training may start" if info.family in FAMILIES else f"Sound for {info.family}"
-        text = go + (f", with {waived} accepted" if waived else "")
+        text = "Training may start" + (f", with {waived} accepted" if waived else "")
         judgement = f'<div class="verdict go">{escape(text)}</div>'
     return (
         f'<h1>{escape(info.name)}</h1><div class="quiet">{escape(about)}</div>{judgement}'

@@ -1,4 +1,4 @@
-"""The families: one table. A fifth is one file per layer and one entry here; see docs/adding-a-family.md."""
+"""The families: one table. Another is one file per layer and one entry here; see docs/adding-a-family.md."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from data.parameters import Parameters
 from data.stream import Layout, layout_of
 from models.classification import without_sides
 from models.faces import without_people
-from tasks import arrays, classification, detection, faces, landmarks, signals, volumes
+from tasks import arrays, classification, detection, faces, landmarks, signals, style, volumes
 from tasks.card import ModelCard
 
 
@@ -119,6 +119,19 @@ FAMILIES: dict[str, Family] = {
         validate=classification.validate,
         card=arrays.card,
         rebuild=arrays.rebuild,
+    ),
+    "style": Family(
+        config=style.StylizerConfig,
+        columns=COLUMNS,
+        decode=classification.decode,
+        empty=classification.empty,
+        records=classification.records,
+        batch=classification.batch,
+        model=style.build_model,
+        loss=style.loss,
+        validate=style.validate,
+        card=style.card,
+        rebuild=style.rebuild,
     ),
     "volumes": Family(
         config=volumes.VolumeConfig,

@@ -42,6 +42,7 @@ DISTRIBUTIONS = {
 
 COLUMN_TYPES: dict[pa.DataType, DataType] = {
     pa.string(): DataType.string,
+    pa.binary(): DataType.binary,
     pa.float32(): DataType.double,
     pa.bool_(): DataType.boolean,
 }

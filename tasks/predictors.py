@@ -14,6 +14,7 @@ from tasks.landmarkpredict import LANDMARK_SCHEMA, LandmarkPredictor
 from tasks.modelfile import load_model
 from tasks.predict import BATCH_SIZE, PREDICTION_SCHEMA, Predictor
 from tasks.settings import Precision
+from tasks.stylizerpredict import STYLE_SCHEMA, StylizerPredictor
 
 
 class Answering(Protocol):
@@ -33,6 +34,7 @@ PREDICTORS: dict[
     "faces": FacePredictor,
     "landmarks": LandmarkPredictor,
     "signals": Predictor,
+    "style": StylizerPredictor,
     "volumes": Predictor,
 }
 SCHEMAS: dict[str, pa.Schema] = {  # of what it answers
@@ -41,6 +43,7 @@ SCHEMAS: dict[str, pa.Schema] = {  # of what it answers
     "faces": FACE_SCHEMA,
     "landmarks": LANDMARK_SCHEMA,
     "signals": PREDICTION_SCHEMA,
+    "style": STYLE_SCHEMA,
     "volumes": PREDICTION_SCHEMA,
 }
 

@@ -14,8 +14,8 @@ from pydantic import Field, field_validator
 
 from data.parameters import Parameters
 from tasks import calls
+from tasks.featurenet import StyleNet
 from tasks.styleconfig import StylizeConfig
-from tasks.stylenet import StyleNet
 from tasks.stylepictures import Pictures, read_picture, to_image, write_picture
 from tasks.stylize import RESULT, stylize
 

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 
 from data.files import whole, write_whole
 from models.style import Objective
+from tasks.featurenet import StyleNet
 from tasks.stopping import Interrupted
 from tasks.styleconfig import StyleOptimConfig, StylizeConfig
-from tasks.stylenet import StyleNet
 from tasks.stylepictures import Pictures, Scale, at_scale, finished, to_image, write_picture
 
 STATE_FILE, COSTS_FILE, PICTURES = "state.pt", "costs.csv", "pictures"

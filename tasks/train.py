@@ -98,7 +98,10 @@ def keep(
     family = FAMILIES[family_name]
     card = family.card(config, dataset.info, digest, key)
     if weights is not None:
-        begun = InitialWeights(source=weights.source, sha256=weights.sha256, trained=config.transfer.mode)
+        trained = config.transfer.mode if "transfer" in type(config).model_fields else "none"
+        begun = InitialWeights(
+            source=weights.source, sha256=weights.sha256, trained=trained, about=weights.about
+        )
         card = card.model_copy(update={"initial_weights": begun})
     if teacher is not None:
         by = TaughtBy(source=teacher.source, sha256=teacher.sha256)

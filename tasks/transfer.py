@@ -4,8 +4,8 @@ What is frozen gets no gradient and no optimizer state, and its batch norms keep
 (models.classification.Classifier.freeze). The head of another number of classes is fresh; all else must fit.
 """
 
-from dataclasses import dataclass
-from typing import Literal, Self
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -68,6 +68,7 @@ class Weights:
     mean: tuple[float, ...]  # of its input's channels, as shares of 255
     std: tuple[float, ...]
     classes: tuple[str, ...] = ()  # of its head; () if not known
+    about: dict[str, Any] = field(default_factory=dict)  # what else a card says of them
 
 
 def num_frozen(config: TransferConfig, model: Classifier) -> int:

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data.address import is_url, public_url, split_checksum
+from data.dataset import DatasetInfo
 from data.download import fetch
 from data.files import file_sha256
 from models.efficientnet_lite import MEAN, STD
@@ -69,6 +71,13 @@ def read_weights(
             raise FileNotFoundError(f"{setting} (={source}): there is no such file")
         return of_file(source, Path(source), architecture, channels)
     return of_model(source, resolve_model(source), architecture, setting)
+
+
+def of_transfer(config: Any, info: DatasetInfo, resolve_model: Callable[[str], Path]) -> Weights | None:
+    """The weights that `config.transfer.weights` names, if it names any, or if the family has such a section."""
+    if "transfer" not in type(config).model_fields or not config.transfer.weights:
+        return None
+    return read_weights(config.transfer.weights, config.model.network, info.channels, resolve_model)
 
 
 def files_in_package(name: str, setting: str) -> list[Path]:

@@ -263,12 +263,20 @@ def test_every_photograph_is_scikit_images_own() -> None:
         read_photo("skimage:cats")
 
 
+def test_the_photographs_for_style_are_one_class_with_some_held_out() -> None:
+    items = list_source(sample_tree("skimage:photos"), "style").items
+    assert {item.targets["label"] for item in items} == {"pictures"} and len(items) == len(PHOTOS) - 3
+    held_out = {Path(item.id).stem: item.split for item in items if item.split != "train"}
+    assert held_out == {"astronaut": "test", "chelsea": "test", "coffee": "test", "rocket": "val"}
+
+
 def test_samples_are_folders_or_scenes_and_unknown_ones_list_the_known() -> None:
     for name in SAMPLES:
         tree = sample_tree(name)
         family, kind = {
             "sklearn:digit_scenes": ("detection", "coco"),
             "convoy:synthetic_faces": ("faces", "identities"),
+            "skimage:photos": ("style", "pictures"),
         }.get(name, ("classification", "folders"))
         assert FORMATS[kind].matches(tree)
         num_pictures = sum(file.endswith((".png", ".jpg")) for file in tree.sizes)

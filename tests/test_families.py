@@ -14,11 +14,12 @@ from data.random import SampleGenerator
 from data.stream import Layout
 from tasks.batches import BatchPlan
 from tasks.families import FAMILIES
+from tasks.features import started
 from tasks.modelfile import load_model
 from tasks.optim import build_optimizers
 from tasks.stopping import Interrupted
 from tasks.train import LocalSession, decode_here, train
-from tests.tiny import HEART, TINY, tiny_config, tiny_dataset
+from tests.tiny import HEART, TINY, tiny_config, tiny_dataset, tiny_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 NUM_GOLDEN_STEPS = 20
@@ -61,13 +62,14 @@ def run(
         digest="d" * 32,
         executor=executor,
         stopping=stopping,
+        weights=tiny_weights(family, config),
     )
 
 
 def first_batch(
     family: str, dataset: Dataset, config: Any, num: int = 32
 ) -> tuple[Any, torch.nn.Module, Any]:
-    entry = FAMILIES[family]
+    entry = started(family, tiny_weights(family, config), cached=False)
     records = decode_here(entry, dataset, "train", config)
     torch.manual_seed(0)
     model = entry.model(

@@ -16,7 +16,7 @@ from tasks.modelfile import load_model
 from tasks.stopping import Interrupted
 from tasks.train import train
 from tests.test_families import first_batch
-from tests.tiny import tiny_config, tiny_dataset
+from tests.tiny import tiny_config, tiny_dataset, tiny_weights
 
 pytestmark = pytest.mark.gpu
 ON_GPU: dict[str, Any] = {"train__gpus_per_worker": 1.0, "train__precision": "auto"}
@@ -32,9 +32,10 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
 def run(family: str, dataset: Dataset, folder: Path, stop_at: int = 0, **changes: Any) -> list[Progress]:
     """Train on the GPU; what the run told of itself. Stops after a step where one is given."""
     heard: list[Progress] = []
+    config = tiny_config(family, **{**ON_GPU, **changes})
     train(
-        family, tiny_config(family, **{**ON_GPU, **changes}), dataset, folder=folder, key="gpu", digest="d" * 32,
-        executor="in_process", on_progress=heard.append, stopping=lambda: bool(stop_at),
+        family, config, dataset, folder=folder, key="gpu", digest="d" * 32, executor="in_process",
+        on_progress=heard.append, stopping=lambda: bool(stop_at), weights=tiny_weights(family, config),
     )  # fmt: skip
     return heard
 

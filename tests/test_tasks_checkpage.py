@@ -22,7 +22,6 @@ from data.report import read_report
 from tasks import charts, page
 from tasks.arrays import PANELS
 from tasks.checkpage import check_page, headline, write_check_page
-from tasks.families import FAMILIES
 from tests.faulty import PLANTED, SOUND, box, classification, detection, jpeg, stock
 from tests.pictures import png
 from tests.test_data_findings import dataset_of
@@ -80,8 +79,7 @@ def test_a_sound_dataset_of_any_family_has_a_page(tmp_path: Path, name: str) -> 
     family, source = SOUND[name]
     reader = read(page_of(dataset_of(tmp_path, family, source())))
     text = " ".join(reader.text)
-    assert ("Training may start" in text) == (family in FAMILIES)
-    assert (f"Sound for {family}" in text) == (family not in FAMILIES)
+    assert "Training may start" in text
     assert "No check found anything" in text
     assert len(reader.loaded) == 12  # pictures from all over it, in the page itself
     assert all(source.startswith("data:image/") for source in reader.loaded)
@@ -157,9 +155,7 @@ def test_every_finding_has_its_card(tmp_path: Path, name: str) -> None:
     assert f'id="{name}"' in text
     assert f'href="#{name}"' in text
     assert all(link.startswith(("#", "data:image/")) for link in reader.loaded)  # nothing is fetched
-    family = dataset.info.family
-    stop = "Training does not start" if family in FAMILIES else f"Not sound for {family}"
-    assert (stop in " ".join(reader.text)) == (planted.severity == "error")
+    assert ("Training does not start" in " ".join(reader.text)) == (planted.severity == "error")
 
 
 def test_names_of_files_and_classes_are_text_and_nothing_else(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tasks.space import SearchConfig, parse_space
 from tasks.study import Report, Study, Trial
 from tasks.train import train
 from tests.test_tasks_study import HOW
-from tests.tiny import tiny_config, tiny_dataset
+from tests.tiny import tiny_config, tiny_dataset, tiny_weights
 
 FAMILY = "classification"
 QUICK = {"train__epochs": 4.0, "train__validate_every_epochs": 1}
@@ -81,7 +81,10 @@ def run(
     config = tiny_config(family, **QUICK | changes)
     plan = SearchConfig.parse(HOW | {"max_concurrent": 1} | (how or {}), "")
     folder.mkdir(exist_ok=True)
-    return search(family, config, parse_space(texts, config), plan, dataset, folder, audience or Audience())
+    return search(
+        family, config, parse_space(texts, config), plan, dataset, folder, audience or Audience(),
+        tiny_weights(family, config),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -103,8 +106,9 @@ def test_a_trial_is_the_training_that_its_values_would_be(
     first = study.trials()[0]
     assert first.changes == {"optim.lr": config.optim.lr}  # the recipe's own
     result = train(
-        family, config, datasets[family], folder=tmp_path / "run", key="k", digest="", executor="in_process"
-    )
+        family, config, datasets[family], folder=tmp_path / "run", key="k", digest="", executor="in_process",
+        weights=tiny_weights(family, config),
+    )  # fmt: skip
     assert first.state == "finished" and first.epoch == 4.0
     assert validation(first.metrics) == pytest.approx(validation(result.metrics), abs=1e-6)
     assert first.value == first.metrics["val_accuracy"]

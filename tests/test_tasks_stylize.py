@@ -14,11 +14,12 @@ from data.palette import from_yiq, luminance, match_colours, match_luminance, to
 from models.efficientnet_lite import EfficientNetLite
 from models.style import Objective, gram_matrix
 from tasks import stylize as loop
+from tasks.featurenet import StyleNet
 from tasks.precision import resolve_precision
 from tasks.stopping import Interrupted
 from tasks.styleconfig import StylizeConfig
 from tasks.stylegrid import SHEET, GridConfig, cells_of, contact_sheet, render, render_grid
-from tasks.stylenet import StyleNet, read_style_net
+from tasks.stylenet import read_style_net
 from tasks.stylepictures import Pictures, Source, at_scale, read_picture, read_pictures, size_at, to_image
 from tasks.stylize import Step, stylize
 

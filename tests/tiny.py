@@ -9,7 +9,10 @@ from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from data.syntheticfaces import synthetic_faces
 from tasks.families import FAMILIES
+from tasks.style import StyleSources
+from tasks.stylesources import read_sources
 from tests.dotfaces import write_faces
+from tests.smears import write_smears
 from tests.waves import write_blobs, write_tones
 
 INGEST = {"val_fraction": 0.1, "test_fraction": 0.2, "near_duplicate_distance": 0, "max_source_gb": 1}
@@ -126,6 +129,26 @@ TINY: dict[str, dict[str, Any]] = {
         "augment": {"random_crop": True, "shift_share": 0.1, "scale": 0.2, "noise": 0.1, "mask_share": 0.1},
         **SMALL,
     },
+    "style": {
+        "dataset": "smears",
+        "model": {"name": "johnson", "width": 4, "num_blocks": 1, "layers": []},
+        "styles": [["bricks", "skimage:brick"], ["tissue", "skimage:ihc"]],
+        "style_px": 32,
+        "net": {"name": "resnet8_cifar", "weights": "random", "pooling": "max", "precision": "fp32"},
+        "cost": {
+            "normalisation": "relative", "content_layer": "stem", "content_weight": 0.001,
+            "style_layers": [["stem", 1.0], ["group1", 1.0]], "style_weight": 0.003, "variation_weight": 0.001,
+        },
+        "input": {"stored_px": 24, "crop_px": 24, "pad_px": 2, "resize": "crop"},
+        "augment": {**PLAIN, "mirror": True, "random_crop": True},
+        "optim": SMALL["optim"],
+        "train": {**SMALL["train"], "batch_size": 4, "patience_metric": "loss"},
+        "evaluate": {
+            "views": ["single"], "registered_view": "single", "batch_size": 16, "num_worst": 4, "longer_px": 64,
+            "optimise_pictures": 1, "optimise_s": 0.2,
+            "optimise_by": {"name": "lbfgs", "lr": 1.0, "momentum": 0.0, "history": 5},
+        },
+    },
     "volumes": {
         "dataset": "blobs",
         "model": {"name": "resnet8_3d"},
@@ -157,6 +180,7 @@ SOURCES: dict[str, str | Callable[[Path], Path]] = {
     "faces": write_people,
     "landmarks": write_faces,
     "signals": write_tones,
+    "style": write_smears,
     "volumes": write_blobs,
 }
 
@@ -169,6 +193,15 @@ def tiny_config(family: str, **changes: Any) -> Any:
         assert key in values[section]
         values[section][key] = value
     return FAMILIES[family].config.parse(values, family)
+
+
+def tiny_weights(family: str, config: Any) -> StyleSources | None:
+    """What the family's runs are given beside the dataset: a judge of chance and photographs; else nothing."""
+
+    def nowhere(model: str) -> Path:
+        raise AssertionError(f"no test's parameters name the model {model}")
+
+    return read_sources(config, None, nowhere) if family == "style" else None
 
 
 def tiny_dataset(family: str, store: Path) -> Dataset:

@@ -1,0 +1,85 @@
+"""What `./convoy predict` does with a stylizer."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from pipelines.commands_predict import predict_files
+from pipelines.render import emit, table
+from tasks.drawing import distinct
+from tasks.modelfile import load_model
+from tasks.stylepictures import write_picture
+from tasks.stylesources import read_styles
+from tasks.stylizerpredict import StylizerPredictor
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def predict_styled(
+    model: str, folder: Path, files: list[Path], styles: Sequence[str], strength: float, out: Path | None, as_json: bool
+) -> int:  # fmt: skip
+    """Stylise files one after the other; `out` is a file for one of them, else a folder."""
+    targets = targets_of(files, out)
+    saved = load_model(folder)
+    predictor = StylizerPredictor(saved, precision="auto")
+    if styles or strength != 1:
+        side_px = saved.card.members[0].arguments["style_px"]
+        named, pictures = chosen(styles or saved.card.classes[:1], saved.card.classes, side_px)
+        predictor.choose(named, pictures, strength)
+    predictions, lines = [], []
+    for file, target in zip(files, targets, strict=True):
+        [row] = predict_files([file], predictor.predict)
+        if row["error"] is None:
+            write_picture(target, Image.open(io.BytesIO(row["picture"])))
+        written = None if row["error"] else str(target)
+        predictions.append({"image": str(file), "stylised": written, "error": row["error"]})
+        lines.append((file, written or row["error"]))
+    document = {"model": model, "styles": saved.card.classes, "predictions": predictions}
+    emit(document, [table("", ("image", "stylised, or what is wrong"), lines)], as_json)
+    return int(any(row["error"] for row in predictions))
+
+
+def targets_of(files: Sequence[Path], out: Path | None) -> list[Path]:
+    """Where each picture is written; raises ValueError where nobody said, or several would go to one file."""
+    if out is None:
+        raise ValueError("a stylizer makes pictures: give --out FILE.png (or .jpg), or --out FOLDER")
+    if out.suffix.lower() in SUFFIXES and not out.is_dir():
+        if len(files) != 1:
+            raise ValueError(f"--out {out} is one file, and there are {len(files)} pictures: give a folder")
+        return [out]
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file: it must end in {', '.join(SUFFIXES)}, or be a folder")
+    return [out / f"{name}.png" for name in distinct(file.stem for file in files)]
+
+
+def chosen(
+    styles: Sequence[str], known: Sequence[str], side_px: int
+) -> tuple[dict[str, float], list[tuple[Tensor, float]]]:
+    """NAME, PICTURE, NAME=WEIGHT or PICTURE=WEIGHT: the model's own styles by name, and pictures with their weights."""
+    named: dict[str, float] = {}
+    pictures: list[tuple[Tensor, float]] = []
+    for text in styles:
+        name, weight = weighted(text)
+        if name in known:
+            named[name] = weight
+            continue
+        try:
+            squares, _hashes = read_styles([("--style", name)], side_px)
+        except FileNotFoundError:
+            raise ValueError(
+                f"--style {text}: neither a style of this model ({', '.join(known)}) nor a picture that is there"
+            ) from None
+        pictures.append((squares.float() / 255, weight))
+    return named, pictures
+
+
+def weighted(text: str) -> tuple[str, float]:
+    """`name=0.7` as its name and weight; without one, 1."""
+    name, equals, number = text.rpartition("=")
+    try:
+        return (name, float(number)) if equals else (text, 1.0)
+    except ValueError:
+        return text, 1.0  # a file may be called so

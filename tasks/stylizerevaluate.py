@@ -1,0 +1,209 @@
+"""How well a stylizer renders pictures that it never saw: J and its parts, and the optimisation's J beside it.
+
+The judge is the network that it was trained by, which its file carries. Costs are of what is shown, cut to 0 to 1.
+`untouched` is J of the picture as it was: all style, no content. The optimisation begins with the content and is
+counted from before the features of content and style are computed, on the same device and threads.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.dataset import Dataset, Split
+from models.style import Objective, Style
+from models.stylizer import Judge, unit
+from tasks.landmarkmetrics import interval
+from tasks.modelfile import load_model
+from tasks.settings import Precision
+from tasks.style import StylizerEvaluate
+from tasks.styleconfig import StyleOptimConfig
+from tasks.stylepictures import fit, size_at
+from tasks.stylize import make_optimizer
+from tasks.stylizerpredict import StylizerPredictor, decoded, pixels_of
+from tasks.stylizerreport import Compared, Rendered, Report, Shown
+
+PARTS = ("total", "content", "style", "variation")
+BENCH_PX, NUM_RUNS = 512, 5  # side of the square that speed is told by
+Trace = list[tuple[float, float]]  # seconds since the beginning, and J then
+
+
+def evaluate(
+    folders: Sequence[Path],
+    dataset: Dataset,
+    *,
+    split: Split = "test",
+    config: StylizerEvaluate,
+    device: torch.device | None = None,
+    precision: Precision = "auto",
+    on_progress: Callable[[int, int], None] | None = None,
+    called: Sequence[str] = (),
+) -> Report:
+    """Render each picture of a split in each style of the model in the one folder of `folders`.
+
+    Raises ValueError for several models, a model of another family, or a split without pictures.
+    """
+    if len(folders) != 1:
+        raise ValueError(f"{len(folders)} models were given; stylizers are evaluated one at a time")
+    saved = load_model(folders[0])
+    if saved.card.family != "style":
+        raise ValueError(
+            f"the model {called[0] if called else folders[0]} is for {saved.card.family}, and this is for style"
+        )
+    dataset.require_family("style")
+    dataset.require(split)
+    predictor = StylizerPredictor(saved, device, precision)
+    names = saved.card.classes
+    manners = [predictor.manner_of({name: 1.0}) for name in names]
+    ids = dataset.table(split, ["id"])["id"].to_pylist()
+    rows: list[Rendered] = []
+    shown: list[Shown] = []
+    compared: list[Compared] = []
+    for place, id in enumerate(ids):
+        content = shrunk(
+            decoded(dataset.rows(split, [place], ["image"])["image"][0].as_py()), config.longer_px
+        )
+        content = content.to(predictor.device)
+        made = []
+        for number, name in enumerate(names):
+            began = time.perf_counter()
+            made.append(predictor.render(content, manners[number]))
+            seconds = time.perf_counter() - began
+            costs = costs_of(predictor, made[-1], content, number)
+            untouched = costs_of(predictor, content, content, number)
+            pixels = content.shape[2] * content.shape[3]
+            rows.append(Rendered(id, name, costs, untouched["total"], untouched["style"], seconds, pixels))
+        number = place % len(names)
+        if place < config.num_worst:
+            shown.append(Shown(id, pixels_of(content), tuple(pixels_of(each) for each in made)))
+        if place < config.optimise_pictures:
+            compared.append(
+                compare(predictor, content, made[number], number, rows[number - len(names)], config)
+            )
+        if on_progress is not None:
+            on_progress(place + 1, len(ids))
+    return Report(
+        metrics=summarise(rows, compared, config) | {f"time_{BENCH_PX}_s": bench(predictor)},
+        about={
+            "dataset": dataset.info.name,
+            "dataset_source_sha256": dataset.info.source_sha256,
+            "split": split,
+            "longer_px": config.longer_px,
+            "intervals": "95%, percentile bootstrap over pictures",
+            "untouched": "J of the pictures as they were",
+            "optimised": f"{config.optimise_by.name} from the content, for {config.optimise_s:g} s a picture",
+            "device": str(predictor.device),
+            "threads": torch.get_num_threads(),
+            "precision": precision,
+        },
+        styles=tuple((name, pixels_of(unit(predictor.network.styles[i : i + 1]))) for i, name in enumerate(names)),
+        rows=tuple(rows),
+        compared=tuple(compared),
+        shown=tuple(shown),
+    )  # fmt: skip
+
+
+def shrunk(picture: Tensor, longer_px: int) -> Tensor:
+    """A picture whose longer side is at most so long."""
+    return picture if max(picture.shape[2:]) <= longer_px else fit(picture, size_at(picture, longer_px))
+
+
+@torch.inference_mode()
+def costs_of(predictor: StylizerPredictor, made: Tensor, content: Tensor, number: int) -> dict[str, float]:
+    costs = predictor.network.costs_of(made, content, number)
+    return {part: float(costs[part][0]) for part in PARTS}
+
+
+def compare(
+    predictor: StylizerPredictor, content: Tensor, made: Tensor, number: int, row: Rendered, config: StylizerEvaluate
+) -> Compared:  # fmt: skip
+    """What the optimisation makes of a picture, and when it was as far as the network."""
+    style = unit(predictor.network.styles[number : number + 1])
+    picture, trace = optimise(predictor.network.judge, content, style, config.optimise_s, config.optimise_by)
+    forward = row.costs["total"]
+    at_once = [total for seconds, total in trace if seconds <= row.seconds]
+    reached = [seconds for seconds, total in trace if total <= forward]
+    return Compared(
+        id=row.id,
+        style=row.style,
+        forward=forward,
+        forward_s=row.seconds,
+        optimised_at_once=at_once[-1] if at_once else row.untouched,
+        optimised=min(total for _, total in trace),
+        time_to_equal_s=reached[0] if reached else None,
+        trace=tuple(trace),
+        pictures=(pixels_of(content), pixels_of(made), pixels_of(picture)),
+    )
+
+
+def optimise(
+    judge: Judge, content: Tensor, style: Tensor, limit_s: float, config: StyleOptimConfig
+) -> tuple[Tensor, Trace]:
+    """Optimise a picture from the content for so many seconds: what it is then, and J before each step."""
+    began, trace = time.perf_counter(), []
+    objective = Objective(judge.features, content, [Style(style)], judge.weights, judge.normalisation)
+    picture = content.clone().requires_grad_(True)
+    optimizer = make_optimizer(config, picture)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        total = objective(picture)["total"]
+        total.backward()
+        trace.append((time.perf_counter() - began, float(total.detach())))
+        return trace[-1][1]
+
+    while not trace or trace[-1][0] < limit_s:
+        optimizer.step(closure)
+    return picture.detach().clamp(0, 1), trace
+
+
+def summarise(
+    rows: Sequence[Rendered], compared: Sequence[Compared], config: StylizerEvaluate
+) -> dict[str, float]:
+    """The flat figures: means over pictures of their means over styles, and what the optimisation did beside."""
+    ids = list(dict.fromkeys(row.id for row in rows))
+
+    def means(value: Callable[[Rendered], float]) -> np.ndarray:
+        return np.array([np.mean([value(row) for row in rows if row.id == id]) for id in ids])
+
+    metrics: dict[str, float] = {"num_images": len(ids), "num_styles": len(rows) // len(ids)}
+    for name, value in {
+        "total": lambda row: row.costs["total"],
+        "content": lambda row: row.costs["content"],
+        "style": lambda row: row.costs["style"],
+        "total_share": lambda row: row.costs["total"] / row.untouched,
+        "style_share": lambda row: row.costs["style"] / row.untouched_style,
+    }.items():
+        each = means(value)
+        metrics[name] = float(each.mean())
+        metrics[f"{name}_low"], metrics[f"{name}_high"] = interval(each)
+    metrics["variation"] = float(means(lambda row: row.costs["variation"]).mean())
+    metrics["untouched"] = float(means(lambda row: row.untouched).mean())
+    metrics["megapixels_per_s"] = sum(row.pixels for row in rows) / sum(row.seconds for row in rows) / 1e6
+    if compared:
+        waits = [config.optimise_s if c.time_to_equal_s is None else c.time_to_equal_s for c in compared]
+        metrics |= {
+            "compared_images": len(compared),
+            "compared_total": statistics.fmean(c.forward for c in compared),
+            "optimised_total_at_equal_time": statistics.fmean(c.optimised_at_once for c in compared),
+            "optimised_total": statistics.fmean(c.optimised for c in compared),
+            "optimised_time_to_equal_s": statistics.median(waits),
+            "optimised_reached": statistics.fmean(c.time_to_equal_s is not None for c in compared),
+        }
+    return metrics
+
+
+def bench(predictor: StylizerPredictor) -> float:
+    """Median seconds of rendering a square of BENCH_PX, after one to warm up."""
+    picture = torch.rand(1, 3, BENCH_PX, BENCH_PX, generator=torch.Generator().manual_seed(0))
+    picture = picture.to(predictor.device)
+    seconds: list[float] = []
+    for _ in range(1 + NUM_RUNS):
+        began = time.perf_counter()
+        predictor.render(picture).cpu()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
