@@ -38,7 +38,7 @@ from models.vgg import VGG
 from tasks.precision import resolve_precision
 from tasks.styleconfig import StyleOptimConfig
 from tasks.stylepictures import fit, read_picture
-from tasks.stylize import make_optimizer
+from tasks.stylize import iterate, make_optimizer
 from tasks.weights import IMAGENET, read_state
 
 CONTENT, STYLE = "skimage:chelsea", "skimage:ihc"
@@ -151,15 +151,8 @@ class Ours:
 
     def call(self) -> None:
         """As many evaluations, one a step."""
-
-        def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            cost = self.objective(self.picture)["total"]
-            cost.backward()
-            return cost
-
         for _ in range(PER_CALL):
-            self.optimizer.step(closure)  # type: ignore[arg-type]
+            iterate(self.picture, self.optimizer, self.objective)
 
 
 def network(weights: Path | None) -> tuple[VGG, tuple[float, ...], tuple[float, ...]]:

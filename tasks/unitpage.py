@@ -19,7 +19,8 @@ from models.receptive import LayerFields
 from tasks import page
 from tasks.figures import save_figure, title
 from tasks.page import Mark, escape
-from tasks.unitviews import NUM_PATCHES, Patch
+from tasks.unitstate import NUM_PATCHES
+from tasks.unitviews import Patch
 
 PATCH_PX, GAP_PX = 64, 3  # side of a shown patch, and what lies between two
 BLOCK_PX = 3 * PATCH_PX + 2 * GAP_PX

@@ -124,6 +124,8 @@ def test_lbfgs_one_step_at_a_time_is_lbfgs(tmp_path: Path) -> None:
     theirs: list[float] = []
 
     def evaluate() -> Tensor:
+        with torch.no_grad():
+            picture.clamp_(0, 1)
         optimizer.zero_grad()
         total = objective(picture)["total"]
         total.backward()
