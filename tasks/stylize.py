@@ -7,9 +7,6 @@ moments too (L-BFGS begins anew, since its steps are of another space). An itera
 gradient, and a step, after which the picture is cut to 0 to 1, as in PyTorch's tutorial: beyond lies a lower J that no
 file of a picture can hold. A run's folder has `state.pt`, from which a run that was stopped goes on to the same bits,
 `pictures/`, and `costs.csv`, a line an iteration.
-
-L-BFGS is torch's without a line search, called for one step at a time, so that it can be stopped after any: its
-history lies in its state.
 """
 
 import csv
@@ -26,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.files import whole, write_whole
+from models.lbfgs import BoundedLBFGS
 from models.style import Objective
 from tasks.stopping import Interrupted
 from tasks.styleconfig import StyleOptimConfig, StylizeConfig
@@ -73,10 +71,7 @@ class Stylized:
 def make_optimizer(config: StyleOptimConfig, picture: Tensor) -> torch.optim.Optimizer:
     """The optimizer of one picture; each of its steps takes one evaluation."""
     if config.name == "lbfgs":
-        return torch.optim.LBFGS(
-            [picture], lr=config.lr, max_iter=1, history_size=config.history,
-            tolerance_grad=0.0, tolerance_change=0.0,
-        )  # fmt: skip
+        return BoundedLBFGS(picture, config.lr, config.history)
     if config.name == "adam":
         return torch.optim.Adam([picture], lr=config.lr)
     return torch.optim.SGD([picture], lr=config.lr, momentum=config.momentum)
