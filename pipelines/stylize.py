@@ -196,7 +196,7 @@ def open_record(job: StyleJob, net: StyleNet, key: str, folder: Path) -> str:
     return registry.start_run(
         key=key,
         experiment=EXPERIMENT,
-        name="-".join([*(Path(part).stem.removeprefix("skimage:") for part in parts), job.config.net.name]),
+        name="-".join([*(Path(part).stem.rpartition(":")[2] for part in parts), job.config.net.name]),
         tags={
             "git.commit": commit, "git.dirty": str(dirty).lower(), "params.sha256": params_sha256(job.config),
             "prefect.flow_run_id": str(flow_run.id), "seed": str(job.config.seed),
