@@ -1,4 +1,4 @@
-"""L-BFGS within bounds, one evaluation a step: for pictures, whose values are 0 to 1.
+"""L-BFGS for pictures: within bounds, from smooth to fine, one evaluation a step.
 
 Nocedal 1980 (https://doi.org/10.1090/S0025-5718-1980-0572855-7): the direction comes from the last steps and the
 changes of the gradient over them. Values that stand at a bound and would leave it are held (Bertsekas 1982,
@@ -8,6 +8,11 @@ torch.optim.LBFGS knows no bounds. Where the picture is clamped behind its back,
 holds steps that were not taken: J leaps now and then by factors of ten and more. Two more deviations from it: pairs of
 a step and a change whose angle says that rounding made them are left out, and a step after which J is half again as
 high is taken back, and a third of it tried. There is no other line search.
+
+Where all pixels count alone, noise is as near as a broad stroke. `natural` weights frequencies as photographs have them
+(Field 1987, https://doi.org/10.1364/JOSAA.4.002379), as Olah, Mordvintsev and Schubert 2017 do for pictures of units
+(https://distill.pub/2017/feature-visualization/#preconditioning). It is where the inverse Hessian starts from: the cost
+is the same, falls faster, and leaves less noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,16 +25,33 @@ FIRST_STEP = 1 / 255  # root mean square of the first step's changes: a grey lev
 LEAST_COSINE = 1e-4  # between a step and the change of the gradient over it
 MOST_RISE = 1.5  # of J over a step that stands
 SHRINK = 0.3  # of a step that is taken back
+CORNER_WAVES = 4.0  # a picture's width, from which on weights fall as 1 / f
 
 
-def direction(gradient: Tensor, steps: Sequence[Tensor], changes: Sequence[Tensor]) -> Tensor:
-    """The quasi-Newton step −H g by two loops over the history, oldest first, from H of the last pair's scale: (N,)."""
+Metric = Callable[[Tensor], Tensor]  # a symmetric positive map of (N,) to (N,)
+
+
+def natural(size: Sequence[int]) -> Metric:
+    """Weights frequencies of pictures (…, H, W) by 1 / (1 + f / 4), with f in waves a picture's width."""
+    H, W = size[-2:]
+    down, across = torch.fft.fftfreq(H, 1 / W)[:, None], torch.fft.rfftfreq(W, 1 / W)[None]
+    weights = 1 / (1 + torch.hypot(down, across) / CORNER_WAVES)
+
+    def apply(values: Tensor) -> Tensor:
+        waves = torch.fft.rfft2(values.view(*size)) * weights.to(values.dtype)
+        return torch.fft.irfft2(waves, s=(H, W)).flatten()
+
+    return apply
+
+
+def direction(gradient: Tensor, steps: Sequence[Tensor], changes: Sequence[Tensor], metric: Metric) -> Tensor:
+    """The quasi-Newton step −H g (N,) by two loops over the history, oldest first; H before: the scaled metric."""
     found, weights = -gradient, []
     products = [step.dot(change) for step, change in zip(steps, changes, strict=True)]
     for step, change, product in reversed(list(zip(steps, changes, products, strict=True))):
         weights.append(step.dot(found) / product)
         found = found - weights[-1] * change
-    found = found * (products[-1] / changes[-1].dot(changes[-1]))
+    found = metric(found) * (products[-1] / changes[-1].dot(metric(changes[-1])))
     for step, change, product, weight in zip(steps, changes, products, reversed(weights), strict=True):
         found = found + (weight - change.dot(found) / product) * step
     return found
@@ -41,8 +63,9 @@ class BoundedLBFGS(torch.optim.Optimizer):
     `lr` is the share of a quasi-Newton step that is taken, `history` how many steps are remembered.
     """
 
-    def __init__(self, picture: Tensor, lr: float, history: int) -> None:
+    def __init__(self, picture: Tensor, lr: float, history: int, metric: Metric) -> None:
         super().__init__([picture], {"lr": lr, "history": history})
+        self.metric = metric
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float]) -> float:  # type: ignore[override]
@@ -65,10 +88,11 @@ class BoundedLBFGS(torch.optim.Optimizer):
         state.update(position=here, gradient=gradient, cost=cost)
         gradient = gradient.masked_fill(held, 0.0)
         if state["steps"]:
-            move = direction(gradient, state["steps"], state["changes"]).masked_fill(held, 0.0)
+            move = direction(gradient, state["steps"], state["changes"], self.metric)
         else:
-            move = -gradient * (FIRST_STEP / gradient.square().mean().sqrt().clamp(min=1e-30))
-        picture.copy_((here + group["lr"] * move).clamp(0, 1).view_as(picture))
+            move = -self.metric(gradient)
+            move *= FIRST_STEP / move.square().mean().sqrt().clamp(min=1e-30)
+        picture.copy_((here + group["lr"] * move.masked_fill(held, 0.0)).clamp(0, 1).view_as(picture))
         return cost
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.files import whole, write_whole
-from models.lbfgs import BoundedLBFGS
+from models.lbfgs import BoundedLBFGS, natural
 from models.style import Objective
 from tasks.stopping import Interrupted
 from tasks.styleconfig import StyleOptimConfig, StylizeConfig
@@ -71,7 +71,7 @@ class Stylized:
 def make_optimizer(config: StyleOptimConfig, picture: Tensor) -> torch.optim.Optimizer:
     """The optimizer of one picture; each of its steps takes one evaluation."""
     if config.name == "lbfgs":
-        return BoundedLBFGS(picture, config.lr, config.history)
+        return BoundedLBFGS(picture, config.lr, config.history, natural(picture.shape))
     if config.name == "adam":
         return torch.optim.Adam([picture], lr=config.lr)
     return torch.optim.SGD([picture], lr=config.lr, momentum=config.momentum)

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from models.lbfgs import FIRST_STEP, SHRINK, BoundedLBFGS, direction
+from models.lbfgs import CORNER_WAVES, FIRST_STEP, SHRINK, BoundedLBFGS, direction, natural
 
 N = 12
 
@@ -25,7 +25,7 @@ def cost_of(x: Tensor, matrix: Tensor, target: Tensor) -> Tensor:
 
 
 def run(picture: Tensor, num: int, matrix: Tensor, target: Tensor, history: int = 20) -> BoundedLBFGS:
-    optimizer = BoundedLBFGS(picture, 1.0, history)
+    optimizer = BoundedLBFGS(picture, 1.0, history, torch.clone)
 
     def evaluate() -> float:
         optimizer.zero_grad()
@@ -44,14 +44,14 @@ def test_the_direction_is_that_of_bfgs_with_the_whole_matrix() -> None:
     generator = torch.Generator().manual_seed(1)
     steps = [torch.randn(N, generator=generator, dtype=torch.float64) for _ in range(4)]
     changes = [matrix @ step for step in steps]
-    one = torch.eye(N, dtype=torch.float64)
-    inverse = one * (steps[-1] @ changes[-1] / (changes[-1] @ changes[-1]))
+    one, [metric, _] = torch.eye(N, dtype=torch.float64), quadratic(2)
+    inverse = metric * (steps[-1] @ changes[-1] / (changes[-1] @ metric @ changes[-1]))
     for step, change in zip(steps, changes, strict=True):
         rho = 1 / (step @ change)
         left = one - rho * torch.outer(step, change)
         inverse = left @ inverse @ left.T + rho * torch.outer(step, step)
     gradient = torch.randn(N, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(direction(gradient, steps, changes), -inverse @ gradient)
+    torch.testing.assert_close(direction(gradient, steps, changes, lambda x: metric @ x), -inverse @ gradient)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -87,7 +87,7 @@ def test_the_history_has_steps_as_they_were_cut_and_is_as_long_as_asked() -> Non
 
 def test_a_step_that_makes_it_much_worse_is_taken_back() -> None:
     picture = torch.tensor([0.5, 0.5], requires_grad=True)
-    optimizer = BoundedLBFGS(picture, 1.0, 5)
+    optimizer = BoundedLBFGS(picture, 1.0, 5, torch.clone)
     costs, seen = iter([1.0, 2.0, 1.4]), []
 
     def evaluate() -> float:
@@ -99,3 +99,16 @@ def test_a_step_that_makes_it_much_worse_is_taken_back() -> None:
         optimizer.step(evaluate)
     torch.testing.assert_close(seen[2] - seen[0], SHRINK * (seen[1] - seen[0]))
     torch.testing.assert_close(optimizer.state[picture]["position"], seen[2])
+
+
+@pytest.mark.parametrize("size", [(1, 3, 8, 12), (1, 1, 9, 7)])
+def test_the_metric_of_pictures_is_symmetric_positive_and_weights_waves(size: tuple[int, ...]) -> None:
+    metric, num = natural(size), int(np.prod(size))
+    matrix = torch.stack([metric(row) for row in torch.eye(num, dtype=torch.float64)])
+    torch.testing.assert_close(matrix, matrix.T)
+    assert float(torch.linalg.eigvalsh(matrix).min()) > 0
+    H, W = size[-2:]
+    rows, columns = torch.arange(H).double()[:, None], torch.arange(W).double()[None]
+    wave = torch.cos(2 * torch.pi * (2 * columns / W + rows / H)).expand(size).flatten()
+    frequency = float(np.hypot(2, W / H))  # waves in as many pixels as the picture is wide
+    torch.testing.assert_close(metric(wave), wave / (1 + frequency / CORNER_WAVES), rtol=1e-6, atol=1e-6)
