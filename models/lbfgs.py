@@ -26,20 +26,22 @@ LEAST_COSINE = 1e-4  # between a step and the change of the gradient over it
 MOST_RISE = 1.5  # of J over a step that stands
 SHRINK = 0.3  # of a step that is taken back
 CORNER_WAVES = 4.0  # a picture's width, from which on weights fall as 1 / f
+GREY = 3.0  # weight of what is common to all colours
 
 
 Metric = Callable[[Tensor], Tensor]  # a symmetric positive map of (N,) to (N,)
 
 
 def natural(size: Sequence[int]) -> Metric:
-    """Weights frequencies of pictures (…, H, W) by 1 / (1 + f / 4), with f in waves a picture's width."""
+    """Weights frequencies of pictures (…, C, H, W) by 1 / (1 + f / 4), f in waves a width; grey counts three times."""
     H, W = size[-2:]
     down, across = torch.fft.fftfreq(H, 1 / W)[:, None], torch.fft.rfftfreq(W, 1 / W)[None]
     weights = 1 / (1 + torch.hypot(down, across) / CORNER_WAVES)
 
     def apply(values: Tensor) -> Tensor:
         waves = torch.fft.rfft2(values.view(*size)) * weights.to(values.dtype)
-        return torch.fft.irfft2(waves, s=(H, W)).flatten()
+        smooth = torch.fft.irfft2(waves, s=(H, W))
+        return (smooth + (GREY - 1) * smooth.mean(-3, keepdim=True)).flatten()
 
     return apply
 

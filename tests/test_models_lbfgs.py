@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from models.lbfgs import CORNER_WAVES, FIRST_STEP, SHRINK, BoundedLBFGS, direction, natural
+from models.lbfgs import CORNER_WAVES, FIRST_STEP, GREY, SHRINK, BoundedLBFGS, direction, natural
 
 N = 12
 
@@ -111,4 +111,6 @@ def test_the_metric_of_pictures_is_symmetric_positive_and_weights_waves(size: tu
     rows, columns = torch.arange(H).double()[:, None], torch.arange(W).double()[None]
     wave = torch.cos(2 * torch.pi * (2 * columns / W + rows / H)).expand(size).flatten()
     frequency = float(np.hypot(2, W / H))  # waves in as many pixels as the picture is wide
-    torch.testing.assert_close(metric(wave), wave / (1 + frequency / CORNER_WAVES), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        metric(wave), GREY * wave / (1 + frequency / CORNER_WAVES), rtol=1e-6, atol=1e-6
+    )
