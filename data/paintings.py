@@ -1,10 +1,10 @@
 """Pictures that are drawn by this project's code, to take a style from: as free as it is, and the same each time.
 
-    ./convoy stylize skimage:chelsea convoy:strokes
+    ./convoy stylize skimage:chelsea convoy:whirls
 
-`convoy:strokes`   short strokes of a brush along a field that turns, dark blue to yellow
+`convoy:whirls`    short strokes of a brush along a field that turns, dark blue to yellow
 `convoy:circles`   rings of plain colours, in squares
-`convoy:mosaic`    stones of plain colours in bands, with dark joints
+`convoy:stones`    stones of plain colours in bands, with dark joints
 """
 
 import io
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.spatial import KDTree
 
-from data.samples import PHOTOS, read_photo
+from data.samples import read_photo
 
 SIDE_PX, FINER = 512, 2  # of the picture; how much larger it is drawn, for smooth edges
 Colour = tuple[int, int, int]
@@ -30,7 +30,7 @@ BRIGHT: tuple[Colour, ...] = (
 STONES = np.array([(176, 58, 40), (222, 150, 70), (236, 216, 168), (60, 118, 128), (28, 60, 92)])
 
 
-def strokes() -> Image.Image:
+def whirls() -> Image.Image:
     """Short strokes along a field of whirls: darker far from these, yellow in their middle."""
     generator = np.random.default_rng(0)
     side = SIDE_PX * FINER
@@ -85,7 +85,7 @@ def circles() -> Image.Image:
     return image.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
 
 
-def mosaic() -> Image.Image:
+def stones() -> Image.Image:
     """Voronoi cells about points of a shaken grid, coloured in bands."""
     generator, side, num = np.random.default_rng(2), SIDE_PX * FINER, 30
     grid = np.stack(np.meshgrid(np.arange(-1, num + 1), np.arange(-1, num + 1)), -1).reshape(-1, 2)
@@ -113,24 +113,23 @@ def as_colour(values: np.ndarray) -> Colour:
 
 
 PAINTINGS: dict[str, Callable[[], Image.Image]] = {
-    "convoy:strokes": strokes,
+    "convoy:whirls": whirls,
     "convoy:circles": circles,
-    "convoy:mosaic": mosaic,
+    "convoy:stones": stones,
 }
 
 
 def read_art(picture: Path | str) -> bytes:
-    """The bytes of a picture's file, of a photograph of scikit-image (data.samples.PHOTOS), or of one of `PAINTINGS`.
+    """The bytes of one of `PAINTINGS`, of a picture's file, or of a photograph that data.samples knows by name.
 
-    Raises FileNotFoundError naming these.
+    Raises FileNotFoundError naming all of these.
     """
     name = str(picture)
     if name in PAINTINGS and not Path(name).exists():
         buffer = io.BytesIO()
         PAINTINGS[name]().save(buffer, "PNG")
         return buffer.getvalue()
-    if name not in PHOTOS and not Path(name).exists():
-        raise FileNotFoundError(
-            f"no such picture: {name}; give a file, or {', '.join([*PAINTINGS, *PHOTOS])}"
-        )
-    return read_photo(picture)
+    try:
+        return read_photo(picture)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, {', '.join(PAINTINGS)}") from None

@@ -12,7 +12,7 @@ from pipelines.render import emit, pairs
 from pipelines.runner import call_flow
 
 FLOW = "pipelines.stylize:stylize_picture"
-DEMO = ("skimage:chelsea", "convoy:strokes")  # content and style
+DEMO = ("skimage:chelsea", "convoy:whirls")  # content and style
 
 
 def stylize(
@@ -40,8 +40,8 @@ def stylize(
     content
         A picture, or a photograph that scikit-image ships: skimage:chelsea, skimage:astronaut.
     styles
-        One or more pictures whose textures and colours it gets; drawn ones are convoy:strokes, convoy:circles and
-        convoy:mosaic.
+        One or more pictures whose textures and colours it gets; drawn ones are convoy:whirls, convoy:circles and
+        convoy:stones.
     recipe
         Which recipe of params.yaml, section stylize; auto: default.
     weights
