@@ -114,7 +114,7 @@ def render_grid(
 
 
 def cell_label(cell: Cell) -> str:
-    return f"β/α {cell.ratio:g}, {cell.depth} layers, seed {cell.seed}"
+    return f"style {cell.ratio:g}, {cell.depth} layers, seed {cell.seed}"  # the font has no Greek
 
 
 def contact_sheet(cells: Sequence[Cell], grid: GridConfig, pictures: Pictures, folder: Path) -> Image.Image:
