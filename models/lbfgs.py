@@ -48,7 +48,7 @@ def natural(size: Sequence[int]) -> Metric:
 
 def direction(gradient: Tensor, steps: Sequence[Tensor], changes: Sequence[Tensor], metric: Metric) -> Tensor:
     """The quasi-Newton step −H g (N,) by two loops over the history, oldest first; H before: the scaled metric."""
-    found, weights = -gradient, []
+    found, weights = -gradient, list[Tensor]()
     products = [step.dot(change) for step, change in zip(steps, changes, strict=True)]
     for step, change, product in reversed(list(zip(steps, changes, products, strict=True))):
         weights.append(step.dot(found) / product)

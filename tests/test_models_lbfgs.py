@@ -88,7 +88,7 @@ def test_the_history_has_steps_as_they_were_cut_and_is_as_long_as_asked() -> Non
 def test_a_step_that_makes_it_much_worse_is_taken_back() -> None:
     picture = torch.tensor([0.5, 0.5], requires_grad=True)
     optimizer = BoundedLBFGS(picture, 1.0, 5, torch.clone)
-    costs, seen = iter([1.0, 2.0, 1.4]), []
+    costs, seen = iter([1.0, 2.0, 1.4]), list[Tensor]()
 
     def evaluate() -> float:
         picture.grad = torch.tensor([1.0, 0.0])
