@@ -1,13 +1,14 @@
 """Style transfer's seconds an iteration, beside the form of PyTorch's tutorial, with the same network and cores.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/style.py [--sides 256 512] [--calls 3] [--weights FILE]
+    PYTHONPATH=. .venv/bin/python benchmarks/style.py [--sides 256 512] [--evaluations 300 100] [--weights FILE]
 
 The tutorial's form (https://docs.pytorch.org/tutorials/advanced/neural_style_tutorial.html): float32, a Sequential with
 modules of content and style loss between the layers, which is cut behind the last loss, max pooling, L-BFGS whose
-closure clamps the picture. Its conv_1 to conv_5 for the style, conv_4 (conv2_2) for the content, style weight 10⁶.
-Ours minimises the same function: its weights are those of the tutorial's normalisation. Both begin with the content and
-take as many evaluations; both results are then judged by the tutorial's own modules, in float32, clamped to 0 to 1. The
-two take turns, and the median of calls of 20 iterations counts.
+closure clamps the picture. Its conv_1 to conv_5 for the style, conv_4 (conv2_2) for the content, style weight 10⁶; for
+weights of Caffe, whose features are 57 times as large and enter the style to the fourth power and the content to the
+second, 10⁶ / 57². Ours minimises the same function: its weights are those of the tutorial's normalisation. Both begin
+with the content and take as many evaluations; both results are judged by the tutorial's own modules, in float32. The
+two take turns, and the median of calls of 20 evaluations counts.
 """
 
 import argparse
@@ -36,9 +37,10 @@ from models.taps import (
 )
 from models.vgg import VGG
 from tasks.precision import resolve_precision
+from tasks.settings import Precision
 from tasks.styleconfig import StyleOptimConfig
 from tasks.stylepictures import fit, read_picture
-from tasks.stylize import make_optimizer
+from tasks.stylize import iterate, make_optimizer
 from tasks.weights import IMAGENET, read_state
 
 CONTENT, STYLE = "skimage:chelsea", "skimage:ihc"
@@ -50,7 +52,9 @@ STYLE_LAYERS = {
     "conv2_2": 128,
     "conv3_1": 256,
 }  # and their channels
-STYLE_WEIGHT, HISTORY, PER_CALL = 1e6, 100, 20
+STYLE_WEIGHT, PER_CALL, ROW_EVERY = 1e6, 20, 100
+CAFFE_SCALE = 255 * 0.225  # of its features, over those of networks that take pictures of deviation 1
+HISTORY = 20  # as the recipes
 
 
 class ContentLoss(nn.Module):
@@ -96,8 +100,15 @@ class Tutorial:
     """The tutorial's model and its loop."""
 
     def __init__(
-        self, net: VGG, mean: Sequence[float], std: Sequence[float], content: Tensor, style: Tensor
+        self,
+        net: VGG,
+        mean: Sequence[float],
+        std: Sequence[float],
+        content: Tensor,
+        style: Tensor,
+        weight: float,
     ) -> None:
+        self.style_weight = weight
         self.content_losses: list[ContentLoss] = []
         self.style_losses: list[StyleLoss] = []
         self.model = nn.Sequential(Normalization(mean, std))
@@ -122,7 +133,7 @@ class Tutorial:
         self.model(picture)
         style = sum((each.loss for each in self.style_losses), torch.zeros(()))
         content = sum((each.loss for each in self.content_losses), torch.zeros(()))
-        return style * STYLE_WEIGHT + content
+        return style * self.style_weight + content
 
     def call(self) -> None:
         """One call of its optimizer: as many evaluations as `PER_CALL`."""
@@ -141,9 +152,9 @@ class Tutorial:
 class Ours:
     """The loop of tasks.stylize, for the same function."""
 
-    def __init__(self, net: FeatureNet, content: Tensor, style: Tensor) -> None:
+    def __init__(self, net: FeatureNet, content: Tensor, style: Tensor, weight: float) -> None:
         layers = {name: 4 / width**2 for name, width in STYLE_LAYERS.items()}
-        weights = Weights(4.0, STYLE_WEIGHT, 0.0, CONTENT_LAYER, layers)
+        weights = Weights(4.0, weight, 0.0, CONTENT_LAYER, layers)
         self.objective = Objective(net, content, [Style(style)], weights, "course")
         self.picture = content.clone().requires_grad_(True)
         optim = StyleOptimConfig(name="lbfgs", lr=1.0, momentum=0.0, history=HISTORY)
@@ -151,15 +162,8 @@ class Ours:
 
     def call(self) -> None:
         """As many evaluations, one a step."""
-
-        def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            cost = self.objective(self.picture)["total"]
-            cost.backward()
-            return cost
-
         for _ in range(PER_CALL):
-            self.optimizer.step(closure)  # type: ignore[arg-type]
+            iterate(self.picture, self.optimizer, self.objective)
 
 
 def network(weights: Path | None) -> tuple[VGG, tuple[float, ...], tuple[float, ...]]:
@@ -183,38 +187,53 @@ def seconds(call: Callable[[], None]) -> float:
     return (time.perf_counter() - began) / PER_CALL
 
 
-def compare(px: int, num_calls: int, weights: Path | None) -> list[str]:
-    """A row of the table: both take turns, call by call."""
+def compare(px: int, num_evaluations: int, weights: Path | None, precision: Precision) -> list[list[str]]:
+    """Rows of the table, one every 100 evaluations: both take turns, call by call."""
     content, style = (fit(read_picture(photo), (px, px)) for photo in (CONTENT, STYLE))
     net, mean, std = network(weights)
-    theirs = Tutorial(copy.deepcopy(net), mean, std, content, style)
-    dtype = resolve_precision("auto", torch.device("cpu"))
-    ours = Ours(FeatureNet(net, [*STYLE_LAYERS, CONTENT_LAYER], mean, std, dtype=dtype), content, style)
+    weight = STYLE_WEIGHT / (CAFFE_SCALE**2 if std == CAFFE_STD else 1)
+    theirs = Tutorial(copy.deepcopy(net), mean, std, content, style, weight)
+    dtype = resolve_precision(precision, torch.device("cpu"))
+    features = FeatureNet(net, [*STYLE_LAYERS, CONTENT_LAYER], mean, std, dtype=dtype)
+    ours = Ours(features, content, style, weight)
     taken: tuple[list[float], list[float]] = ([], [])
-    for _ in range(num_calls):
+    rows = []
+    for done in range(PER_CALL, num_evaluations + 1, PER_CALL):
         for way, mine in zip((theirs, ours), taken, strict=True):
             mine.append(seconds(way.call))
-    with torch.no_grad():
-        costs = [float(theirs.cost(way.picture.clamp(0, 1))) for way in (theirs, ours)]
-    first, second = (statistics.median(mine) for mine in taken)
-    return [
-        f"{px}", f"{first:.3f}", f"{second:.3f}", f"{second / first:.2f}", f"{costs[0]:.5g}", f"{costs[1]:.5g}",
-        f"{costs[1] / costs[0] - 1:+.1%}",
-    ]  # fmt: skip
+        if done % ROW_EVERY == 0 or done + PER_CALL > num_evaluations:
+            with torch.no_grad():
+                costs = [float(theirs.cost(way.picture.clamp(0, 1))) for way in (theirs, ours)]
+            first, second = (statistics.median(mine) for mine in taken)
+            rows.append([
+                f"{px}", f"{done}", f"{first:.3f}", f"{second:.3f}", f"{second / first:.2f}", f"{costs[0]:.5g}",
+                f"{costs[1]:.5g}", f"{costs[1] / costs[0] - 1:+.1%}",
+            ])  # fmt: skip
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[256, 512])
-    parser.add_argument("--calls", type=int, default=3, help=f"of {PER_CALL} iterations each")
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[300, 100], help="of each side")
     parser.add_argument("--weights", type=Path, help="of VGG-16; otherwise filters of chance")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="of ours")
     options = parser.parse_args()
-    table = Table("px", "tutorial, s", "ours, s", "ratio", "tutorial's cost", "ours", "difference")
-    for px in options.sides:
-        table.add_row(*compare(px, options.calls, options.weights))
-    Console().print(
-        f"seconds an iteration, {torch.get_num_threads()} threads, {options.calls * PER_CALL} iterations"
+    columns = (
+        "px",
+        "evaluations",
+        "tutorial, s",
+        "ours, s",
+        "ratio",
+        "tutorial's cost",
+        "ours",
+        "difference",
     )
+    table = Table(*columns)
+    for px, num in zip(options.sides, options.evaluations, strict=True):
+        for row in compare(px, num, options.weights, options.precision):
+            table.add_row(*row)
+    Console().print(f"seconds an evaluation, {torch.get_num_threads()} threads, ours in {options.precision}")
     Console().print(table)
 
 

@@ -9,6 +9,7 @@ smoother), and poolings that round up, for weights that were trained so.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -34,7 +35,8 @@ class Layer:
 class FeatureNet(nn.Module):
     """(B, 3, H, W) float32 pictures, 0 to 1 → {layer: (B, C, h, w)} in `dtype`, for the layers in `names`.
 
-    Frozen and in evaluation mode; gradients go to the pictures alone. Raises ValueError for a name it has no layer of.
+    The first convolution takes the pictures as they are; what it gives, and all behind it, is in `dtype`. Frozen and in
+    evaluation mode; gradients go to the pictures alone. Raises ValueError for a name it has no layer of.
     """
 
     mean: Tensor
@@ -53,18 +55,22 @@ class FeatureNet(nn.Module):
     ) -> None:
         super().__init__()
         self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):  # norms stay exact: they take features of either precision
-                module.to(dtype)
+        convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+        for convolution in convolutions[1:]:  # norms stay exact: they take features of either precision
+            convolution.to(dtype)
+        # bfloat16 would round a bright pixel to half a grey level, and hide the small steps of an optimisation
+        self.wide = torch.float64 if dtype == torch.float64 else torch.float32
+        convolutions[0].to(self.wide)
+        if self.wide != dtype:
+            convolutions[0].register_forward_hook(partial(narrow, dtype))
         self.dtype, self.names = dtype, tuple(dict.fromkeys(names))
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.layers = cut(layers_of(net, self.names, pooling, ceil_mode), self.names, type(net).__name__)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
-        x = (pictures.to(wide) - self.mean) / self.std
-        x = x.to(self.dtype, memory_format=torch.channels_last)
+        x = (pictures.to(self.wide) - self.mean) / self.std
+        x = x.contiguous(memory_format=torch.channels_last)
         found: dict[str, Tensor] = {}
         for layer in self.layers:
             x = layer.run(x)
@@ -73,6 +79,11 @@ class FeatureNet(nn.Module):
                     raise ValueError(f"layer {layer.name} gives a vector, not a map: take one before it")
                 found[layer.name] = x
         return found
+
+
+def narrow(dtype: torch.dtype, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    """A forward hook: what a module gives, in another type."""
+    return output.to(dtype)
 
 
 def layers_of(net: nn.Module, names: Sequence[str], pooling: Pooling, ceil_mode: bool) -> list[Layer]:

@@ -21,10 +21,10 @@ app = App(name="explain", help="Show what the units of a network see, and why it
 
 @app.command
 def units(
-    model: str,
+    model: str | None = None,
     /,
     *,
-    layer: Annotated[list[str], Parameter(consume_multiple=True, negative=())],
+    layer: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     dataset: str | None = None,
     split: Split = "test",
     unit: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
@@ -36,6 +36,7 @@ def units(
     class_names: Path | None = None,
     changes: Changes = None,
     executor: Executor = "ray",
+    resume: str | None = None,
     out: Path | None = None,
     as_json: Json = False,
 ) -> None:
@@ -70,18 +71,31 @@ def units(
         A file with the names of the classes, one a line.
     executor
         Where to compute: on Ray, or inside this process.
+    resume
+        Key of a run that was stopped: go on with what was asked of it.
     out
         Folder to copy the gallery, the contact sheets and the table to.
     """
     nested = parse_changes(changes or [])
     if show is not None:
         nested["show"] = show
+    if resume is not None and (
+        model or layer or dataset or unit or against or no_synthesis or network or px or class_names or nested
+    ):
+        raise ValueError(
+            "--resume goes on with what was asked of that run: give nothing else but --out and --executor"
+        )
+    if resume is None and not (model and layer):
+        raise ValueError(
+            "explain units needs a model and --layer NAME …, as in ./convoy explain units models:/NAME@champion "
+            "--layer conv1; or --resume KEY"
+        )
     start_engines(executor)
     with quiet_stdout(as_json):
         summary = call_flow(
-            FLOW, model, tuple(layer), dataset=dataset, split=split, units=tuple(unit or ()), against=against,
-            synthesis=not no_synthesis, network=network, px=px, class_names=read_names(class_names),
-            changes=nested or None, executor=executor,
+            FLOW, model or "", tuple(layer or ()), dataset=dataset, split=split, units=tuple(unit or ()),
+            against=against, synthesis=not no_synthesis, network=network, px=px, class_names=read_names(class_names),
+            changes=nested or None, executor=executor, resume=resume,
         )  # fmt: skip
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)

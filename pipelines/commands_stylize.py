@@ -12,7 +12,7 @@ from pipelines.render import emit, pairs
 from pipelines.runner import call_flow
 
 FLOW = "pipelines.stylize:stylize_picture"
-DEMO = ("skimage:chelsea", "skimage:ihc")  # content and style
+DEMO = ("skimage:chelsea", "convoy:whirls")  # content and style
 
 
 def stylize(
@@ -31,7 +31,7 @@ def stylize(
     out: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Render a picture in the style of others (Gatys). With no arguments, a cat in the style of stained tissue.
+    """Render a picture in the style of others (Gatys). With no arguments, a cat in strokes of a brush.
 
     Example: ./convoy stylize photo.jpg painting.jpg --out painted.png --set cost.style_weight=30
 
@@ -40,7 +40,8 @@ def stylize(
     content
         A picture, or a photograph that scikit-image ships: skimage:chelsea, skimage:astronaut.
     styles
-        One or more pictures whose textures and colours it gets.
+        One or more pictures whose textures and colours it gets; drawn ones are convoy:whirls, convoy:circles and
+        convoy:stones.
     recipe
         Which recipe of params.yaml, section stylize; auto: default.
     weights

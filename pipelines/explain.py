@@ -3,76 +3,59 @@
     ./convoy explain units models:/classifier-digits@champion --layer conv1 conv2
 
 The run key names the flow run, the folder below `runs/` and the MLflow run, which keeps the gallery (units.html), a
-contact sheet a layer, units.json, and patches.csv with the nine strongest patches of every unit.
+contact sheet a layer, units.json, and patches.csv with the nine strongest patches of every unit. What was asked
+for, and what was found so far, lie in that folder: a run that was stopped goes on.
 """
 
 import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field
 
-from data.dataset import Dataset, Split, list_names
+from data.dataset import Split
 from data.files import write_whole
-from data.parameters import Parameters
-from models.receptive import LayerFields
-from models.synthesis import SynthesisConfig
-from models.units import named_layers
 from pipelines import environment, steps
 from pipelines.artifacts import publish_units
 from pipelines.configuration import SectionForm
 from pipelines.engines import start_ray
 from pipelines.families import Executor
+from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import flatten, section
 from pipelines.reporting import Reporter, Status, current_reporter
-from pipelines.training import end_badly, exclusive, run_folder
+from pipelines.training import end_badly, exclusive, require_same_beginning, run_folder
+from pipelines.unitrequest import (
+    JOB_FILE,
+    ExplainConfig,
+    Request,
+    UnitsJob,
+    keep_job,
+    partners_of,
+    read_job,
+    request_of,
+)
 from tasks import registry
 from tasks.curvedata import Place, everywhere, here
 from tasks.lineage import Lineage, data_state, git_state, params_sha256
-from tasks.paths import ROOT, store
-from tasks.subject import Subject, is_bare, open_subject
+from tasks.paths import ROOT
 from tasks.unitpage import LayerView, UnitView, field_text, write_gallery, write_sheet
-from tasks.unitviews import Seen, look_at_split, most_alike, patches_of, rows_of, synthesise_each
-from tasks.versions import open_stored
+from tasks.unitstate import Seen
+from tasks.unitviews import look_at_split, patches_of, rows_of, synthesise_each
 
 EXPERIMENT = "convoy/explanations"
 SECTION = "explain"
-
-
-class ExplainConfig(Parameters):
-    """How much is shown, and how pictures are synthesised."""
-
-    show: int = Field(ge=0, description="units of each layer that are shown, from the first on; 0: all")
-    synthesis: SynthesisConfig
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is looked at, complete: the networks, of each its layers, and the units of each layer that are shown."""
-
-    subjects: tuple[Subject, ...]
-    layers: tuple[dict[str, LayerFields], ...]
-    units: dict[str, list[int]]
-    dataset: Dataset | None
-    split: Split
-    config: ExplainConfig
-    synthesis: bool
-
-    @property
-    def names(self) -> list[str]:
-        return [subject.source for subject in self.subjects]
+SEEN_FILE, SYNTHESISED = "seen.pt", "synthesised"
 
 
 @flow(name="explain-units", flow_run_name="explain-units-{model}", persist_result=False)
 def explain_units(
-    model: str,
-    layers: tuple[str, ...],
+    model: str = "",
+    layers: tuple[str, ...] = (),
     dataset: str | None = None,
     split: Split = "test",
     units: tuple[int, ...] = (),
@@ -83,6 +66,7 @@ def explain_units(
     class_names: tuple[str, ...] = (),
     changes: Annotated[dict[str, Any] | None, SectionForm(ExplainConfig)] = None,
     executor: Executor = "ray",
+    resume: str | None = None,
 ) -> dict[str, Any]:
     """Show the patches of a dataset that units answer to most, and pictures synthesised for them.
 
@@ -99,89 +83,43 @@ def explain_units(
         class_names: names of the classes, in their order
         changes: what differs from params.yaml, section explain
         executor: ray, or in_process
+        resume: key of a run that was stopped, to go on with it; what was asked of that one counts then
     """
     environment.prepare()
     if executor == "ray":
         start_ray()
-    key = str(flow_run.id)
+    key = resume or str(flow_run.id)
     folder = run_folder(key)
     reporter = current_reporter() or steps.LogReporter()
     with exclusive(folder):
-        subjects = open_subjects([each for each in (model, against) if each], network, px, class_names)
-        config = section(SECTION, ExplainConfig, changes or {})
-        request = request_of(subjects, layers, units, dataset, split, config, synthesis)
-        return run_steps(request, key, folder, reporter, executor)
-
-
-def open_subjects(
-    sources: Sequence[str], network: str | None, px: int | None, class_names: Sequence[str]
-) -> list[Subject]:
-    """The networks; `network` and `px` are of those that are bare weights."""
-    asked = [is_bare(source) or not any(map(is_bare, sources)) for source in sources]
-    return [
-        open_subject(source, *((network, px) if own else (None, None)), class_names)
-        for source, own in zip(sources, asked, strict=True)
-    ]
-
-
-def request_of(
-    subjects: Sequence[Subject],
-    layers: Sequence[str],
-    units: Sequence[int],
-    dataset: str | None,
-    split: Split,
-    config: ExplainConfig,
-    synthesis: bool,
-) -> Request:
-    """Find what was asked for; raises ValueError for a layer, unit or dataset that is not there."""
-    chosen: list[dict[str, LayerFields]] = []
-    for subject in subjects:
-        known = subject.fields()
-        names = named_layers(subject.classifier.net, layers, list(known))
-        chosen.append({name: known[name] for name in names})
-    if list(chosen[0]) != list(chosen[-1]):
-        raise ValueError(
-            f"{subjects[1].source} has other layers by these names ({', '.join(chosen[1])}) than {subjects[0].source} "
-            f"({', '.join(chosen[0])}): name modules that both have"
-        )
-    shown = {name: units_of(name, len(each.fields), units, config.show) for name, each in chosen[0].items()}
-    data = dataset_of(subjects[0], dataset)
-    if data is None and not synthesis:
-        raise ValueError(
-            f"nothing to show of {subjects[0].source}: give --dataset, or let pictures be synthesised"
-        )
-    if data is not None:
-        data.require_family("classification")
-        data.require(split)
-    return Request(tuple(subjects), tuple(chosen), shown, data, split, config, synthesis)
-
-
-def units_of(layer: str, num: int, units: Sequence[int], show: int) -> list[int]:
-    """The units of a layer that are shown: those asked for, else the first `show`, 0: all."""
-    wrong = [unit for unit in units if not 0 <= unit < num]
-    if wrong:
-        raise ValueError(f"layer {layer} has units 0…{num - 1}, not {', '.join(map(str, wrong))}")
-    return list(dict.fromkeys(units)) or list(range(num))[: show or None]
-
-
-def dataset_of(subject: Subject, name: str | None) -> Dataset | None:
-    """The dataset asked for, else the one that the model was trained on, if it is in the store."""
-    if name is not None:
-        return open_stored(name)
-    return open_stored(subject.dataset) if subject.dataset in list_names(store()) else None
+        if resume or (folder / JOB_FILE).is_file():
+            job = read_job(folder)
+        else:
+            config = section(SECTION, ExplainConfig, changes or {})
+            job = UnitsJob(
+                model, layers, dataset, split, units, against, synthesis, network, px, class_names, config
+            )
+        request = request_of(job)
+        keep_job(job, folder)
+        going_on = resume_command("explain units", key, executor)
+        reporter.note(f"run {key}: units of {' beside '.join(job.models)}; if cut off: {going_on}")
+        return run_steps(request, key, folder, reporter, executor, going_on)
 
 
 def run_steps(
-    request: Request, key: str, folder: Path, reporter: Reporter, executor: Executor
+    request: Request, key: str, folder: Path, reporter: Reporter, executor: Executor, going_on: str
 ) -> dict[str, Any]:
     """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
     run_id = ""
     try:
         lineage = lineage_of(request, key)
+        require_same_beginning(folder, lineage)
         run_id = open_record(request, lineage)
-        where = everywhere() if executor == "ray" else here()
-        seen = look(request, where, reporter) if request.dataset else None
-        pictures = synthesise(request, seen, where, reporter)
+        stopped = "stopped: what was found is kept"
+        with interruptible(executor, reporter.note, going_on, stopped):
+            where = everywhere() if executor == "ray" else here()
+            seen = look(request, where, folder / SEEN_FILE, reporter) if request.dataset else None
+            pictures = synthesise(request, seen, where, folder / SYNTHESISED, reporter)
         summary = keep(request, seen, pictures, key, folder, run_id, lineage)
         registry.finish_run(run_id, "FINISHED")
     except BaseException as error:
@@ -199,7 +137,7 @@ def lineage_of(request: Request, key: str) -> Lineage:
         key=key, git_commit=commit, git_dirty=dirty, dvc_digest=digest,
         params_sha256=params_sha256(request.config), seed=request.config.synthesis.seed,
         prefect_flow_run_id=key, weights_source=request.subjects[0].source,
-        weights_sha256=request.subjects[0].sha256,
+        weights_sha256=" ".join(subject.sha256 for subject in request.subjects),
         problems=tuple(problem for problem in (git_problem, dvc_problem) if problem),
     )  # fmt: skip
 
@@ -227,16 +165,18 @@ def open_record(request: Request, lineage: Lineage) -> str:
 
 
 @steps.step("look at pictures")
-def look(request: Request, where: Place, reporter: Reporter) -> Seen:
-    """The strongest patches of all units of the layers."""
+def look(request: Request, where: Place, file: Path, reporter: Reporter) -> Seen:
+    """The strongest patches of all units of the layers; `file` keeps them while they are found."""
     assert request.dataset is not None
     hear = steps.progress_of(reporter, "look")
-    return look_at_split(request.dataset, request.split, request.subjects, request.layers, where, hear)
+    return look_at_split(request.dataset, request.split, request.subjects, request.layers, where, file, hear)
 
 
 @steps.step("synthesise")
-def synthesise(request: Request, seen: Seen | None, where: Place, reporter: Reporter) -> list[dict[int, Any]]:
-    """Pictures for the shown units: of each network, of each layer in its order."""
+def synthesise(
+    request: Request, seen: Seen | None, where: Place, folder: Path, reporter: Reporter
+) -> list[dict[int, Any]]:
+    """Pictures for the shown units: of each network, of each layer in its order; `folder` keeps those done."""
     partners = partners_of(request, seen)
     wanted = []
     for place, (subject, layers) in enumerate(zip(request.subjects, request.layers, strict=True)):
@@ -250,21 +190,7 @@ def synthesise(request: Request, seen: Seen | None, where: Place, reporter: Repo
     def hear(done: int, total: int) -> None:
         reporter.show(Status("synthesise", done, total, None))
 
-    return synthesise_each(wanted, request.config.synthesis, where, hear)
-
-
-def partners_of(request: Request, seen: Seen | None) -> dict[str, dict[int, tuple[int, float | None]]]:
-    """To each shown unit of each layer the unit of the other network beside it, and their correlation.
-
-    The most alike one; without pictures to compare them by, the one of the same number. {} for one network alone.
-    """
-    if len(request.subjects) == 1:
-        return {}
-    if seen is None:
-        for name, units in request.units.items():
-            units_of(name, len(request.layers[1][name].fields), units, 0)
-        return {name: {unit: (unit, None) for unit in units} for name, units in request.units.items()}
-    return {name: dict(most_alike(seen.moments[name], units)) for name, units in request.units.items()}
+    return synthesise_each(wanted, request.config.synthesis, where, folder, hear)
 
 
 def views_of(request: Request, seen: Seen | None, pictures: list[dict[int, Any]]) -> list[LayerView]:

@@ -19,7 +19,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from data.files import write_whole
-from data.samples import read_photo
+from data.paintings import read_art
 from pipelines import environment, steps
 from pipelines.artifacts import ProgressBar, publish_image, publish_style
 from pipelines.engines import start_ray
@@ -69,7 +69,7 @@ def stylize_picture(
     """Render a picture in the style of others, by optimisation; or a grid of such pictures.
 
     Args:
-        content: a picture's file, or one of scikit-image's as skimage:NAME
+        content: a picture's file, one of scikit-image's as skimage:NAME, or one drawn as convoy:NAME
         styles: one or more pictures, likewise
         weights: how much each style counts; none: all the same
         masks: a picture for each style, white on the content where the style is wanted; none: everywhere
@@ -116,7 +116,7 @@ def keep_job(job: StyleJob, folder: Path) -> None:
     inputs = folder / INPUTS
     inputs.mkdir(parents=True, exist_ok=True)
     for name, photo in named_inputs(job).items():
-        (inputs / name).write_bytes(read_photo(photo))
+        (inputs / name).write_bytes(read_art(photo))
     values = {
         **asdict(job),
         "config": job.config.model_dump(mode="json"),
@@ -197,7 +197,7 @@ def open_record(job: StyleJob, net: StyleNet, key: str, folder: Path) -> str:
     return registry.start_run(
         key=key,
         experiment=EXPERIMENT,
-        name="-".join([*(Path(part).stem.removeprefix("skimage:") for part in parts), job.config.net.name]),
+        name="-".join([*(Path(part).stem.rpartition(":")[2] for part in parts), job.config.net.name]),
         tags={
             "git.commit": commit, "git.dirty": str(dirty).lower(), "params.sha256": params_sha256(job.config),
             "prefect.flow_run_id": str(flow_run.id), "seed": str(job.config.seed),

@@ -119,7 +119,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def require_same_beginning(folder: Path, lineage: Lineage) -> None:
-    """Raise ValueError where a run of many trainings would go on with other data or weights than it began with."""
+    """Raise ValueError where a run of many pieces would go on with other data or weights than it began with."""
     file = folder / "begun-with.json"
     now = {"data": lineage.dvc_digest, "weights": lineage.weights_sha256}
     if not file.is_file():

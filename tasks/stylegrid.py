@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pydantic import Field, field_validator
 
 from data.parameters import Parameters
@@ -114,7 +114,7 @@ def render_grid(
 
 
 def cell_label(cell: Cell) -> str:
-    return f"β/α {cell.ratio:g}, {cell.depth} layers, seed {cell.seed}"
+    return f"style {cell.ratio:g}, {cell.depth} layers, seed {cell.seed}"  # the font has no Greek
 
 
 def contact_sheet(cells: Sequence[Cell], grid: GridConfig, pictures: Pictures, folder: Path) -> Image.Image:
@@ -134,7 +134,6 @@ def contact_sheet(cells: Sequence[Cell], grid: GridConfig, pictures: Pictures, f
         for j, (name, image) in enumerate(row):
             left, top = GAP_PX + j * (tile[0] + GAP_PX), GAP_PX + i * (tile[1] + LABEL_PX + GAP_PX)
             draw.text((left, top + 2), name, fill="black", font=font)
-            shown = image.copy()
-            shown.thumbnail(tile, Image.Resampling.LANCZOS)
+            shown = ImageOps.contain(image, tile, Image.Resampling.LANCZOS)
             sheet.paste(shown, (left, top + LABEL_PX))
     return sheet

@@ -4,11 +4,9 @@
 
 Coarse to fine: each scale begins with the picture of the one before, enlarged, and of Adam's and gradient descent's
 moments too (L-BFGS begins anew, since its steps are of another space). An iteration is one evaluation of J and its
-gradient. A run's folder has `state.pt`, from which a run that was stopped goes on to the same bits, `pictures/`, and
-`costs.csv`, a line an iteration.
-
-L-BFGS is torch's without a line search, called for one step at a time, so that it can be stopped after any: its
-history lies in its state.
+gradient, and a step, after which the picture is cut to 0 to 1, as in PyTorch's tutorial: beyond lies a lower J that no
+file of a picture can hold. A run's folder has `state.pt`, from which a run that was stopped goes on to the same bits,
+`pictures/`, and `costs.csv`, a line an iteration.
 """
 
 import csv
@@ -25,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.files import whole, write_whole
+from models.lbfgs import BoundedLBFGS, natural
 from models.style import Objective
 from tasks.featurenet import StyleNet
 from tasks.stopping import Interrupted
@@ -66,16 +65,13 @@ class Stylized:
 
     picture: Tensor
     steps: list[Step]
-    final: dict[str, float]  # the costs of the picture, at the last scale, before it is cut to 0 to 1
+    final: dict[str, float]  # the costs of the optimised picture, at the last scale
 
 
 def make_optimizer(config: StyleOptimConfig, picture: Tensor) -> torch.optim.Optimizer:
     """The optimizer of one picture; each of its steps takes one evaluation."""
     if config.name == "lbfgs":
-        return torch.optim.LBFGS(
-            [picture], lr=config.lr, max_iter=1, history_size=config.history,
-            tolerance_grad=0.0, tolerance_change=0.0,
-        )  # fmt: skip
+        return BoundedLBFGS(picture, config.lr, config.history, natural(picture.shape))
     if config.name == "adam":
         return torch.optim.Adam([picture], lr=config.lr)
     return torch.optim.SGD([picture], lr=config.lr, momentum=config.momentum)
@@ -131,6 +127,23 @@ def save_state(folder: Path, state: State) -> None:
     write_whole(folder / COSTS_FILE, table.getvalue())
 
 
+def iterate(picture: Tensor, optimizer: torch.optim.Optimizer, objective: Objective) -> dict[str, float]:
+    """One evaluation of J and one change of the picture, which stays within 0 to 1: the costs before the change."""
+    costs: dict[str, float] = {}
+
+    def evaluate() -> float:
+        optimizer.zero_grad()
+        found = objective(picture)
+        found["total"].backward()
+        costs.update({name: float(cost.detach()) for name, cost in found.items()})
+        return costs["total"]
+
+    optimizer.step(evaluate)
+    with torch.no_grad():
+        picture.clamp_(0, 1)
+    return costs
+
+
 class Run:
     """One run of a folder: takes iterations, keeps states and pictures."""
 
@@ -171,7 +184,7 @@ class Run:
         if before is None:
             picture = first_picture(scale.seen, self.config.noise, self.config.seed)
         else:
-            picture = F.interpolate(before, size=size, mode="bicubic", align_corners=False)
+            picture = F.interpolate(before, size=size, mode="bicubic", align_corners=False).clamp(0, 1)
         carried = carry_up(self.state.carried, size)  # type: ignore[arg-type]
         self.state = State(number, 0, picture, None, carried, self.state.steps)
 
@@ -203,18 +216,9 @@ class Run:
     def take_step(
         self, picture: Tensor, optimizer: torch.optim.Optimizer, objective: Objective, longer_px: int
     ) -> Step:
-        """One evaluation and one change of the picture."""
+        """One iteration; raises FloatingPointError where J is no number."""
         began = time.perf_counter()
-        costs: dict[str, float] = {}
-
-        def evaluate() -> float:
-            optimizer.zero_grad()
-            found = objective(picture)
-            found["total"].backward()
-            costs.update({name: float(cost.detach()) for name, cost in found.items()})
-            return costs["total"]
-
-        optimizer.step(evaluate)
+        costs = iterate(picture, optimizer, objective)
         number = len(self.state.steps)
         if not math.isfinite(costs["total"]):
             raise FloatingPointError(

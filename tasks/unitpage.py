@@ -19,7 +19,8 @@ from models.receptive import LayerFields
 from tasks import page
 from tasks.figures import save_figure, title
 from tasks.page import Mark, escape
-from tasks.unitviews import NUM_PATCHES, Patch
+from tasks.unitstate import NUM_PATCHES
+from tasks.unitviews import Patch
 
 PATCH_PX, GAP_PX = 64, 3  # side of a shown patch, and what lies between two
 BLOCK_PX = 3 * PATCH_PX + 2 * GAP_PX
@@ -28,6 +29,7 @@ SHOWN_PX = 340  # of a block on the page: three fit beside each other
 CELL_IN = 1.6  # of a sheet: side of a block
 LONGEST = 56  # letters of a sheet's caption
 SHEET_BLOCKS = 9  # of a sheet: blocks beside each other
+APART = 0.15  # of a sheet: between two units of two networks each, in blocks
 
 
 @dataclass(frozen=True)
@@ -127,20 +129,20 @@ def fitted(pixels: np.ndarray, side_px: int) -> np.ndarray:
 def sheet(view: LayerView, names: Sequence[str], what: str) -> Figure:
     """The contact sheet of a layer; `names` of the networks are shown where there are two."""
     blocks = [[block(each) for each in unit] for unit in view.units]
-    each_in = CELL_IN * blocks[0][0].shape[1] / BLOCK_PX
-    num_rows = -(-len(blocks) // max(1, int(SHEET_BLOCKS * CELL_IN / (each_in * len(blocks[0])))))
+    each_in, num_beside = CELL_IN * blocks[0][0].shape[1] / BLOCK_PX, len(blocks[0])
+    num_rows = -(-len(blocks) // max(1, int(SHEET_BLOCKS * CELL_IN / (each_in * num_beside))))
     num_columns = -(-len(blocks) // num_rows)
-    wide = num_columns * len(blocks[0])
+    widths = ([1.0] * num_beside + [APART if num_beside > 1 else 0.0]) * num_columns
     figure = Figure(
-        figsize=(max(each_in * wide * 1.06, 4.5), num_rows * (CELL_IN + 0.5) + 0.8), layout="constrained"
+        figsize=(max(each_in * sum(widths) * 1.06, 4.5), num_rows * (CELL_IN + 0.5) + 0.8),
+        layout="constrained",
     )
-    axes = figure.subplots(num_rows, wide, squeeze=False)
-    for each in axes.flat:
-        each.axis("off")
+    grid = figure.add_gridspec(num_rows, len(widths), width_ratios=[max(width, 1e-3) for width in widths])
     for number, (unit, pictures) in enumerate(zip(view.units, blocks, strict=True)):
         row, column = divmod(number, num_columns)
         for place, (own, picture) in enumerate(zip(unit, pictures, strict=True)):
-            cell = axes[row, column * len(unit) + place]
+            cell = figure.add_subplot(grid[row, column * (num_beside + 1) + place])
+            cell.axis("off")
             cell.imshow(picture, interpolation="lanczos")
             lines = [line[:LONGEST] for line in own.caption()]
             if len(unit) > 1:

@@ -3,15 +3,18 @@
 Pieces of the split are looked at on Ray or here, each by all networks and layers at once; of a piece come the strongest
 pictures of each unit, and the pieces' are merged as they end. Memory does not grow with the split. Pieces and batches
 are cut alike wherever it runs, so that the numbers do not depend on the cluster. Only the pictures that are shown are
-read again; the network is not run again.
+read again; the network is not run again. What was found is kept as it comes (tasks.unitstate): a pass that was stopped
+goes on behind the last piece that was merged, and ends with the same bits.
 
 Of two networks the correlations of their units over the pictures are summed on the way: trained anew, a network has
 its units in another order, and the one most alike is found by them (Li et al. 2016, https://arxiv.org/abs/1511.07543).
 """
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from torch import Tensor
 from data.dataset import Dataset, Split
 from data.decode import decode_many
 from data.evidence import pictures_at
+from data.files import whole
 from data.stream import RowReader
 from models.receptive import Field, LayerFields
 from models.synthesis import SynthesisConfig, ascend, of_units
@@ -30,11 +34,12 @@ from tasks.curvedata import Place
 from tasks.inputs import crop_values
 from tasks.predict import PASS_MB, default_device
 from tasks.subject import Subject
+from tasks.unitstate import NUM_PATCHES, Seen, empty_seen, keep_seen, kept_seen, merge
 from tasks.views import single
 
-NUM_PATCHES = 9
 PIECE_ROWS = 256  # looked at by one call
 UNITS_PER_CALL = 4  # synthesised together
+KEEP_EVERY_S = 5.0  # at most so much of a pass is lost when it is stopped, but for the pieces under way
 
 
 @dataclass(frozen=True)
@@ -47,24 +52,6 @@ class Patch:
     row: int  # of the layer's map
     column: int
     pixels: np.ndarray  # (C, h, w) uint8
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one piece, or all of a split, gave: by network and layer; moments by layer where there are two networks."""
-
-    tops: tuple[dict[str, TopUnits], ...]
-    moments: dict[str, Moments]
-
-
-def empty_seen(layers: Sequence[dict[str, LayerFields]]) -> Seen:
-    """Of no pictures; `layers`: of each network those that are looked at."""
-    tops = tuple(
-        {name: TopUnits.empty(len(each.fields), NUM_PATCHES) for name, each in own.items()} for own in layers
-    )
-    both = layers[0] if len(layers) == 2 else {}
-    moments = {name: Moments.empty(*(len(own[name].fields) for own in layers)) for name in both}
-    return Seen(tops, moments)
 
 
 def network_input(blobs: Sequence[bytes], subject: Subject) -> Tensor:
@@ -105,37 +92,36 @@ def look_at_split(
     subjects: Sequence[Subject],
     layers: Sequence[dict[str, LayerFields]],
     where: Place,
+    file: Path,
     on_progress: Callable[[int, int], None],
 ) -> Seen:
     """The strongest patches of a whole split, in one pass over it; `on_progress` hears pictures done, and of how many.
 
-    Raises ValueError for a split without pictures.
+    `file` keeps what was found so far, and is where a pass that was stopped goes on. Raises ValueError for a split
+    without pictures.
     """
     dataset.require(split)
     num = dataset.info.num_images(split)
+    begun, total = kept_seen(file) or (0, empty_seen(layers))
+    on_progress(begun, num)
     reader = RowReader(dataset, split, ["image"], cache_bytes=0)
-    pieces = zip(range(0, num, PIECE_ROWS), reader.pieces(np.arange(num), PIECE_ROWS), strict=True)
+    starts = range(begun, num, PIECE_ROWS)
+    pieces = zip(starts, reader.pieces(np.arange(begun, num), PIECE_ROWS), strict=True)
     shared = where.share(tuple(subjects))
     calls = ((rows, first, shared, layers) for first, rows in pieces)
     found: dict[int, Seen] = {}
-    total, done, following = empty_seen(layers), 0, 0
+    done, following, kept_at = begun, 0, time.monotonic()
     for place, seen in where.each(look, calls, 1, 0.0):
         found[place] = seen
         while following in found:  # sums of floating-point numbers depend on their order
             merge(total, found.pop(following))
             following += 1
-        done += min(PIECE_ROWS, num - place * PIECE_ROWS)
+        done += min(PIECE_ROWS, num - starts[place])
+        if done == num or time.monotonic() - kept_at > KEEP_EVERY_S:
+            keep_seen(file, min(num, begun + following * PIECE_ROWS), total)
+            kept_at = time.monotonic()
         on_progress(done, num)
     return total
-
-
-def merge(total: Seen, seen: Seen) -> None:
-    """Take a piece into the total."""
-    for own, other in zip(total.tops, seen.tops, strict=True):
-        for name, tops in own.items():
-            tops.merge(other[name])
-    for name, moments in total.moments.items():
-        moments.merge(seen.moments[name])
 
 
 def window_of(field: Field | None, row: int, column: int, side_px: int) -> tuple[int, int, int, int]:
@@ -220,25 +206,37 @@ def synthesise_each(
     wanted: Sequence[tuple[Subject, LayerFields, Sequence[int]]],
     config: SynthesisConfig,
     where: Place,
+    folder: Path,
     on_progress: Callable[[int, int], None],
 ) -> list[dict[int, np.ndarray]]:
-    """Pictures (C, s, s) uint8 of the units of each of these layers, a few at a time in parallel."""
+    """Pictures (C, s, s) uint8 of the units of each of these layers, a few at a time in parallel.
+
+    `folder` keeps those that are done, by their place in this order: they are not made again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     shared = {id(subject): where.share(subject) for subject, _, _ in wanted}
     jobs = [
         (number, list(units[first : first + UNITS_PER_CALL]))
         for number, (_, _, units) in enumerate(wanted)
         for first in range(0, len(units), UNITS_PER_CALL)
     ]
+    files = [folder / f"{place:05d}.npy" for place in range(len(jobs))]
+    left = [place for place, file in enumerate(files) if not file.is_file()]
     calls: Iterator[tuple[Any, ...]] = (
-        (shared[id(wanted[number][0])], wanted[number][1], units, config) for number, units in jobs
+        (shared[id(wanted[number][0])], wanted[number][1], units, config)
+        for number, units in (jobs[place] for place in left)
     )
-    found: list[dict[int, np.ndarray]] = [{} for _ in wanted]
-    done, total = 0, sum(len(units) for _, units in jobs)
-    for place, pictures in where.each(synthesise, calls, 1, 0.0):
-        number, units = jobs[place]
-        found[number] |= dict(zip(units, pictures, strict=True))
-        done += len(units)
+    total = sum(len(units) for _, units in jobs)
+    done = total - sum(len(jobs[place][1]) for place in left)
+    on_progress(done, total)
+    for turn, pictures in where.each(synthesise, calls, 1, 0.0):
+        with whole(files[left[turn]]) as stream:
+            np.save(stream, pictures)
+        done += len(pictures)
         on_progress(done, total)
+    found: list[dict[int, np.ndarray]] = [{} for _ in wanted]
+    for (number, units), file in zip(jobs, files, strict=True):
+        found[number] |= dict(zip(units, np.load(file), strict=True))
     return found
 
 

@@ -182,6 +182,19 @@ def test_a_convolution_that_is_asked_for_is_not_written_over() -> None:
     assert torch.equal(found["relu1_1"], F.relu(found["conv1_1"]))
 
 
+def test_steps_below_a_rounded_pixel_are_seen_in_bfloat16() -> None:
+    """0.9 and 0.899 are one number in bfloat16."""
+    assert torch.tensor(0.9).bfloat16() == torch.tensor(0.899).bfloat16()
+    net = vgg(11)
+    narrow = FeatureNet(net, ["conv1_1", "conv2_1"], (0.0,) * 3, (1.0,) * 3, dtype=torch.bfloat16)
+    levels = torch.full((1, 3, 16, 16), 0.9)
+    dark, light = narrow(levels), narrow(levels - 1e-3)
+    assert all(maps.dtype == torch.bfloat16 for maps in dark.values())
+    assert not torch.equal(dark["conv1_1"], light["conv1_1"])
+    exact = FeatureNet(vgg(11), ["conv1_1"], (0.0,) * 3, (1.0,) * 3)(levels)["conv1_1"]
+    assert torch.equal(dark["conv1_1"], exact.bfloat16())
+
+
 def test_batch_norm_belongs_to_its_convolution() -> None:
     net = convolutions_alone(VGG(1, 3, 11, batch_norm=True, dense=1)).eval()
     x = torch.rand(1, 3, 32, 32)

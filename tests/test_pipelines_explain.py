@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +13,13 @@ from safetensors.torch import save_file
 
 from data.dataset import Dataset
 from models.classification import ARCHITECTURES
-from pipelines.explain import ExplainConfig, request_of
+from pipelines import explain as flows
 from pipelines.parameters import section
-from tasks import classification
+from pipelines.unitrequest import ExplainConfig, UnitsJob, request_of
+from tasks import classification, unitviews
 from tasks.modelfile import save_model
-from tasks.paths import store
+from tasks.paths import runs, store
 from tasks.recordstore import connect
-from tasks.subject import open_subject
 from tests.conftest import Run
 from tests.tiny import tiny_config, tiny_dataset
 
@@ -128,6 +130,8 @@ def test_bare_weights_are_shown_by_synthesis_alone(weights: str, run: Run, tmp_p
         (("MODEL", "--layer", "conv1", "--dataset", "nope"), "no dataset named 'nope'"),
         (("MODEL", "--layer", "conv1", "--network", "vgg11"), "says itself which network it is"),
         (("MODEL", "--layer", "conv1", "--set", "synthesis.colour=1"), "colour is not a parameter"),
+        (("MODEL",), "explain units needs a model and --layer NAME"),
+        (("MODEL", "--layer", "conv1", "--resume", "k"), "give nothing else but --out and --executor"),
         (("WEIGHTS", "--layer", "stem"), "are bare weights: say by --network what they are of"),
         (("WEIGHTS", "--layer", "stem", "--network", "resnet8_cifar", "--no-synthesis"), "nothing to show"),
     ],
@@ -142,10 +146,51 @@ def test_what_does_not_fit_gets_one_clear_line(
 
 
 def test_versions_of_other_layers_are_not_compared(models: list[str], weights: str) -> None:
-    subjects = [open_subject(models[0]), open_subject(weights, "resnet8_cifar")]
-    config = section("explain", ExplainConfig, {})
+    job = UnitsJob(
+        models[0], ("head",), "digits", "test", (), weights, True, "resnet8_cifar", None, (),
+        section("explain", ExplainConfig, {}),
+    )  # fmt: skip
     with pytest.raises(ValueError, match="has other layers by these names"):
-        request_of(subjects, ["head"], (), "digits", "test", config, True)
+        request_of(job)
+
+
+def test_a_look_that_was_stopped_goes_on_with_what_it_had(
+    models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(models[0], tmp_path / "model")
+    changes = {"synthesis": {"steps": 2, "side_px": 16}, "show": 6}
+    asked = (str(model), ("conv1", "head"))
+    straight = flows.explain_units(*asked, changes=changes, executor="in_process")
+    synthesise, num = unitviews.synthesise, 0
+
+    def stop_at_the_third(*arguments: Any) -> Any:
+        nonlocal num
+        num += 1
+        if num == 3:
+            raise KeyboardInterrupt
+        return synthesise(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unitviews, "synthesise", stop_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            flows.explain_units(*asked, changes=changes, executor="in_process")
+    folder = max(runs().iterdir(), key=lambda each: each.stat().st_mtime)
+    assert len(list((folder / flows.SYNTHESISED).iterdir())) == 2
+
+    def not_again(*_: Any) -> None:
+        raise AssertionError("these pictures were looked at before")
+
+    monkeypatch.setattr(unitviews, "look", not_again)
+    resumed = flows.explain_units(resume=folder.name, executor="in_process")
+    assert resumed["key"] == folder.name
+    for name in ("patches.csv", "units.html", "features.2.png"):
+        assert (folder / name).read_bytes() == (Path(straight["folder"]) / name).read_bytes()
+    assert connect().get_run(resumed["mlflow_run"]).info.status == "FINISHED"
+    shutil.copytree(models[1], model, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="began with weights of digest"):
+        flows.explain_units(resume=folder.name, executor="in_process")
+    with pytest.raises(ValueError, match=f"no look at units 'nope' .* known: .*{folder.name}"):
+        flows.explain_units(resume="nope")
 
 
 @pytest.fixture(scope="module")

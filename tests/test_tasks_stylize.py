@@ -111,30 +111,6 @@ def test_every_optimizer_lowers_the_cost(name: str, tmp_path: Path) -> None:
     assert result.picture.min() >= 0 and result.picture.max() <= 1 and result.picture.shape == (1, 3, 27, 32)
 
 
-def test_lbfgs_one_step_at_a_time_is_lbfgs(tmp_path: Path) -> None:
-    """torch's own, told to take all iterations in one call."""
-    own = config(scales=[[32, 8]], optim__history=100)
-    ours = stylize(own, pictures(), net(own), tmp_path).steps
-    scale = at_scale(pictures(), 32, own)
-    weights = own.cost.weights()
-    objective = Objective(
-        net(own).build(weights.layers, own.seed), scale.seen, scale.styles, weights, "relative"
-    )
-    picture = scale.content.clone().requires_grad_(True)
-    optimizer = torch.optim.LBFGS([picture], max_iter=8, max_eval=100, tolerance_grad=0, tolerance_change=0)
-    theirs: list[float] = []
-
-    def evaluate() -> Tensor:
-        optimizer.zero_grad()
-        total = objective(picture)["total"]
-        total.backward()
-        theirs.append(float(total.detach()))
-        return total
-
-    optimizer.step(evaluate)  # type: ignore[arg-type]
-    assert [step.total for step in ours] == theirs
-
-
 def test_the_folder_keeps_pictures_and_costs(tmp_path: Path) -> None:
     own, files = config(), []
     result = stylize(own, pictures(), net(own), tmp_path, lambda _step, file: files.append(file))

@@ -56,10 +56,12 @@ def chosen(subject: Subject, *names: str) -> dict[str, LayerFields]:
 LAYERS = ("features.3", "classifier.4")
 
 
-def look(digits: Dataset, *subjects: Subject) -> Seen:
+def look(digits: Dataset, folder: Path, *subjects: Subject) -> Seen:
     heard: list[tuple[int, int]] = []
     layers = [chosen(each, *LAYERS) for each in subjects]
-    seen = look_at_split(digits, "test", subjects, layers, here(), lambda *each: heard.append(each))
+    seen = look_at_split(
+        digits, "test", subjects, layers, here(), folder / "seen.pt", lambda *each: heard.append(each)
+    )
     num = digits.info.num_images("test")
     assert heard[-1] == (num, num)
     return seen
@@ -74,10 +76,10 @@ def everything(digits: Dataset, subject: Subject, layer: str) -> torch.Tensor:
 
 
 def test_one_pass_finds_what_a_look_at_everything_finds(
-    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch
+    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(unitviews, "PIECE_ROWS", 50)
-    seen = look(digits, subject)
+    seen = look(digits, tmp_path, subject)
     for layer in LAYERS:
         maps, tops = everything(digits, subject, layer), seen.tops[0][layer]
         wanted = maps.amax(2).topk(9, dim=0).values.T
@@ -87,27 +89,56 @@ def test_one_pass_finds_what_a_look_at_everything_finds(
 
 
 def test_ray_finds_the_same_to_the_bit(
-    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch
+    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(unitviews, "PIECE_ROWS", 100)
     layers = [chosen(subject, *LAYERS)] * 2
     asked = (digits, "test", (subject, subject), layers)
     try:
-        there = look_at_split(*asked, everywhere(), lambda *_: None)
+        there = look_at_split(*asked, everywhere(), tmp_path / "there.pt", lambda *_: None)
     finally:
         cluster.disconnect()
-    alone = look_at_split(*asked, here(), lambda *_: None)
+    alone = look_at_split(*asked, here(), tmp_path / "here.pt", lambda *_: None)
+    assert_same(there, alone)
+
+
+def assert_same(one: Seen, two: Seen) -> None:
+    """To the bit."""
     for name in LAYERS:
-        for own, other in zip(there.tops, alone.tops, strict=True):
+        for own, other in zip(one.tops, two.tops, strict=True):
             assert all(
                 torch.equal(*pair)
                 for pair in zip(vars(own[name]).values(), vars(other[name]).values(), strict=True)
             )
-        assert torch.equal(there.moments[name].product, alone.moments[name].product)
+        assert torch.equal(one.moments[name].product, two.moments[name].product)
 
 
-def test_a_patch_is_what_its_unit_saw(digits: Dataset, subject: Subject) -> None:
-    seen, [layer] = look(digits, subject), chosen(subject, "features.3").values()
+def test_a_pass_that_was_stopped_goes_on_to_the_same_bits(
+    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(unitviews, "PIECE_ROWS", 100)
+    monkeypatch.setattr(unitviews, "KEEP_EVERY_S", -1.0)  # after each piece
+    layers = [chosen(subject, *LAYERS)] * 2
+    asked = (digits, "test", (subject, subject), layers, here())
+    straight = look_at_split(*asked, tmp_path / "straight.pt", lambda *_: None)
+    heard: list[int] = []
+
+    def cut(done: int, _num: int) -> None:
+        heard.append(done)
+        if done == 200:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        look_at_split(*asked, tmp_path / "cut.pt", cut)
+    resumed = look_at_split(*asked, tmp_path / "cut.pt", lambda done, _num: heard.append(done))
+    num = digits.info.num_images("test")
+    assert heard == [0, 100, 200, 200, *range(300, num, 100), num]
+    assert_same(resumed, straight)
+    assert_same(look_at_split(*asked, tmp_path / "cut.pt", lambda *_: None), straight)
+
+
+def test_a_patch_is_what_its_unit_saw(digits: Dataset, subject: Subject, tmp_path: Path) -> None:
+    seen, [layer] = look(digits, tmp_path, subject), chosen(subject, "features.3").values()
     [patch, *_] = patches_of(digits, "test", subject, layer, seen.tops[0]["features.3"], [5])[5]
     field = layer.fields[5]
     assert field is not None and patch.pixels.shape == (1, field.rows.side, field.columns.side)
@@ -136,31 +167,35 @@ def test_what_lies_outside_a_picture_has_the_mean_colour() -> None:
 def test_the_same_network_with_its_units_in_another_order_is_matched(
     digits: Dataset, subject: Subject, tmp_path: Path
 ) -> None:
-    other = subject_of(digits, tmp_path)
+    other = subject_of(digits, tmp_path / "model")
     order = torch.randperm(16, generator=torch.Generator().manual_seed(3))
     conv = other.classifier.net.get_submodule("features.3")
     with torch.no_grad():
         conv.weight.copy_(conv.weight[order].clone())
         conv.bias.copy_(conv.bias[order].clone())  # type: ignore[union-attr,operator,index]
-    found = most_alike(look(digits, subject, other).moments["features.3"], range(16))
+    found = most_alike(look(digits, tmp_path, subject, other).moments["features.3"], range(16))
     assert [int(order[found[unit][0]]) for unit in range(16)] == list(range(16))
     assert all(value == pytest.approx(1, abs=1e-4) for _, value in found.values())
 
 
-def test_every_unit_has_nine_rows_in_the_table(digits: Dataset, subject: Subject) -> None:
-    seen, [layer] = look(digits, subject), chosen(subject, "features.3").values()
+def test_every_unit_has_nine_rows_in_the_table(digits: Dataset, subject: Subject, tmp_path: Path) -> None:
+    seen, [layer] = look(digits, tmp_path, subject), chosen(subject, "features.3").values()
     rows = list(rows_of(digits, "test", layer, seen.tops[0]["features.3"]))
     assert len(rows) == 16 * 9 and [row["rank"] for row in rows[:9]] == list(range(1, 10))
     assert len({row["id"] for row in rows[:9]}) == 9
 
 
-def test_units_are_synthesised_in_parts_and_answer(subject: Subject) -> None:
+def test_units_are_synthesised_in_parts_and_answer(subject: Subject, tmp_path: Path) -> None:
     config = SynthesisConfig.parse(PLAIN, "synthesis")
     layers = chosen(subject, *LAYERS)
     wanted = [(subject, layers[name], [0, 3, 4, 5, 6]) for name in LAYERS]
     heard: list[int] = []
-    found = synthesise_each(wanted, config, here(), lambda done, _total: heard.append(done))
-    assert heard == [4, 5, 9, 10]
+    found = synthesise_each(wanted, config, here(), tmp_path, lambda done, _total: heard.append(done))
+    assert heard == [0, 4, 5, 9, 10]
+    (tmp_path / "00002.npy").unlink()  # the others are not made again
+    again = synthesise_each(wanted, config, here(), tmp_path, lambda done, _total: heard.append(done))
+    assert heard[5:] == [6, 10]
+    assert all(np.array_equal(again[i][unit], found[i][unit]) for i in (0, 1) for unit in (0, 3, 4, 5, 6))
     for name, own in zip(LAYERS, found, strict=True):
         assert sorted(own) == [0, 3, 4, 5, 6] and own[3].shape == (1, 16, 16) and own[3].dtype == np.uint8
         x = torch.from_numpy(np.stack([own[3], np.full_like(own[3], 128)]))
