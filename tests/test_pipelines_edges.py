@@ -55,6 +55,12 @@ def test_true_convolution_changes_the_sign_and_stride_the_size(run: Run, photo: 
     [
         (("--filters", "canny"), "no filter canny; known: vertical, horizontal, sobel_vertical"),
         (("--stride", "0"), "stride (=0) must be at least 1"),
+        (("--stride", "-3"), "stride (=-3) must be at least 1"),
+        (
+            ("--stride", "9"),
+            "stride (=9) makes maps of 7x7 px of a picture of 64x64, which show nothing: give at most 8",
+        ),
+        (("--stride", "5000", "--padding", "same"), "makes maps of 1x1 px of a picture of 64x64"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
