@@ -8,7 +8,7 @@ import torch
 from cyclopts import App, Parameter
 
 from data.dataset import Dataset, Split
-from data.parameters import Parameters
+from data.parameters import Parameters, did_you_mean
 from models import classification, signals, volumes
 from models.papers import paper_of
 from pipelines.families import PIPELINES, load
@@ -259,7 +259,8 @@ def show_model(
     Parameters
     ----------
     model
-        models:/NAME@ALIAS, models:/NAME/VERSION, or a network for pictures: ./convoy models list --catalogue.
+        A registered model (models:/NAME@ALIAS, models:/NAME/VERSION), a run key, or a folder with a model.json; or a
+        network for pictures: ./convoy models list --catalogue.
     input_px
         Of a network: side of its square input, in pixels; otherwise that of the pictures it was made for.
     classes
@@ -274,9 +275,11 @@ def show_model(
 
         show_network(model, input_px, classes, channels, png, as_json)
         return
-    if not model.startswith("models:/"):
-        raise ValueError(
-            f"no model {model!r}: give models:/NAME@ALIAS, or a network of {', '.join(classification.ARCHITECTURES)}"
-        )
-    values = modellist.show_model(model)
+    try:
+        values = modellist.show_model(model)
+    except FileNotFoundError as error:
+        networks = classification.ARCHITECTURES
+        raise FileNotFoundError(
+            f"{error}. Networks are {', '.join(networks)}{did_you_mean(model, networks)}"
+        ) from None
     emit(values, [pairs(model, values)], as_json)
