@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -96,6 +97,20 @@ def file_in_package(name: str, setting: str) -> Path:
             f"{names}. Give the file itself"
         )
     return files[0]
+
+
+def initial_weights(config: Any, channels: int, resolve_model: Callable[[str], Path]) -> Weights | None:
+    """What a training with these parameters starts from; None: from chance."""
+    if "transfer" not in type(config).model_fields or not config.transfer.weights:
+        return None
+    return read_weights(config.transfer.weights, config.model.network, channels, resolve_model)
+
+
+def teacher_of(config: Any, resolve_model: Callable[[str], Path]) -> Teacher | None:
+    """Whom a training with these parameters learns from; None: nobody."""
+    if "distil" not in type(config).model_fields or not config.distil.teacher:
+        return None
+    return read_teacher(config.distil.teacher, resolve_model)
 
 
 def of_file(source: str, file: Path, architecture: str, channels: int) -> Weights:
