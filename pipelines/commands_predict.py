@@ -38,8 +38,8 @@ def predict(
 ) -> int:
     """Classify images, signals or volumes, find objects or landmarks in images, or embed faces: files, or folders.
 
-    Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
     An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.
+    Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
 
     Parameters
     ----------
