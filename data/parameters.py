@@ -46,8 +46,9 @@ def describe(fault: Any, model: type[BaseModel], where: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean resnet18?`, for the end of an error, or nothing where no known name is like this one."""
-    likely = get_close_matches(name, known, 1)
-    return f"; did you mean {likely[0]}?" if likely else ""
+    of_lower = {each.lower(): each for each in known}
+    likely = get_close_matches(name.lower(), of_lower, 1)
+    return f"; did you mean {of_lower[likely[0]]}?" if likely else ""
 
 
 def _follows(fault: Any, faults: list[Any]) -> bool:

@@ -132,7 +132,9 @@ def test_help_is_quick_because_it_imports_no_engine() -> None:
         (("predict", "models:/nope@champion"), "predict needs images"),
         (("predict", "models:/nope@champion", "no.jpg"), "no file or folder no.jpg"),
         (("models", "show", "nope"), "no model 'nope'"),
-        (("models", "show", "vgg61"), "did you mean vgg16?"),
+        (("models", "show", "VGG-16"), "did you mean vgg16?"),
+        (("models", "show", "lenet5", "--classes", "0"), "--classes (=0) must be at least 1"),
+        (("models", "show", "lenet5", "--channels", "-2"), "--channels (=-2) must be at least 1"),
         (("parameters", "classification", "--recipe", "nope"), "no recipe 'nope'"),
         (("parameters", "classification", "--recipe", "finetun"), "did you mean finetune?"),
     ],
@@ -405,7 +407,7 @@ def test_a_parameter_given_like_an_option_is_told_where_it_belongs(run: Run) -> 
     assert code == 2 and err.endswith("did you mean train.epochs?\n")
     code, _out, err = run(*command, "--set", "optim.wieght_decay=3")
     assert code == 2 and err.endswith("did you mean optim.weight_decay?\n")
-    code, _out, err = run(*command, "--set", "model.name=resnet81")
+    code, _out, err = run(*command, "--set", "model.name=ResNet18")
     assert code == 2 and err.endswith("did you mean resnet18?\n")
 
 
