@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from data.decode import DecodeError, decode_image
+from data.parameters import did_you_mean
+from data.samples import read_photo
 from models.filters import FILTERS, Padding, convolve, correlate, output_px, padding_px
 
 PAIRS = ("sobel", "scharr")  # of which the magnitude is drawn, too
@@ -27,7 +29,8 @@ def edge_maps(
     """
     unknown = [name for name in names if name not in FILTERS]
     if unknown or not names:
-        raise ValueError(f"no filter {', '.join(unknown) or 'is named'}; known: {', '.join(FILTERS)}")
+        meant = did_you_mean(unknown[0], FILTERS) if unknown else ""
+        raise ValueError(f"no filter {', '.join(unknown) or 'is named'}; known: {', '.join(FILTERS)}{meant}")
     apply = convolve if true_convolution else correlate
     responses = apply(picture[None], torch.stack([FILTERS[name] for name in names]), padding, stride)[0]
     if stride > 1 and min(responses.shape[1:]) < LEAST_MAP_PX:
@@ -55,7 +58,7 @@ def as_grey(response: Tensor, signed: bool) -> np.ndarray:
 
 
 def write_edges(
-    photo: Path,
+    photo: str,
     folder: Path,
     names: Sequence[str],
     padding: Padding = "valid",
@@ -64,10 +67,11 @@ def write_edges(
 ) -> dict[str, Path]:
     """Write a PNG for each filter, and `edges.png` with all of them beside the picture; returns name → file.
 
-    Raises DecodeError for what is no picture, ValueError for an unknown filter or a picture that is too small.
+    `photo` is a file, or one of data.samples.PHOTOS. Raises DecodeError for what is no picture, ValueError for an
+    unknown filter or a picture that is too small.
     """
     try:
-        grey = decode_image(photo.read_bytes(), channels=1)
+        grey = decode_image(read_photo(photo), channels=1)
     except DecodeError as error:
         raise DecodeError(f"{photo}: {error}") from None
     picture = torch.from_numpy(np.array(grey, np.float32))
@@ -80,7 +84,7 @@ def write_edges(
         Image.fromarray(tile).save(files[name])
     files["edges"] = folder / "edges.png"
     named = {name.replace("_", " "): tile for name, tile in tiles.items()}
-    contact_sheet({photo.name: np.asarray(grey), **named}).save(files["edges"])
+    contact_sheet({Path(photo).name: np.asarray(grey), **named}).save(files["edges"])
     return files
 
 

@@ -78,7 +78,7 @@ def test_what_is_no_picture_or_missing_or_too_small_is_refused_by_its_name(run: 
     (tmp_path / "small.png").write_bytes(encode(Image.new("L", (2, 2))))
     for name, message in (
         ("x.jpg", f"{tmp_path / 'x.jpg'}: not an image"),
-        ("none.jpg", f"{tmp_path / 'none.jpg'}: no such file or directory"),
+        ("none.jpg", f"no such picture: {tmp_path / 'none.jpg'}; give a file, or skimage:astronaut"),
         ("small.png", "a filter of 3 px does not fit into 2 px"),
     ):
         code, _, err = run("edges", str(tmp_path / name), "--out", str(tmp_path / "maps"))
