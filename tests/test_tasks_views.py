@@ -150,6 +150,6 @@ def test_an_unknown_view_lists_the_known_ones() -> None:
     assert view_named("ten_crop") == "ten_crop"
     with pytest.raises(
         ValueError,
-        match="'five_crop' is not known; known: single, mirror, mirror_shift, ten_crop, multi_scale",
+        match="'six_crop' is not known; known: single, mirror, mirror_shift, five_crop, ten_crop, multi_scale",
     ):
-        view_named("five_crop")
+        view_named("six_crop")
