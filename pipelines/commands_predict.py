@@ -53,7 +53,7 @@ def predict(
         Detectors: boxes below this score are left out; otherwise the one that was chosen on validation. What is below
         the recipe's evaluate.min_score is never found.
     draw
-        Detectors and landmarks: a folder to write the images to, with what was found drawn.
+        Detectors and landmarks: a folder to write the images to, with what was found drawn; small ones are enlarged.
     coco
         Detectors: a file to write the boxes to, as COCO's results: image_id is the file as given, category_id 1 the
         first class, bbox x, y, width and height in pixels of the upright image.
@@ -149,8 +149,8 @@ def predict_boxes(
 
 
 def counted(labels: list[str]) -> str:
-    """`2 cat, 1 dog`."""
-    return ", ".join(f"{num} {label}" for label, num in Counter(labels).most_common())
+    """`2 × cat, 1 × dog`: a class may be called 2."""
+    return ", ".join(f"{num} × {label}" for label, num in Counter(labels).most_common())
 
 
 def in_pieces(files: list[Path], predict: Callable[[list[bytes]], Any]) -> list[dict[str, Any]]:
