@@ -327,7 +327,9 @@ def test_registered_models_are_listed_and_shown(registered: str, run: Run) -> No
     shown = json.loads(run("models", "show", registered, "--json")[1])
     assert shown["card"]["dataset"] == "digits"
     assert "classifier-digits" in run("models", "list")[1]
-    assert "champion" in run("models", "show", registered)[1]
+    told = run("models", "show", registered)[1]
+    assert "champion" in told and "On the test split" in told and "{" not in told
+    assert re.search(r"classes +10: 0, 1, 2", told) and re.search(r"networks +lenet5", told)
 
 
 @pytest.mark.parametrize(
