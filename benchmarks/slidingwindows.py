@@ -84,7 +84,7 @@ def main() -> None:
     table.add_row(*measure("VGG-like, unpadded", without_padding(narrow_vgg()), 224, 480, 640))
     table.add_row(*measure("ResNet-18", ResNet(4, 3), 224, 480, 640))
     table.add_row(*measure("course's", OverFeatCourse(4, 3), 14, 28, 28))
-    table.add_row(*measure("course's", OverFeatCourse(4, 3), 14, 240, 320))
+    table.add_row(*measure("course's", OverFeatCourse(4, 3), 14, 96, 128))
     Console(width=150).print(table)
 
 

@@ -144,7 +144,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="extreme-aspect", severity="info", find=faults.extreme_aspect, of_family=has_sizes,
         meaning=f"Pictures more than {faults.LONG_ASPECT:g} times longer than wide, or wider than long.",
-        remedy="with input.resize=crop most of them is cut away; squash keeps all and distorts it",
+        remedy="input.resize=crop cuts most of them away, squash distorts them, letterbox makes them small",
     ),
     # signals and volumes
     Check(
@@ -258,7 +258,7 @@ CHECKS: tuple[Check, ...] = (
         name="class-imbalance", severity="warning", find=faults.class_imbalance,
         of_family=lambda info: has_classes(info) or has_boxes(info),
         meaning=f"Classes that the most frequent one outnumbers more than {faults.IMBALANCE:g} times in training.",
-        remedy="add {items} of the rare classes, and read macro_f1 and the table of classes, not accuracy",
+        remedy="add {items} of the rare classes, and read the table of classes; of a classifier macro_f1, not accuracy",
     ),
     Check(
         name="few-pictures", severity="warning", find=faults.few_pictures,
@@ -286,7 +286,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="few-test-pictures", severity="warning", find=faults.few_tested,
         of_family=lambda info: has_classes(info) or has_boxes(info),
-        meaning=f"Fewer than {faults.FEW_TESTED} test {{items}}: an accuracy is uncertain by 10 points and more.",
+        meaning=f"Fewer than {faults.FEW_TESTED} test {{items}}: what is measured is uncertain by 10 points and more.",
         remedy="add {items}, or " + LARGER_TEST,
     ),
     # boxes, points, pairs

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from data.aligned import FaceAlignment
-from data.parameters import Parameters
+from data.parameters import Parameters, did_you_mean
 
 SCHEMA_VERSION = 1
 Split = Literal["train", "val", "test"]
@@ -222,10 +222,11 @@ class Dataset:
         """Read `dataset.json` under `path`; raises FileNotFoundError or ValueError saying what to do."""
         file = path / "dataset.json"
         if not file.is_file():
-            known = ", ".join(list_names(path.parent)) or "none yet"
+            known = list_names(path.parent)
             raise FileNotFoundError(
-                f"no dataset named {path.name!r} in {path.parent} (there: {known}); "
+                f"no dataset named {path.name!r} in {path.parent} (there: {', '.join(known) or 'none yet'}); "
                 f"make it with: ./convoy data add SOURCE --name {path.name}, or fetch it with: ./convoy data pull"
+                + did_you_mean(path.name, known)
             )
         values = json.loads(file.read_text())
         version = values.get("schema_version")

@@ -1,6 +1,7 @@
 """What every parameter model has in common: frozen, closed to unknown names, and clear about bad values."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any, Self
 
@@ -36,9 +37,18 @@ def describe(fault: Any, model: type[BaseModel], where: str) -> str:
         names = ", ".join(sorted(_fields_at(model, fault["loc"])))
         return f"{key} (={fault['input']!r}) is a section: change one of its parameters, {names}"
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "literal_error":
+        message += did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", fault["ctx"]["expected"]))
     if isinstance(fault["input"], dict):  # a check across fields names what it means itself
         return f"{key}: {message}".removeprefix(": ")
     return f"{key} (={fault['input']!r}): {message}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean resnet18?`, for the end of an error, or nothing where no known name is like this one."""
+    of_lower = {each.lower(): each for each in known}
+    likely = get_close_matches(name.lower(), of_lower, 1)
+    return f"; did you mean {of_lower[likely[0]]}?" if likely else ""
 
 
 def _follows(fault: Any, faults: list[Any]) -> bool:

@@ -5,9 +5,13 @@ from typing import Any
 
 from torch import nn
 
+from data.parameters import did_you_mean
+
 
 def make_network(catalogue: Mapping[str, Callable[..., nn.Module]], name: str, **arguments: Any) -> nn.Module:
     """A fresh network; raises ValueError for a name that the catalogue does not have, listing those it has."""
     if name not in catalogue:
-        raise ValueError(f"model {name!r} is not in the catalogue; known: {', '.join(catalogue)}")
+        raise ValueError(
+            f"model {name!r} is not in the catalogue; known: {', '.join(catalogue)}{did_you_mean(name, catalogue)}"
+        )
     return catalogue[name](**arguments)

@@ -44,8 +44,10 @@ def padding_px(filter_px: int, padding: Padding) -> int:
 
 def output_px(input_px: int, filter_px: int, padding: int, stride: int) -> int:
     """Side of a convolution's output, floor((n + 2p - f) / s) + 1; a ValueError where the filter does not fit once."""
-    if stride < 1 or padding < 0:
-        raise ValueError(f"stride (={stride}) must be at least 1 and padding (={padding}) at least 0")
+    if stride < 1:
+        raise ValueError(f"stride (={stride}) must be at least 1")
+    if padding < 0:
+        raise ValueError(f"padding (={padding}) must be at least 0")
     if input_px + 2 * padding < filter_px:
         raise ValueError(
             f"a filter of {filter_px} px does not fit into {input_px} px with {padding} px of padding on each side"

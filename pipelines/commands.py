@@ -4,6 +4,7 @@ Commands are imported when they are called, so that `./convoy --help` does not w
 Exit codes: 0 done; 1 the run failed; 2 what was given is wrong; 130 Ctrl-C; 143 told to stop (SIGTERM).
 """
 
+import inspect
 import signal
 import sys
 import traceback
@@ -18,8 +19,8 @@ HELP = """From a folder of images to a registered, honestly tested vision model.
 
 First steps:
 
-  ./convoy demo                                     try everything on handwritten digits, in a minute
-  ./convoy data add photos/ --name products         bring your own: one folder for each class, or an archive
+  ./convoy demo                                     try it on handwritten digits
+  ./convoy data add photos/ --name products         bring your own, a folder a class
   ./convoy train classification --dataset products  train, test, register
   ./convoy predict models:/classifier-products@champion new/*.jpg
 
@@ -90,7 +91,7 @@ app.command(
 app.command(
     "pipelines.demo:demo",
     name="demo",
-    help="Train and register two models on handwritten digits.",
+    help="Train and register two classifiers of handwritten digits, and a detector.",
     sort_key=8,
 )
 app.command(
@@ -170,9 +171,23 @@ def raise_stopped(number: int, _frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
+def explain_in_full(name: str) -> None:
+    """Let `./convoy NAME --help` show all of the command's docstring; the list of commands has a line of each.
+
+    Its lines are filled anew, as Markdown: a console is narrower than the code.
+    """
+    command = app[name]
+    command.help_format = "markdown"
+    if command.default_command is not None:
+        told = (inspect.getdoc(command.default_command) or "").partition("\n\nParameters\n")[0]
+        command.help = told.replace("\nExample: ", "\n\nExample: ")
+
+
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     debug = "--debug" in arguments
+    if arguments and arguments[0] in app and not arguments[0].startswith("-"):
+        explain_in_full(arguments[0])
     signal.signal(signal.SIGTERM, raise_stopped)
     try:
         if not {*arguments[:1]} & PLATFORM:

@@ -39,10 +39,10 @@ def add(
 ) -> None:
     """Ingest images: check every one, find duplicates, split, store, and record the version with DVC.
 
-    Example: ./convoy data add photos/ --name products
     Example: ./convoy data add https://example.org/photos.tar --sha256 HEX --name products
     Under a name that is taken it makes the next version, in which groups of images keep their side of the split.
     Ingesting the same source again gives the same bytes, and no new version.
+    Example: ./convoy data add photos/ --name products
 
     Parameters
     ----------

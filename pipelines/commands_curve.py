@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.table import Table
 
-from data.findings import examine, obey, parse_accepted
+from data.findings import parse_accepted
 from pipelines.engines import start_engines
 from pipelines.families import Executor
 from pipelines.options import Accept, Changes, Json, quiet_stdout
@@ -15,7 +15,6 @@ from pipelines.parameters import AUTO, merge, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
 from tasks.curveplan import SPLITS, WAIVED, Mode
-from tasks.versions import open_stored
 
 FLOW = "pipelines.curve:learning_curve"
 FILES = ("cells.csv", "curve.json", "curve.png")
@@ -111,14 +110,11 @@ def require_curve(
             "--dataset ants --recipe finetune"
         )
     # Only now, for torch takes seconds that the engines can use.
+    from pipelines.beforehand import require_beginning
     from pipelines.curve import job_of
 
-    job_of(dataset, recipe, changes, curve, accepted)
-    opened = open_stored(dataset)
-    opened.require_family(family)
-    for split in SPLITS:
-        opened.require(split)
-    obey(*examine(opened, accepted, WAIVED))
+    job = job_of(dataset, recipe, changes, curve, accepted)
+    require_beginning(family, dataset, [job.config], accepted, SPLITS, WAIVED)
 
 
 def points_table(summary: dict[str, Any]) -> Table:

@@ -12,7 +12,7 @@ from tasks.edges import write_edges
 
 
 def edges(
-    photo: Path,
+    photo: str,
     /,
     *,
     filters: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
@@ -29,7 +29,7 @@ def edges(
     Parameters
     ----------
     photo
-        A picture; its grey levels are filtered.
+        A picture, or a photograph that scikit-image ships (skimage:astronaut); its grey levels are filtered.
     filters
         Names of filters: vertical, horizontal, sobel_vertical, sobel_horizontal, scharr_vertical, scharr_horizontal;
         otherwise all. Of both of a pair the magnitude is written, too.
@@ -44,5 +44,5 @@ def edges(
     """
     written = write_edges(photo, out, filters or list(FILTERS), padding, stride, true_convolution)
     rows = [(name, str(file)) for name, file in written.items()]
-    document = {"photo": str(photo), "padding": padding, "stride": stride, "files": dict(rows)}
-    emit(document, [table(f"Edges of {photo.name}", ("filter", "file"), rows)], as_json)
+    document = {"photo": photo, "padding": padding, "stride": stride, "files": dict(rows)}
+    emit(document, [table(f"Edges of {Path(photo).name}", ("filter", "file"), rows)], as_json)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from data.findings import examine, obey, parse_accepted
+from data.findings import parse_accepted
 from pipelines import server
 from pipelines.commands_train import collect, require_replaceable
 from pipelines.engines import start_engines
@@ -14,7 +14,6 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
-from tasks.versions import open_stored
 
 Models = Annotated[
     list[str] | None,
@@ -37,7 +36,7 @@ def ensemble(
     recipe: str = AUTO,
     changes: Changes = None,
     resume: str | None = None,
-    stop_after: StopAfter = "promote",
+    stop_after: StopAfter | None = None,
     executor: Executor = "ray",
     accept: Accept = None,
     out: Path | None = None,
@@ -62,7 +61,8 @@ def ensemble(
     resume
         Key of an ensemble that was cut off: go on with it, by its own parameters.
     stop_after
-        The last step: train, evaluate (test, do not register), or promote (everything).
+        The last step: train, evaluate (test, do not register), or promote (everything); otherwise
+        everything, and with --resume what was asked for at first.
     executor
         Where to train: side by side on Ray, or one after the other inside this process, for debugging.
     out
@@ -77,25 +77,26 @@ def ensemble(
                 "--resume goes on with the parameters of that ensemble: give no family, dataset, members, model, "
                 "recipe, --set, --accept"
             )
+        from pipelines.ensemble import read_record
+
+        stop_after = stop_after or read_record(resume)[1]
     elif family is None or dataset is None:
         raise ValueError(
             "ensemble needs a family and --dataset NAME, for example: ensemble classification --dataset digits"
         )
     else:
         server.start()
-        from pipelines.members import (
-            plan_members,
-        )  # only now, for torch takes seconds that the server can use
+        # Only now, for torch takes seconds that the server can use.
+        from pipelines.beforehand import require_beginning
+        from pipelines.members import plan_members
 
-        plan_members(family, dataset, members, models or (), recipe, nested, accepted)
-        opened = open_stored(dataset)
-        opened.require_family(family)
-        obey(*examine(opened, accepted))
+        jobs = plan_members(family, dataset, members, models or (), recipe, nested, accepted)
+        require_beginning(family, dataset, [job.config for job in jobs], accepted)
     with quiet_stdout(as_json):
         start_engines(executor)
         summary = call_flow(
             "pipelines.ensemble:train_ensemble", dataset or "", members=members, models=tuple(models or ()),
-            recipe=recipe, changes=nested or None, stop_after=stop_after, resume=resume, executor=executor,
+            recipe=recipe, changes=nested or None, stop_after=stop_after or "promote", resume=resume, executor=executor,
             accept=accepted,
         )  # fmt: skip
         if out is not None:

@@ -154,8 +154,8 @@ def prediction(
 ) -> int:
     """Show where in a picture a classifier finds what it predicts: files, or folders of them.
 
-    Example: ./convoy explain prediction models:/classifier-products@champion photo.jpg --method occlusion
     A picture that cannot be read is reported and the others are explained; the exit code is then 1.
+    Example: ./convoy explain prediction models:/classifier-products@champion photo.jpg --method occlusion
 
     Parameters
     ----------

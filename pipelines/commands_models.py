@@ -1,5 +1,6 @@
 """`./convoy evaluate` and `./convoy models`."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ import torch
 from cyclopts import App, Parameter
 
 from data.dataset import Dataset, Split
-from data.parameters import Parameters
+from data.parameters import Parameters, did_you_mean
 from models import classification, signals, volumes
 from models.papers import paper_of
 from pipelines.families import PIPELINES, load
@@ -41,9 +42,7 @@ COMBINED = (
     "signals",
     "volumes",
 )  # families whose predictors take several networks
-PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
-MAX_SLICES = 12  # shown; the files and --json have all
-NUM_LIKELY = 3  # classes shown beside the most likely one
+MAX_CLASSES = 12  # named of a model
 
 app = App(name="models", help="List and show registered models.")
 
@@ -196,8 +195,10 @@ def list_models(*, catalogue: Annotated[bool, Parameter(negative=())] = False, a
         emit(document, [table(title, ("family", "name", "parameters", "least side", "paper"), rows)], as_json)
         return
     models = modellist.list_models()
-    columns = ("name", "version", "aliases", "accuracy", "dataset", "created", "run_id")
-    view = table("Registered models", columns, [[model[name] for name in columns] for model in models])
+    columns = {"name": "name", "version": "version", "aliases": "aliases", "measure": "on test", "dataset": "dataset",
+               "created": "created", "run_id": "run_id"}  # fmt: skip
+    rows = [[model[name] for name in columns] for model in models]
+    view = table("Registered models", tuple(columns.values()), rows)
     empty = "no model is registered yet; make one with: ./convoy train classification --dataset NAME"
     emit({"models": models}, [view if models else empty], as_json)
 
@@ -259,7 +260,8 @@ def show_model(
     Parameters
     ----------
     model
-        models:/NAME@ALIAS, models:/NAME/VERSION, or a network for pictures: ./convoy models list --catalogue.
+        A registered model (models:/NAME@ALIAS, models:/NAME/VERSION), a run key, or a folder with a model.json; or a
+        network for pictures: ./convoy models list --catalogue.
     input_px
         Of a network: side of its square input, in pixels; otherwise that of the pictures it was made for.
     classes
@@ -274,9 +276,47 @@ def show_model(
 
         show_network(model, input_px, classes, channels, png, as_json)
         return
-    if not model.startswith("models:/"):
-        raise ValueError(
-            f"no model {model!r}: give models:/NAME@ALIAS, or a network of {', '.join(classification.ARCHITECTURES)}"
-        )
-    values = modellist.show_model(model)
-    emit(values, [pairs(model, values)], as_json)
+    try:
+        values = modellist.show_model(model)
+    except FileNotFoundError as error:
+        networks = classification.ARCHITECTURES
+        raise FileNotFoundError(
+            f"{error}. Networks are {', '.join(networks)}{did_you_mean(model, networks)}"
+        ) from None
+    emit(values, shown_model(values), as_json)
+
+
+def shown_model(values: dict[str, Any]) -> list[Any]:
+    """What is known of a model, for a person: what it is, where it came from, how good it was on the test split."""
+    card, tags = values["card"], values.get("tags", {})
+    kinds = Counter(member["architecture"] for member in card["members"])
+    classes = card["classes"]
+    more = ", …" if len(classes) > MAX_CLASSES else ""
+    fitted = [f"temperature {card['temperature']:.4g}"] * (card["temperature"] != 1)
+    fitted += [f"{name} {value:.4g}" for name, value in card["thresholds"].items()]
+    code = tags.get("git.commit", "")[:12] + ", with changes" * (tags.get("git.dirty") == "true")
+    named = {
+        "version": values.get("version"),
+        "aliases": ", ".join(values.get("aliases", [])),
+        "family": card["family"],
+        "networks": " + ".join(f"{num} × {kind}" if num > 1 else kind for kind, num in kinds.items()),
+        "classes": f"{len(classes)}: {', '.join(classes[:MAX_CLASSES])}{more}" if classes else "",
+        "input": ", ".join(f"{name} {value}" for name, value in card["preprocessing"].items()),
+        "view": card["views"],
+        "fitted": ", ".join(fitted),
+        "fitted on": card["calibrated_on"],
+        "began with": (card["initial_weights"] or {}).get("source"),
+        "taught by": (card["taught_by"] or {}).get("source"),
+        "dataset": f"{card['dataset']} {card['dataset_digest']}",
+        "runs": ", ".join(dict.fromkeys(member["run"] for member in card["members"])),
+        "code": code,
+        "created": values.get("created"),
+        "folder": values["folder"],
+        "look at it": values.get("run_url"),
+    }
+    metrics = {name.removeprefix("test."): value for name, value in values.get("metrics", {}).items()
+               if name.startswith("test.") and name.count(".") == 1}  # fmt: skip
+    views: list[Any] = [pairs(values["uri"], {name: value for name, value in named.items() if value})]
+    if metrics:
+        views.append(table("On the test split", ("metric", "value"), list(metrics.items())))
+    return [*views, "all metrics, parameters and tags: --json"]

@@ -30,7 +30,10 @@ ROW_IN, DPI = 0.21, 110
 def show_network(
     name: str, px: int | None, classes: int, channels: int, png: Path | None, as_json: bool
 ) -> None:
-    """Print the layer table of a network, and draw it where `png` names a file; a ValueError for an input too small."""
+    """Print the layer table of a network, and draw it where `png` names a file; a ValueError for numbers too small."""
+    for option, value in (("--classes", classes), ("--channels", channels)):
+        if value < 1:
+            raise ValueError(f"{option} (={value}) must be at least 1")
     side = usual_px(name) if px is None else px
     if side < least_px(name):
         raise ValueError(

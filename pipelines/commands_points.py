@@ -59,6 +59,7 @@ def first_points(points: dict[str, list[float]]) -> str:
     return "; ".join(f"{name} {x:.1f}, {y:.1f}" for name, (x, y) in list(points.items())[:3])
 
 
-def drawn_into(picture: np.ndarray, row: dict[str, Any]) -> np.ndarray:
-    """A picture with the points of its row."""
-    return draw_points(picture, np.reshape(row["points_xy"], (-1, 2)), np.array(row["visible"]))
+def drawn_into(picture: np.ndarray, row: dict[str, Any], zoom: int) -> np.ndarray:
+    """A picture, enlarged so many times, with the points of its row."""
+    points = (np.reshape(row["points_xy"], (-1, 2)) + 0.5) * zoom - 0.5  # from the centre of the first pixel
+    return draw_points(picture, points, np.array(row["visible"]))

@@ -42,8 +42,8 @@ def predict(
 ) -> int:
     """Classify images, signals or volumes, find objects or landmarks in images, embed faces, or stylise images.
 
-    Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
     An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.
+    Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def predict(
         Detectors: boxes below this score are left out; otherwise the one that was chosen on validation. What is below
         the recipe's evaluate.min_score is never found.
     draw
-        Detectors and landmarks: a folder to write the images to, with what was found drawn.
+        Detectors and landmarks: a folder to write the images to, with what was found drawn; small ones are enlarged.
     coco
         Detectors: a file to write the boxes to, as COCO's results: image_id is the file as given, category_id 1 the
         first class, bbox x, y, width and height in pixels of the upright image.
@@ -183,8 +183,8 @@ def require_single(view: ViewName | None, family: str) -> None:
 
 
 def counted(labels: list[str]) -> str:
-    """`2 cat, 1 dog`."""
-    return ", ".join(f"{num} {label}" for label, num in Counter(labels).most_common())
+    """`2 × cat, 1 × dog`: a class may be called 2."""
+    return ", ".join(f"{num} × {label}" for label, num in Counter(labels).most_common())
 
 
 def in_pieces(files: list[Path], predict: Callable[[list[bytes]], Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from data.findings import examine, obey, parse_accepted
+from data.findings import parse_accepted
 from pipelines.commands_train import summary_views
 from pipelines.engines import start_engines
 from pipelines.families import PIPELINES, FamilyName, SearchStop
@@ -16,7 +16,6 @@ from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
 from tasks.space import SearchMetric
-from tasks.versions import open_stored
 
 MAX_LISTED = 10  # trials
 Spaces = Annotated[
@@ -45,7 +44,7 @@ def search(
     max_concurrent: int | None = None,
     time_budget_s: float | None = None,
     resume: str | None = None,
-    stop_after: SearchStop = "promote",
+    stop_after: SearchStop | None = None,
     accept: Accept = None,
     as_json: Json = False,
 ) -> None:
@@ -79,7 +78,8 @@ def search(
     resume
         Key of a search that was cut off: go on with it, by its own parameters; trials that have ended stay.
     stop_after
-        The last step: search, train (the best), evaluate (test, do not register), or promote (everything).
+        The last step: search, train (the best), evaluate (test, do not register), or promote (everything); otherwise
+        everything, and with --resume what was asked for at first.
     """
     nested = parse_changes(changes or [])
     accepted = parse_accepted(accept or [])
@@ -90,6 +90,7 @@ def search(
     how = {name: value for name, value in asked.items() if value is not None}
     start_engines("ray")
     # Only now, for torch takes seconds that the engines can use.
+    from pipelines.beforehand import require_beginning
     from pipelines.search import job_of, read_job
     from pipelines.training import run_folder
 
@@ -105,14 +106,12 @@ def search(
             "--space optim.lr=log:1e-4..1e-1"
         )
     else:
-        job = job_of(family, dataset, space or [], recipe, nested, how, accepted)
-        opened = open_stored(dataset)
-        opened.require_family(family)  # the flow would refuse too, but only when engines have started
-        obey(*examine(opened, accepted))
+        job = job_of(family, dataset, space or [], recipe, nested, how, accepted, stop_after or "promote")
+        require_beginning(family, dataset, [job.config], accepted)
     with quiet_stdout(as_json):
         summary = call_flow(
             PIPELINES[job.family].search, job.dataset, tuple(space or ()), recipe, nested or None, how or None,
-            stop_after=stop_after, resume=resume, accept=accepted,
+            stop_after=stop_after or job.stop_after, resume=resume, accept=accepted,
         )  # fmt: skip
     emit(summary, views(summary), as_json)
 

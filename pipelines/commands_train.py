@@ -6,14 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from data.findings import examine, obey, parse_accepted
+from data.findings import parse_accepted
 from pipelines import server
 from pipelines.families import Executor, FamilyName, StopAfter
 from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, choose_recipe, flatten, parse_changes, recipes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import run_flow
-from tasks.versions import open_stored
 
 
 def train(
@@ -25,7 +24,7 @@ def train(
     changes: Changes = None,
     teacher: str = "",
     resume: str | None = None,
-    stop_after: StopAfter = "promote",
+    stop_after: StopAfter | None = None,
     executor: Executor = "ray",
     accept: Accept = None,
     out: Path | None = None,
@@ -49,7 +48,8 @@ def train(
     resume
         Key of a run that was cut off: go on with it, by its own parameters.
     stop_after
-        The last step: train, evaluate (test, do not register), or promote (everything).
+        The last step: train, evaluate (test, do not register), or promote (everything); otherwise
+        everything, and with --resume what was asked for at first.
     executor
         Where to train: on Ray, or inside this process, for debugging.
     out
@@ -73,12 +73,10 @@ def train(
     else:
         server.start()
         # Only now, for torch takes seconds that the server can use.
+        from pipelines.beforehand import require_beginning
         from pipelines.configuration import configuration
 
-        configuration(family, dataset, recipe, nested)
-        opened = open_stored(dataset)
-        opened.require_family(family)  # training would refuse too, but only when engines have started
-        obey(*examine(opened, accepted))
+        require_beginning(family, dataset, [configuration(family, dataset, recipe, nested)], accepted)
     with quiet_stdout(as_json):
         summary = run_flow(
             family, dataset, recipe, nested, resume=resume, stop_after=stop_after, executor=executor,

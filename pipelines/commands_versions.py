@@ -64,8 +64,8 @@ def version_document(version: Version, digest: str) -> dict[str, Any]:
 def checkout(name: str, version: str, /, *, as_json: Json = False) -> None:
     """Put a version of a dataset into its folder; the one that is there stays in DVC's cache.
 
-    Example: ./convoy data checkout products 2
     A version whose bytes are not here is fetched from the remote. A folder that was changed by hand is left alone.
+    Example: ./convoy data checkout products 2
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ def diff(
 ) -> None:
     """Compare two versions of a dataset: images added, removed, changed, relabelled, renamed, moved; groups.
 
-    Example: ./convoy data diff products 1 2
     Nothing that is checked out changes.
+    Example: ./convoy data diff products 1 2
 
     Parameters
     ----------
@@ -187,8 +187,8 @@ def remote(
 ) -> None:
     """Show or set where versions are pushed to: a folder, ssh://, s3://, gs:// or what else DVC takes.
 
-    Example: ./convoy data remote s3://bucket/convoy --option endpointurl=https://store.example.org
     It stands in .dvc/config, which goes to git; passwords and keys go to .dvc/config.local, which does not.
+    Example: ./convoy data remote s3://bucket/convoy --option endpointurl=https://store.example.org
 
     Parameters
     ----------

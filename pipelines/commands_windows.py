@@ -28,6 +28,7 @@ def detect_windows(
     score: float = 0.5,
     iou: float = 0.3,
     most: int = 0,
+    agreeing: int = 1,
     way: Way = "convolutional",
     out: Path | None = None,
     crops: Path | None = None,
@@ -58,6 +59,8 @@ def detect_windows(
         Of two boxes of one class that overlap by more, the less probable is left out.
     most
         Keep the best so many of each picture; 0: all.
+    agreeing
+        Of a box to be kept: how many windows, itself among them, must be as probable and overlap it by half or more.
     way
         convolutional: the network runs once over each scaled picture; crops: on each window by itself.
     out
@@ -81,17 +84,18 @@ def detect_windows(
         except DecodeError as error:
             raise ValueError(f"{photo}: {error}") from None
         began = time.perf_counter()
-        scan = detect(scorer, picture, labels, windows or (), score, iou, most)
+        scan = detect(scorer, picture, labels, windows or (), score, iou, most, agreeing)
         taken_s = time.perf_counter() - began
         scans.append({"photo": photo, "size": picture.size, "seconds": taken_s, **scan.document()})
         for each in scan.found:
-            rows.append((photo, each.label, each.score, *map(round, each.box_xyxy), each.window_px))
+            place = (*map(round, each.box_xyxy), each.window_px, each.num_agreeing)
+            rows.append((photo, each.label, each.score, *place))
         if out is not None:
             files.append(out if len(every) == 1 else out / f"{name}.png")
             draw(decode_image(data, channels=3), scan, labels).save(files[-1])
         if crops is not None:
             files += write_crops(crops, name, picture, scan, preprocessing)
-    columns = ("picture", "class", "probability", "left", "top", "right", "bottom", "window px")
+    columns = ("picture", "class", "probability", "left", "top", "right", "bottom", "window px", "agreeing")
     looked = sum(scan["num_windows"] for scan in scans)
     seconds = sum(scan["seconds"] for scan in scans)
     told = [

@@ -96,7 +96,8 @@ def train_ensemble(
             jobs = plan_members(
                 FAMILY, dataset, members, models, recipe, changes or {}, parse_accepted(accept)
             )
-            team = write_team(key, with_cpus(jobs, executor))
+            team = begin_team(key, with_cpus(jobs, executor))
+        write_record(key, team, stop_after)  # an ensemble that goes on may be asked for more
         for member in team:
             held.enter_context(exclusive(member.folder))
         reporter = current_reporter() or steps.LogReporter()
@@ -127,22 +128,33 @@ def with_cpus(jobs: list[Job], executor: Executor) -> list[Job]:
     ]
 
 
-def write_team(key: str, jobs: list[Job]) -> list[Member]:
-    """Begin the members' folders, and then the ensemble's record."""
+def begin_team(key: str, jobs: list[Job]) -> list[Member]:
+    """Begin the members' folders; the ensemble's record comes after them."""
     team = [Member(f"{key}-{place}", job) for place, job in enumerate(jobs)]
     for member in team:
         write_job(member.job, member.folder)
-    write_whole(run_folder(key) / RECORD, json.dumps({"members": [member.key for member in team]}) + "\n")
     return team
 
 
-def read_team(key: str) -> list[Member]:
-    """The members of an ensemble that was begun before; raises ValueError if there is none of that key."""
+def write_record(key: str, team: list[Member], stop_after: StopAfter) -> None:
+    """Keep which runs an ensemble is made of, and where it is to end."""
+    values = {"members": [member.key for member in team], "stop_after": stop_after}
+    write_whole(run_folder(key) / RECORD, json.dumps(values) + "\n")
+
+
+def read_record(key: str) -> tuple[list[str], StopAfter]:
+    """The members' keys, and where it is to end; raises ValueError if no ensemble of that key was begun."""
     file = run_folder(key) / RECORD
     if not file.is_file():
         known = sorted(path.parent.name for path in run_folder(key).parent.glob(f"*/{RECORD}"))
         raise ValueError(f"no ensemble {key!r} was begun; known: {', '.join(known) or 'none'}")
-    keys = json.loads(file.read_text())["members"]
+    values = json.loads(file.read_text())
+    return values["members"], values.get("stop_after", "promote")  # not in those of before it was kept
+
+
+def read_team(key: str) -> list[Member]:
+    """The members of an ensemble that was begun before; raises ValueError if there is none of that key."""
+    keys, _stop_after = read_record(key)
     return [Member(each, read_job(run_folder(each))) for each in keys]
 
 
@@ -166,6 +178,8 @@ def run_team(
             lineage = replace(lineage, params_sha256="+".join(hashes))
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
+            for config in {member.job.config.train.batch_size: member.job.config for member in team}.values():
+                steps.tell_smaller_batch(job.family, config, data, reporter)
             open_runs(team, data, lineage, weights, run_ids)
             checks.keep_findings(findings, verdict, folder, run_ids[0])
         with phase("train"):

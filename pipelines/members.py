@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from data.parameters import did_you_mean
 from models.classification import ARCHITECTURES
 from pipelines.configuration import configuration
 from pipelines.parameters import choose_recipe, merge, recipes
@@ -48,7 +49,7 @@ def member_job(
     elif model:
         raise ValueError(
             f"--model {model} is neither a recipe ({', '.join(recipes(family))}) nor a network of the catalogue "
-            f"({', '.join(ARCHITECTURES)})"
+            f"({', '.join(ARCHITECTURES)}){did_you_mean(model, [*recipes(family), *ARCHITECTURES])}"
         )
     config = configuration(family, dataset, recipe, changes)
     return Job(family, dataset, choose_recipe(family, dataset, recipe), config, accept)

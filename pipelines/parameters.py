@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from data.parameters import Parameters
+from data.parameters import Parameters, did_you_mean
 from pipelines.families import PIPELINES
 from tasks.paths import ROOT
 
@@ -52,7 +52,9 @@ def choose_recipe(family: str, dataset: str, recipe: str) -> str:
     known = recipes(family)
     name = recipe if recipe != AUTO else (dataset if dataset in known else DEFAULT_RECIPE)
     if name not in known:
-        raise ValueError(f"no recipe {name!r} for {family} in {PARAMS.name}; known: {', '.join(known)}")
+        raise ValueError(
+            f"no recipe {name!r} for {family} in {PARAMS.name}; known: {', '.join(known)}{did_you_mean(name, known)}"
+        )
     return name
 
 

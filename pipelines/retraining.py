@@ -92,6 +92,7 @@ def run_retrain(
             raise ValueError(
                 f"the run {key} is no retraining: go on with it by ./convoy train --resume {key}"
             )
+        training.write_job(job, folder)
         asked = journal.once("request", lambda: complete(request, family))
         reporter = current_reporter() or steps.LogReporter()
         going_on = resume_command("retrain", key, executor)
@@ -135,7 +136,7 @@ def retrain(
     if "trained" not in journal.done and executor == "ray":
         start_ray()
     trained = journal.once(
-        "trained", lambda: training.run_steps(job, key, folder, reporter, "promote", executor, "retrain")
+        "trained", lambda: training.run_steps(job, key, folder, reporter, executor, "retrain")
     )
     steps.publish(trained)
     summary |= {"trained": trained, "version": trained["version"]}

@@ -17,7 +17,7 @@ def run_flow(
     changes: dict[str, Any],
     *,
     resume: str | None = None,
-    stop_after: StopAfter = "promote",
+    stop_after: StopAfter | None = None,
     executor: Executor = "ray",
     accept: tuple[str, ...] = (),
 ) -> dict[str, Any]:
@@ -25,7 +25,8 @@ def run_flow(
 
     They are None where the run was trained already.
 
-    `resume`, the key of a run, takes the place of family, dataset, recipe, changes and accept.
+    `resume`, the key of a run, takes the place of family, dataset, recipe, changes and accept. Without `stop_after` it
+    ends where it was to end at first, a new run when everything is done.
     """
     start_engines(executor)
     if resume is not None:
@@ -34,9 +35,10 @@ def run_flow(
 
         job = read_job(run_folder(resume))
         family, dataset, recipe = job.family, job.dataset, job.recipe
+        stop_after = stop_after or job.stop_after
     assert family is not None
     summary = call_flow(
-        PIPELINES[family].flow, dataset, recipe=recipe, changes=changes or None, stop_after=stop_after,
+        PIPELINES[family].flow, dataset, recipe=recipe, changes=changes or None, stop_after=stop_after or "promote",
         resume=resume, executor=executor, accept=accept,
     )  # fmt: skip
     first_step_at = summary.pop("first_step_at")

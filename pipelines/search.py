@@ -10,7 +10,7 @@ A search that was cut off goes on by `resume`, with its own parameters; trials t
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from pipelines import checks, environment, steps, training
 from pipelines.artifacts import ProgressBar, publish_search
 from pipelines.configuration import configuration
 from pipelines.engines import start_ray
-from pipelines.families import SearchStop
+from pipelines.families import SearchStop, StopAfter
 from pipelines.interruption import interruptible, undisturbed
 from pipelines.parameters import choose_recipe, flatten, section
 from pipelines.reporting import Reporter, Status, current_reporter
@@ -52,6 +52,7 @@ class SearchJob:
     texts: tuple[str, ...]  # the space as it was written
     search: SearchConfig
     accept: tuple[str, ...]
+    stop_after: SearchStop
 
     @property
     def space(self) -> Space:
@@ -79,13 +80,14 @@ def run_search(
         if resume or (folder / JOB_FILE).is_file():
             job = read_job(folder)
         else:
-            job = job_of(family, dataset, space, recipe, changes, search, accept)
-            write_job(job, folder)
+            job = job_of(family, dataset, space, recipe, changes, search, accept, stop_after)
+        job = replace(job, stop_after=stop_after)  # a search that goes on may be asked for more
+        write_job(job, folder)
         reporter = current_reporter() or steps.LogReporter()
         reporter.note(
             f"search {key}: {job.dataset} by recipe {job.recipe}; if cut off: {resume_command(key)}"
         )
-        summary = run_steps(job, key, folder, reporter, stop_after)
+        summary = run_steps(job, key, folder, reporter)
     publish_search(summary)
     return summary
 
@@ -97,14 +99,14 @@ def resume_command(key: str) -> str:
 
 def job_of(
     family: str, dataset: str, space: Sequence[str], recipe: str, changes: dict[str, Any],
-    search: dict[str, Any], accept: Sequence[str],
+    search: dict[str, Any], accept: Sequence[str], stop_after: SearchStop,
 ) -> SearchJob:  # fmt: skip
     """The complete parameters; raises ValueError for those that are unknown, out of range, or not to be searched."""
     config = configuration(family, dataset, recipe, changes)
     parse_space(space, config)
     return SearchJob(
         family, dataset, choose_recipe(family, dataset, recipe), config, tuple(space),
-        section(SECTION, SearchConfig, search), parse_accepted(accept),
+        section(SECTION, SearchConfig, search), parse_accepted(accept), stop_after,
     )  # fmt: skip
 
 
@@ -117,6 +119,7 @@ def write_job(job: SearchJob, folder: Path) -> None:
         "space": job.texts,
         "search": job.search.model_dump(mode="json"),
         "accept": job.accept,
+        "stop_after": job.stop_after,
         "config": job.config.model_dump(mode="json"),
     }
     write_whole(folder / JOB_FILE, json.dumps(values, indent=2) + "\n")
@@ -133,27 +136,27 @@ def read_job(folder: Path) -> SearchJob:
         values["family"], values["dataset"], values["recipe"],
         FAMILIES[values["family"]].config.parse(values["config"], str(file)),
         tuple(values["space"]), SearchConfig.parse(values["search"], str(file)), tuple(values["accept"]),
+        values.get("stop_after", "promote"),  # not in searches of before it was kept
     )  # fmt: skip
 
 
-def run_steps(
-    job: SearchJob, key: str, folder: Path, reporter: Reporter, stop_after: SearchStop
-) -> dict[str, Any]:
+def run_steps(job: SearchJob, key: str, folder: Path, reporter: Reporter) -> dict[str, Any]:
     """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
     run_id = ""
     try:
-        data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(stop_after))
+        data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(job.stop_after))
         checks.run_checks(data, job.accept, reporter)
         weights = steps.resolve_weights(job.config, data)
         lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)
         for problem in lineage.problems:
             reporter.note(f"note: {problem}")
+        steps.tell_smaller_batch(job.family, job.config, data, reporter)
         run_id = open_record(job, data, lineage)
         study = run_trials(job, data, weights, lineage, folder, run_id, reporter)
         summary = keep(job, data, study, key, folder, run_id)
-        if stop_after != "search":
-            winner = winner_job(job, summary["best"], run_id)
-            summary["winner"] = train_winner(winner, f"{key}-winner", reporter, stop_after)
+        if job.stop_after != "search":
+            winner = winner_job(job, summary["best"], run_id, job.stop_after)
+            summary["winner"] = train_winner(winner, f"{key}-winner", reporter)
             registry.set_tags(run_id, {"winner.run_id": summary["winner"]["mlflow_run"]})
         registry.finish_run(run_id, "FINISHED")
     except BaseException as error:
@@ -287,21 +290,20 @@ def keep(
     }
 
 
-def winner_job(job: SearchJob, best: dict[str, Any], run_id: str) -> Job:
+def winner_job(job: SearchJob, best: dict[str, Any], run_id: str, stop_after: StopAfter) -> Job:
     """What trains the best trial's values in full, and says where they come from."""
     return Job(
         job.family, job.dataset, job.recipe, changed(job.config, best["changes"]), job.accept,
-        {"search.run_id": run_id, "search.trial": str(best["trial"])},
+        {"search.run_id": run_id, "search.trial": str(best["trial"])}, stop_after,
     )  # fmt: skip
 
 
-def train_winner(job: Job, key: str, reporter: Reporter, stop_after: SearchStop) -> dict[str, Any]:
+def train_winner(job: Job, key: str, reporter: Reporter) -> dict[str, Any]:
     """Train, test and register, as `train` would; goes on where an earlier attempt stopped."""
-    assert stop_after != "search"
     folder = run_folder(key)
     with exclusive(folder):
         training.write_job(job, folder)
         reporter.note(f"the best, trial {job.origin['search.trial']}, is trained in full: run {key}")
-        summary = training.run_steps(job, key, folder, reporter, stop_after, "ray")
+        summary = training.run_steps(job, key, folder, reporter, "ray")
     steps.publish(summary)
     return summary

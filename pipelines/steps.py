@@ -16,20 +16,22 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from data.checks import shard_fault
-from data.dataset import Dataset, Split, way_back
+from data.dataset import Dataset, Split, noun_of, way_back
 from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
 from pipelines.reporting import Clock, Reporter, Status
 from tasks import cluster, ledger, registry
+from tasks.batches import BatchPlan
 from tasks.distil import Teacher
+from tasks.families import FAMILIES
 from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
 from tasks.train import TrainResult, train
 from tasks.transfer import Weights
 from tasks.versions import open_stored
-from tasks.weights import read_teacher
+from tasks.weights import teacher_of
 
 RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
@@ -96,6 +98,17 @@ def check_dataset(family: str, name: str, splits: Sequence[Split]) -> Dataset:
     return dataset
 
 
+def tell_smaller_batch(family: str, config: Any, dataset: Dataset, reporter: Reporter) -> None:
+    """Say so where there are fewer training pictures than a batch is to have."""
+    asked, layout = config.train.batch_size, FAMILIES[family].layout(config, dataset)
+    taken = BatchPlan.of(config.train, layout, 0, config.train.num_workers).batch_size
+    if taken < asked:
+        reporter.note(
+            f"note: train.batch_size (={asked}) is more than the {layout.num_rows:,} training {noun_of(family)}: a "
+            f"step takes {taken:,}"
+        )
+
+
 @step("resolve weights")
 def resolve_weights(config: Any, dataset: Dataset) -> Weights | None:
     """What training starts from, read here: a worker has neither the file nor the registry. None: from chance."""
@@ -106,9 +119,7 @@ def resolve_weights(config: Any, dataset: Dataset) -> Weights | None:
 @step("resolve teacher")
 def resolve_teacher(config: Any) -> Teacher | None:
     """Whom training learns from, read here for the same reason. None: nobody."""
-    if "distil" not in type(config).model_fields or not config.distil.teacher:
-        return None
-    return read_teacher(config.distil.teacher, registry.resolve_model)
+    return teacher_of(config, registry.resolve_model)
 
 
 @step("resolve lineage")

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,17 @@ class Job:
     config: Any
     accept: tuple[str, ...] = ()  # checks of the dataset whose errors are waived
     origin: dict[str, str] = field(default_factory=dict)  # tags that say what chose the parameters
+    stop_after: StopAfter = "promote"
 
 
 def start_job(
     family: str, dataset: str, recipe: str, changes: dict[str, Any], accept: Sequence[str], folder: Path
 ) -> Job:
-    """The job of a run's folder; at the first attempt, made from the parameters and written there."""
+    """The job of a run's folder; at the first attempt, made from the parameters."""
     if (folder / JOB_FILE).is_file():
         return read_job(folder)
     config = configuration(family, dataset, recipe, changes)
-    job = Job(family, dataset, choose_recipe(family, dataset, recipe), config, parse_accepted(accept))
-    write_job(job, folder)
-    return job
+    return Job(family, dataset, choose_recipe(family, dataset, recipe), config, parse_accepted(accept))
 
 
 def write_job(job: Job, folder: Path) -> None:
@@ -69,6 +68,7 @@ def write_job(job: Job, folder: Path) -> None:
         "recipe": job.recipe,
         "accept": job.accept,
         "origin": job.origin,
+        "stop_after": job.stop_after,
         "config": job.config.model_dump(mode="json"),
     }
     write_whole(folder / JOB_FILE, json.dumps(values, indent=2) + "\n")
@@ -89,6 +89,7 @@ def read_job(folder: Path) -> Job:
         config,
         tuple(values["accept"]),
         values["origin"],
+        values.get("stop_after", "promote"),  # not in runs of before it was kept
     )
 
 
@@ -172,18 +173,19 @@ def run_job(
     folder = run_folder(key)
     with exclusive(folder):
         job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, accept, folder)
+        job = replace(job, stop_after=stop_after)  # a run that goes on may be asked for more
+        write_job(job, folder)
         reporter = current_reporter() or steps.LogReporter()
         going_on = resume_command("train", key, executor)
         reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
-        summary = run_steps(job, key, folder, reporter, stop_after, executor)
+        summary = run_steps(job, key, folder, reporter, executor)
     steps.publish(summary)
     return summary
 
 
 def run_steps(
-    job: Job, key: str, folder: Path, reporter: Reporter, stop_after: StopAfter, executor: Executor,
-    command: str = "train",
-) -> dict[str, Any]:  # fmt: skip
+    job: Job, key: str, folder: Path, reporter: Reporter, executor: Executor, command: str = "train"
+) -> dict[str, Any]:
     """The steps in their order, inside the record that MLflow keeps of them; returns the summary.
 
     `command` is what a person types to go on with the run, where it is cut off.
@@ -193,13 +195,14 @@ def run_steps(
     run_id = ""
     try:
         with phase("prepare"):
-            data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(stop_after))
+            data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(job.stop_after))
             findings, verdict = checks.run_checks(data, job.accept, reporter)
             weights = steps.resolve_weights(job.config, data)
             teacher = steps.resolve_teacher(job.config)
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights, teacher)
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
+            steps.tell_smaller_batch(job.family, job.config, data, reporter)
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
             registry.set_tags(run_id, job.origin)
             checks.keep_findings(findings, verdict, folder, run_id)
@@ -213,12 +216,12 @@ def run_steps(
         with phase("calibrate"):
             steps.calibrate_model(job.family, data, job.config, result.model_folder, run_id, reporter)
         metrics = dict(result.metrics)
-        if stop_after != "train":
+        if job.stop_after != "train":
             with phase("evaluate"):
                 metrics = steps.evaluate_model(
                     job.family, job.config, data, result.model_folder, folder, run_id, reporter
                 )
-        if stop_after == "promote":
+        if job.stop_after == "promote":
             with phase("register"):
                 model = steps.register_model(job.family, data, result.model_folder, run_id, lineage)
                 model["alias"] = steps.promote_model(model["model"], model["version"], key)

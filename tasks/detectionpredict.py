@@ -256,13 +256,13 @@ def coco_results(
     ]
 
 
-def drawer(classes: Sequence[str]) -> Callable[[np.ndarray, dict[str, Any]], np.ndarray]:
+def drawer(classes: Sequence[str]) -> Callable[[np.ndarray, dict[str, Any], int], np.ndarray]:
     """What draws a prediction (a row of `DETECTION_SCHEMA`) into its picture; see tasks.drawing.write_drawn."""
     number = {name: place for place, name in enumerate(classes)}
 
-    def draw(picture: np.ndarray, row: dict[str, Any]) -> np.ndarray:
+    def draw(picture: np.ndarray, row: dict[str, Any], zoom: int) -> np.ndarray:
         marks = [
-            Mark(tuple(box), f"{label} {score:.2f}", colour_of(number[label]))
+            Mark(tuple(edge * zoom for edge in box), f"{label} {score:.2f}", colour_of(number[label]))
             for box, label, score in zip(row["boxes_xyxy"], row["labels"], row["scores"], strict=True)
         ]
         return draw_boxes(picture, marks[::-1])  # the best on top

@@ -19,6 +19,9 @@ COLOURS = (
     "#64d2ff",
 )  # of classes, again from the first
 MIN_FONT_PX = 12
+LEAST_DRAWN_PX = (
+    320  # shorter side of what is written: on a smaller picture texts would hide what they tell of
+)
 DASH_PX = 6
 
 
@@ -100,19 +103,22 @@ def write_drawn(
     files: Sequence[Path],
     rows: Sequence[dict[str, Any]],
     folder: Path,
-    draw: Callable[[np.ndarray, dict[str, Any]], np.ndarray],
+    draw: Callable[[np.ndarray, dict[str, Any], int], np.ndarray],
 ) -> list[str]:
     """Write the pictures with what was found drawn into `folder`, as PNGs; the names of the files written.
 
-    `draw` makes of a picture (H, W, 3) uint8 and its row the picture to write; rows with an `error` are left out. Files
-    of one name get numbers. What was there under such a name is replaced.
+    `draw` makes of a picture (H, W, 3) uint8, its row, and the whole factor by which the picture is enlarged, the
+    picture to write; small ones are, see LEAST_DRAWN_PX. Rows with an `error` are left out. Files of one name get
+    numbers. What was there under such a name is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     good = [(file, row) for file, row in zip(files, rows, strict=True) if row["error"] is None]
     written = [folder / f"{name}.png" for name in distinct(file.stem for file, _ in good)]
     for (file, row), target in zip(good, written, strict=True):
-        picture = np.asarray(decode_image(file.read_bytes(), channels=3))
-        Image.fromarray(draw(picture, row)).save(target)
+        picture = decode_image(file.read_bytes(), channels=3)
+        zoom = -(-LEAST_DRAWN_PX // min(picture.size))  # rounded up
+        large = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.BICUBIC)
+        Image.fromarray(draw(np.asarray(large), row, zoom)).save(target)
     return [str(each) for each in written]
 
 

@@ -9,10 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from data.decode import DecodeError, decode_image
-from models.filters import FILTERS, Padding, convolve, correlate
+from data.parameters import did_you_mean
+from data.samples import read_photo
+from models.filters import FILTERS, Padding, convolve, correlate, output_px, padding_px
 
 PAIRS = ("sobel", "scharr")  # of which the magnitude is drawn, too
 SHARE_SHOWN = 0.995  # of the responses lie within the range of grey levels; the rest are cut
+LEAST_MAP_PX = 8  # shorter side of a map of which a stride has left something to look at
 TILE_PX, LABEL_PX, COLUMNS = 320, 26, 3
 
 
@@ -22,13 +25,22 @@ def edge_maps(
     """Responses of the named filters to a grey picture (H, W) of levels 0 to 255: name → (H', W').
 
     Beside them the magnitude √(vertical² + horizontal²) where both filters of a pair are named. A ValueError lists the
-    filters that there are.
+    filters that there are, or says which strides leave something to look at.
     """
     unknown = [name for name in names if name not in FILTERS]
     if unknown or not names:
-        raise ValueError(f"no filter {', '.join(unknown) or 'is named'}; known: {', '.join(FILTERS)}")
+        meant = did_you_mean(unknown[0], FILTERS) if unknown else ""
+        raise ValueError(f"no filter {', '.join(unknown) or 'is named'}; known: {', '.join(FILTERS)}{meant}")
     apply = convolve if true_convolution else correlate
     responses = apply(picture[None], torch.stack([FILTERS[name] for name in names]), padding, stride)[0]
+    if stride > 1 and min(responses.shape[1:]) < LEAST_MAP_PX:
+        (height, width), (rows, columns) = picture.shape, responses.shape[1:]
+        filter_px = len(FILTERS[names[0]])
+        reach = output_px(min(height, width), filter_px, padding_px(filter_px, padding), 1) - 1
+        raise ValueError(
+            f"stride (={stride}) makes maps of {columns}x{rows} px of a picture of {width}x{height}, which show "
+            f"nothing: give at most {max(1, reach // (LEAST_MAP_PX - 1))}"
+        )
     maps = dict(zip(names, responses, strict=True))
     for pair in PAIRS:
         sides = [maps.get(f"{pair}_{side}") for side in ("vertical", "horizontal")]
@@ -46,7 +58,7 @@ def as_grey(response: Tensor, signed: bool) -> np.ndarray:
 
 
 def write_edges(
-    photo: Path,
+    photo: str,
     folder: Path,
     names: Sequence[str],
     padding: Padding = "valid",
@@ -55,10 +67,11 @@ def write_edges(
 ) -> dict[str, Path]:
     """Write a PNG for each filter, and `edges.png` with all of them beside the picture; returns name → file.
 
-    Raises DecodeError for what is no picture, ValueError for an unknown filter or a picture that is too small.
+    `photo` is a file, or one of data.samples.PHOTOS. Raises DecodeError for what is no picture, ValueError for an
+    unknown filter or a picture that is too small.
     """
     try:
-        grey = decode_image(photo.read_bytes(), channels=1)
+        grey = decode_image(read_photo(photo), channels=1)
     except DecodeError as error:
         raise DecodeError(f"{photo}: {error}") from None
     picture = torch.from_numpy(np.array(grey, np.float32))
@@ -71,7 +84,7 @@ def write_edges(
         Image.fromarray(tile).save(files[name])
     files["edges"] = folder / "edges.png"
     named = {name.replace("_", " "): tile for name, tile in tiles.items()}
-    contact_sheet({photo.name: np.asarray(grey), **named}).save(files["edges"])
+    contact_sheet({Path(photo).name: np.asarray(grey), **named}).save(files["edges"])
     return files
 
 

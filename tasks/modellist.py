@@ -13,11 +13,15 @@ from tasks.modelstore import find_aliases, find_versions, version_at
 from tasks.recordstore import connect
 from tasks.registry import resolve_model, run_url
 
-ACCURACY = "test.accuracy"  # the metric that lists of models show
+MEASURES = ("accuracy", "ap", "nme")  # of a test: the first that a model has is what lists of models show
 
 
 def list_models() -> list[dict[str, Any]]:
-    """Every registered version: name, version, aliases, accuracy (None if unknown), dataset, created, run_id."""
+    """Every registered version: name, version, aliases, accuracy, measure, dataset, created, run_id.
+
+    `measure` is how good it was on the test split, as `ap 0.593`: "" if that is not known; `accuracy` is None then, and
+    of models that have none.
+    """
     client = connect()
     return [
         _row(client, version, aliases.get(int(version.version), []))
@@ -28,12 +32,15 @@ def list_models() -> list[dict[str, Any]]:
 
 def _row(client: MlflowClient, version: ModelVersion, aliases: list[str]) -> dict[str, Any]:
     run = _run_of(client, version)
+    metrics = run.data.metrics if run else {}
+    tested = [name for name in MEASURES if f"test.{name}" in metrics]
     created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
     return {
         "name": version.name,
         "version": int(version.version),
         "aliases": aliases,
-        "accuracy": run.data.metrics.get(ACCURACY) if run else None,
+        "accuracy": metrics.get("test.accuracy"),
+        "measure": f"{tested[0]} {metrics[f'test.{tested[0]}']:.4g}" if tested else "",
         "dataset": version.tags.get("convoy.dataset", ""),
         "created": created.isoformat(timespec="seconds"),
         "run_id": version.run_id or "",

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 
+from data.parameters import did_you_mean
 from tasks.modelfile import model_sha256
 from tasks.paths import home
 from tasks.recordstore import tracking_uri
@@ -45,6 +46,15 @@ def find_aliases(client: MlflowClient) -> dict[str, dict[int, list[str]]]:
     return found
 
 
+def registered_addresses(client: MlflowClient) -> list[str]:
+    """models:/NAME@ALIAS of every alias that there is."""
+    return [
+        f"models:/{name}@{alias}"
+        for name, aliases in find_aliases(client).items()
+        for alias in sorted({alias for some in aliases.values() for alias in some})
+    ]
+
+
 def version_at(client: MlflowClient, uri: str) -> ModelVersion:
     """The version that models:/NAME@ALIAS or models:/NAME/VERSION names; raises ValueError saying what there is."""
     parts = MODEL_URI.fullmatch(uri)
@@ -53,7 +63,9 @@ def version_at(client: MlflowClient, uri: str) -> ModelVersion:
     name, alias, number = parts["name"], parts["alias"], parts["version"]
     known = find_aliases(client)
     if name not in known:
-        raise ValueError(f"no registered model {name!r}; known: {', '.join(sorted(known)) or 'none yet'}")
+        raise ValueError(
+            f"no registered model {name!r}; known: {', '.join(sorted(known)) or 'none yet'}{did_you_mean(name, known)}"
+        )
     versions = find_versions(client, f"name = '{name}'")
     for version in versions:
         if str(version.version) == number or alias in known[name].get(int(version.version), []):
@@ -62,7 +74,7 @@ def version_at(client: MlflowClient, uri: str) -> ModelVersion:
     aliases = sorted({alias for some in known[name].values() for alias in some})
     raise ValueError(
         f"{uri}: no such {'alias' if alias else 'version'}; {name} has the versions {numbers or '(none)'} "
-        f"and the aliases {', '.join(aliases) or '(none)'}"
+        f"and the aliases {', '.join(aliases) or '(none)'}{did_you_mean(alias or '', aliases)}"
     )
 
 

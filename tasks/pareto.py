@@ -22,7 +22,7 @@ from tasks.predict import Predictor
 from tasks.settings import ViewName
 
 MARKERS: dict[ViewName, str] = {
-    "single": "o", "mirror": "D", "mirror_shift": "^", "ten_crop": "s", "multi_scale": "P",
+    "single": "o", "mirror": "D", "mirror_shift": "^", "five_crop": "p", "ten_crop": "s", "multi_scale": "P",
 }  # fmt: skip
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")  # of single models, by what they are
 TOGETHER, FRONT = "#D55E00", "#333333"
@@ -129,12 +129,9 @@ def kind_of(predictor: Predictor) -> str:
 
 
 def names_of(predictors: Sequence[Predictor]) -> list[str]:
-    """Each model's kind, numbered where several are of it."""
+    """Each model's kind, where several are of it with its place among them all, from 0 on as members' runs have it."""
     kinds = [kind_of(predictor) for predictor in predictors]
-    return [
-        f"{kind} #{kinds[: place + 1].count(kind)}" if kinds.count(kind) > 1 else kind
-        for place, kind in enumerate(kinds)
-    ]
+    return [f"{kind} #{place}" if kinds.count(kind) > 1 else kind for place, kind in enumerate(kinds)]
 
 
 def weights_mb(predictor: Predictor) -> float:

@@ -28,8 +28,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from data.dataset import SPLITS, Dataset
+from data.parameters import did_you_mean
 from tasks.modelfile import load_card, model_sha256
-from tasks.modelstore import files_of, find_versions, version_at
+from tasks.modelstore import files_of, find_versions, registered_addresses, version_at
 from tasks.packaging import save_package
 from tasks.paths import home, runs
 from tasks.recordstore import connect, first_line, tracking_uri
@@ -337,6 +338,7 @@ def resolve_model(uri: str | Path) -> Path:
         raise FileNotFoundError(
             f"no model {text!r}: it is neither a folder nor the key of a run. Give a folder, a run key, "
             "runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION; see: ./convoy models list"
+            + did_you_mean(text, registered_addresses(connect()))
         )
     return _model_of_run(connect(), run.info.run_id)
 

@@ -8,7 +8,7 @@ from data.parameters import Parameters
 
 Precision = Literal["auto", "bf16", "fp32"]
 DataMode = Literal["auto", "resident", "streaming"]
-ViewName = Literal["single", "mirror", "mirror_shift", "ten_crop", "multi_scale"]
+ViewName = Literal["single", "mirror", "mirror_shift", "five_crop", "ten_crop", "multi_scale"]
 
 
 class TrainConfig(Parameters):

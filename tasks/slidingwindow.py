@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.boxes import iou as overlaps
 from models.boxes import nms
 from models.classification import Classifier
 from models.slidingwindow import FullyConvolutional, crops_of, fully_convolutional
@@ -32,6 +33,8 @@ Way = Literal["convolutional", "crops"]
 SIZE_RATIO = (
     1.25  # of each window's side to the one before, where none are given; Viola and Jones 2001 took it
 )
+AGREEING_IOU = 0.5  # a window that overlaps another by as much shows the same
+PAIRS_AT_ONCE = 2**22  # overlaps in memory
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Found:
     score: float  # probability of the class
     label: str
     window_px: int  # the size that found it
+    num_agreeing: (
+        int  # windows as probable as asked for that overlap it by AGREEING_IOU or more, itself among them
+    )
 
     @property
     def centre_xy(self) -> tuple[float, float]:
@@ -156,16 +162,23 @@ def detect(
     least_score: float = 0.5,
     iou: float = 0.3,
     most: int = 0,
+    agreeing: int = 1,
 ) -> Scan:
     """Look for classes in a picture (L or RGB, as the model's channels), by windows of `sizes`, or of many.
 
-    Each class goes through suppression by itself; then the best `most` are kept, 0: all. Raises ValueError for an
-    unknown class, a size that does not fit, and numbers out of range.
+    Each class goes through suppression by itself. What is left counts where so many windows are `agreeing`: what is
+    there is seen from neighbouring places and sizes too, a false alarm mostly from one (Viola and Jones 2001). Then the
+    best `most` are kept, 0: all. Raises ValueError for an unknown class, a size that does not fit, and numbers out of
+    range.
     """
     if not 0 <= least_score <= 1:
         raise ValueError(f"score (={least_score}) must lie in 0…1: it is a probability")
+    if not 0 <= iou <= 1:
+        raise ValueError(f"iou (={iou}) must lie in 0…1: it is a share")
     if most < 0:
         raise ValueError(f"most (={most}) must be at least 1, or 0 for all")
+    if agreeing < 1:
+        raise ValueError(f"agreeing (={agreeing}) must be at least 1, the window itself")
     classes = scorer.predictor.card.classes
     unknown = [label for label in labels if label not in classes]
     if unknown or not labels:
@@ -185,11 +198,22 @@ def detect(
     found = []
     for column, label in enumerate(labels):
         likely = (chances[:, column] >= least_score).nonzero()[:, 0]
-        for index in likely[nms(every[likely], chances[likely, column], iou)].tolist():
-            x0, y0, x1, y1 = every[index].tolist()
-            found.append(Found((x0, y0, x1, y1), float(chances[index, column]), label, of_size[index]))
+        kept = likely[nms(every[likely], chances[likely, column], iou)]
+        for index, num in zip(kept.tolist(), count_agreeing(every[kept], every[likely]), strict=True):
+            if num >= agreeing:
+                x0, y0, x1, y1 = every[index].tolist()
+                found.append(
+                    Found((x0, y0, x1, y1), float(chances[index, column]), label, of_size[index], num)
+                )
     found.sort(key=lambda each: -each.score)
     return Scan(tuple(found[: most or None]), num_windows, tuple(windows), scorer.stride_px)
+
+
+def count_agreeing(kept: Tensor, likely: Tensor) -> list[int]:
+    """How many of the `likely` boxes (N, 4) show what each of the `kept` ones (K, 4) does."""
+    pieces = kept.split(max(1, PAIRS_AT_ONCE // max(1, len(likely))))
+    counts = [(overlaps(piece[:, None], likely) >= AGREEING_IOU).sum(1) for piece in pieces]
+    return torch.cat(counts).tolist()
 
 
 def boxes_of(

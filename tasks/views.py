@@ -7,7 +7,9 @@ What is averaged afterwards is the softmax output of each crop. Crops stay uint8
 - mirror_shift: airbench's six (https://github.com/KellerJordan/cifar10-airbench): the centre and two diagonal
   shifts by one pixel, each with its mirror image; the centres weigh 1/2 together, the shifts 1/4 each. Airbench
   averages logits; here it is softmax outputs, as in the other views.
-- ten_crop: four corners and the centre, each with its mirror image, of the picture with its reflected border
+- five_crop: four corners and the centre of the picture with its reflected border: for what is something else in the
+  mirror, such as digits.
+- ten_crop: these five, each with its mirror image
   (He et al. 2015, section 3.4, average softmax outputs too).
 - multi_scale: the picture at three scales, 1, 1.125 and 1.25, of each the centre and its mirror image, 1/6 each. These
   are the ratios of 256, 288 and 320 px at which GoogLeNet was tested (Szegedy et al. 2014, section 7,
@@ -50,12 +52,18 @@ def mirror_shift(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, 
     return with_mirrored(crops), torch.tensor([0.5, 0.25, 0.25]).div(2).repeat(2)
 
 
-def ten_crop(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """(B, C, T, T) uint8 → crops (10, B, C, c, c) and weights (10,)."""
+def five_crop(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """(B, C, T, T) uint8 → crops (5, B, C, c, c) and weights (5,)."""
     low = -preprocessing.pad_px
     high = images.shape[2] + preprocessing.pad_px - preprocessing.crop_px
     places = [(low, low), (low, high), (high, low), (high, high), centre(images, preprocessing)]
-    return with_mirrored(crops_at(images, places, preprocessing.crop_px)), torch.full((10,), 0.1)
+    return crops_at(images, places, preprocessing.crop_px), torch.full((5,), 0.2)
+
+
+def ten_crop(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """(B, C, T, T) uint8 → crops (10, B, C, c, c) and weights (10,)."""
+    crops, _ = five_crop(images, preprocessing)
+    return with_mirrored(crops), torch.full((10,), 0.1)
 
 
 def multi_scale(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
@@ -74,6 +82,7 @@ VIEWS: dict[ViewName, View] = {
     "single": single,
     "mirror": mirror,
     "mirror_shift": mirror_shift,
+    "five_crop": five_crop,
     "ten_crop": ten_crop,
     "multi_scale": multi_scale,
 }
@@ -82,6 +91,7 @@ NUM_CROPS: dict[ViewName, int] = {
     "single": 1,
     "mirror": 2,
     "mirror_shift": 6,
+    "five_crop": 5,
     "ten_crop": 10,
     "multi_scale": 6,
 }

@@ -107,6 +107,13 @@ def file_in_package(name: str, setting: str) -> Path:
     return files[0]
 
 
+def teacher_of(config: Any, resolve_model: Callable[[str], Path]) -> Teacher | None:
+    """Whom a training with these parameters learns from; None: nobody."""
+    if "distil" not in type(config).model_fields or not config.distil.teacher:
+        return None
+    return read_teacher(config.distil.teacher, resolve_model)
+
+
 def of_file(source: str, file: Path, architecture: str, channels: int) -> Weights:
     """Weights of a bare network by its own keys, or of a classifier of ours, with its statistics."""
     state = read_state(file)

@@ -91,6 +91,17 @@ def test_every_command_explains_itself_and_takes_json(command: tuple[str, ...], 
     assert "--json" in out
 
 
+def test_the_help_of_a_command_has_its_example_and_fills_its_lines_anew(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("train", "--help")
+    assert code == 0
+    assert "\n\nExample: ./convoy train classification --dataset digits" in out
+    cells = [" ".join(line.strip("│").split()) for line in out.splitlines() if line.startswith("│")]
+    assert "or promote (everything); otherwise everything, and with" in cells
+
+
 def test_help_is_quick_because_it_imports_no_engine() -> None:
     code = "import sys; from pipelines.commands import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -121,7 +132,11 @@ def test_help_is_quick_because_it_imports_no_engine() -> None:
         (("predict", "models:/nope@champion"), "predict needs images"),
         (("predict", "models:/nope@champion", "no.jpg"), "no file or folder no.jpg"),
         (("models", "show", "nope"), "no model 'nope'"),
+        (("models", "show", "VGG-16"), "did you mean vgg16?"),
+        (("models", "show", "lenet5", "--classes", "0"), "--classes (=0) must be at least 1"),
+        (("models", "show", "lenet5", "--channels", "-2"), "--channels (=-2) must be at least 1"),
         (("parameters", "classification", "--recipe", "nope"), "no recipe 'nope'"),
+        (("parameters", "classification", "--recipe", "finetun"), "did you mean finetune?"),
     ],
 )
 def test_bad_input_gets_one_clear_line_and_exit_code_2(
@@ -142,6 +157,10 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(
         ("optim.lrr=1", r"convoy: optim.lrr is not a parameter; known here: "),
         ("optim.lr=fast", "convoy: optim.lr (='fast'): "),
         ("train.batch_size=0", "convoy: train.batch_size (=0): "),
+        ("transfer.weights=nope.pth", "convoy: transfer.weights (=nope.pth): there is no such file"),
+        ("transfer.weights=package:nope", "convoy: transfer.weights (=package:nope): no such package"),
+        ("transfer.weights=models:/nope@champion", "convoy: no registered model 'nope'"),
+        ("distil.teacher=nope", "convoy: no model 'nope'"),
     ],
 )
 def test_a_bad_parameter_is_named_before_anything_starts(
@@ -308,7 +327,9 @@ def test_registered_models_are_listed_and_shown(registered: str, run: Run) -> No
     shown = json.loads(run("models", "show", registered, "--json")[1])
     assert shown["card"]["dataset"] == "digits"
     assert "classifier-digits" in run("models", "list")[1]
-    assert "champion" in run("models", "show", registered)[1]
+    told = run("models", "show", registered)[1]
+    assert "champion" in told and "On the test split" in told and "{" not in told
+    assert re.search(r"classes +10: 0, 1, 2", told) and re.search(r"networks +lenet5", told)
 
 
 @pytest.mark.parametrize(
@@ -388,6 +409,21 @@ def test_a_parameter_given_like_an_option_is_told_where_it_belongs(run: Run) -> 
     assert code == 2 and err.endswith("did you mean train.epochs?\n")
     code, _out, err = run(*command, "--set", "optim.wieght_decay=3")
     assert code == 2 and err.endswith("did you mean optim.weight_decay?\n")
+    code, _out, err = run(*command, "--set", "model.name=ResNet18")
+    assert code == 2 and err.endswith("did you mean resnet18?\n")
+
+
+def test_a_registered_model_that_is_not_there_is_answered_by_the_one_most_like_it(
+    run: Run, registered: str
+) -> None:
+    assert registered == "models:/classifier-digits@champion"
+    for wrong, meant in (
+        ("models:/clasifier-digits@champion", "classifier-digits"),
+        ("models:/classifier-digits@champoin", "champion"),
+        ("classifier-digits@champion", registered),
+    ):
+        code, _out, err = run("evaluate", wrong)
+        assert code == 2 and err.endswith(f"did you mean {meant}?\n"), err
 
 
 def test_pictures_that_do_not_fit_the_network_are_refused_before_anything_starts(

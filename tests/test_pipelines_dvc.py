@@ -139,8 +139,8 @@ def test_metrics_and_plots_are_shown_and_compared(reproduced: Checkout) -> None:
     said = reproduced.dvc("repro")
     assert "Running stage 'evaluate'" in said
     assert "Running stage 'train'" not in said
-    assert "ten_crop.accuracy" in before
-    assert "ten_crop.accuracy" not in reproduced.metrics()
+    assert "five_crop.accuracy" in before
+    assert "five_crop.accuracy" not in reproduced.metrics()
     assert reproduced.metrics()["accuracy"] == before["accuracy"]
     difference = json.loads(reproduced.dvc("metrics", "diff", "--json"))
     assert "single.images_per_s" in json.dumps(difference)

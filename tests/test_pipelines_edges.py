@@ -55,6 +55,12 @@ def test_true_convolution_changes_the_sign_and_stride_the_size(run: Run, photo: 
     [
         (("--filters", "canny"), "no filter canny; known: vertical, horizontal, sobel_vertical"),
         (("--stride", "0"), "stride (=0) must be at least 1"),
+        (("--stride", "-3"), "stride (=-3) must be at least 1"),
+        (
+            ("--stride", "9"),
+            "stride (=9) makes maps of 7x7 px of a picture of 64x64, which show nothing: give at most 8",
+        ),
+        (("--stride", "5000", "--padding", "same"), "makes maps of 1x1 px of a picture of 64x64"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
@@ -72,7 +78,7 @@ def test_what_is_no_picture_or_missing_or_too_small_is_refused_by_its_name(run: 
     (tmp_path / "small.png").write_bytes(encode(Image.new("L", (2, 2))))
     for name, message in (
         ("x.jpg", f"{tmp_path / 'x.jpg'}: not an image"),
-        ("none.jpg", f"{tmp_path / 'none.jpg'}: no such file or directory"),
+        ("none.jpg", f"no such picture: {tmp_path / 'none.jpg'}; give a file, or skimage:astronaut"),
         ("small.png", "a filter of 3 px does not fit into 2 px"),
     ):
         code, _, err = run("edges", str(tmp_path / name), "--out", str(tmp_path / "maps"))

@@ -88,7 +88,7 @@ def test_the_comparison_has_each_member_and_the_ensemble_and_lies_with_the_run(
     finished: dict[str, Any],
 ) -> None:
     names = {row["model"] for row in finished["comparison"]}
-    assert names == {"lenet5 #1", "lenet5 #2", "resnet8_cifar", "2 together", "3 together"}
+    assert names == {"lenet5 #0", "lenet5 #2", "resnet8_cifar", "2 together", "3 together"}
     files = {artifact.path for artifact in connect().list_artifacts(finished["mlflow_run"], "evaluation")}
     assert {"evaluation/pareto.png", "evaluation/pareto.csv"} <= files
 

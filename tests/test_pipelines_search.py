@@ -122,6 +122,7 @@ def test_the_winner_is_an_ordinary_run_whose_model_names_the_search(finished: di
 def test_a_finished_search_is_resumed_without_a_trial_or_a_training(
     finished: dict[str, Any], listener: Listener
 ) -> None:
+    assert flows.read_job(runs() / finished["key"]).stop_after == "promote"
     again = search_classifier("digits", resume=finished["key"])
     assert again["trials"] == finished["trials"] and again["winner"]["version"] == 1
     assert not any(status.step in ("trials", "train") for status in listener.statuses)
@@ -186,13 +187,14 @@ def test_a_search_that_is_killed_goes_on_and_runs_no_ended_trial_again(
     process.kill()
     process.communicate()
     before = [json.loads(line) for line in journal.read_text().splitlines()]
-    done = start(module_home, "--resume", key, "--stop-after", "search", "--json")
+    done = start(module_home, "--resume", key, "--json")
     out, err = done.communicate(timeout=500)
     assert done.returncode == 0, err
     summary = json.loads(out)
     after = [json.loads(line) for line in journal.read_text().splitlines()]
     assert after[: len(before)] == before
     assert [row["trial"] for row in summary["trials"]] == [0, 1, 2, 3]
+    assert "winner" not in summary  # it ends where it was to end at first
     children = children_of(summary["mlflow_run"])
     assert {run.info.status for run in children.values()} == {"FINISHED"} and len(children) == 4
     # what an ended trial had said of itself is not said again

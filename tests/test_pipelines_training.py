@@ -17,6 +17,7 @@ from pipelines.training import exclusive, read_job, run_folder
 from tasks import modellist, registry
 from tasks.paths import runs, store
 from tasks.recordstore import connect
+from tests.conftest import Run
 from tests.tiny import INGEST, TINY, tiny_dataset
 
 RECIPE = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
@@ -139,6 +140,31 @@ def test_progress_is_told_to_the_end_of_each_step(listener: Listener) -> None:
     assert f"--resume {summary['key']}" in listener.notes[0]
 
 
+def test_a_run_that_goes_on_ends_where_it_was_to_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = train_classifier("digits", changes=QUICK, stop_after="train", executor="in_process")
+    monkeypatch.setattr("pipelines.runner.start_engines", lambda _executor: None)
+    monkeypatch.setattr("pipelines.server.wait", lambda: None)
+    command = ("train", "--resume", summary["key"], "--executor", "in_process", "--json")
+    code, out, err = run(*command)
+    assert code == 0, err
+    assert not (Path(summary["folder"]) / "evaluation").exists()
+    code, out, err = run(*command, "--stop-after", "evaluate")
+    assert code == 0, err
+    assert json.loads(out)["version"] == 0 and (Path(summary["folder"]) / "evaluation").is_dir()
+
+
+def test_a_batch_larger_than_the_training_split_is_told_of(listener: Listener, digits: Dataset) -> None:
+    num = digits.info.num_images("train")
+    changes = {"train": {"batch_size": num + 100, "epochs": 0.01}}
+    summary = train_classifier("digits", changes=changes, stop_after="train", executor="in_process")
+    told = f"note: train.batch_size (={num + 100}) is more than the {num:,} training pictures: a step takes {num:,}"
+    assert told in listener.notes
+    listener.notes.clear()
+    train_classifier("digits", resume=summary["key"], stop_after="train", executor="in_process")
+    train_classifier("digits", changes=QUICK, stop_after="train", executor="in_process")
+    assert [note for note in listener.notes if "batch_size" in note] == [told]
+
+
 def test_a_fault_that_may_pass_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
@@ -198,7 +224,9 @@ def test_a_stopped_run_is_killed_and_resumes_by_its_own_parameters(monkeypatch: 
     (run,) = runs_with_key(key)
     assert run.info.status == "KILLED"
 
+    assert read_job(run_folder(key)).stop_after == "promote"
     summary = train_classifier("digits", resume=key, stop_after="train", executor="in_process")
+    assert read_job(run_folder(key)).stop_after == "train"
     assert summary["key"] == key and summary["first_step_at"] is not None
     assert read_job(run_folder(key)).config.train.epochs == 0.5
     (run,) = runs_with_key(key)

@@ -100,7 +100,8 @@ def test_several_pictures_are_drawn_into_a_folder_and_scikit_images_have_names(
         (("--class", "square", "--stride", "-2"), "stride (=-2) must be at least 1"),
         (("--class", "square", "--score", "2"), "score (=2.0) must lie in 0…1"),
         (("--class", "square", "--most", "-3"), "most (=-3) must be at least 1"),
-        (("--class", "square", "--iou", "3"), "iou_threshold (=3.0) must lie in 0…1"),
+        (("--class", "square", "--iou", "3"), "iou (=3.0) must lie in 0…1"),
+        (("--class", "square", "--agreeing", "0"), "agreeing (=0) must be at least 1"),
         (("--class", "square", "--stride", "3"), "stride (=3) must be a multiple of the network's own, 2"),
     ],
 )

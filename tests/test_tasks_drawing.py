@@ -1,9 +1,13 @@
 """Boxes on pictures: where they are, readable at the borders, the picture itself untouched."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from tasks.drawing import COLOURS, Mark, colour_of, distinct, draw_boxes
+from tasks.detectionpredict import drawer
+from tasks.drawing import COLOURS, Mark, colour_of, distinct, draw_boxes, write_drawn
 
 RED = (0xFF, 0x3B, 0x30)
 
@@ -25,6 +29,20 @@ def test_a_box_is_drawn_on_its_edges_and_the_picture_is_not_changed() -> None:
     assert not red[34:66, 24:56].any()
     whole = is_red(drawn(Mark((0, 0, 120, 80), "", COLOURS[0])))
     assert all(side.all() for side in (whole[:2], whole[-2:], whole[:, :2], whole[:, -2:]))
+
+
+def test_a_small_picture_is_enlarged_with_its_boxes_so_that_texts_do_not_hide_it(tmp_path: Path) -> None:
+    names = {"small": (96, 128), "large": (400, 500)}
+    files = [tmp_path / f"{name}.png" for name in names]
+    for file, (height, width) in zip(files, names.values(), strict=True):
+        Image.new("L", (width, height)).save(file)
+    row = {"error": None, "boxes_xyxy": [[20.0, 60.0, 40.0, 90.0]], "labels": ["cat"], "scores": [0.5]}
+    written = write_drawn(files, [row, row], tmp_path / "drawn", drawer(["cat"]))
+    for file, zoom, (height, width) in zip(written, (4, 1), names.values(), strict=True):
+        with Image.open(file) as picture:
+            red = is_red(np.asarray(picture))
+        assert red.shape == (height * zoom, width * zoom)
+        assert red[90 * zoom - 1, 20 * zoom : 40 * zoom].all() and not red[90 * zoom].any()
 
 
 def test_pictures_of_one_name_get_numbers() -> None:

@@ -41,7 +41,7 @@ def test_models_are_told_apart_by_number_only_where_they_must_be(tmp_path: Path)
         write_model(tmp_path / "c", CLASSES, seed=2),
     ]
     predictors = [load_predictor(folder, CPU) for folder in folders]
-    assert names_of(predictors) == ["resnet8_cifar #1", "lenet5", "resnet8_cifar #2"]
+    assert names_of(predictors) == ["resnet8_cifar #0", "lenet5", "resnet8_cifar #2"]
 
 
 def test_models_together_take_the_sum_of_times_and_weights_and_the_highest_peak(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_evaluation_compares_each_model_each_view_and_the_first_n_together(tmp_p
         assert rows["3 together", view].accuracy == pytest.approx(report.metrics[f"{view}.accuracy"])
         assert rows["3 together", view].images_per_s == pytest.approx(report.metrics[f"{view}.images_per_s"])
     alone = evaluate(folders[1:2], dataset, config=config, device=CPU)
-    assert rows["resnet8_cifar #2", "mirror"].accuracy == alone.metrics["mirror.accuracy"]
+    assert rows["resnet8_cifar #1", "mirror"].accuracy == alone.metrics["mirror.accuracy"]
     pair = evaluate(folders[:2], dataset, config=config, device=CPU)
     assert rows["2 together", "single"].accuracy == pair.metrics["accuracy"]
     accuracies = [row["accuracy"] for row in table_rows(report.comparison.rows())]

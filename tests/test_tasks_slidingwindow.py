@@ -93,6 +93,21 @@ def test_squares_are_found_where_they_are(tmp_path: Path) -> None:
     assert detect(scorer, scene(), ["square"], [14]).found == ()
 
 
+def test_what_too_few_windows_agree_on_is_left_out(tmp_path: Path) -> None:
+    """A window two pixels beside the square's own sees its edge, and says no."""
+    scorer = WindowScorer(square_finder(tmp_path / "a"))
+    picture = scene((10, 20), (50, 30))
+    alone = detect(scorer, picture, ["square"], [14])
+    assert [each.num_agreeing for each in alone.found] == [1, 1]
+    assert detect(scorer, picture, ["square"], [14], agreeing=2).found == ()
+    every = detect(scorer, picture, ["square"], [14], least_score=0.0, iou=0.0, most=1)
+    overlapping = [  # shifts by (dx, dy) of windows of 14 whose overlap is at least half of what both cover
+        (dx, dy) for dx in range(-12, 13, 2) for dy in range(-12, 13, 2)
+        if (14 - abs(dx)) * (14 - abs(dy)) * 3 >= 14 * 14 * 2
+    ]  # fmt: skip
+    assert every.found[0].num_agreeing == len(overlapping)
+
+
 def test_larger_windows_find_larger_squares_at_their_size(tmp_path: Path) -> None:
     scorer = WindowScorer(square_finder(tmp_path / "a"))
     picture = scene((40, 80), side=24, size=(240, 320))

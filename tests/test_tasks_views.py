@@ -86,6 +86,14 @@ def test_mirror_shift_is_airbenchs_six_views() -> None:
     assert weights.tolist() == [0.25, 0.125, 0.125, 0.25, 0.125, 0.125]
 
 
+def test_five_crop_is_ten_crop_without_its_mirror_images() -> None:
+    images, preprocessing = pictures(2, 9), layout(9, 6, 2)
+    crops, weights = VIEWS["five_crop"](images, preprocessing)
+    mirrored, _ = VIEWS["ten_crop"](images, preprocessing)
+    assert torch.equal(crops, mirrored[:5])
+    assert torch.allclose(weights, torch.full((5,), 0.2))
+
+
 def test_ten_crop_takes_the_corners_of_the_picture_with_its_border() -> None:
     images = pictures(2, 8)
     crops, weights = VIEWS["ten_crop"](images, layout(8, 6, 1))
@@ -142,6 +150,6 @@ def test_an_unknown_view_lists_the_known_ones() -> None:
     assert view_named("ten_crop") == "ten_crop"
     with pytest.raises(
         ValueError,
-        match="'five_crop' is not known; known: single, mirror, mirror_shift, ten_crop, multi_scale",
+        match="'six_crop' is not known; known: single, mirror, mirror_shift, five_crop, ten_crop, multi_scale",
     ):
-        view_named("five_crop")
+        view_named("six_crop")

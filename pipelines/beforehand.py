@@ -1,0 +1,37 @@
+"""What a command that trains looks at before engines start and a run begins: the flow would refuse it later."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from data.dataset import Split
+from data.findings import examine, obey
+from pipelines.families import PIPELINES, load
+from tasks import registry
+from tasks.distil import require_teacher
+from tasks.versions import open_stored
+from tasks.weights import teacher_of
+
+
+def require_beginning(
+    family: str,
+    dataset: str,
+    configs: Sequence[Any],
+    accepted: Sequence[str],
+    splits: Sequence[Split] = (),
+    waived: Sequence[str] = (),
+) -> None:
+    """Raise ValueError or FileNotFoundError where trainings by `configs` could not begin.
+
+    That is where the dataset is not there, is of another family, has faults that are neither `accepted` nor `waived`,
+    or has nothing in one of `splits`; and where pretrained weights or a teacher are not there, cannot be read, or are
+    of another network or of other classes.
+    """
+    opened = open_stored(dataset)
+    opened.require_family(family)
+    for split in splits:
+        opened.require(split)
+    obey(*examine(opened, accepted, waived))
+    for config in configs:
+        load(PIPELINES[family].weights)(config, opened.info, registry.resolve_model)
+        if "distil" in type(config).model_fields:
+            require_teacher(config, opened.info, teacher_of(config, registry.resolve_model))
