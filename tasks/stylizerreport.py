@@ -73,14 +73,12 @@ class Report:
 
     @property
     def per_style(self) -> list[dict[str, Any]]:
-        """Mean costs of each style."""
+        """Mean costs of each style; `style` is the part of J, `name` the picture's."""
         found = []
         for name, _ in self.styles:
             own = [row for row in self.rows if row.style == name]
             means = {part: float(np.mean([row.costs[part] for row in own])) for part in own[0].costs}
-            found.append(
-                {"style": name, **means, "untouched": float(np.mean([row.untouched for row in own]))}
-            )
+            found.append({"name": name, **means, "untouched": float(np.mean([row.untouched for row in own]))})
         return found
 
     def document(self) -> dict[str, Any]:
@@ -126,7 +124,7 @@ class Report:
 
 def flat(row: Rendered) -> dict[str, Any]:
     return {
-        "id": row.id, "style": row.style, **row.costs, "untouched": row.untouched, "seconds": row.seconds,
+        "id": row.id, "name": row.style, **row.costs, "untouched": row.untouched, "seconds": row.seconds,
         "pixels": row.pixels,
     }  # fmt: skip
 

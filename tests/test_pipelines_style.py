@@ -5,16 +5,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
-import pandas as pd
 import pytest
+from mlflow.types import DataType
 from PIL import Image
 
 from pipelines.reporting import set_reporter
 from pipelines.style import train_stylizer
 from tasks import modellist, registry
+from tasks.packaging import signature_of
 from tasks.paths import store
+from tasks.predictors import open_predictor
 from tests.conftest import Run
 from tests.smears import smear
 from tests.test_pipelines_training import Listener
@@ -79,10 +80,15 @@ def test_commands_stylise_files_and_folders(finished: dict[str, Any], run: Run, 
 
 def test_a_registered_stylizer_is_served_with_its_first_style(finished: dict[str, Any]) -> None:
     assert finished["version"] == 1
-    served = mlflow.pyfunc.load_model(URI)
-    table = served.predict(pd.DataFrame({"image": [smear(1, 33), b"junk"]}))
-    assert Image.open(io.BytesIO(table["picture"][0])).size == (33, 33)
-    assert table["picture"][1] is None and "not an image" in table["error"][1]
+    answering = open_predictor(registry.resolve_model(URI))  # as tasks.pyfunc does
+    good, bad = answering.predict([smear(1, 33), b"junk"]).to_pylist()
+    assert Image.open(io.BytesIO(good["picture"])).size == (33, 33)
+    assert bad["picture"] is None and "not an image" in bad["error"]
+    outputs = signature_of("style").outputs
+    assert [(each.name, each.type) for each in outputs] == [
+        ("picture", DataType.binary),
+        ("error", DataType.string),
+    ]
 
 
 def test_commands_evaluate_and_preview(finished: dict[str, Any], run: Run, tmp_path: Path) -> None:
