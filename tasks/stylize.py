@@ -222,7 +222,8 @@ class Run:
         number = len(self.state.steps)
         if not math.isfinite(costs["total"]):
             raise FloatingPointError(
-                f"J is no number at iteration {number + 1}: lower optim.lr (={self.config.optim.lr}), or take adam"
+                f"J is no number at iteration {number + 1}: lower the weights of cost (style_weight "
+                f"={self.config.cost.style_weight}), or see whether the network's own weights are numbers"
             )
         return Step(iteration=number, longer_px=longer_px, **costs, time_s=time.perf_counter() - began)
 
