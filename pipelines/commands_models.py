@@ -197,8 +197,8 @@ def list_models(*, catalogue: Annotated[bool, Parameter(negative=())] = False, a
     models = modellist.list_models()
     columns = {"name": "name", "version": "version", "aliases": "aliases", "measure": "on test", "dataset": "dataset",
                "created": "created", "run_id": "run_id"}  # fmt: skip
-    lines = [[model[name] for name in columns] for model in models]
-    view = table("Registered models", tuple(columns.values()), lines)
+    listed = [[model[name] for name in columns] for model in models]
+    view = table("Registered models", tuple(columns.values()), listed)
     empty = "no model is registered yet; make one with: ./convoy train classification --dataset NAME"
     emit({"models": models}, [view if models else empty], as_json)
 
