@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from pipelines.services import insist
 from tasks.paths import ROOT
 from tests.tiny import TINY
 
@@ -78,10 +78,7 @@ class Platform:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.api}{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+        return insist(f"{self.api}{path}", body)
 
     def run(self, **parameters: Any) -> str:
         """Trigger the deployment as the UI does; the id of the flow run."""
