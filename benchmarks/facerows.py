@@ -177,11 +177,14 @@ def table_of(rows: Sequence[Row]) -> Table:
         shown.add_row(
             row.name, f"{row.accuracy:.1%}", f"{row.ten_fold:.1%} ± {row.ten_fold_sd:.1%}",
             f"{row.auc:.4f} ({row.auc_low:.3f}–{row.auc_high:.3f})", f"{row.eer:.1%}", share(row.rank1),
-            share(row.dir_at_far_1e_2), f"{share(row.orl_rank1)} ± {share(row.orl_sd)}", str(row.steps or "–"),
+            share(row.dir_at_far_1e_2), share(row.orl_rank1, row.orl_sd), str(row.steps or "–"),
             f"{row.cpu_s:.0f}" if row.cpu_s else "–", "; ".join(filter(None, (row.budget, row.note))),
         )  # fmt: skip
     return shown
 
 
-def share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1%}"
+def share(value: float, sd: float = 0.0) -> str:
+    """A share and its deviation, if any."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.1%} ± {sd:.1%}" if sd else f"{value:.1%}"

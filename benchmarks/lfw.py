@@ -185,7 +185,7 @@ def trained(seen: Frame, recipe: str, work: Path, budget: "Budget", changes: dic
     num = seen.dataset.info.num_images("train")
     config = recipe_config(seen, recipe, changes)
     settings = budget.settings(num // config.train.batch_size)
-    config = recipe_config(seen, recipe, {**changes, "train": settings})
+    config = recipe_config(seen, recipe, merge(changes, {"train": settings}))
     weights = read_weights(NET, "face_resnet128", 3, Path) if config.transfer.weights else None
     folder, began = work / "runs" / f"{recipe}-{budget.name}", time.process_time()
 
