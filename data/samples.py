@@ -8,7 +8,7 @@ scikit-image ships them (https://scikit-image.org/docs/stable/api/skimage.data.h
 `convoy:synthetic_faces`: 80 people with 10 pictures each, drawn from parameters (data.syntheticfaces).
 `skimage:photos`: the photographs of scikit-image that show things and textures, as they are: content for style.
 Beside them the photographs in `PHOTOS`, of scikit-image's too: one picture each, to look for something in,
-and the style pictures of data.drawnstyles.
+and the style pictures of data.paintings.
 """
 
 import gzip
@@ -23,7 +23,7 @@ from PIL import Image
 
 from data.archive import FileTree, memory_tree
 from data.digitscenes import digit_scenes
-from data.drawnstyles import DRAWN
+from data.paintings import PAINTINGS, paint
 from data.syntheticfaces import synthetic_faces
 
 
@@ -119,14 +119,16 @@ SAMPLES: dict[str, Sample] = {
 
 
 def read_photo(photo: Path | str) -> bytes:
-    """The bytes of a picture's file, or of one of `PHOTOS` or `DRAWN`; raises FileNotFoundError naming these."""
+    """The bytes of a picture's file, or of one of `PHOTOS` or `PAINTINGS`; raises FileNotFoundError naming these."""
     name = str(photo)
-    if name in DRAWN and not Path(name).exists():
-        return DRAWN[name]()
+    if name in PAINTINGS and not Path(name).exists():
+        return paint(name)
     if name in PHOTOS and not Path(name).exists():
         return _shipped("skimage", PHOTOS[name]).read_bytes()
     if not Path(name).exists():
-        raise FileNotFoundError(f"no such picture: {name}; give a file, or {', '.join((*PHOTOS, *DRAWN))}")
+        raise FileNotFoundError(
+            f"no such picture: {name}; give a file, or {', '.join((*PHOTOS, *PAINTINGS))}"
+        )
     return Path(name).read_bytes()
 
 

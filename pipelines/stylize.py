@@ -19,7 +19,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from data.files import write_whole
-from data.paintings import read_art
+from data.samples import read_photo
 from pipelines import environment, steps
 from pipelines.artifacts import ProgressBar, publish_image, publish_style
 from pipelines.engines import start_ray
@@ -116,7 +116,7 @@ def keep_job(job: StyleJob, folder: Path) -> None:
     inputs = folder / INPUTS
     inputs.mkdir(parents=True, exist_ok=True)
     for name, photo in named_inputs(job).items():
-        (inputs / name).write_bytes(read_art(photo))
+        (inputs / name).write_bytes(read_photo(photo))
     values = {
         **asdict(job),
         "config": job.config.model_dump(mode="json"),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from data.decode import DecodeError, decode_image
 from data.files import whole
-from data.paintings import read_art
 from data.palette import luminance, match_colours, match_luminance, with_colours_of
+from data.samples import read_photo
 from models.style import Style
 from tasks.styleconfig import Colour, StylizeConfig
 
@@ -49,9 +49,9 @@ class Scale:
 
 
 def read_picture(photo: Path | str, channels: int = 3) -> Tensor:
-    """A file, or a picture that data.paintings knows by name: (1, channels, H, W) float32 of 0 to 1."""
+    """A file, or a picture that data.samples knows by name: (1, channels, H, W) float32 of 0 to 1."""
     try:
-        image = decode_image(read_art(photo), channels=3 if channels == 3 else 1)
+        image = decode_image(read_photo(photo), channels=3 if channels == 3 else 1)
     except DecodeError as error:
         raise DecodeError(f"{photo}: {error}") from None
     pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
