@@ -52,13 +52,14 @@ from benchmarks.facerows import (
     with_head,
 )
 from data.archive import open_tree
+from data.aligned import FaceAlignment
 from data.dataset import Dataset
 from data.decode import decode_image
 from data.files import write_whole
 from data.ingest import IngestConfig, ingest
 from pipelines.configuration import configuration
 from pipelines.parameters import merge, parse_changes
-from tasks.facealign import Aligner, FaceAlignment, open_aligner
+from tasks.facealign import Aligner, open_aligner
 from tasks.faceevaluate import fit_thresholds
 from tasks.facefolder import align_folder
 from tasks.facepredict import FacePredictor
