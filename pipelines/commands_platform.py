@@ -16,6 +16,7 @@ from pipelines.registration import flow_runs
 from pipelines.render import ConsoleReporter, emit, table
 from pipelines.services import SERVICES, Service
 
+TRAININGS = "workflowType=machine_learning"  # MLflow's UI shows pages for agents otherwise
 RUNS, STOPPED, SILENT = "runs", "stopped", "does not answer"
 
 
@@ -67,7 +68,7 @@ def up_views(plan: Plan, document: dict[str, Any], started: list[str]) -> list[A
     views = [
         services_table(document),
         f"Prefect   {plan.prefect_ui()}",
-        f"MLflow    http://{plan.far()}:{plan.mlflow_port}",
+        f"MLflow    http://{plan.far()}:{plan.mlflow_port}/#/experiments?{TRAININGS}",
         f"Ray       {plan.dashboard()}  (Ray itself listens on every interface, and asks for its token)",
         "",
         "./convoy uses these servers from now on (CONVOY_PLATFORM=off: not)."

@@ -41,7 +41,6 @@ KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 SAMPLE_EVERY_S = 2.0
 REFUSED = re.compile(r"[^/\w.\- :]")  # of a metric's name
 LONGEST_NAME = 240  # MLflow takes 250
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's UI shows pages for agents otherwise
 PER_BATCH = 100  # what MLflow takes of parameters or tags in one request
 
 _logger = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ def ensure_experiment(client: MlflowClient, name: str) -> str:
     # A server has a place for artifacts of its own; without one they would land in the current folder.
     local = None if tracking_uri().startswith("http") else (home() / "mlflow" / name).as_uri()
     try:
-        return str(client.create_experiment(name, artifact_location=local, tags=KIND))
+        return str(client.create_experiment(name, artifact_location=local))
     except MlflowException:
         found = client.get_experiment_by_name(name)  # another process made it meanwhile
         if found is None:
