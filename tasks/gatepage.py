@@ -31,8 +31,7 @@ def gate_page(
         f'<h2>Gains</h2><p class="quiet">Challenger minus champion, the better way to the right, on the same '
         f"{paired.num_samples:,} {paired.unit}. A line is the interval of a metric; of a slice it ends at "
         f"the lower bound, at confidence {1 - config.alpha:g}. The grey field is the margin: losses that do not "
-        "matter.</p>"
-        + figure(paired, slices[:MAX_SHOWN]),
+        "matter.</p>" + figure(paired, slices[:MAX_SHOWN]),
         "<h2>Metrics</h2>" + table(*metric_rows(paired)),
         ("<h2>Slices</h2>" + table(*slice_rows(slices))) if slices else "",
         "<h2>Cost</h2>" + table(*cost_rows(costs)),
