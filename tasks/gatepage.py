@@ -29,9 +29,9 @@ def gate_page(
         f'<div class="verdict {kind}">{escape(verdict.sentence)}</div>',
         f"<h2>Why</h2><ul>{reasons}</ul>",
         f'<h2>Gains</h2><p class="quiet">Challenger minus champion, the better way to the right, on the same '
-        f"{paired.num_samples:,} {paired.unit}. A line is the interval; of slices, what is left of it is ruled out at "
-        f"confidence {1 - config.alpha:g}. The grey field is the margin: losses that do not matter.</p>"
-        + figure(paired, slices[:MAX_SHOWN]),
+        f"{paired.num_samples:,} {paired.unit}. A line is the interval of a metric; of a slice it ends at "
+        f"the lower bound, at confidence {1 - config.alpha:g}. The grey field is the margin: losses that do not "
+        "matter.</p>" + figure(paired, slices[:MAX_SHOWN]),
         "<h2>Metrics</h2>" + table(*metric_rows(paired)),
         ("<h2>Slices</h2>" + table(*slice_rows(slices))) if slices else "",
         "<h2>Cost</h2>" + table(*cost_rows(costs)),
