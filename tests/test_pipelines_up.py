@@ -128,7 +128,7 @@ def test_a_command_uses_the_platform_and_does_without_when_it_is_away(platform: 
 def training(platform: Platform) -> str:
     """A flow run that the worker has started, and that has kept a checkpoint."""
     run = platform.run(dataset="digits", changes=LONG, executor="in_process", stop_after="train")
-    wait_for(lambda: list((platform.home / "runs" / run).rglob("state.pt")), RUN_S, "a checkpoint")
+    wait_for(lambda: list((platform.home / "runs" / run / "checkpoints").glob("*")), RUN_S, "a checkpoint")
     return run
 
 
