@@ -15,6 +15,7 @@ from data.files import write_whole
 from pipelines.options import Json, overlap_of
 from pipelines.render import emit, table
 from tasks import registry
+from tasks.answers import document_of
 from tasks.modelfile import load_card, load_model
 from tasks.predict import load_predictor
 from tasks.settings import ViewName
@@ -103,11 +104,7 @@ def predict(
                 row["error"] or runners_up(card.classes, row["probabilities"]),
             )
         )
-    document = {
-        "model": model,
-        "classes": card.classes,
-        "predictions": [{"image": str(file), **row} for file, row in zip(files, rows, strict=True)],
-    }
+    document = document_of(model, predictor, [str(file) for file in files], rows)
     emit(document, [table("", ("image", "label", "confidence", "next, or what is wrong"), lines)], as_json)
     return int(any(row["error"] for row in rows))
 
@@ -136,10 +133,7 @@ def predict_boxes(
     lines = [(file, None if row["error"] else len(row["labels"]), row["error"] or counted(row["labels"]))
              for file, row in zip(files, rows, strict=True)]  # fmt: skip
     document = {
-        "model": model,
-        "classes": classes,
-        "least_score": predictor.least_score,
-        "predictions": [{"image": str(file), **row} for file, row in zip(files, rows, strict=True)],
+        **document_of(model, predictor, [str(file) for file in files], rows),
         **({"drawn": drawn} if draw is not None else {}),
         **({"coco": coco} if coco is not None else {}),
     }
