@@ -60,7 +60,8 @@ class Look:
 def twice_running(looks: Sequence[Look], config: DriftConfig) -> bool:
     """Whether the two newest looks both found drift, of one model, at predictions that they do not share.
 
-    `looks` in order of time. One look in a hundred of data that have not changed has a p-value below 0.01.
+    `looks` in order of time. Of data that have not changed one look in a hundred has a p-value below 0.01. Both looks
+    share their reference, so two running are not as rare as chance alone would have it.
     """
     if len(looks) < 2:
         return False

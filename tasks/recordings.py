@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from queue import Empty, Full, Queue
 
@@ -215,7 +216,7 @@ class RecordingThread:
             if asked is None:
                 self._guarded(self.recorder.flush)
                 return
-            self._guarded(lambda asked=asked: self._record(*asked))
+            self._guarded(partial(self._record, *asked))
 
     def _record(self, resolved: Resolved, predictor: Answering, blobs: list[bytes]) -> None:
         self.num_recorded += record(self.recorder, resolved, predictor, blobs)

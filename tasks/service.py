@@ -26,6 +26,7 @@ from starlette.routing import Route
 from data.dataset import NUM_AXES
 from tasks.answers import document_of
 from tasks.following import Answered, Follower
+from tasks.recordings import RecordingThread
 from tasks.requests import Items, RefusedError, read_items
 from tasks.serveconfig import ServeConfig
 
@@ -33,7 +34,6 @@ RETRY_AFTER_S = 1
 VERSION_HEADER = "X-Model-Version"
 
 Predict = Callable[[list[bytes]], Awaitable[Answered]]
-Record = Callable[[Answered, list[bytes]], None]
 _logger = logging.getLogger(__name__)
 
 
@@ -50,6 +50,12 @@ class Figures:
             "convoy_requests_under_way", "Requests without an answer yet", registry=self.registry
         )
         self.seconds = Histogram("convoy_request_seconds", "From request to answer", registry=self.registry)
+        self.recorded = Gauge(
+            "convoy_recorded", "Images whose features were recorded", registry=self.registry
+        )
+        self.left_out = Gauge(
+            "convoy_not_recorded", "Images there was no time to record", registry=self.registry
+        )
         self.changes = Gauge("convoy_model_changes", "Versions that took over", registry=self.registry)
 
     def text(self) -> bytes:
@@ -61,9 +67,13 @@ class Service:
     """Answers requests by `predict`, which may join several of them."""
 
     def __init__(
-        self, follower: Follower, config: ServeConfig, predict: Predict, record: Record | None = None
+        self,
+        follower: Follower,
+        config: ServeConfig,
+        predict: Predict,
+        recording: RecordingThread | None = None,
     ) -> None:
-        self.follower, self.config, self.predict, self.record = follower, config, predict, record
+        self.follower, self.config, self.predict, self.recording = follower, config, predict, recording
         self.figures = Figures()
         self.under_way = 0
 
@@ -112,8 +122,8 @@ class Service:
         if len(faults) == len(rows):
             return self.json(400, {"error": faults[0], "version": served.version}, served.version)
         self.figures.images.inc(len(rows) - len(faults))
-        if self.record is not None:
-            self.record(answered, items.blobs)
+        if self.recording is not None:
+            self.recording.offer(served.resolved, served.predictor, items.blobs)
         document = document_of(self.follower.uri, served.predictor, items.names, rows)
         about = {
             "model": document.pop("model"),
@@ -160,4 +170,7 @@ class Service:
     async def get_metrics(self, _request: Request) -> Response:
         self.figures.under_way.set(self.under_way)
         self.figures.changes.set(self.follower.changes)
+        if self.recording is not None:
+            self.figures.recorded.set(self.recording.num_recorded)
+            self.figures.left_out.set(self.recording.num_left_out)
         return Response(self.figures.text(), media_type=CONTENT_TYPE_LATEST)
