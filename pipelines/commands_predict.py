@@ -8,19 +8,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from data import arrays
-from data.dataset import NUM_AXES
-from data.decode import EXTENSIONS
 from data.files import write_whole
-from pipelines.options import Json, overlap_of
+from pipelines.families import Executor
+from pipelines.options import Changes, Json, overlap_of
 from pipelines.render import emit, table
 from tasks import registry
 from tasks.answers import document_of
+from tasks.folders import suffixes_of
 from tasks.modelfile import load_card, load_model
 from tasks.predict import load_predictor
 from tasks.settings import ViewName
 
-IMAGE_SUFFIXES = frozenset(suffix for suffixes in EXTENSIONS.values() for suffix in suffixes)
 PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
 NUM_LIKELY = 3  # classes shown beside the most likely one
 
@@ -28,26 +26,32 @@ NUM_LIKELY = 3  # classes shown beside the most likely one
 def predict(
     model: str,
     /,
-    *images: Path,
+    *images: str,
     view: ViewName | None = None,
     least_score: float | None = None,
     draw: Path | None = None,
     coco: Path | None = None,
     tile: Annotated[bool, Parameter(negative=())] = False,
     overlap: float | None = None,
+    out: Path | None = None,
+    executor: Executor = "ray",
+    record: Annotated[bool, Parameter(negative=())] = False,
+    changes: Changes = None,
     as_json: Json = False,
 ) -> int:
     """Classify images, signals or volumes, find objects or landmarks in images, or embed faces: files, or folders.
 
     Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
     An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.
+    With --out a whole folder or bucket becomes one Parquet file, on Ray; a command that was stopped goes on:
+    ./convoy predict models:/classifier-digits@champion s3://bucket/photos --out predictions.parquet
 
     Parameters
     ----------
     model
         A registered model (models:/NAME@ALIAS, models:/NAME/VERSION), a run key, or a folder with a model.json.
     images
-        Image files, and folders that are searched for them.
+        Image files, and folders that are searched for them; with --out one folder, or s3://BUCKET/PREFIX.
     view
         How to look at each image; otherwise the way that the model was registered with.
     least_score
@@ -63,14 +67,36 @@ def predict(
         them is made smaller.
     overlap
         With --tile: how much tiles overlap, as a share of their side (0.25); no less than the longest object.
+    out
+        A file to write the predictions to, which ends in .parquet: for more than a look.
+    executor
+        With --out: ray, or in_process.
+    record
+        Keep features of what can be read, and no picture, below recordings/, for ./convoy drift.
+    changes
+        With --out: a parameter of section `predict` of params.yaml, such as threads=2.
     """
+    if out is not None:
+        from pipelines.commands_batch import predict_into
+
+        one_look = {
+            "--view": view, "--least-score": least_score, "--draw": draw, "--coco": coco, "--tile": tile or None,
+        }  # fmt: skip
+        return predict_into(model, images, out, executor, record, changes, one_look, as_json)
+    if changes:
+        raise ValueError("--set is for --out: give it too")
     tile_overlap = overlap_of(tile, overlap)
-    require_there(images)
+    paths = tuple(Path(image) for image in images)
+    require_there(paths)
     if draw is not None and draw.exists() and not draw.is_dir():
         raise ValueError(f"--draw {draw} is a file: give a folder")
     folder = registry.resolve_model(model)
     card = load_card(folder)
-    files = find_images(images, suffixes_of(card.family))
+    files = find_images(paths, suffixes_of(card.family))
+    if record:
+        from pipelines.commands_batch import record_files
+
+        record_files(model, files)
     if card.family == "detection":
         return predict_boxes(model, folder, files, view, least_score, draw, coco, tile_overlap, as_json)
     draws = card.family == "landmarks"
@@ -165,14 +191,6 @@ def predict_files(files: list[Path], predict: Callable[[list[bytes]], Any]) -> l
             reasons[i] = f"cannot be read: {error.strerror or error}"
     rows = predict(contents).to_pylist()
     return [{**row, "error": reasons.get(i, row["error"])} for i, row in enumerate(rows)]
-
-
-def suffixes_of(family: str) -> frozenset[str]:
-    """How files are called that a model of this family takes; the last part alone of `.nii.gz`."""
-    if family not in NUM_AXES:
-        return IMAGE_SUFFIXES
-    endings = (end for form in arrays.FORMATS[NUM_AXES[family]] for end in arrays.EXTENSIONS[form])
-    return frozenset(Path(f"x{end}").suffix for end in endings)
 
 
 def require_there(paths: tuple[Path, ...]) -> None:

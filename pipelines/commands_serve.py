@@ -19,7 +19,7 @@ def serve(
     /,
     *,
     host: str = "127.0.0.1",
-    port: Annotated[int, Parameter(validator=None)] = 8000,
+    port: int = 8000,
     record: Annotated[bool, Parameter(negative=())] = False,
     changes: Changes = None,
 ) -> None:
@@ -52,24 +52,32 @@ def serve(
 def serve_until_stopped(model: str, config: ServeConfig, host: str, port: int, record: bool) -> None:
     """Serve, say what happens on stderr, and end with the signal that ends the process."""
     # Only now, for Ray and torch take seconds.
-    from tasks import serve as serving
     from tasks.cluster import disconnect
     from tasks.recordings import RecordConfig
+    from tasks.serve import is_loopback, serving
 
     reporter = ConsoleReporter()
-    keep: Any = section("record", RecordConfig, {}) if record else None
+    keep = section("record", RecordConfig, {}) if record else None
     try:
-        server = serving.start(model, config, keep, host, port)
-        reporter.note(f"{model} answers at {server.address} (POST /predict, GET /version); Ctrl-C ends it")
-        if not serving.is_loopback(host):
+        with serving(model, config, keep, host, port) as server:
             reporter.note(
-                f"{host} is not the loopback: whoever reaches this machine may ask, and nobody is asked who"
+                f"{model} answers at {server.address} (POST /predict, GET /version); Ctrl-C ends it"
             )
+            if not is_loopback(host):
+                reporter.note(
+                    f"{host} is not the loopback: whoever reaches it may ask, and nobody is asked who"
+                )
+            tell(server, reporter)
+    finally:
+        disconnect()
+
+
+def tell(server: Any, reporter: ConsoleReporter) -> None:
+    """Say what the replicas say, until a signal ends it."""
+    try:
         while True:
             for note in server.notes():
                 reporter.note(note)
             time.sleep(LISTEN_EVERY_S)
     finally:
         reporter.note("stopping: what was taken is answered first")
-        serving.stop()
-        disconnect()

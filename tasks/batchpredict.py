@@ -59,7 +59,8 @@ class PredictConfig(Parameters):
 class Plan:
     """What a file of predictions is made of, fixed when it is begun."""
 
-    model: str  # models:/NAME/VERSION, or what the model was given as
+    asked: str  # the model as it was given
+    model: str  # models:/NAME/VERSION, or as it was given
     model_sha256: str
     family: str
     dataset: str  # that the model was trained on
@@ -100,21 +101,27 @@ def finished(out: Path) -> Plan | None:
     return Plan(**json.loads(metadata[b"convoy.plan"]))
 
 
-def begin(out: Path, resolved: Resolved, source: Source, config: PredictConfig) -> Plan:
-    """Write the plan of a new file, the list of files first."""
+def count_errors(out: Path) -> int:
+    """How many files of a file that is done have no prediction."""
+    errors = pq.read_table(out, columns=["error"])["error"]
+    return len(errors) - errors.null_count
+
+
+def begin(out: Path, resolved: Resolved, source: Source, places: list[Place], config: PredictConfig) -> Plan:
+    """Write the plan of a new file, the list of what is to be predicted first."""
     folder = parts_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = [place.size for place in source.places]
+    sizes = [place.size for place in places]
     bounds = cut_rows(sizes, config.part_images, config.part_mb << 20)
     digest = hashlib.sha256()
     with whole(folder / LISTING) as stream, pq.ParquetWriter(stream, LISTED) as writer:
         for start, stop in bounds:  # a row group a part
-            names = [place.name for place in source.places[start:stop]]
+            names = [place.name for place in places[start:stop]]
             digest.update(json.dumps([names, sizes[start:stop]]).encode())
             writer.write_table(pa.table([names, sizes[start:stop]], LISTED))
     card = load_card(resolved.folder)
     plan = Plan(
-        resolved.exact, resolved.sha256, card.family, card.dataset, card.dataset_digest, source.shown,
+        resolved.asked, resolved.exact, resolved.sha256, card.family, card.dataset, card.dataset_digest, source.shown,
         digest.hexdigest(), len(sizes), len(bounds),
     )  # fmt: skip
     write_whole(folder / PLAN, json.dumps(asdict(plan), indent=2) + "\n")

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from data import arrays
 from data.address import is_url
+from data.dataset import NUM_AXES
+from data.decode import EXTENSIONS
 from data.s3 import list_s3, read_s3
 
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in EXTENSIONS.values() for suffix in suffixes)
 MAX_BYTES = 256 << 20  # of one file: a larger one is set aside
 
 
@@ -21,35 +25,32 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """Where files lie, and how one is read."""
+    """Where files lie, and how they are listed and read."""
 
-    shown: str  # as it is told
-    places: list[Place]  # sorted by name
+    shown: str  # as it is told and compared
+    listed: Callable[[], Iterator[tuple[str, int]]]  # names and sizes of all files
     read: Callable[[str], bytes]  # by name; raises OSError or ValueError
 
 
-def open_source(source: str, suffixes: frozenset[str]) -> Source:
-    """List what is called like something to predict; raises ValueError or FileNotFoundError where there is none."""
+def open_source(source: str) -> Source:
+    """A folder or s3://BUCKET/PREFIX; raises ValueError or FileNotFoundError for what is neither."""
     if is_url(source):
         if not source.startswith("s3://"):
             raise ValueError(f"{source}: only folders and s3://BUCKET/PREFIX are predicted into a file")
         base = source if source.endswith("/") else f"{source}/"
-        listed: Iterator[tuple[str, int]] = list_s3(base)
-        read = lambda name: read_s3(base + quote(name))  # noqa: E731
-    else:
-        folder = Path(source)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no folder {source}: --out takes one folder, or s3://BUCKET/PREFIX")
-        base = str(folder.resolve())
-        listed = files_below(folder)
-        read = lambda name: (folder / name).read_bytes()  # noqa: E731
-    places = sorted(
-        (Place(name, size) for name, size in listed if Path(name).suffix.lower() in suffixes),
-        key=lambda place: place.name,
-    )
-    if not places:
-        raise ValueError(f"nothing to predict in {source}; looked for {' '.join(sorted(suffixes))}")
-    return Source(base, places, read)
+        return Source(base, lambda: list_s3(base), lambda name: read_s3(base + quote(name)))
+    folder = Path(source).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {source}: --out takes one folder, or s3://BUCKET/PREFIX")
+    return Source(str(folder), lambda: files_below(folder), lambda name: (folder / name).read_bytes())
+
+
+def places_of(source: Source, suffixes: frozenset[str]) -> list[Place]:
+    """What is called like something to predict, sorted by name; raises ValueError where there is nothing."""
+    found = [Place(name, size) for name, size in source.listed() if Path(name).suffix.lower() in suffixes]
+    if not found:
+        raise ValueError(f"nothing to predict in {source.shown}; looked for {' '.join(sorted(suffixes))}")
+    return sorted(found, key=lambda place: place.name)
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, int]]:
@@ -82,3 +83,11 @@ def read_one(source: Source, place: Place) -> bytes:
     if place.size > MAX_BYTES:
         raise ValueError(f"{place.size:,} bytes are more than {MAX_BYTES:,}")
     return source.read(place.name)
+
+
+def suffixes_of(family: str) -> frozenset[str]:
+    """How files are called that a model of this family takes; the last part alone of `.nii.gz`."""
+    if family not in NUM_AXES:
+        return IMAGE_SUFFIXES
+    endings = (end for form in arrays.FORMATS[NUM_AXES[family]] for end in arrays.EXTENSIONS[form])
+    return frozenset(Path(f"x{end}").suffix for end in endings)

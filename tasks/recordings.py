@@ -120,8 +120,8 @@ def table_of(resolved: Resolved, hashes: Sequence[str], embeddings: np.ndarray, 
     values = pa.array(narrow.reshape(-1))
     columns = [
         pa.array([now] * N, pa.timestamp("ms", tz="UTC")),
-        pa.array([resolved.exact] * N).dictionary_encode(),
-        pa.array([resolved.sha256] * N).dictionary_encode(),
+        pa.array([resolved.exact] * N, pa.string()),
+        pa.array([resolved.sha256] * N, pa.string()),
         pa.array(hashes, pa.string()),
         pa.FixedSizeListArray.from_arrays(values, D),
     ]

@@ -11,7 +11,9 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +36,8 @@ from tasks.service import Service
 NAME = "convoy"
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 SPARE_REQUESTS = 32  # that a replica takes beyond its limit, to tell them so itself
-STOP_WITHIN_S = 10.0
+SPARE_S = 5.0  # that Serve waits beyond our own time limit
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 @serve.deployment
@@ -80,7 +83,7 @@ class Replica:
 
 @dataclass(frozen=True)
 class Server:
-    """A model that is served, until `stop`."""
+    """A model that is served."""
 
     address: str  # http://HOST:PORT
     mailbox: Any
@@ -90,39 +93,52 @@ class Server:
         return [text for _kind, text in read_mailbox(self.mailbox)]
 
 
-def start(uri: str, config: ServeConfig, record: RecordConfig | None, host: str, port: int) -> Server:
-    """Serve a model and return when it answers; raises ValueError for a port that is taken."""
+@contextmanager
+def serving(
+    uri: str, config: ServeConfig, record: RecordConfig | None, host: str, port: int
+) -> Iterator[Server]:
+    """Serve a model from when it answers to the end of the block; what was taken by then is answered.
+
+    Raises ValueError for a port that is taken, before anything is started.
+    """
     require_free(host, port)
     connect()
     if any(actor["name"] == CONTROLLER for actor in ray.util.list_named_actors(all_namespaces=True)):
         raise ValueError(
-            "Ray Serve runs on this cluster already; stop it, or unset RAY_ADDRESS to serve embedded"
+            "Ray Serve runs on this cluster already: stop it, or unset RAY_ADDRESS to serve embedded"
         )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=host, port=port, request_timeout_s=config.timeout_s + 5),
-        logging_config=quiet,
+        http_options=HTTPOptions(host=host, port=port, request_timeout_s=config.timeout_s + SPARE_S),
+        logging_config=QUIET,
     )
-    mailbox = open_mailbox()
-    places = {"CONVOY_HOME": str(home()), "MLFLOW_TRACKING_URI": tracking_uri()}
+    try:
+        mailbox = open_mailbox()
+        serve.run(deployment_of(config).bind(uri, config, record, mailbox, places()), name=NAME)
+        yield Server(f"http://{host}:{port}", mailbox)
+    finally:
+        serve.delete(NAME)
+        if "RAY_ADDRESS" in os.environ:  # an embedded Ray takes the rest of Serve with it
+            serve.shutdown()
+
+
+def deployment_of(config: ServeConfig) -> Any:
+    """The replicas, still without a model."""
     deployment: Any = Replica  # mypy does not see what the decorator makes of it
-    replicas = deployment.options(
+    return deployment.options(
         num_replicas=config.replicas,
         max_ongoing_requests=config.max_requests + SPARE_REQUESTS,
-        graceful_shutdown_timeout_s=STOP_WITHIN_S,
+        graceful_shutdown_timeout_s=config.timeout_s + SPARE_S,
         graceful_shutdown_wait_loop_s=0.2,
         ray_actor_options={"num_cpus": config.threads},
-        logging_config=quiet,
+        logging_config=QUIET,
     )
-    serve.run(replicas.bind(uri, config, record, mailbox, places), name=NAME)
-    return Server(f"http://{host}:{port}", mailbox)
 
 
-def stop() -> None:
-    """Let replicas answer what they have taken, and end them."""
-    serve.shutdown()
+def places() -> dict[str, str]:
+    """Where the models are."""
+    return {"CONVOY_HOME": str(home()), "MLFLOW_TRACKING_URI": tracking_uri()}
 
 
 def require_free(host: str, port: int) -> None:
