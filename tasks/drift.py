@@ -82,7 +82,7 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def median_width(squares: np.ndarray) -> float:
     """The median distance of all pairs, from their squared distances (N, N); 1 where half of the items are equal."""
-    median = float(np.sqrt(np.median(squares[np.triu_indices(len(squares), 1)])))
+    median = float(np.median(np.sqrt(squares[np.triu_indices(len(squares), 1)])))
     return median or 1.0
 
 
