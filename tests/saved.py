@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data.dataset import Dataset
 from tasks.families import FAMILIES
 from tasks.modelfile import save_model
+from tasks.train import decode_here
 from tests.tiny import tiny_config
 
 
@@ -14,8 +16,12 @@ def save_untrained(family: str, dataset: Dataset, folder: Path, seed: int = 0) -
     """A model of random weights with the family's tiny parameters, for the tiny dataset."""
     torch.manual_seed(seed)
     entry, config = FAMILIES[family], tiny_config(family)
+    records = decode_here(entry, dataset, "train", config)
+    plain = entry.batch(records, np.arange(8), dataset.info, config, None)
     card = entry.card(config, dataset.info, "", "untrained")
-    save_model(folder, card, [entry.rebuild(card, card.members[0]).eval()])
+    model = entry.rebuild(card, card.members[0])
+    model.load_state_dict(entry.kept(entry.model(config, dataset.info, lambda: [plain]).state_dict()))
+    save_model(folder, card, [model.eval()])
     return folder
 
 

@@ -1,7 +1,6 @@
 """A version takes over when its alias moves; one that cannot be read changes nothing."""
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -130,14 +129,14 @@ def test_only_an_alias_moves() -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CONVOY_HOME", str(tmp_path / "home"))
     run_id = start("pets", tmp_path / "pets")
     for seed in (0, 1):
         model = make_model(tmp_path / f"model-{seed}", seed)
         version = registry.register(run_id, model, name="pets", example=pictures(1), tags={})
         registry.promote_first("pets", version)
-    yield tmp_path
+    return tmp_path
 
 
 def test_a_real_registry_is_followed_by_a_thread(home: Path) -> None:
