@@ -1,6 +1,7 @@
 """Under Ray Serve: a switch that no client notices, a version that cannot be read, and an end that leaves nothing."""
 
 import collections
+import contextlib
 import http.client
 import json
 import socket
@@ -54,8 +55,8 @@ def server(home: Path) -> Iterator[Server]:
             yield running
     finally:
         disconnect()
-    with pytest.raises(ConnectionRefusedError):
-        http.client.HTTPConnection(running.address.removeprefix("http://")).connect()
+    with contextlib.closing(connection(running)) as client, pytest.raises(ConnectionRefusedError):
+        client.connect()
     assert len(read_recordings(folder_of(resolve("models:/pets/1")), resolve("models:/pets/1").sha256)) > 0
 
 
@@ -91,19 +92,18 @@ def test_no_request_is_lost_while_the_alias_moves(server: Server) -> None:
     over = threading.Event()
 
     def hammer() -> None:
-        client = connection(server)
-        while not over.is_set():
-            try:
-                status, answer = post(client, blob)
-                [row] = answer["predictions"]
-                assert status == 200, answer
-                want = expected[answer["version"]]
-                assert row["label"] == want["label"]
-                assert row["probabilities"] == pytest.approx(want["probabilities"], abs=1e-5)
-                seen[answer["version"]] += 1
-            except Exception as error:  # whatever went wrong is what the test is about
-                wrong.append(error)
-                return
+        with contextlib.closing(connection(server)) as client:
+            while not over.is_set() and not wrong:
+                try:
+                    status, answer = post(client, blob)
+                    [row] = answer["predictions"]
+                    assert status == 200, answer
+                    want = expected[answer["version"]]
+                    assert row["label"] == want["label"]
+                    assert row["probabilities"] == pytest.approx(want["probabilities"], abs=1e-5)
+                    seen[answer["version"]] += 1
+                except Exception as error:  # whatever went wrong is what the test is about
+                    wrong.append(error)
 
     clients = [threading.Thread(target=hammer) for _ in range(NUM_CLIENTS)]
     for client in clients:
@@ -131,12 +131,12 @@ def test_a_version_that_cannot_be_read_leaves_the_old_one(server: Server) -> Non
     assert len(notes) == 1
     assert notes[0].startswith("models:/pets/3 cannot be served: the files of models:/pets/3")
     assert notes[0].endswith("models:/pets/2 goes on answering")
-    client = connection(server)
-    assert post(client, pictures(1)[0])[1]["version"] == "models:/pets/2"
-    client.request("GET", "/version")
-    assert "models:/pets/3" in json.loads(client.getresponse().read())["fault"]
-    status, answer = post(client, b"no picture")
-    assert (status, answer["version"]) == (400, "models:/pets/2")
+    with contextlib.closing(connection(server)) as client:
+        assert post(client, pictures(1)[0])[1]["version"] == "models:/pets/2"
+        client.request("GET", "/version")
+        assert "models:/pets/3" in json.loads(client.getresponse().read())["fault"]
+        status, answer = post(client, b"no picture")
+        assert (status, answer["version"]) == (400, "models:/pets/2")
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:

@@ -94,6 +94,8 @@ def test_every_family_answers_as_predict_does(
     assert {key: got[key] for key in expected} == expected
     assert got["model_sha256"] == "ab" * 32
     assert [row["error"] is None for row in got["predictions"]] == [True, False, True]
+    nothing = post(service, content=b"nothing")
+    assert nothing.status_code == 400 and nothing.json()["error"].startswith("body: ")
     one = post(service, content=first)
     assert one.status_code == 200
     assert [row["image"] for row in one.json()["predictions"]] == ["body"]
