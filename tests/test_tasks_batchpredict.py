@@ -25,6 +25,7 @@ from tasks.batchpredict import (
     finished,
     parts_folder,
 )
+from tasks.cluster import connect, disconnect
 from tasks.folders import open_source, places_of, suffixes_of
 from tasks.modelfile import load_card, model_sha256
 from tasks.predict import load_predictor
@@ -121,6 +122,22 @@ def test_stopped_and_gone_on_is_uninterrupted(resolved: Resolved, photos: Path, 
     done = predict(cut, resolved, photos)
     assert done.num_before == 3
     assert cut.read_bytes() == straight.read_bytes()
+
+
+def test_on_ray_it_is_the_same_file(resolved: Resolved, photos: Path, tmp_path: Path) -> None:
+    predict(tmp_path / "here.parquet", resolved, photos)
+    source, out = open_source(str(photos)), tmp_path / "ray.parquet"
+    plan = begin(out, resolved, source, places_of(source, suffixes_of("classification")), CONFIG)
+    heard: list[tuple[int, int]] = []
+    connect()
+    try:
+        call = caller("ray", resolved, CONFIG)
+        carry_out(out, plan, resolved, source, call, lambda *told: heard.append(told))
+    finally:
+        disconnect()
+    assert out.read_bytes() == (tmp_path / "here.parquet").read_bytes()
+    assert heard[0] == (0, 11) and heard[-1] == (11, 11)
+    assert [done for done, _ in heard] == sorted(done for done, _ in heard)
 
 
 def test_a_file_that_has_gone_or_is_too_large_is_set_aside(
