@@ -124,6 +124,26 @@ def test_stopped_and_gone_on_is_uninterrupted(resolved: Resolved, photos: Path, 
     assert cut.read_bytes() == straight.read_bytes()
 
 
+def test_no_more_is_read_than_is_predicted(resolved: Resolved, photos: Path, tmp_path: Path) -> None:
+    """What is in memory does not grow with the folder: a part is read when it is asked for."""
+    source, out, read = open_source(str(photos)), tmp_path / "p.parquet", list[str]()
+    counted = replace(source, read=lambda name: (read.append(name), source.read(name))[1])
+    plan = begin(out, resolved, source, places_of(source, suffixes_of("classification")), CONFIG)
+    inner = caller("in_process", resolved, CONFIG)
+    ahead = []
+
+    def call(
+        function: Callable[..., PartAnswer], calls: Iterable[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, PartAnswer]]:
+        for number, answer in inner(function, calls):
+            ahead.append(len(read) - 3 * number)
+            yield number, answer
+
+    carry_out(out, plan, resolved, counted, call, lambda done, total: None)
+    assert ahead == [3, 3, 3, 2]
+    assert len(read) == len(set(read)) == 11
+
+
 def test_on_ray_it_is_the_same_file(resolved: Resolved, photos: Path, tmp_path: Path) -> None:
     predict(tmp_path / "here.parquet", resolved, photos)
     source, out = open_source(str(photos)), tmp_path / "ray.parquet"
