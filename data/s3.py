@@ -35,7 +35,7 @@ _NO_WAY = ("EndpointConnectionError", "ConnectTimeoutError", "SSLError", "ProxyC
 def open_s3(url: str, start: int, validator: str, client: Any = None) -> Iterator[Reply]:
     """Ask for an object from byte `start` on; `client` is a botocore client of s3, made here if not given."""
     shown = public_url(url)
-    bucket, key = urlsplit(url).netloc.rpartition("@")[2], unquote(urlsplit(url).path.removeprefix("/"))
+    bucket, key = _bucket_and_key(url)
     if not bucket or not key:
         raise ValueError(f"{shown}: write s3://BUCKET/KEY")
     wanted = {"Range": f"bytes={start}-"} if start else {}
@@ -59,6 +59,36 @@ def open_s3(url: str, start: int, validator: str, client: Any = None) -> Iterato
         if not type(error).__module__.startswith("botocore"):
             raise  # of whoever takes the bytes
         raise _failure(error, shown) from None
+
+
+def list_s3(url: str, client: Any = None) -> Iterator[tuple[str, int]]:
+    """Keys below `s3://BUCKET/PREFIX/`, relative to it, with their bytes; raises ValueError or ConnectionError."""
+    bucket, prefix = _bucket_and_key(url)
+    client = client or _client()
+    try:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for found in page.get("Contents", ()):
+                if not found["Key"].endswith("/"):  # what stands for a folder
+                    yield found["Key"].removeprefix(prefix), found["Size"]
+    except client.exceptions.ClientError as error:
+        raise _fault(error.response, public_url(url)) from None
+    except Exception as error:
+        if not type(error).__module__.startswith("botocore"):
+            raise
+        raise _failure(error, public_url(url)) from None
+
+
+def read_s3(url: str, client: Any = None) -> bytes:
+    """An object's bytes; raises what `open_s3` raises, and BrokenTransferError where they end early."""
+    with open_s3(url, 0, "", client) as reply:
+        data = b"".join(reply.chunks)
+    if len(data) != reply.total_bytes:
+        raise BrokenTransferError(f"the connection broke after {len(data):,} bytes")
+    return data
+
+
+def _bucket_and_key(url: str) -> tuple[str, str]:
+    return urlsplit(url).netloc.rpartition("@")[2], unquote(urlsplit(url).path.removeprefix("/"))
 
 
 def _failure(error: Exception, shown: str) -> Exception:

@@ -158,3 +158,18 @@ def publish_style(summary: dict[str, Any]) -> None:
     rows += [{"what": "MLflow run", "value": summary["mlflow_url"]}]
     with get_client(sync_client=True) as client:
         client.create_artifact(artifact("table", json.dumps(rows), f"stylize {summary['key']}", "stylize"))
+
+
+def publish_predictions(summary: dict[str, Any]) -> None:
+    """Leave what was predicted on the run's page."""
+    names = ("model", "source", "out", "files", "errors", "model_sha256", "dataset", "dataset_digest")
+    rows = "\n".join(f"| {name} | {summary[name]} |" for name in names)
+    with get_client(sync_client=True) as client:
+        client.create_artifact(
+            artifact(
+                "markdown",
+                f"| | |\n| --- | --- |\n{rows}\n",
+                f"predictions of {summary['source']}",
+                "predictions",
+            )
+        )

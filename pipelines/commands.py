@@ -79,6 +79,14 @@ app.command(
     help="Classify images, or find objects in them.", sort_key=4,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_serve:serve", name="serve",
+    help="Answer predictions over HTTP, and follow the model's alias.", sort_key=4.2,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_drift:drift", name="drift",
+    help="Tell whether what a model is asked about has drifted.", sort_key=4.3,
+)  # fmt: skip
+app.command(
     "pipelines.commands_models:app", name="models", help="List and show registered models.", sort_key=5
 )
 app.command(

@@ -2,13 +2,11 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from pipelines.commands_predict import in_pieces
 from pipelines.render import emit, table
 from tasks import registry
+from tasks.answers import document_of
 from tasks.facepredict import FacePredictor, view_named
 from tasks.livenessmodel import answer_real, open_liveness
 from tasks.modelfile import load_model
@@ -31,36 +29,17 @@ def predict_embeddings(
     if check is not None:
         answer = partial(answer_real, check, predictor.predict)
     rows = in_pieces(files, answer)
-    apart = distances_of(rows)
-    predictions = [{"image": str(file), **row} for file, row in zip(files, rows, strict=True)]
+    document = document_of(model, predictor, [str(file) for file in files], rows)
+    if check is not None:
+        document["liveness"] = {"model": liveness, "threshold": check.threshold}
+    apart = document["squared_distances"]
     shown = range(min(len(files), MOST_COLUMNS))
     lines = [
         (i + 1, file, *(apart[i][j] for j in shown), row["error"])
         for i, (file, row) in enumerate(zip(files, rows, strict=True))
     ]
-    thresholds = {name: value for name, value in predictor.card.thresholds.items() if value >= 0}
-    document = {
-        "model": model,
-        **({"liveness": {"model": liveness, "threshold": check.threshold}} if check else {}),
-        "view": predictor.view,
-        "thresholds": thresholds,
-        "predictions": predictions,
-        "squared_distances": apart,
-    }
-    told = ", ".join(f"{value:.3f} ({name})" for name, value in sorted(thresholds.items()))
+    told = ", ".join(f"{value:.3f} ({name})" for name, value in sorted(document["thresholds"].items()))
     title = f"Squared distances; one person up to {told}" if told else "Squared distances"
     columns = ("", "image", *(f"to {j + 1}" for j in shown), "what is wrong")
     emit(document, [table(title, columns, lines)], as_json)
     return int(any(row["error"] for row in rows))
-
-
-def distances_of(rows: list[dict[str, Any]]) -> list[list[float | None]]:
-    """Of each row to each: squared distances of their embeddings, None where one could not be read."""
-    good = [i for i, row in enumerate(rows) if row["error"] is None]
-    apart: list[list[float | None]] = [[None] * len(rows) for _ in rows]
-    embeddings = np.array([rows[i]["embedding"] for i in good]).reshape(len(good), -1)
-    found = ((embeddings[:, None] - embeddings) ** 2).sum(2).tolist()
-    for i, values in zip(good, found, strict=True):
-        for j, value in zip(good, values, strict=True):
-            apart[i][j] = value
-    return apart

@@ -7,6 +7,7 @@ import numpy as np
 
 from pipelines.commands_predict import in_pieces
 from pipelines.render import emit, table
+from tasks.answers import document_of
 from tasks.drawing import draw_points, write_drawn
 from tasks.landmarkpredict import LandmarkPredictor
 from tasks.modelfile import load_model
@@ -16,42 +17,20 @@ def predict_points(model: str, folder: Path, files: list[Path], draw: Path | Non
     """The points in files, a row each; `draw` is a folder for the pictures with their points."""
     predictor = LandmarkPredictor(load_model(folder))
     rows = in_pieces(files, predictor.predict)
-    names = predictor.card.classes
-    predictions = [
-        {
-            "image": str(file),
-            "visible": row["visible"],
-            "error": row["error"],
-            "points": points_of(row, names),
-        }
-        for file, row in zip(files, rows, strict=True)
-    ]
+    document = document_of(model, predictor, [str(file) for file in files], rows)
     drawn = write_drawn(files, rows, draw, drawn_into) if draw is not None else None
+    document |= {"drawn": drawn} if drawn else {}
     lines = [
         (
             row["image"],
             None if row["error"] else sum(row["visible"]),
             row["error"] or first_points(row["points"]),
         )
-        for row in predictions
+        for row in document["predictions"]
     ]
-    document = {
-        "model": model,
-        "points": names,
-        "predictions": predictions,
-        **({"drawn": drawn} if drawn else {}),
-    }
     columns = ("image", "visible", "the first of them, in pixels, or what is wrong")
-    emit(document, [table(f"{len(names)} points", columns, lines)], as_json)
+    emit(document, [table(f"{len(predictor.card.classes)} points", columns, lines)], as_json)
     return int(any(row["error"] for row in rows))
-
-
-def points_of(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, list[float]] | None:
-    """x and y of each point by its name; None for a picture that could not be read."""
-    if row["error"] is not None:
-        return None
-    places = np.reshape(row["points_xy"], (-1, 2)).tolist()
-    return dict(zip(names, places, strict=True))
 
 
 def first_points(points: dict[str, list[float]]) -> str:

@@ -8,18 +8,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from data import arrays
-from data.dataset import NUM_AXES
-from data.decode import EXTENSIONS
 from data.files import write_whole
-from pipelines.options import Json, overlap_of
+from pipelines.families import Executor
+from pipelines.options import Changes, Json, overlap_of
 from pipelines.render import emit, table
 from tasks import registry
+from tasks.answers import document_of
+from tasks.folders import suffixes_of
 from tasks.modelfile import load_card, load_model
 from tasks.predict import load_predictor
 from tasks.settings import ViewName
 
-IMAGE_SUFFIXES = frozenset(suffix for suffixes in EXTENSIONS.values() for suffix in suffixes)
 PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
 NUM_LIKELY = 3  # classes shown beside the most likely one
 
@@ -27,7 +26,7 @@ NUM_LIKELY = 3  # classes shown beside the most likely one
 def predict(
     model: str,
     /,
-    *images: Path,
+    *images: str,
     view: ViewName | None = None,
     least_score: float | None = None,
     draw: Path | None = None,
@@ -38,11 +37,16 @@ def predict(
     style: list[str] | None = None,
     strength: float | None = None,
     out: Path | None = None,
+    executor: Executor = "ray",
+    record: Annotated[bool, Parameter(negative=())] = False,
+    changes: Changes = None,
     as_json: Json = False,
 ) -> int:
     """Classify images, signals or volumes, find objects or landmarks in images, embed faces, or stylise images.
 
     An image that is not there or cannot be read is reported and the others are predicted; the exit code is then 1.
+    With --out a whole folder or bucket becomes one Parquet file, on Ray; a command that was stopped goes on:
+    ./convoy predict models:/classifier-digits@champion s3://bucket/photos --out predictions.parquet
     Example: ./convoy predict models:/classifier-digits@champion photo.jpg more/
 
     Parameters
@@ -50,7 +54,7 @@ def predict(
     model
         A registered model (models:/NAME@ALIAS, models:/NAME/VERSION), a run key, or a folder with a model.json.
     images
-        Image files, and folders that are searched for them.
+        Image files, and folders that are searched for them; with --out one folder, or s3://BUCKET/PREFIX.
     view
         How to look at each image; otherwise the way that the model was registered with.
     least_score
@@ -75,23 +79,45 @@ def predict(
     strength
         Stylizers of adain: how much of the style, 0 to 1.
     out
-        Stylizers: the file to write a picture to, or a folder for several.
+        A file to write the predictions to, which ends in .parquet: for more than a look. Stylizers: the file to write
+        a picture to, or a folder for several.
+    executor
+        With --out: ray, or in_process.
+    record
+        Keep features of what can be read, and no picture, below recordings/, for ./convoy drift.
+    changes
+        With --out: a parameter of section `predict` of params.yaml, such as threads=2.
     """
-    tile_overlap = overlap_of(tile, overlap)
-    require_there(images)
-    if draw is not None and draw.exists() and not draw.is_dir():
-        raise ValueError(f"--draw {draw} is a file: give a folder")
     folder = registry.resolve_model(model)
     card = load_card(folder)
     if liveness is not None and card.family != "faces":
         raise ValueError(
             f"--liveness is for embedders of faces, and {model} is for {card.family}: leave it out"
         )
-    files = find_images(images, suffixes_of(card.family))
     if card.family != "style":
-        for option, value in {"--style": style, "--strength": strength, "--out": out}.items():
+        for option, value in {"--style": style, "--strength": strength}.items():
             if value is not None:
                 raise ValueError(f"{option} is for stylizers, and {model} is for {card.family}: leave it out")
+    if out is not None and (card.family != "style" or out.suffix == ".parquet"):
+        from pipelines.commands_batch import predict_into
+
+        one_look = {
+            "--view": view, "--least-score": least_score, "--draw": draw, "--coco": coco, "--tile": tile or None,
+            "--liveness": liveness,
+        }  # fmt: skip
+        return predict_into(model, images, out, executor, record, changes, one_look, as_json)
+    if changes:
+        raise ValueError("--set is for --out FILE.parquet: give it too")
+    tile_overlap = overlap_of(tile, overlap)
+    paths = tuple(Path(image) for image in images)
+    require_there(paths)
+    if draw is not None and draw.exists() and not draw.is_dir():
+        raise ValueError(f"--draw {draw} is a file: give a folder")
+    files = find_images(paths, suffixes_of(card.family))
+    if record:
+        from pipelines.commands_batch import record_files
+
+        record_files(model, files)
     if card.family == "detection":
         return predict_boxes(model, folder, files, view, least_score, draw, coco, tile_overlap, as_json)
     draws = card.family == "landmarks"
@@ -131,11 +157,7 @@ def predict(
                 row["error"] or runners_up(card.classes, row["probabilities"]),
             )
         )
-    document = {
-        "model": model,
-        "classes": card.classes,
-        "predictions": [{"image": str(file), **row} for file, row in zip(files, rows, strict=True)],
-    }
+    document = document_of(model, predictor, [str(file) for file in files], rows)
     emit(document, [table("", ("image", "label", "confidence", "next, or what is wrong"), lines)], as_json)
     return int(any(row["error"] for row in rows))
 
@@ -164,10 +186,7 @@ def predict_boxes(
     lines = [(file, None if row["error"] else len(row["labels"]), row["error"] or counted(row["labels"]))
              for file, row in zip(files, rows, strict=True)]  # fmt: skip
     document = {
-        "model": model,
-        "classes": classes,
-        "least_score": predictor.least_score,
-        "predictions": [{"image": str(file), **row} for file, row in zip(files, rows, strict=True)],
+        **document_of(model, predictor, [str(file) for file in files], rows),
         **({"drawn": drawn} if draw is not None else {}),
         **({"coco": coco} if coco is not None else {}),
     }
@@ -205,14 +224,6 @@ def predict_files(files: list[Path], predict: Callable[[list[bytes]], Any]) -> l
             reasons[i] = f"cannot be read: {error.strerror or error}"
     rows = predict(contents).to_pylist()
     return [{**row, "error": reasons.get(i, row["error"])} for i, row in enumerate(rows)]
-
-
-def suffixes_of(family: str) -> frozenset[str]:
-    """How files are called that a model of this family takes; the last part alone of `.nii.gz`."""
-    if family not in NUM_AXES:
-        return IMAGE_SUFFIXES
-    endings = (end for form in arrays.FORMATS[NUM_AXES[family]] for end in arrays.EXTENSIONS[form])
-    return frozenset(Path(f"x{end}").suffix for end in endings)
 
 
 def require_there(paths: tuple[Path, ...]) -> None:

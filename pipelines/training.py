@@ -101,7 +101,7 @@ def run_folder(key: str) -> Path:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, doing: str = "trained") -> Iterator[None]:
     """Hold a run's folder; raises ValueError while another living process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
@@ -110,7 +110,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise ValueError(
-                f"run {folder.name} is being trained by process {file.read().strip()}; "
+                f"run {folder.name} is being {doing} by process {file.read().strip()}; "
                 "wait for it, stop it, or start a run of its own"
             ) from None
         file.truncate(0)

@@ -56,7 +56,8 @@ class LandmarkPredictor:
     def predict(self, blobs: Sequence[bytes]) -> pa.Table:
         """A table of `LANDMARK_SCHEMA`, one row a picture, in order; one that cannot be read says so in `error`."""
         points, visible, errors = self.locate(blobs)
-        rows = iter(zip(points.reshape(len(points), -1).tolist(), visible.tolist(), strict=True))
+        flat = points.reshape(len(points), 2 * len(self.card.classes))
+        rows = iter(zip(flat.tolist(), visible.tolist(), strict=True))
         columns: tuple[list[object], list[object], list[object]] = ([], [], [])
         for error in errors:
             own = next(rows) if error is None else (None, None)

@@ -34,3 +34,8 @@ def downloads() -> Path:
 def features() -> Path:
     """What frozen stages gave of a dataset's pictures, one file a split, named by what it depends on."""
     return home() / ".cache" / "features"
+
+
+def recordings() -> Path:
+    """Features of what models were asked about, one folder a registered model (tasks.recordings)."""
+    return home() / "recordings"

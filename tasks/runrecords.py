@@ -1,6 +1,7 @@
 """What MLflow keeps of finished training runs: parameters, the metrics of their tests, and their predictions."""
 
 import csv
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,3 +140,15 @@ def read_predictions(record: RunRecord) -> Predictions:
 def _artifact(record: RunRecord, name: str) -> Path:
     uri = f"runs:/{record.run_id}/evaluation/{name}"
     return Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
+
+
+def read_artifact(run_id: str, path: str) -> bytes | None:
+    """A file that was kept with a run; None where there is none of that name."""
+    folder = path.rpartition("/")[0]
+    if path not in {file.path for file in connect().list_artifacts(run_id, folder)}:
+        return None
+    with tempfile.TemporaryDirectory(prefix="convoy-artifact-") as place:
+        uri = f"runs:/{run_id}/{path}"
+        return Path(
+            download_artifacts(artifact_uri=uri, dst_path=place, tracking_uri=tracking_uri())
+        ).read_bytes()

@@ -1,5 +1,6 @@
 """The registered model answers as `Predictor` does, wherever MLflow loads it."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -15,17 +16,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import mlflow
 import numpy as np
 import pytest
 import torch
 import yaml
+from mlflow.pyfunc import scoring_server
 
+from data.dataset import Dataset
 from tasks import ledger, registry
 from tasks.modelfile import load_card, write_card
-from tasks.packaging import DISTRIBUTIONS, OURS, closure, imported, requirements
+from tasks.packaging import DISTRIBUTIONS, OURS, closure, imported, requirements, save_package
 from tasks.paths import ROOT
 from tasks.predict import load_predictor
+from tasks.predictors import PREDICTORS, open_predictor
 from tests.recording import make_model, pictures, start
+from tests.saved import save_untrained, some_items
+from tests.tiny import TINY, tiny_dataset
 
 URI = "models:/classifier@champion"
 TIMEOUT_S = 240
@@ -233,3 +241,65 @@ def test_the_models_requirements_cover_what_its_code_imports(home: Path) -> None
     assert {line.split("==")[0] for line in listed} == {DISTRIBUTIONS[name] for name in foreign}
     assert not any("+" in line for line in listed)
     assert home.exists()
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    store = tmp_path_factory.mktemp("store")
+    return {family: tiny_dataset(family, store) for family in TINY}
+
+
+def invoke(package: Path, body: str) -> httpx.Response:
+    """What a client gets of what `mlflow models serve` runs, in this process."""
+    application = scoring_server.init(mlflow.pyfunc.load_model(str(package)))
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(application), base_url="http://test"
+        ) as client:
+            return await client.post(
+                "/invocations", content=body, headers={"Content-Type": "application/json"}
+            )
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("family", PREDICTORS)
+def test_every_family_is_served_by_mlflow(
+    family: str, datasets: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/unused.db")
+    model = save_untrained(family, datasets[family], tmp_path / "model")
+    items = some_items(datasets[family], 2)
+    save_package(tmp_path / "package", model, items, "0" * 32, "m-" + "0" * 32)
+    reply = invoke(tmp_path / "package", request_of([items[0], b"nothing", items[1]]))
+    assert reply.status_code == 200
+    got = reply.json()["predictions"]
+    expected = open_predictor(model).predict([items[0], b"nothing", items[1]]).to_pylist()
+    assert [row.keys() for row in got] == [row.keys() for row in expected]
+    assert [row["error"] for row in got] == [row["error"] for row in expected]
+    column = next(name for name in expected[0] if name != "error")
+    assert got[0][column] == (
+        pytest.approx(expected[0][column]) if column == "embedding" else expected[0][column]
+    )
+
+    reply = invoke(tmp_path / "package", request_of([b"nothing"]))
+    assert reply.status_code == 400
+    told = reply.json()
+    assert told == {"error_code": "INVALID_PARAMETER_VALUE", "message": f"image 1: {expected[1]['error']}"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"dataframe_split": {"columns": ["image"], "data": [["a"]]}}',
+        '{"dataframe_split": ',
+        "[1]",
+        '{"a": 1}',
+    ],
+)
+def test_a_request_that_is_none_gets_400(body: str, home: Path) -> None:
+    assert home.is_dir()
+    reply = invoke(registry.resolve_model(URI).parent.parent, body)
+    assert reply.status_code == 400
+    assert "stack_trace" not in reply.json()

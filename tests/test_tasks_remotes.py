@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import asyncssh
 import pytest
 
 from tasks import versioning
+from tasks.folders import Place, open_source, places_of, read_items
 from tasks.paths import ROOT
 
 KEYS = {"AWS_ACCESS_KEY_ID": "name", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -183,3 +185,23 @@ def test_an_ssh_remote_that_refuses_the_password_is_one_line(
         match=r"remote ssh://someone@127\.0\.0\.1.* refuses the password or key; set it: \./convoy",
     ):
         versioning.push([recorded])
+
+
+def test_a_bucket_is_listed_and_read(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": s3_url}.items():
+        monkeypatch.setenv(name, value)
+    odd = "new/50% a#b?.png"
+    for name in ("new/b.png", "new/deep/a.png", odd, "new/notes.txt", "newer/c.png"):
+        kind = {"Content-Type": "application/octet-stream"}
+        urlopen(
+            Request(f"{s3_url}/photos/{quote(name)}", name.encode(), kind, method="PUT"), timeout=10
+        ).close()
+    source = open_source("s3://photos/new")
+    places = places_of(source, frozenset({".png"}))
+    assert [place.name for place in places] == ["50% a#b?.png", "b.png", "deep/a.png"]
+    blobs, faults = read_items(source, [*places, Place("gone.png", 3)])
+    assert faults[:3] == [None] * 3
+    assert blobs[:3] == [odd.encode(), b"new/b.png", b"new/deep/a.png"]
+    assert "there is no such object" in str(faults[3])
+    with pytest.raises(ValueError, match="there is no such bucket"):
+        places_of(open_source("s3://nobodys/new"), frozenset({".png"}))

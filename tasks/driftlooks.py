@@ -1,0 +1,130 @@
+"""Looks for drift at what a registered model was asked about, and their list.
+
+The reference is a sample of the dataset that the model was trained on: of its validation pictures, since a network that
+has fitted its training pictures gives them features of their own, and fresh pictures of the same kind would seem to
+have drifted. It is made at the first look and kept with the model's MLflow run, `drift/reference-<model>.parquet`, so
+that later looks need no dataset.
+
+Each look is at predictions that no look before it has seen; what it found is a line of `looks.jsonl` beside the
+recordings.
+"""
+
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.dataset import Dataset, Split
+from tasks.card import ModelCard
+from tasks.drift import Discrepancy, DriftConfig, Look, discrepancy
+from tasks.embedding import embed
+from tasks.predictors import open_predictor
+from tasks.recordings import folder_of, read_recordings
+from tasks.registry import log_folder
+from tasks.resolution import Resolved
+from tasks.runrecords import read_artifact
+from tasks.versions import open_stored, opened
+
+LOOKS = "looks.jsonl"
+REFERENCE = "drift"
+
+
+def look(resolved: Resolved, config: DriftConfig) -> Look:
+    """Compare the newest predictions that no look has seen with the reference; raises ValueError for too few."""
+    before = [each for each in read_looks(resolved) if each.model_sha256 == resolved.sha256]
+    rows = read_recordings(folder_of(resolved), resolved.sha256, before[-1].last if before else None)
+    if len(rows) < config.least_recent:
+        since = f" since the look of {before[-1].at:%Y-%m-%d %H:%M}" if before else ""
+        raise ValueError(
+            f"{len(rows)} predictions of {resolved.exact} were recorded{since}, and drift.least_recent is "
+            f"{config.least_recent}: record more (./convoy serve {resolved.asked} --record)"
+        )
+    recent = slice(max(0, len(rows) - config.num_recent), len(rows))
+    found = discrepancy(
+        reference_of(resolved, config.num_reference),
+        rows.embeddings[recent],
+        config.permutations,
+        config.seed,
+    )
+    times = rows.times[recent]
+    seen = Look(datetime.now(UTC), resolved.sha256, moment(times[0]), moment(times[-1]), found)
+    folder_of(resolved).mkdir(parents=True, exist_ok=True)
+    with (folder_of(resolved) / LOOKS).open("a") as file:  # one short line: written whole
+        file.write(json.dumps(asdict(seen), default=lambda value: value.isoformat()) + "\n")
+    return seen
+
+
+def moment(time: np.datetime64) -> datetime:
+    """A time of the log."""
+    return datetime.fromtimestamp(int(time.astype("datetime64[ms]").astype(int)) / 1000, UTC)
+
+
+def read_looks(resolved: Resolved) -> list[Look]:
+    """Earlier looks at a registered model, all of its versions, in order of time."""
+    file = folder_of(resolved) / LOOKS
+    lines = file.read_text().splitlines() if file.is_file() else []
+    looks = []
+    for line in lines:
+        values = json.loads(line)
+        times = {name: datetime.fromisoformat(values[name]) for name in ("at", "first", "last")}
+        looks.append(Look(**{**values, **times, "discrepancy": Discrepancy(**values["discrepancy"])}))
+    return looks
+
+
+def reference_of(resolved: Resolved, num_items: int) -> np.ndarray:
+    """Features (N, D) of the dataset that the model was trained on: kept with its run, and made where they are not.
+
+    Raises ValueError for a model that no run has registered, FileNotFoundError where the dataset is not here.
+    """
+    if not resolved.run_id:
+        raise ValueError(
+            f"{resolved.asked} is not registered: drift is looked for in models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    path = f"{REFERENCE}/reference-{resolved.sha256[:12]}.parquet"
+    kept = read_artifact(resolved.run_id, path)
+    if kept is None:
+        kept = make_reference(resolved, num_items)
+        with tempfile.TemporaryDirectory(prefix="convoy-drift-") as folder:
+            file = Path(folder) / Path(path).name
+            file.write_bytes(kept)
+            log_folder(resolved.run_id, file, REFERENCE)
+    rows = pq.read_table(io.BytesIO(kept))["embedding"].combine_chunks()
+    return rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+
+
+def make_reference(resolved: Resolved, num_items: int) -> bytes:
+    """A Parquet file of features, float16, of the first items of a split: rows lie in random order (data.storage)."""
+    predictor = open_predictor(resolved.folder)
+    with dataset_of(predictor.card) as dataset:
+        split: Split = "val" if dataset.info.num_images("val") >= 2 else "train"
+        num_there = dataset.info.num_images(split)
+        indices = list(range(min(num_items, num_there)))
+        blobs = dataset.rows(split, indices, ["image"])["image"].to_pylist()
+    features, _errors = embed(predictor, blobs)
+    values = pa.array(features.astype(np.float16).reshape(-1))
+    about = {
+        "model_sha256": resolved.sha256, "dataset": predictor.card.dataset, "split": split,
+        "dataset_digest": predictor.card.dataset_digest,
+    }  # fmt: skip
+    table = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(values, features.shape[1])})
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(about), sink, compression="zstd")
+    return sink.getvalue()
+
+
+@contextmanager
+def dataset_of(card: ModelCard) -> Iterator[Dataset]:
+    """The dataset as it was when the model was trained: the version of its digest, where it has one."""
+    if card.dataset_digest:
+        with opened(card.dataset_digest) as dataset:
+            yield dataset
+    else:
+        yield open_stored(card.dataset)
