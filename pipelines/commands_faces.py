@@ -10,12 +10,13 @@ from cyclopts import App, Parameter
 from data import aligned
 from data.aligned import FaceAlignment
 from data.archive import open_tree
-from pipelines.commands_predict import IMAGE_SUFFIXES, find_images
+from pipelines.commands_predict import find_images
 from pipelines.options import Json
 from pipelines.render import ConsoleReporter, emit, table
 from pipelines.reporting import Clock, Status
 from tasks.enrolment import DEFAULT_GALLERY, EnrolledTree, bind, enrol_files, enrol_tree, open_gallery
 from tasks.facereading import Face, FaceReader, Threshold, describe_embedder, read_photos, reader_of
+from tasks.folders import IMAGE_SUFFIXES
 from tasks.gallery import Gallery
 from tasks.gallerystore import Enrolled, Recognition
 from tasks.identification import templates

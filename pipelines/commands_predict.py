@@ -95,8 +95,8 @@ def predict(
             f"--liveness is for embedders of faces, and {model} is for {card.family}: leave it out"
         )
     if card.family != "style":
-        for option, value in {"--style": style, "--strength": strength}.items():
-            if value is not None:
+        for option, given_to in {"--style": style, "--strength": strength}.items():
+            if given_to is not None:
                 raise ValueError(f"{option} is for stylizers, and {model} is for {card.family}: leave it out")
     if out is not None and (card.family != "style" or out.suffix == ".parquet"):
         from pipelines.commands_batch import predict_into
