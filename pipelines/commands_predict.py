@@ -88,6 +88,10 @@ def predict(
     changes
         With --out: a parameter of section `predict` of params.yaml, such as threads=2.
     """
+    whole = out is not None and out.suffix == ".parquet"
+    paths = tuple(Path(image) for image in images)
+    if not whole:  # a bucket may be named otherwise
+        require_there(paths)
     folder = registry.resolve_model(model)
     card = load_card(folder)
     if liveness is not None and card.family != "faces":
@@ -98,7 +102,7 @@ def predict(
         for option, given_to in {"--style": style, "--strength": strength}.items():
             if given_to is not None:
                 raise ValueError(f"{option} is for stylizers, and {model} is for {card.family}: leave it out")
-    if out is not None and (card.family != "style" or out.suffix == ".parquet"):
+    if out is not None and (whole or card.family != "style"):
         from pipelines.commands_batch import predict_into
 
         one_look = {
@@ -109,8 +113,6 @@ def predict(
     if changes:
         raise ValueError("--set is for --out FILE.parquet: give it too")
     tile_overlap = overlap_of(tile, overlap)
-    paths = tuple(Path(image) for image in images)
-    require_there(paths)
     if draw is not None and draw.exists() and not draw.is_dir():
         raise ValueError(f"--draw {draw} is a file: give a folder")
     files = find_images(paths, suffixes_of(card.family))
