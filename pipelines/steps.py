@@ -201,7 +201,7 @@ def train_model(
         )  # fmt: skip
     if executor == "ray":  # known only once Ray is connected, which training does
         registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
-    log_training(run_id, folder, result)
+    log_training(run_id, folder, result, executor)
     return result, first_step_at
 
 
@@ -217,8 +217,10 @@ def log_progress(run_id: str, progress: Progress) -> None:
     registry.log_progress(run_id, progress.step, values)
 
 
-def log_training(run_id: str, folder: Path, result: TrainResult) -> None:
-    """Keep what training took, and its course, with the run's record."""
+def log_training(run_id: str, folder: Path, result: TrainResult, executor: Executor) -> None:
+    """Keep what training took, its course, and what it computed on, with the run's record."""
+    own = {"executor": executor, **result.trained_on}
+    registry.set_tags(run_id, {f"trained.{name}": value for name, value in own.items()})
     registry.log_metrics(
         run_id,
         {

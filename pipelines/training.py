@@ -31,9 +31,9 @@ from tasks.cluster import disconnect
 from tasks.families import FAMILIES
 from tasks.lineage import Lineage
 from tasks.paths import runs
+from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
 from tasks.train import TrainResult
 
-JOB_FILE = "job.json"
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,7 @@ def run_steps(
             steps.tell_smaller_batch(job.family, job.config, data, reporter)
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
             registry.set_tags(run_id, job.origin)
+            registry.log_folder(run_id, folder / JOB_FILE, JOB_ARTIFACTS)
             checks.keep_findings(findings, verdict, folder, run_id)
             page = checks.CheckPage(data, findings, verdict, folder, run_id)
         with phase("train"):

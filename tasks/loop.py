@@ -21,6 +21,7 @@ from data.dataset import DatasetInfo
 from data.stream import Layout
 from tasks.batches import BatchPlan
 from tasks.families import Family
+from tasks.machine import describe, joined
 from tasks.optim import (
     LOOKAHEAD_EVERY,
     balanced_weights,
@@ -141,6 +142,7 @@ def fit(
         if state["random"] is not None:  # a rank that the interrupted run did not have starts its own stream
             restore_random_state(state["random"])
     metrics: dict[str, float] = dict(state["metrics"]) if state is not None else {}
+    trained_on = joined(state["trained_on"] if state is not None else {}, describe(device))
 
     network: nn.Module = model
     if session.world_size > 1:
@@ -219,7 +221,7 @@ def fit(
             if last:
                 metrics.update(best.metrics)  # the result is what they were measured on
             state = snapshot(model, optimizers, average, step, time_s(), waited_s, metrics)
-            state |= {"best": best.state(), "ended": last}
+            state |= {"best": best.state(), "ended": last, "trained_on": trained_on}
             session.save(state, step)
             saved = time.perf_counter()
         if last or stopped:

@@ -49,15 +49,9 @@ class Predictions:
 
 def named_records(names: Sequence[str]) -> list[RunRecord]:
     """The runs of these keys, runs:/ID or models:/NAME…; raises ValueError for one that is not there or not tested."""
-    client = connect()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     records = []
     for name in dict.fromkeys(names):
-        run = _run_named(client, name, experiments)
-        if run is None:
-            raise ValueError(
-                f"no run {name!r}: give a run key, runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION"
-            )
+        run = find_run(name)
         if not _is_tested(run):
             key = run.data.tags.get("convoy.key", name)
             raise ValueError(
@@ -89,6 +83,18 @@ def records_on(family: str, dataset: str) -> list[RunRecord]:
     if not tested:
         raise ValueError(f"no finished and tested run of {family} on {dataset!r}; see: ./convoy train --help")
     return tested
+
+
+def find_run(name: str) -> Run:
+    """The run of a key, runs:/ID or models:/NAME…; raises ValueError for one that is not there."""
+    client = connect()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    run = _run_named(client, name, experiments)
+    if run is None:
+        raise ValueError(
+            f"no run {name!r}: give a run key, runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    return run
 
 
 def _run_named(client: MlflowClient, name: str, experiments: list[str]) -> Run | None:
@@ -127,8 +133,8 @@ def _record(run: Run) -> RunRecord:
 
 def read_predictions(record: RunRecord) -> Predictions:
     """The predictions of a run's test, from MLflow; raises MLflow's error where they were deleted."""
-    table = pq.read_table(_artifact(record, "predictions.parquet"))
-    with _artifact(record, "per_class.csv").open(newline="") as file:
+    table = pq.read_table(artifact(record.run_id, "evaluation/predictions.parquet"))
+    with artifact(record.run_id, "evaluation/per_class.csv").open(newline="") as file:
         classes = [row["class"] for row in csv.DictReader(file)]
     places = {name: place for place, name in enumerate(classes)}
     labels = np.array([places[name] for name in table["label"].to_pylist()], np.int64)
@@ -136,6 +142,7 @@ def read_predictions(record: RunRecord) -> Predictions:
     return Predictions(table["id"].to_pylist(), labels, flat.reshape(len(labels), len(classes)))
 
 
-def _artifact(record: RunRecord, name: str) -> Path:
-    uri = f"runs:/{record.run_id}/evaluation/{name}"
+def artifact(run_id: str, path: str) -> Path:
+    """A file that is kept with a run, here; raises MLflow's error where it was deleted."""
+    uri = f"runs:/{run_id}/{path}"
     return Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
