@@ -35,7 +35,6 @@ from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
 from tasks.train import TrainResult
 
 
-
 @dataclass(frozen=True)
 class Job:
     """What a person asked for, complete."""

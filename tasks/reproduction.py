@@ -1,13 +1,14 @@
 """A training done again: what is needed for it, and whether it gave the same. pipelines.reproduce runs it.
 
-On a CPU the weights must be the same, bit for bit, where torch, processor and threads are those of the record. Where they
-are not, and on a GPU, the metrics of the test are compared with the intervals that were recorded beside them.
+On a CPU the weights must be the same, bit for bit, where torch, processor and threads are those of the record. Where
+they are not, and on a GPU, the metrics of the test are compared with the intervals that were recorded beside them.
 """
 
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -131,10 +132,21 @@ def code_at(root: Path, commit: str, folder: Path) -> Iterator[Path]:
     """The checkout at `root` as it was at a commit, in a git worktree at `folder` that goes at the end."""
     inside = git(root, "rev-parse", "--show-prefix")  # where in its repository the checkout lies
     try:
-        git(root, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", "--quiet", str(folder), commit)
-        yield folder / inside
+        git(
+            root,
+            "-c",
+            "core.hooksPath=/dev/null",
+            "worktree",
+            "add",
+            "--detach",
+            "--quiet",
+            str(folder),
+            commit,
+        )
     except subprocess.CalledProcessError as error:
         raise ValueError(f"git could not check out {commit}: {error.stderr.strip()}") from None
+    try:
+        yield folder / inside
     finally:
         git(root, "worktree", "remove", "--force", str(folder))
 
@@ -157,17 +169,17 @@ def place_job(origin: Origin, home: Path) -> Path:
     Threads are those that it was trained with, where it took its share of the machine's; a trained model that it began
     with is named by its folder, since the other home has no registry.
     """
-    config = origin.job["config"]
-    if threads := origin.trained_on.get("threads", ""):
-        if threads.isdigit():
-            config["train"]["cpus_per_worker"] = int(threads)
+    job = deepcopy(origin.job)
+    config, threads = job["config"], origin.trained_on.get("threads", "")
+    if threads.isdigit():  # else not known, or not the same in all attempts
+        config["train"]["cpus_per_worker"] = int(threads)
     for section, field in (("transfer", "weights"), ("distil", "teacher")):
         source = config.get(section, {}).get(field, "")
         if source and not (is_url(source) or source.startswith(PACKAGE) or source.endswith(SUFFIXES)):
             config[section][field] = str(registry.resolve_model(source))
     folder = home / "runs" / origin.key
     folder.mkdir(parents=True)
-    (folder / JOB_FILE).write_text(json.dumps(origin.job, indent=2) + "\n")
+    (folder / JOB_FILE).write_text(json.dumps(job, indent=2) + "\n")
     return folder
 
 
@@ -175,7 +187,11 @@ def compare(origin: Origin, folder: Path) -> Reproduction:
     """What a run's record and the same training's folder have in common."""
     now = folder / "model"
     weights = [
-        compared(name, file_sha256(origin.model / name), file_sha256(now / name) if (now / name).is_file() else "none")
+        compared(
+            name,
+            file_sha256(origin.model / name),
+            file_sha256(now / name) if (now / name).is_file() else "none",
+        )
         for name in model_files(load_card(origin.model))
         if name != "model.json"
     ]
@@ -194,7 +210,8 @@ def compared(name: str, recorded: Any, now: Any) -> Compared:
 def compare_metrics(recorded: Mapping[str, float], file: Path) -> list[Compared]:
     """Each metric of the test that no clock measured; with an interval beside it, whether it lies within that."""
     values: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
-    now = dict(zip(registry.metric_names(list(values)), values.values(), strict=True))
+    names = registry.metric_names([f"{TESTED}{name}" for name in values])
+    now = dict(zip((name.removeprefix(TESTED) for name in names), values.values(), strict=True))
     found = []
     for name, value in recorded.items():
         if name.endswith((*TIMED, "_low", "_high")) or name not in now:
@@ -216,7 +233,11 @@ def compare_cards(recorded: Path, now: Path) -> list[Compared]:
         for begun in ("initial_weights", "taught_by"):
             if card[begun]:
                 del card[begun]["source"]
-    return [compared(name, cards[0][name], cards[1][name]) for name in cards[0] if cards[0][name] != cards[1][name]]
+    return [
+        compared(name, cards[0][name], cards[1][name])
+        for name in cards[0]
+        if cards[0][name] != cards[1][name]
+    ]
 
 
 def judge(weights: list[Compared], metrics: list[Compared], may_differ: list[str]) -> tuple[Outcome, str]:
@@ -229,10 +250,16 @@ def judge(weights: list[Compared], metrics: list[Compared], may_differ: list[str
     ranged = [each for each in metrics if each.verdict.startswith(("within", "outside"))]
     outside = [each.name for each in ranged if each.verdict.startswith("outside")]
     if outside:
-        return "unequal", f"outside its interval: {', '.join(outside)}; other bits were to be expected: {because}"
+        return (
+            "unequal",
+            f"outside its interval: {', '.join(outside)}; other bits were to be expected: {because}",
+        )
     if ranged:
         names = ", ".join(each.name for each in ranged)
         return "within intervals", f"the weights are others ({because}); within its interval: {names}"
     if metrics and all(each.verdict == "equal" for each in metrics):
         return "within intervals", f"the weights are others ({because}), and all metrics are the same"
-    return "unknown", f"the weights are others ({because}), and no interval was recorded to judge the metrics by"
+    return (
+        "unknown",
+        f"the weights are others ({because}), and no interval was recorded to judge the metrics by",
+    )

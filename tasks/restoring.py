@@ -61,7 +61,7 @@ def data_of(dataset: str, digest: str, commit: str) -> str:
 
 
 def data_place(dataset: str, digest: str, commit: str) -> tuple[str, str]:
-    """Which version of a dataset a digest is, and the command that checks it out: "" where it lies there, or none can."""
+    """Which version of a dataset a digest is, and the command that checks it out: "" where it lies there."""
     if not digest:
         return f"{dataset}, of which no version was recorded", ""
     if versions.current(dataset) == digest:

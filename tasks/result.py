@@ -23,7 +23,9 @@ class TrainResult:
     input_wait: float  # share of the training time in which the loop waited for its next batch
     resumed_from_step: int
     metrics: dict[str, float]
-    trained_on: dict[str, str] = field(default_factory=dict)  # see tasks.machine; {} in runs of before it was kept
+    trained_on: dict[str, str] = field(
+        default_factory=dict
+    )  # see tasks.machine; {} in runs of before it was kept
 
 
 class Listener:
