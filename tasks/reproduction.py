@@ -20,7 +20,7 @@ from tasks.lineage import git, has_commit
 from tasks.machine import differences
 from tasks.modelfile import load_card, model_files
 from tasks.result import read_result
-from tasks.runrecords import TESTED, artifact, find_run
+from tasks.runrecords import TESTED, fetched, find_run
 from tasks.weights import PACKAGE, SUFFIXES
 
 JOB_FILE = "job.json"
@@ -95,7 +95,8 @@ def find_origin(name: str, root: Path) -> Origin:
             "or one of before that was kept; train it anew by ./convoy train"
         )
     commit, digest = tags.get("git.commit", ""), tags.get("dvc.digest", "")
-    job = json.loads(artifact(run.info.run_id, f"{JOB_ARTIFACTS}/{JOB_FILE}").read_text())
+    with fetched(run.info.run_id, f"{JOB_ARTIFACTS}/{JOB_FILE}") as file:
+        job = json.loads(file.read_text())
     require_code(name, commit, tags.get("git.dirty") == "true", root)
     if not digest:
         path = f"data/store/{job['dataset']}"

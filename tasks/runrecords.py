@@ -1,7 +1,9 @@
 """What MLflow keeps of finished training runs: parameters, the metrics of their tests, and their predictions."""
 
 import csv
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,8 +135,9 @@ def _record(run: Run) -> RunRecord:
 
 def read_predictions(record: RunRecord) -> Predictions:
     """The predictions of a run's test, from MLflow; raises MLflow's error where they were deleted."""
-    table = pq.read_table(artifact(record.run_id, "evaluation/predictions.parquet"))
-    with artifact(record.run_id, "evaluation/per_class.csv").open(newline="") as file:
+    with fetched(record.run_id, "evaluation/predictions.parquet") as path:
+        table = pq.read_table(path)
+    with fetched(record.run_id, "evaluation/per_class.csv") as path, path.open(newline="") as file:
         classes = [row["class"] for row in csv.DictReader(file)]
     places = {name: place for place, name in enumerate(classes)}
     labels = np.array([places[name] for name in table["label"].to_pylist()], np.int64)
@@ -142,7 +145,9 @@ def read_predictions(record: RunRecord) -> Predictions:
     return Predictions(table["id"].to_pylist(), labels, flat.reshape(len(labels), len(classes)))
 
 
-def artifact(run_id: str, path: str) -> Path:
-    """A file that is kept with a run, here; raises MLflow's error where it was deleted."""
-    uri = f"runs:/{run_id}/{path}"
-    return Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
+@contextmanager
+def fetched(run_id: str, path: str) -> Iterator[Path]:
+    """A file that is kept with a run, here, for as long as it is looked at; raises MLflow's error where it is gone."""
+    with tempfile.TemporaryDirectory(prefix="convoy-artifact-") as folder:  # MLflow's own would stay
+        uri = f"runs:/{run_id}/{path}"
+        yield Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=tracking_uri()))

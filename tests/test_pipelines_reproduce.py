@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from data.ingest import IngestConfig, ingest
 from pipelines import reproduce
 from tasks import registry, versioning
 from tasks.paths import ROOT, runs, store
@@ -19,7 +18,7 @@ from tasks.recordstore import connect
 from tasks.reproduction import find_origin
 from tests.conftest import Run
 from tests.test_tasks_lineage import git
-from tests.tiny import INGEST
+from tests.tiny import tiny_dataset
 
 CODE = ("data", "models", "tasks", "pipelines", "params.yaml", "pyproject.toml", ".gitignore")
 
@@ -42,7 +41,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(checkout: Path, module_home: Path) -> dict[str, Any]:
     """The summary of a training of the commit, on data that DVC has."""
-    ingest("sklearn:digits", store() / "digits", family="classification", config=IngestConfig(**INGEST))
+    tiny_dataset("classification", store())
     versioning.add(store() / "digits")
     left_out = ("PREFECT_", "CONVOY_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}

@@ -18,12 +18,6 @@ OUTSIDE = Compared("accuracy", 0.9, 0.99, "outside 0.85 to 0.94")
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CONVOY_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A git repository with one commit, whose checkout is a folder in it."""
     folder = tmp_path / "repository" / "convoy"
@@ -121,17 +115,17 @@ def test_the_code_of_a_commit_lies_beside_and_nothing_of_it_stays(checkout: Path
 
 
 @pytest.fixture
-def recorded(home: Path, checkout: Path) -> Callable[..., str]:
-    """Records a run that was trained by the checkout's commit, with some tags changed; its key."""
+def recorded(module_home: Path, tmp_path: Path, checkout: Path) -> Callable[..., str]:
+    """Records a run that was trained by the checkout's commit, with some tags changed; returns its key."""
 
-    def record(**changed: str) -> str:
+    def record(key: str, **changed: str) -> str:
         tags = {"git.commit": git(checkout, "rev-parse", "HEAD"), "git.dirty": "false", "dvc.digest": DIGEST,
                 "trained.executor": "in_process"}  # fmt: skip
-        run_id = start("k", home / "data" / "store" / "pets", tags=tags | changed)
-        (home / "job.json").write_text('{"dataset": "pets"}')
-        registry.log_folder(run_id, home / "job.json", "job")
+        run_id = start(key, module_home / "data" / "store" / "pets", tags=tags | changed)
+        (tmp_path / "job.json").write_text('{"dataset": "pets"}')
+        registry.log_folder(run_id, tmp_path / "job.json", "job")
         registry.finish_run(run_id, "FINISHED")
-        return "k"
+        return key
 
     return record
 
@@ -150,10 +144,10 @@ def test_what_nobody_can_train_again_is_refused_saying_what_to_do(
     changed: dict[str, str], said: str, recorded: Callable[..., str], checkout: Path
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        find_origin(recorded(**changed), checkout)
+        find_origin(recorded(f"run-{len(said)}", **changed), checkout)
 
 
-def test_a_run_that_did_not_end_is_refused(home: Path, checkout: Path) -> None:
-    start("begun", home / "data" / "store" / "pets")
+def test_a_run_that_did_not_end_is_refused(module_home: Path, checkout: Path) -> None:
+    start("begun", module_home / "data" / "store" / "pets")
     with pytest.raises(ValueError, match=r"RUNNING.*no training that ended"):
         find_origin("begun", checkout)
