@@ -107,7 +107,7 @@ def _find(root: Path, digests: list[str]) -> dict[str, Any]:
 def _ask(root: Path, digests: list[str]) -> dict[str, Any]:
     """Whether the remote has all of these: DVC copies a folder's list there after all of its files."""
     with _open(root) as repository:
-        storage, url = _storage(repository, "nowhere to look")
+        storage, url = _storage(repository, "it is nowhere else")
         with _reaching(url):
             return {"found": all(storage.exists(each) for each in digests)}
 

@@ -211,7 +211,7 @@ def data_link(subject: Subject) -> Link:
             found = versioning.is_remote(digest)
             place = "in the remote" if found else "neither in DVC's cache nor in the remote"
         except RuntimeError as error:
-            place, found = f"not in DVC's cache, and {error}", False
+            place, found = f"not in DVC's cache; {error}", False
     return Link(
         "data", f"{which}, {place}", found, command or f"./convoy data versions {dataset_of(subject)}"
     )

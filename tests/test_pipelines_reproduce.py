@@ -91,6 +91,7 @@ def test_the_same_commit_data_and_parameters_give_the_same_weights_and_leave_onl
     assert git(checkout, "status", "--porcelain") == ""
 
 
+@pytest.mark.slow
 def test_another_seed_in_the_record_gives_other_weights_and_that_is_said(
     trained: dict[str, Any], here: Path, run: Run
 ) -> None:
