@@ -11,6 +11,14 @@ from pipelines.render import emit, table
 from tasks.compare import Group, compare_pair, describe, group_runs, telling
 from tasks.runrecords import named_records, read_predictions, records_on
 
+COST = {
+    "seed": "seed",
+    "cpu_s": "CPU s",
+    "gpu_s": "GPU s",
+    "wall_s": "wall s",
+    "input_wait": "waiting for input",
+}
+
 
 def compare(
     *runs: str,
@@ -71,6 +79,12 @@ def views(
         ]
         count = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
         shown.append(table(f"{document['training']}: {count}", columns, rows))
+    costs = [
+        (document["training"], *(each.get(name) for name in COST))
+        for document in documents
+        for each in document["cost"]
+    ]
+    shown.append(table("What each run cost", ("training", *COST.values()), costs))
     for pair in pairs:
         shown += difference_views(pair)
     return shown

@@ -200,7 +200,9 @@ def train_model(
             on_start=begin, stopping=stop.asked.is_set, weights=weights, teacher=teacher,
         )  # fmt: skip
     if executor == "ray":  # known only once Ray is connected, which training does
-        registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
+        registry.set_tags(
+            run_id, {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address}
+        )
     log_training(run_id, folder, result, executor)
     return result, first_step_at
 
@@ -228,6 +230,7 @@ def log_training(run_id: str, folder: Path, result: TrainResult, executor: Execu
             "first_step_s": result.first_step_s,
             "train_images_per_s": result.images_per_s,
             "train_input_wait": result.input_wait,
+            "train_cpu_s": result.cpu_s,
         },
     )
     registry.log_folder(run_id, folder / "history.csv", "history")

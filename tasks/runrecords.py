@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
 from data.storage import NAME
+from tasks.cost import WAITED, Cost, cost_of, summed
 from tasks.modelstore import version_at
 from tasks.recordstore import connect, tracking_uri
 from tasks.registry import run_with_key
@@ -32,6 +34,8 @@ class RunRecord:
     start_ms: int
     parameters: dict[str, str]
     metrics: dict[str, float]  # of the test
+    cost: Cost | None
+    input_wait: float | None  # share of its training in which it waited for pictures
     digest: str  # DVC's, of the dataset
     commit: str  # of the code; "" if not known, with a "+" where files differed from it
 
@@ -66,6 +70,16 @@ def named_records(names: Sequence[str]) -> list[RunRecord]:
 
 def records_on(family: str, dataset: str) -> list[RunRecord]:
     """All finished and tested runs of a family on a dataset, the earliest first; raises ValueError for none."""
+    tested = [
+        _record(run) for run in _runs_on(family, dataset) if run.info.status == "FINISHED" and _is_tested(run)
+    ]
+    if not tested:
+        raise ValueError(f"no finished and tested run of {family} on {dataset!r}; see: ./convoy train --help")
+    return tested
+
+
+def _runs_on(family: str, dataset: str) -> list[Run]:
+    """All runs of a family on a dataset, however they ended, the earliest first."""
     client = connect()
     experiment = client.get_experiment_by_name(f"convoy/{family}")
     found: list[Run] = []
@@ -74,17 +88,30 @@ def records_on(family: str, dataset: str) -> list[RunRecord]:
     while token is not None and experiment is not None and NAME.fullmatch(dataset):
         page = client.search_runs(
             [experiment.experiment_id],
-            f"params.dataset = '{dataset}' and attributes.status = 'FINISHED'",
+            f"params.dataset = '{dataset}'",
             max_results=PER_PAGE,
             order_by=["attributes.start_time ASC"],
             page_token=token or None,
         )
         found += page
         token = page.token or None
-    tested = [_record(run) for run in found if _is_tested(run)]
-    if not tested:
-        raise ValueError(f"no finished and tested run of {family} on {dataset!r}; see: ./convoy train --help")
-    return tested
+    return found
+
+
+def costs_until(family: str, dataset: str, ends: Sequence[datetime]) -> list[Cost]:
+    """What the runs of a family on a dataset cost together, that began after the end before and up to each of `ends`.
+
+    `ends` are in their order. Runs that failed or were stopped count too.
+    """
+    began = [
+        (datetime.fromtimestamp(run.info.start_time / 1000, UTC), cost_of(run.data.metrics, run.data.tags))
+        for run in _runs_on(family, dataset)
+    ]
+    starts = [datetime.min.replace(tzinfo=UTC), *ends]
+    return [
+        summed(cost for when, cost in began if cost is not None and start < when <= end)
+        for start, end in zip(starts, ends, strict=False)
+    ]
 
 
 def find_run(name: str) -> Run:
@@ -128,6 +155,8 @@ def _record(run: Run) -> RunRecord:
         start_ms=run.info.start_time,
         parameters=dict(run.data.params),
         metrics=metrics,
+        cost=cost_of(run.data.metrics, tags),
+        input_wait=run.data.metrics.get(WAITED),
         digest=tags.get("dvc.digest", ""),
         commit=commit,
     )
