@@ -2,7 +2,7 @@
 
 Processor seconds are those of this process and all that descend from it, which are Ray's workers too where Ray was
 started here. A process is looked at every two seconds, so one that lives for less may be missed. On a cluster that was
-there before, the ranks of the training tell theirs (`train_cpu_s`); what augments pictures for them is not counted there.
+there before, the ranks of the training tell theirs (`train_cpu_s`); what augments pictures for them is not counted.
 GPU seconds are the GPUs that training held times its seconds, whether they were busy or not.
 """
 

@@ -17,7 +17,7 @@ from tasks.registry import run_url
 from tasks.reproduction import JOB_ARTIFACTS, REPORT_TAG, TRAINED
 from tasks.restoring import data_place
 from tasks.retrainings import MODEL_TAG, OUTCOME_TAG, REASON_TAG, WHY_TAG
-from tasks.runrecords import find_run
+from tasks.runrecords import find_run, kept_files
 
 PAGE = "gate/gate.html"
 
@@ -104,7 +104,7 @@ def evidence_links(move: ledger.Move) -> list[Link]:
     """The page of the gate that a promotion rests on."""
     if "run" not in move.evidence:
         return [Link("evidence", "none: no gate was asked")]
-    kept = {file.path for file in connect().list_artifacts(move.evidence["run"], "gate")}
+    kept = kept_files(move.evidence["run"], "gate")
     local = runs() / move.evidence["key"] / PAGE
     fetch = f".venv/bin/mlflow artifacts download -r {move.evidence['run']} -a {PAGE}"
     value = f"the gate's verdict: {move.evidence['decision']}; {PAGE} of the run {move.evidence['key']}"
@@ -168,7 +168,7 @@ def made_of(subject: Subject) -> list[Link]:
         if f"{name}.sha256" in tags:
             links.append(Link(what, f"{tags[f'{name}.source']}, sha256 {tags[f'{name}.sha256']}"))
     params = f"sha256 {tags.get('params.sha256', '')}, seed {tags.get('seed', '')}"
-    kept = subject.run is not None and bool(connect().list_artifacts(subject.run_id, JOB_ARTIFACTS))
+    kept = subject.run is not None and bool(kept_files(subject.run_id, JOB_ARTIFACTS))
     links.append(Link("parameters", params, kept, parameters_command(subject) if kept else ""))
     again = f"./convoy reproduce {name_of(subject)}"
     if f"{TRAINED}executor" in tags:

@@ -174,6 +174,11 @@ def read_predictions(record: RunRecord) -> Predictions:
     return Predictions(table["id"].to_pylist(), labels, flat.reshape(len(labels), len(classes)))
 
 
+def kept_files(run_id: str, folder: str) -> set[str]:
+    """The paths of the files in a folder of a run's artifacts."""
+    return {file.path for file in connect().list_artifacts(run_id, folder)}
+
+
 @contextmanager
 def fetched(run_id: str, path: str) -> Iterator[Path]:
     """A file that is kept with a run, here, for as long as it is looked at; raises MLflow's error where it is gone."""
