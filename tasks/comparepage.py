@@ -113,13 +113,18 @@ def read_curves(record: RunRecord) -> dict[str, tuple[list[float], list[float]]]
     with fetched(record.run_id, HISTORY) as path, path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = [name for name in (rows[0] if rows else {}) if name not in NO_CURVES]
-    return {
-        name: (
-            [float(row["epoch"]) for row in rows if row[name]],
-            [float(row[name]) for row in rows if row[name]],
-        )
-        for name in names
-    }
+    return {name: told(name, rows) for name in names}
+
+
+def told(name: str, rows: list[dict[str, str]]) -> tuple[list[float], list[float]]:
+    """Epochs and values of a metric; a validation stands in all rows until the next, and counts once."""
+    there = [row for row in rows if row[name]]
+    new = [
+        row
+        for before, row in zip([None, *there], there, strict=False)
+        if before is None or not name.startswith(VALIDATED) or before[name] != row[name]
+    ]
+    return [float(row["epoch"]) for row in new], [float(row[name]) for row in new]
 
 
 def curves_figure(courses: Sequence[Course]) -> str:

@@ -129,6 +129,8 @@ def retraining_links(subject: Subject) -> list[Link]:
     see = f"./convoy explain models:/{tags[MODEL_TAG]}@champion --retrains"
     why = [Link("trained because", tags[WHY_TAG], None, see)] if tags.get(WHY_TAG) else []
     outcome = tags.get(OUTCOME_TAG, "")
+    if outcome == "promoted":  # the ledger's record says why
+        return why
     label = f"{outcome} because" if outcome else "outcome"
     return [*why, Link(label, tags.get(REASON_TAG, "not decided: it was cut off, or goes on"), None, see)]
 
@@ -169,9 +171,12 @@ def made_of(subject: Subject) -> list[Link]:
             links.append(Link(what, f"{tags[f'{name}.source']}, sha256 {tags[f'{name}.sha256']}"))
     params = f"sha256 {tags.get('params.sha256', '')}, seed {tags.get('seed', '')}"
     kept = subject.run is not None and bool(kept_files(subject.run_id, JOB_ARTIFACTS))
-    links.append(Link("parameters", params, kept, parameters_command(subject) if kept else ""))
+    trained = f"{TRAINED}executor" in tags
+    links.append(
+        Link("parameters", params, kept if trained else None, parameters_command(subject) if kept else "")
+    )
     again = f"./convoy reproduce {name_of(subject)}"
-    if f"{TRAINED}executor" in tags:
+    if trained:
         links.append(Link("trained again", tags.get(REPORT_TAG, "never"), None, again))
     return links
 
