@@ -128,7 +128,11 @@ app.command(
 )  # fmt: skip
 app.command(
     "pipelines.commands_explain:app", name="explain",
-    help="Show what a network's units see, and where it finds what it predicts.", sort_key=4.7,
+    help="Show where a model comes from; what its units see, and where it finds what it predicts.", sort_key=4.7,
+)  # fmt: skip
+app.command(
+    "pipelines.commands_lineage:reproduce", name="reproduce",
+    help="Train a model again by its own commit, data and parameters, and compare.", sort_key=5.4,
 )  # fmt: skip
 app.command(
     "pipelines.commands_stylize:stylize", name="stylize",

@@ -1,6 +1,7 @@
 """`./convoy promote`, `rollback` and `history`: the aliases of registered models, and the ledger of their moves."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -8,8 +9,10 @@ from cyclopts import Parameter
 from pipelines.options import Json
 from pipelines.render import emit, pairs, table
 from tasks import ledger, restoring, retrainings
-from tasks.modelstore import find_aliases
+from tasks.cost import Cost
+from tasks.modelstore import find_aliases, version_at
 from tasks.recordstore import connect
+from tasks.runrecords import costs_until
 
 BY_HAND = "by hand"
 
@@ -84,17 +87,47 @@ def history(
         return
     moves = ledger.history(model)[::-1]
     now = ledger.aliases(model)
-    rows = [[move.number, move.when, move.action, move.what, move.who, move.because] for move in moves]
-    shown: list[Any] = [table(f"Moves of {model}", ("", "when", "action", "what", "who", "because"), rows)]
+    costs = costs_of_champions(model, moves)
+    rows = [
+        [move.number, move.when, move.action, move.what, move.who, move.because, told(costs.get(move.number))]
+        for move in moves
+    ]
+    columns = ("", "when", "action", "what", "who", "because", "cost since the champion before")
+    shown: list[Any] = [table(f"Moves of {model}", columns, rows)]
     shown.append(
         "now: " + (", ".join(f"{alias} {version}" for alias, version in sorted(now.items())) or "no alias")
     )
     notes = remarks(model, moves, now)
     document = {
-        "model": model, "aliases": now, "moves": [{**asdict(move), "what": move.what} for move in moves],
+        "model": model, "aliases": now, "moves": [
+            {**asdict(move), "what": move.what,
+             "cost": asdict(costs[move.number]) if move.number in costs else None}
+            for move in moves
+        ],
         "notes": notes,
     }  # fmt: skip
     emit(document, [*(shown if moves else [f"no move of {model} is recorded", shown[1]]), *notes], as_json)
+
+
+def costs_of_champions(model: str, moves: list[ledger.Move]) -> dict[int, Cost]:
+    """By number, for each move that made a newly trained version the champion: all runs since the one before."""
+    made = [
+        move for move in moves[::-1] if move.action != "rollback" and move.champions[0] != move.champions[1]
+    ]
+    if not made:
+        return {}
+    version = version_at(connect(), f"models:/{model}/{made[-1].after['champion']}")
+    ends = [datetime.fromisoformat(move.when) for move in made]
+    costs = costs_until(version.tags["convoy.family"], version.tags["convoy.dataset"], ends)
+    return {move.number: cost for move, cost in zip(made, costs, strict=True)}
+
+
+def told(cost: Cost | None) -> str | None:
+    """A cost in a line; None where none was measured."""
+    if cost is None or not cost.runs:
+        return None
+    runs = f"{cost.runs} run{'s' * (cost.runs != 1)}"
+    return f"{runs}: {cost.cpu_s:,.0f} CPU s, {cost.gpu_s:,.0f} GPU s, {cost.wall_s:,.0f} s"
 
 
 def list_retrainings(model: str, as_json: bool) -> None:

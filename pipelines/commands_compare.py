@@ -1,21 +1,32 @@
 """`./convoy compare`: trainings over their seeds, and against each other."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from data.files import write_whole
 from pipelines.families import FamilyName
 from pipelines.options import Json, quiet_stdout
 from pipelines.render import emit, table
 from tasks.compare import Group, compare_pair, describe, group_runs, telling
 from tasks.runrecords import named_records, read_predictions, records_on
 
+COST = {
+    "seed": "seed",
+    "cpu_s": "CPU s",
+    "gpu_s": "GPU s",
+    "wall_s": "wall s",
+    "input_wait": "waiting for input",
+}
+
 
 def compare(
     *runs: str,
     family: FamilyName = "classification",
     dataset: str | None = None,
+    html: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Compare tested runs: mean ± sd over the seeds of each training, and how trainings differ on the same images.
@@ -31,6 +42,8 @@ def compare(
         With --dataset: what kind of model.
     dataset
         Instead of runs: all finished runs on this dataset.
+    html
+        Write a page with all of it, the learning curves and the pictures of the evaluations to this file.
     """
     if bool(runs) == (dataset is not None):
         raise ValueError("compare needs either runs or --dataset NAME, for example: compare --dataset digits")
@@ -40,8 +53,19 @@ def compare(
         documents = [describe(group) for group in groups]
         pairs = compare_with_first(groups)
     parameters = telling(groups)
-    document = {"parameters": parameters, "trainings": documents, "differences": pairs, "notes": notes}
-    emit(document, [*views(parameters, documents, pairs), *(f"note: {note}" for note in notes)], as_json)
+    if html is not None:
+        from tasks.comparepage import compare_page  # only now: matplotlib takes half a second
+
+        write_whole(html, compare_page(groups, parameters, documents, pairs, notes))
+    document = {
+        "parameters": parameters,
+        "trainings": documents,
+        "differences": pairs,
+        "notes": notes,
+        "html": html,
+    }
+    said = [*(f"note: {note}" for note in notes), *([f"wrote {html}"] if html else [])]
+    emit(document, [*views(parameters, documents, pairs), *said], as_json)
 
 
 def compare_with_first(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -71,6 +95,12 @@ def views(
         ]
         count = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
         shown.append(table(f"{document['training']}: {count}", columns, rows))
+    costs = [
+        (document["training"], *(each.get(name) for name in COST))
+        for document in documents
+        for each in document["cost"]
+    ]
+    shown.append(table("What each run cost", ("training", *COST.values()), costs))
     for pair in pairs:
         shown += difference_views(pair)
     return shown

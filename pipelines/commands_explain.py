@@ -1,4 +1,4 @@
-"""`./convoy explain units` and `./convoy explain prediction`: what a network looks at."""
+"""`./convoy explain units` and `./convoy explain prediction`: what a network looks at; beside `explain MODEL`."""
 
 import shutil
 from pathlib import Path
@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from rich.table import Table
 
 from data.dataset import Split
+from pipelines.commands_lineage import explain_model
 from pipelines.engines import start_engines
 from pipelines.families import Executor
 from pipelines.options import Changes, Json, quiet_stdout
@@ -16,7 +17,11 @@ from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
 
 FLOW = "pipelines.explain:explain_units"
-app = App(name="explain", help="Show what the units of a network see, and why it predicts what it does.")
+app = App(
+    name="explain",
+    help="Show where a model comes from, what its units see, and why it predicts what it does.",
+)
+app.default(explain_model)
 
 
 @app.command

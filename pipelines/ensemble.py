@@ -38,6 +38,7 @@ from tasks.ensemble import combine
 from tasks.lineage import Lineage, params_sha256
 from tasks.loop import Progress
 from tasks.members import MemberRun, share_of_cpus, train_members
+from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
 from tasks.train import TrainResult
 from tasks.transfer import Weights
 
@@ -272,6 +273,7 @@ def open_runs(
         parameters = flatten(member.job.config.model_dump())
         run_ids.append(steps.open_run(member.job.family, member.job.config, data, its, parameters))
         registry.set_tags(run_ids[-1], {PARENT_TAG: run_ids[0]})
+        registry.log_folder(run_ids[-1], member.folder / JOB_FILE, JOB_ARTIFACTS)
 
 
 def parameters_of(team: list[Member]) -> dict[str, Any]:
@@ -323,7 +325,8 @@ def train_team(
         for run_id in run_ids:
             registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
     for run_id, run, result in zip(run_ids[1:], runs, results, strict=True):
-        steps.log_training(run_id, run.folder, result)
+        # a member's loop is that of one process, on Ray too
+        steps.log_training(run_id, run.folder, result, "in_process")
     return results
 
 

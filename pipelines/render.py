@@ -130,10 +130,15 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def document_text(document: Any) -> str:
+    """A document as JSON text."""
+    return json.dumps(plain(document), indent=2, allow_nan=False) + "\n"
+
+
 def emit(document: Any, views: Iterable[Table | str], as_json: bool) -> None:
     """Print a command's result: the tables, or with `--json` the document alone."""
     if as_json:
-        sys.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
+        sys.stdout.write(document_text(document))
         return
     console = Console(highlight=False)
     if not console.is_terminal:

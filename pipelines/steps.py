@@ -200,8 +200,10 @@ def train_model(
             on_start=begin, stopping=stop.asked.is_set, weights=weights, teacher=teacher,
         )  # fmt: skip
     if executor == "ray":  # known only once Ray is connected, which training does
-        registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
-    log_training(run_id, folder, result)
+        registry.set_tags(
+            run_id, {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address}
+        )
+    log_training(run_id, folder, result, executor)
     return result, first_step_at
 
 
@@ -217,8 +219,10 @@ def log_progress(run_id: str, progress: Progress) -> None:
     registry.log_progress(run_id, progress.step, values)
 
 
-def log_training(run_id: str, folder: Path, result: TrainResult) -> None:
-    """Keep what training took, and its course, with the run's record."""
+def log_training(run_id: str, folder: Path, result: TrainResult, executor: Executor) -> None:
+    """Keep what training took, its course, and what it computed on, with the run's record."""
+    own = {"executor": executor, **result.trained_on}
+    registry.set_tags(run_id, {f"trained.{name}": value for name, value in own.items()})
     registry.log_metrics(
         run_id,
         {
@@ -226,6 +230,7 @@ def log_training(run_id: str, folder: Path, result: TrainResult) -> None:
             "first_step_s": result.first_step_s,
             "train_images_per_s": result.images_per_s,
             "train_input_wait": result.input_wait,
+            "train_cpu_s": result.cpu_s,
         },
     )
     registry.log_folder(run_id, folder / "history.csv", "history")

@@ -28,12 +28,12 @@ from pipelines.parameters import choose_recipe, flatten
 from pipelines.reporting import Reporter, current_reporter
 from tasks import registry
 from tasks.cluster import disconnect
+from tasks.cost import Meter, metered
 from tasks.families import FAMILIES
 from tasks.lineage import Lineage
 from tasks.paths import runs
+from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
 from tasks.train import TrainResult
-
-JOB_FILE = "job.json"
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,18 @@ def run_steps(
 
     `command` is what a person types to go on with the run, where it is cut off.
     """
+    with metered() as meter:
+        return metered_steps(job, key, folder, reporter, executor, command, meter)
+
+
+def metered_steps(
+    job: Job, key: str, folder: Path, reporter: Reporter, executor: Executor, command: str, meter: Meter
+) -> dict[str, Any]:
+    """The steps, whose cost is kept with the record, however they end."""
     phase = Phases()
     model: dict[str, Any] = {"model": "", "version": 0, "alias": ""}
     run_id = ""
+    spent: dict[str, float] = {}  # by earlier attempts
     try:
         with phase("prepare"):
             data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(job.stop_after))
@@ -204,7 +213,9 @@ def run_steps(
                 reporter.note(f"note: {problem}")
             steps.tell_smaller_batch(job.family, job.config, data, reporter)
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
+            spent = registry.get_metrics(run_id)
             registry.set_tags(run_id, job.origin)
+            registry.log_folder(run_id, folder / JOB_FILE, JOB_ARTIFACTS)
             checks.keep_findings(findings, verdict, folder, run_id)
             page = checks.CheckPage(data, findings, verdict, folder, run_id)
         with phase("train"):
@@ -225,14 +236,25 @@ def run_steps(
             with phase("register"):
                 model = steps.register_model(job.family, data, result.model_folder, run_id, lineage)
                 model["alias"] = steps.promote_model(model["model"], model["version"], key)
+        keep_cost(run_id, job, meter, spent, phase)
         registry.finish_run(run_id, "FINISHED")
     except BaseException as error:
+        if run_id:
+            with undisturbed():
+                keep_cost(run_id, job, meter, spent, phase)
         end_badly(run_id, error)
         raise
     about = {"key": key, "family": job.family, "dataset": job.dataset, "recipe": job.recipe}
     record = {"mlflow_run": run_id, "mlflow_url": registry.run_url(run_id), "metrics": metrics}
     seconds = {"first_step_at": first_step_at, "phases_s": phase.seconds}
     return about | model | record | summary_of(job, folder, result) | seconds
+
+
+def keep_cost(run_id: str, job: Job, meter: Meter, spent: dict[str, float], phase: Phases) -> None:
+    """Keep what a run has cost so far with its record; a server that is away stops nothing."""
+    settings = job.config.train
+    gpu_s = settings.num_workers * settings.gpus_per_worker * phase.seconds.get("train", 0.0)
+    registry.log_progress(run_id, 0, meter.cost(spent, gpu_s))
 
 
 def summary_of(job: Job, folder: Path, result: TrainResult) -> dict[str, Any]:

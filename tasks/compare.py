@@ -193,6 +193,10 @@ def describe(group: Group) -> dict[str, Any]:
         "training": group.name,
         "seeds": [run.seed for run in group.runs],
         "runs": [run.key for run in group.runs],
+        "cost": [
+            {"seed": run.seed, "input_wait": run.input_wait, **(asdict(run.cost) if run.cost else {})}
+            for run in group.runs
+        ],
         "metrics": {
             name: asdict(spread(values)) | {"values": values}
             for name in shared

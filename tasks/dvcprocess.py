@@ -104,6 +104,14 @@ def _find(root: Path, digests: list[str]) -> dict[str, Any]:
         return {"found": not any(missing(Path(repository.cache.local.path), each) for each in digests)}
 
 
+def _ask(root: Path, digests: list[str]) -> dict[str, Any]:
+    """Whether the remote has all of these: DVC copies a folder's list there after all of its files."""
+    with _open(root) as repository:
+        storage, url = _storage(repository, "it is nowhere else")
+        with _reaching(url):
+            return {"found": all(storage.exists(each) for each in digests)}
+
+
 def _fetch(root: Path, digests: list[str]) -> dict[str, Any]:
     with _open(root) as repository:
         cache = repository.cache.local
@@ -256,6 +264,7 @@ _VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     "record": _record,
     "save": _save,
     "find": _find,
+    "ask": _ask,
     "fetch": _fetch,
     "push": _push,
     "remote": _remote,

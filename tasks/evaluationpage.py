@@ -100,6 +100,11 @@ def figures_of(files: Sequence[Path]) -> str:
 
 
 def image(file: Path) -> str:
+    """A PNG file inside the page."""
+    return png(file.read_bytes(), file.stem)
+
+
+def png(data: bytes, name: str) -> str:
     """A PNG inside the page."""
-    data = base64.b64encode(file.read_bytes()).decode()
-    return f'<img style="max-width:100%" alt="{escape(file.stem)}" src="data:image/png;base64,{data}">'
+    encoded = base64.b64encode(data).decode()
+    return f'<img style="max-width:100%" alt="{escape(name)}" src="data:image/png;base64,{encoded}">'

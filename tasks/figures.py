@@ -9,6 +9,7 @@ import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 from unicodedata import east_asian_width
 
 import numpy as np
@@ -33,7 +34,7 @@ NUM_CONFUSIONS = 20  # most frequent confusions, listed beside a matrix whose ce
 Caption = tuple[str, str, float]  # true class, predicted class, confidence
 
 
-def save_figure(figure: Figure, file: Path) -> None:
+def save_figure(figure: Figure, file: Path | BinaryIO) -> None:
     """Write a PNG."""
     with warnings.catch_warnings():
         # a class name in a script that the font lacks is drawn as boxes: no reason to fail an evaluation

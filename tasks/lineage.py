@@ -125,15 +125,24 @@ def data_state(path: Path) -> tuple[str, str]:
     )
 
 
+def has_commit(root: Path, commit: str) -> bool:
+    """Whether the repository of the checkout at `root` has a commit."""
+    try:
+        git(root, "cat-file", "-e", f"{commit}^{{commit}}")
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return False
+    return bool(commit)
+
+
 def git_state(root: Path) -> tuple[str, bool, str]:
     """Commit of the checkout at `root` ("" if unknown), whether its files differ from it, and what is wrong, or ""."""
     unknown = f"the commit of the code in {root} is unknown"
     try:
         # A folder inside somebody else's repository is not part of its history unless its files are.
-        if not _git(root, "ls-files", "--", "pyproject.toml"):
+        if not git(root, "ls-files", "--", "pyproject.toml"):
             return "", True, f"{unknown}: git does not track it"
-        commit = _git(root, "rev-parse", "--verify", "HEAD")
-        return commit, bool(_git(root, "status", "--porcelain", "--", ".", *NOT_CODE)), ""
+        commit = git(root, "rev-parse", "--verify", "HEAD")
+        return commit, bool(git(root, "status", "--porcelain", "--", ".", *NOT_CODE)), ""
     except FileNotFoundError:
         return "", True, f"{unknown}: git is not installed"
     except subprocess.CalledProcessError as error:
@@ -141,7 +150,8 @@ def git_state(root: Path) -> tuple[str, bool, str]:
         return "", True, f"{unknown}: {reason}"
 
 
-def _git(root: Path, *arguments: str) -> str:
+def git(root: Path, *arguments: str) -> str:
+    """What git says in the checkout at `root`; raises FileNotFoundError without git, CalledProcessError otherwise."""
     # Inside a git hook, GIT_DIR and its like name another repository; and a mere question takes no lock.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}

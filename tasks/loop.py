@@ -21,6 +21,7 @@ from data.dataset import DatasetInfo
 from data.stream import Layout
 from tasks.batches import BatchPlan
 from tasks.families import Family
+from tasks.machine import describe, joined
 from tasks.optim import (
     LOOKAHEAD_EVERY,
     balanced_weights,
@@ -32,7 +33,7 @@ from tasks.optim import (
 )
 from tasks.precision import autocast, mend_gradients, resolve_precision
 from tasks.settings import TrainConfig
-from tasks.stopping import Asking, Best, agree
+from tasks.stopping import Asking, Best, agree, total
 
 PROGRESS_EVERY_S = 0.5
 CHECKPOINT_EVERY_S = 15.0  # at the latest, for a lone worker
@@ -112,6 +113,7 @@ def fit(
     FloatingPointError for a loss that is not finite, or that the family's `judge` finds hopeless.
     """
     train: TrainConfig = config.train
+    cpu_began_s = time.process_time()
     plan = BatchPlan.of(train, layout, session.rank, session.world_size)
     device = session.device
     dtype = resolve_precision(train.precision, device)
@@ -141,6 +143,8 @@ def fit(
         if state["random"] is not None:  # a rank that the interrupted run did not have starts its own stream
             restore_random_state(state["random"])
     metrics: dict[str, float] = dict(state["metrics"]) if state is not None else {}
+    cpu_before_s = state["cpu_s"] if state is not None else 0.0
+    trained_on = joined(state["trained_on"] if state is not None else {}, describe(device))
 
     network: nn.Module = model
     if session.world_size > 1:
@@ -219,7 +223,8 @@ def fit(
             if last:
                 metrics.update(best.metrics)  # the result is what they were measured on
             state = snapshot(model, optimizers, average, step, time_s(), waited_s, metrics)
-            state |= {"best": best.state(), "ended": last}
+            cpu_s = cpu_before_s + total(time.process_time() - cpu_began_s, session)
+            state |= {"best": best.state(), "ended": last, "trained_on": trained_on, "cpu_s": cpu_s}
             session.save(state, step)
             saved = time.perf_counter()
         if last or stopped:

@@ -148,6 +148,11 @@ def get_tags(run_id: str, names: Sequence[str]) -> dict[str, str]:
     return {name: tags[name] for name in names if name in tags}
 
 
+def get_metrics(run_id: str) -> dict[str, float]:
+    """The metrics of a run, each as it was logged last."""
+    return dict(connect().get_run(run_id).data.metrics)
+
+
 def log_progress(run_id: str, step: int, metrics: Mapping[str, float]) -> None:
     """Log metrics of a step while training runs.
 

@@ -56,16 +56,21 @@ def belongings(name: str, version: int) -> Belongings:
 
 def data_of(dataset: str, digest: str, commit: str) -> str:
     """Which version of a dataset a digest is, and how it is checked out, in a sentence."""
+    which, command = data_place(dataset, digest, commit)
+    return f"{which}: {command}" if command else which
+
+
+def data_place(dataset: str, digest: str, commit: str) -> tuple[str, str]:
+    """Which version of a dataset a digest is, and the command that checks it out: "" where it lies there."""
     if not digest:
-        return f"{dataset}, of which no version was recorded"
+        return f"{dataset}, of which no version was recorded", ""
     if versions.current(dataset) == digest:
-        return f"{dataset} as it is checked out now ({digest})"
+        return f"{dataset} as it is checked out now ({digest})", ""
     if versioning.stage_of(store() / dataset):
-        at = commit or "COMMIT"
-        return (
-            f"{dataset} ({digest}), made by a stage: git checkout {at} -- dvc.lock && .venv/bin/dvc checkout"
-        )
+        command = f"git checkout {commit or 'COMMIT'} -- dvc.lock && .venv/bin/dvc checkout"
+        return f"{dataset} ({digest}), made by a stage", command
     number = next((each.number for each in versions.history(dataset) if each.md5 == digest), None)
     if number is None:
-        return f"{dataset} ({digest}), which is no version known here: git has the pointer of commit {commit or '?'}"
-    return f"version {number} of {dataset} ({digest}): ./convoy data checkout {dataset} {number}"
+        known = f"git has the pointer of commit {commit or '?'}"
+        return f"{dataset} ({digest}), which is no version known here: {known}", ""
+    return f"version {number} of {dataset} ({digest})", f"./convoy data checkout {dataset} {number}"

@@ -4,7 +4,7 @@ import csv
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data.files import write_whole
@@ -23,6 +23,10 @@ class TrainResult:
     input_wait: float  # share of the training time in which the loop waited for its next batch
     resumed_from_step: int
     metrics: dict[str, float]
+    cpu_s: float = 0.0  # processor seconds of the ranks in the loop, over all attempts
+    trained_on: dict[str, str] = field(
+        default_factory=dict
+    )  # see tasks.machine; {} in runs of before it was kept
 
 
 class Listener:

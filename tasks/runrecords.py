@@ -2,8 +2,10 @@
 
 import csv
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
 from data.storage import NAME
+from tasks.cost import WAITED, Cost, cost_of, summed
 from tasks.modelstore import version_at
 from tasks.recordstore import connect, tracking_uri
 from tasks.registry import run_with_key
@@ -31,6 +34,8 @@ class RunRecord:
     start_ms: int
     parameters: dict[str, str]
     metrics: dict[str, float]  # of the test
+    cost: Cost | None
+    input_wait: float | None  # share of its training in which it waited for pictures
     digest: str  # DVC's, of the dataset
     commit: str  # of the code; "" if not known, with a "+" where files differed from it
 
@@ -50,15 +55,9 @@ class Predictions:
 
 def named_records(names: Sequence[str]) -> list[RunRecord]:
     """The runs of these keys, runs:/ID or models:/NAME…; raises ValueError for one that is not there or not tested."""
-    client = connect()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     records = []
     for name in dict.fromkeys(names):
-        run = _run_named(client, name, experiments)
-        if run is None:
-            raise ValueError(
-                f"no run {name!r}: give a run key, runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION"
-            )
+        run = find_run(name)
         if not _is_tested(run):
             key = run.data.tags.get("convoy.key", name)
             raise ValueError(
@@ -71,6 +70,16 @@ def named_records(names: Sequence[str]) -> list[RunRecord]:
 
 def records_on(family: str, dataset: str) -> list[RunRecord]:
     """All finished and tested runs of a family on a dataset, the earliest first; raises ValueError for none."""
+    tested = [
+        _record(run) for run in _runs_on(family, dataset) if run.info.status == "FINISHED" and _is_tested(run)
+    ]
+    if not tested:
+        raise ValueError(f"no finished and tested run of {family} on {dataset!r}; see: ./convoy train --help")
+    return tested
+
+
+def _runs_on(family: str, dataset: str) -> list[Run]:
+    """All runs of a family on a dataset, however they ended, the earliest first."""
     client = connect()
     experiment = client.get_experiment_by_name(f"convoy/{family}")
     found: list[Run] = []
@@ -79,17 +88,42 @@ def records_on(family: str, dataset: str) -> list[RunRecord]:
     while token is not None and experiment is not None and NAME.fullmatch(dataset):
         page = client.search_runs(
             [experiment.experiment_id],
-            f"params.dataset = '{dataset}' and attributes.status = 'FINISHED'",
+            f"params.dataset = '{dataset}'",
             max_results=PER_PAGE,
             order_by=["attributes.start_time ASC"],
             page_token=token or None,
         )
         found += page
         token = page.token or None
-    tested = [_record(run) for run in found if _is_tested(run)]
-    if not tested:
-        raise ValueError(f"no finished and tested run of {family} on {dataset!r}; see: ./convoy train --help")
-    return tested
+    return found
+
+
+def costs_until(family: str, dataset: str, ends: Sequence[datetime]) -> list[Cost]:
+    """What the runs of a family on a dataset cost together, that began after the end before and up to each of `ends`.
+
+    `ends` are in their order. Runs that failed or were stopped count too.
+    """
+    began = [
+        (datetime.fromtimestamp(run.info.start_time / 1000, UTC), cost_of(run.data.metrics, run.data.tags))
+        for run in _runs_on(family, dataset)
+    ]
+    starts = [datetime.min.replace(tzinfo=UTC), *ends]
+    return [
+        summed(cost for when, cost in began if cost is not None and start < when <= end)
+        for start, end in zip(starts, ends, strict=False)
+    ]
+
+
+def find_run(name: str) -> Run:
+    """The run of a key, runs:/ID or models:/NAME…; raises ValueError for one that is not there."""
+    client = connect()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    run = _run_named(client, name, experiments)
+    if run is None:
+        raise ValueError(
+            f"no run {name!r}: give a run key, runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    return run
 
 
 def _run_named(client: MlflowClient, name: str, experiments: list[str]) -> Run | None:
@@ -121,6 +155,8 @@ def _record(run: Run) -> RunRecord:
         start_ms=run.info.start_time,
         parameters=dict(run.data.params),
         metrics=metrics,
+        cost=cost_of(run.data.metrics, tags),
+        input_wait=run.data.metrics.get(WAITED),
         digest=tags.get("dvc.digest", ""),
         commit=commit,
     )
@@ -128,8 +164,9 @@ def _record(run: Run) -> RunRecord:
 
 def read_predictions(record: RunRecord) -> Predictions:
     """The predictions of a run's test, from MLflow; raises MLflow's error where they were deleted."""
-    table = pq.read_table(_artifact(record, "predictions.parquet"))
-    with _artifact(record, "per_class.csv").open(newline="") as file:
+    with fetched(record.run_id, "evaluation/predictions.parquet") as path:
+        table = pq.read_table(path)
+    with fetched(record.run_id, "evaluation/per_class.csv") as path, path.open(newline="") as file:
         classes = [row["class"] for row in csv.DictReader(file)]
     places = {name: place for place, name in enumerate(classes)}
     labels = np.array([places[name] for name in table["label"].to_pylist()], np.int64)
@@ -137,18 +174,22 @@ def read_predictions(record: RunRecord) -> Predictions:
     return Predictions(table["id"].to_pylist(), labels, flat.reshape(len(labels), len(classes)))
 
 
-def _artifact(record: RunRecord, name: str) -> Path:
-    uri = f"runs:/{record.run_id}/evaluation/{name}"
-    return Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
+def kept_files(run_id: str, folder: str) -> set[str]:
+    """The paths of the files in a folder of a run's artifacts."""
+    return {file.path for file in connect().list_artifacts(run_id, folder)}
+
+
+@contextmanager
+def fetched(run_id: str, path: str) -> Iterator[Path]:
+    """A file that is kept with a run, here, for as long as it is looked at; raises MLflow's error where it is gone."""
+    with tempfile.TemporaryDirectory(prefix="convoy-artifact-") as folder:  # MLflow's own would stay
+        uri = f"runs:/{run_id}/{path}"
+        yield Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=tracking_uri()))
 
 
 def read_artifact(run_id: str, path: str) -> bytes | None:
     """A file that was kept with a run; None where there is none of that name."""
-    folder = path.rpartition("/")[0]
-    if path not in {file.path for file in connect().list_artifacts(run_id, folder)}:
+    if path not in kept_files(run_id, path.rpartition("/")[0]):
         return None
-    with tempfile.TemporaryDirectory(prefix="convoy-artifact-") as place:
-        uri = f"runs:/{run_id}/{path}"
-        return Path(
-            download_artifacts(artifact_uri=uri, dst_path=place, tracking_uri=tracking_uri())
-        ).read_bytes()
+    with fetched(run_id, path) as file:
+        return file.read_bytes()

@@ -40,6 +40,15 @@ def agree(value: float, session: Rank) -> float:
     return float(shared)
 
 
+def total(value: float, session: Rank) -> float:
+    """The sum of a value over all ranks, on every rank."""
+    if session.world_size == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float64, device=session.device)
+    torch.distributed.all_reduce(shared)
+    return float(shared)
+
+
 class Asking:
     """Asks rank 0 about every quarter of a second whether to stop, at steps that all ranks know beforehand.
 

@@ -119,6 +119,8 @@ def keep(
         input_wait=state["waited_s"] / max(state["time_s"], 1e-9),
         resumed_from_step=listener.resumed_from_step,
         metrics=state["metrics"],
+        cpu_s=state["cpu_s"],
+        trained_on=state["trained_on"],
     )
     write_result(folder, result)
     return result

@@ -143,6 +143,14 @@ def is_cached(recorded: str) -> bool:
     return _is_cached(recorded) or bool(_run("find", digests=[recorded])["found"])
 
 
+def is_remote(recorded: str) -> bool:
+    """Whether the remote has a recorded folder.
+
+    Raises RuntimeError saying that there is no remote, or that it is not to be reached.
+    """
+    return bool(_run("ask", digests=[recorded])["found"])
+
+
 def _default_cache() -> Path:
     return home() / ".dvc" / "cache" / "files" / "md5"
 

@@ -118,6 +118,72 @@ def test_the_first_model_is_promoted_without_a_gate_and_a_better_one_by_it(
     assert run.data.metrics["gate.gain.accuracy"] == pytest.approx(second["gate"]["metrics"][0]["gain"])
 
 
+def links_of(document: str) -> dict[str, tuple[str, bool | None, str]]:
+    return {
+        link["what"]: (link["value"], link["found"], link["see"]) for link in json.loads(document)["links"]
+    }
+
+
+def test_explain_walks_from_the_alias_over_the_evidence_to_the_data(promoted: Both, run: Run) -> None:
+    second = promoted[1]
+    code, out, err = run("explain", f"models:/{NAME}/2", "--json")
+    assert code == 0, err
+    links = links_of(out)
+    assert list(links) == [
+        "alias", "moved there", "evidence", "model", "trained because", "MLflow run",
+        "in the process of the command", "computed on", "Prefect run", "data", "code", "parameters", "trained again",
+    ]  # fmt: skip
+    assert "by anna" in links["moved there"][0]
+    page = runs() / second["key"] / "gate" / "gate.html"
+    assert links["evidence"] == (
+        f"the gate's verdict: promote; gate/gate.html of the run {second['key']}",
+        True,
+        str(page),
+    )
+    assert links["trained because"][0] == "parameters differ: train.epochs 3.0 → 12.0"
+    assert links["MLflow run"][0].startswith(second["mlflow_run"])
+    value, found, _see = links["Prefect run"]
+    assert (value, found) == (f"{second['key']} {flow_name(second['key'])}, Promoted", True)
+    digest = versioning.digest(store() / "digits")
+    assert links["data"][:2] == (f"digits as it is checked out now ({digest}), in DVC's cache", True)
+    assert links["trained again"] == ("never", None, f"./convoy reproduce models:/{NAME}/2")
+
+
+def flow_name(key: str) -> str:
+    with get_client(sync_client=True) as client:
+        return str(client.read_flow_run(key).name)
+
+
+def test_explain_says_of_what_is_gone_that_it_is(
+    promoted: Both, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.versioning.is_cached", lambda digest: False)
+    monkeypatch.setattr("tasks.provenance.has_commit", lambda root, commit: False)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    code, out, _err = run("explain", promoted[0]["key"], "--json")
+    assert code == 0
+    links = links_of(out)
+    assert links["data"][1] is False
+    assert "not in DVC's cache; it is nowhere else, and no remote is set" in links["data"][0]
+    assert links["code"][1] is False
+    assert "lacks it" in links["code"][0] or "no commit" in links["code"][0]
+    assert links["Prefect run"][1] is None
+    assert links["evidence"][0] == "none: no gate was asked"
+
+
+def test_explain_says_why_a_retraining_was_skipped(promoted: Both, run: Run) -> None:
+    summary = retrain(GOOD)
+    assert summary["champion"] == promoted[1]["version"]
+    code, out, err = run("explain", summary["key"], "--json")
+    assert code == 0, err
+    links = links_of(out)
+    assert links["skipped because"][0] == summary["reason"]
+    assert "computed on" not in links
+    code, out, _err = run("explain", f"models:/{NAME}@champion", "--retrains", "--json")
+    kept = json.loads(out)["retrainings"][0]
+    assert (kept["key"], kept["outcome"], kept["reason"]) == (summary["key"], "skipped", summary["reason"])
+
+
 def test_both_were_scored_afresh_on_one_version_and_the_evidence_is_kept(
     promoted: Both,
 ) -> None:
