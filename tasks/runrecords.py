@@ -1,7 +1,7 @@
 """What MLflow keeps of finished training runs: parameters, the metrics of their tests, and their predictions."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 
 from data.storage import NAME
-from tasks.modelstore import version_at
+from tasks.modelstore import find_versions, version_at
 from tasks.recordstore import connect, tracking_uri
 from tasks.registry import run_with_key
 
@@ -89,6 +89,38 @@ def records_on(family: str, dataset: str) -> list[RunRecord]:
     if not tested:
         raise ValueError(f"no finished and tested run of {family} on {dataset!r}; see: ./convoy train --help")
     return tested
+
+
+def finished_keys() -> set[str]:
+    """The keys of all runs that ended as they should."""
+    return {
+        run.data.tags["convoy.key"]
+        for run in _all_runs("attributes.status = 'FINISHED'")
+        if "convoy.key" in run.data.tags
+    }
+
+
+def recorded_digests() -> set[str]:
+    """DVC's digests that any run or version of a model names, deleted runs too."""
+    tagged = [
+        *(run.data.tags for run in _all_runs("")),
+        *(each.tags for each in find_versions(connect(), "")),
+    ]
+    return {tags["dvc.digest"] for tags in tagged if tags.get("dvc.digest")}
+
+
+def _all_runs(condition: str) -> Iterator[Run]:
+    """All runs of all experiments that meet the condition, deleted ones too."""
+    client = connect()
+    kinds = ViewType.ALL
+    experiments = [each.experiment_id for each in client.search_experiments(view_type=kinds)]
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs(
+            experiments, condition, kinds, max_results=PER_PAGE, page_token=token or None
+        )
+        yield from page
+        token = page.token or None
 
 
 def _run_named(client: MlflowClient, name: str, experiments: list[str]) -> Run | None:
