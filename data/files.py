@@ -3,6 +3,7 @@
 It imports nothing of ours, so that models and versions can have it cheaply.
 """
 
+import fcntl
 import hashlib
 import os
 import secrets
@@ -41,6 +42,21 @@ def whole(file: Path) -> Iterator[BinaryIO]:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)  # after a failure
+
+
+@contextmanager
+def holding(lock: Path | None) -> Iterator[bool]:
+    """Whether a lock file was free, and is ours meanwhile; None, and one that is not there, is free."""
+    if lock is None or not lock.is_file():
+        yield True
+        return
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @contextmanager

@@ -105,6 +105,24 @@ def publish_findings(findings: Findings, verdict: Verdict) -> None:
         client.create_artifact(artifact("table", json.dumps(rows), description, key))
 
 
+def publish_metrics(model: str, document: dict[str, Any]) -> None:
+    """Leave what a test of a model found on its run's page, as a table."""
+    rows = [{"metric": name, "value": f"{value:.4g}"} for name, value in document["metrics"].items()]
+    notes = "; ".join(["", *document["notes"]])
+    description = f"{model} on {document['dataset']}, {document['split']}{notes}"
+    key = f"evaluation-{document['dataset']}".replace("_", "-")
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact("table", json.dumps(rows), description, key))
+
+
+def publish_freed(document: dict[str, Any]) -> None:
+    """Leave what was freed, or would be, on the run's page, as a table."""
+    done = "would be freed" if document["dry_run"] else "freed"
+    with get_client(sync_client=True) as client:
+        description = f"{document['num_bytes'] / 1e6:,.1f} MB {done}"
+        client.create_artifact(artifact("table", json.dumps(document["items"]), description, "maintain"))
+
+
 def publish_curve(summary: dict[str, Any]) -> None:
     """Leave a learning curve on its run's page, as a table."""
     description = f"{summary['dataset']} by the recipe {summary['recipe']}: accuracy on validation by mode"

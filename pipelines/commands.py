@@ -97,6 +97,10 @@ app.command(
     "pipelines.doctor:doctor", name="doctor", help="Check that this machine can run everything.", sort_key=7
 )
 app.command(
+    "pipelines.commands_maintain:maintain", name="maintain",
+    help="Free what nothing needs any more: old checkpoints, cache, leftovers.", sort_key=7.5,
+)  # fmt: skip
+app.command(
     "pipelines.demo:demo",
     name="demo",
     help="Train and register two classifiers of handwritten digits, and a detector.",

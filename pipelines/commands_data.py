@@ -42,6 +42,11 @@ for _name, _help in {
     "pull": "Fetch datasets from the remote.",
 }.items():
     app.command(f"pipelines.commands_versions:{_name}", name=_name, help=_help)
+app.command(
+    "pipelines.commands_watch:watch",
+    name="watch",
+    help="Tell Prefect's server of datasets that have changed.",
+)
 
 
 def sizes(axes: tuple[Span, ...], width: Span, height: Span) -> dict[str, str]:

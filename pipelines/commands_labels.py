@@ -6,10 +6,10 @@ from typing import Any
 from rich.table import Table
 
 from data.dataset import Split, noun_of
-from pipelines.commands_models import evaluate_configuration, hearer, trained_on_another_version
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO
 from pipelines.render import ConsoleReporter, emit, pairs, table
+from pipelines.scoring import evaluate_configuration, hearer, trained_on_another_version
 from tasks import registry
 from tasks.evaluate import Report, evaluate
 from tasks.labelerrors import noisy_pairs, weakness

@@ -8,20 +8,17 @@ from typing import Annotated, Any
 import torch
 from cyclopts import App, Parameter
 
-from data.dataset import Dataset, Split
-from data.parameters import Parameters, did_you_mean
+from data.dataset import Split
+from data.parameters import did_you_mean
 from models import classification, signals, volumes
 from models.papers import paper_of
 from pipelines.families import PIPELINES, load
 from pipelines.options import Json, overlap_of, quiet_stdout
-from pipelines.parameters import AUTO, choose_recipe, recipes
+from pipelines.parameters import AUTO
 from pipelines.render import ConsoleReporter, emit, pairs, table
-from pipelines.reporting import Clock, Status
-from tasks import ensemble, modellist, registry, versioning
-from tasks.card import ModelCard
-from tasks.families import FAMILIES
+from pipelines.scoring import score_models
+from tasks import ensemble, modellist, registry
 from tasks.modelfile import load_card
-from tasks.paths import store
 from tasks.predict import BATCH_SIZE
 from tasks.settings import ViewName
 from tasks.versions import open_stored
@@ -89,47 +86,16 @@ def evaluate(
     tile_overlap = overlap_of(tile, overlap)
     if out is not None:
         require_report_folder(out)
-    called = (model, *models)
-    folders = [registry.resolve_model(uri) for uri in called]
-    card = load_card(folders[0])
-    if tile_overlap is not None and card.family != "detection":
-        raise ValueError(f"--tile is for detectors, and {model} is for {card.family}: leave it out")
-    tiles = {} if tile_overlap is None else {"tile_overlap": tile_overlap}
-    data = open_stored(dataset or card.dataset)
-    notes = [note for folder in folders if (note := trained_on_another_version(load_card(folder), data))]
-    if split == "val":
-        notes.append(
-            "temperatures and least scores are fitted on the validation split: its figures flatter the model"
-        )
-    config = evaluate_configuration(card, data.info.name, recipe, views)
     reporter = ConsoleReporter()
     with quiet_stdout(as_json):
-        for note in notes:
-            reporter.note(f"note: {note}")
         try:
-            report = load(PIPELINES[card.family].evaluate)(
-                folders,
-                data,
-                split=split,
-                config=config,
-                on_progress=hearer(reporter),
-                called=called,
-                **tiles,
-            )
+            tested = score_models((model, *models), dataset, split, views, recipe, tile_overlap, reporter)
         finally:
             reporter.close()
         if out is not None:
-            report.write(out)
-    document = {
-        "models": [str(folder) for folder in folders],
-        "dataset": data.info.name,
-        "split": split,
-        "metrics": report.metrics,
-        **report.document(),
-        "notes": notes,
-        "out": out,
-    }
-    tables = report.tables(f"{data.info.name}, {split}")
+            tested.report.write(out)
+    document = {**tested.document(), **tested.report.document(), "out": out}
+    tables = tested.report.tables(f"{tested.dataset}, {split}")
     emit(document, [table(*each) for each in tables], as_json)
 
 
@@ -139,39 +105,6 @@ def require_report_folder(out: Path) -> None:
         raise ValueError(f"--out {out} is a file; give a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "about.json").is_file():
         raise ValueError(f"--out {out} holds other files than a report; give a new folder")
-
-
-def trained_on_another_version(card: ModelCard, data: Dataset) -> str:
-    """A warning if the model knows another version of this dataset: its training pictures may be among those tested."""
-    now = versioning.digest(store() / data.info.name)
-    if card.dataset != data.info.name or not card.dataset_digest or card.dataset_digest == now:
-        return ""
-    return (
-        f"{card.members[0].architecture} was trained on another version of {data.info.name} ({card.dataset_digest}, "
-        f"now {now or 'untracked'}): pictures that it was trained on may be among those tested"
-    )
-
-
-def evaluate_configuration(card: ModelCard, dataset: str, recipe: str, views: list[ViewName] | None) -> Any:
-    """How to evaluate: the recipe's section, with the model's own view and the views asked for."""
-    name = choose_recipe(card.family, dataset, recipe)
-    values: dict[str, Any] = dict(recipes(card.family)[name]["evaluate"])
-    values["registered_view"] = card.views
-    if views is not None:
-        values["views"] = list(dict.fromkeys(views))
-    section = FAMILIES[card.family].config.model_fields["evaluate"].annotation
-    assert isinstance(section, type) and issubclass(section, Parameters)
-    return section.parse(values, f"{card.family}.{name}.evaluate")
-
-
-def hearer(reporter: ConsoleReporter) -> Callable[[int, int], None]:
-    """What evaluation tells its progress to."""
-    clock = Clock()
-
-    def hear(done: int, total: int) -> None:
-        reporter.show(Status("evaluate", done, total, clock.rate(done)))
-
-    return hear
 
 
 @app.command(name="list")

@@ -88,6 +88,8 @@ PIPELINES: dict[str, Pipeline] = {
         dataset="photos",
         fit="",
         evaluate="tasks.stylizerevaluate:evaluate",
+        retrain="pipelines.style:retrain_stylizer",
+        pair="tasks.gatestyle:pair",
         weights="tasks.stylesources:read_sources",
     ),
     "volumes": Pipeline(

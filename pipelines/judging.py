@@ -45,7 +45,7 @@ def judge(
     cards = [load_card(model) for model in models]
     uses = retrainings.count_use(run_id, family, retrainings.split_name(dataset, SPLIT))
     if cards[0].classes != cards[1].classes:
-        return incomparable(cards, versions, uses)
+        return other_classes(cards, versions, uses)
     reports = [
         load(PIPELINES[family].evaluate)(
             [model], dataset, split=SPLIT, config=as_registered(evaluate, card),
@@ -55,7 +55,10 @@ def judge(
     ]  # fmt: skip
     timed = dataset.table(SPLIT, ["image"])["image"][:NUM_TIMED].to_pylist()
     costs = measure_costs((models[0], models[1]), timed, config.cost_rounds)
-    paired = load(PIPELINES[family].pair)(*reports, dataset, SPLIT, config)
+    try:
+        paired = load(PIPELINES[family].pair)(*reports, dataset, SPLIT, config)
+    except gate.Incomparable as error:
+        return undecided(f"the two cannot be compared: {error}; promote the challenger by hand", uses)
     verdict = gate.decide(paired, costs, uses, config, config.rules(family))
     about = {
         "model": name, "champion": versions[0], "challenger": versions[1], "dataset": dataset.info.name,
@@ -68,11 +71,19 @@ def judge(
 
 
 def as_registered(evaluate: Any, card: ModelCard) -> Any:
-    """How to evaluate, by the one view that the model was registered with."""
-    return evaluate.model_copy(update={"views": (card.views,), "registered_view": card.views})
+    """How to evaluate, by the one view that the model was registered with, and beside no optimisation."""
+    changes: dict[str, Any] = {"views": (card.views,), "registered_view": card.views}
+    if hasattr(evaluate, "optimise_pictures"):
+        changes["optimise_pictures"] = 0
+    return evaluate.model_copy(update=changes)
 
 
-def incomparable(cards: list[ModelCard], versions: tuple[int, int], uses: int) -> dict[str, Any]:
+def undecided(reason: str, uses: int) -> dict[str, Any]:
+    """The verdict where there is nothing to test."""
+    return {"decision": "inconclusive", "reasons": [reason], "uses": uses}
+
+
+def other_classes(cards: list[ModelCard], versions: tuple[int, int], uses: int) -> dict[str, Any]:
     """The verdict where the two do not answer the same question."""
     gone = sorted(set(cards[0].classes) - set(cards[1].classes))
     new = sorted(set(cards[1].classes) - set(cards[0].classes))
@@ -85,7 +96,7 @@ def incomparable(cards: list[ModelCard], versions: tuple[int, int], uses: int) -
         f"version {versions[0]}, the champion, knows other classes than this data has ({what or 'another order'}), so "
         "the two cannot be scored on the same samples: promote the challenger by hand"
     )
-    return {"decision": "inconclusive", "reasons": [reason], "uses": uses}
+    return undecided(reason, uses)
 
 
 def keep_evidence(

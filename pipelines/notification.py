@@ -16,20 +16,29 @@ TIMEOUT_S = 10.0
 
 
 def notify(event: str, model: str, text: str, payload: dict[str, Any], reporter: Reporter) -> None:
-    """Tell of `event`, as convoy.retrain.promoted, which concerns a registered model; `text` is one line.
+    """Tell of `event`, as convoy.retrain.promoted, which concerns a registered model."""
+    announce(event, model_resource(model), text, {"model": model, **payload}, reporter)
+
+
+def model_resource(model: str) -> dict[str, str]:
+    """A registered model, as events name it."""
+    return {"prefect.resource.id": f"convoy.model.{model}", "prefect.resource.name": model}
+
+
+def announce(
+    event: str, resource: dict[str, str], text: str, payload: dict[str, Any], reporter: Reporter
+) -> None:
+    """Tell of `event`, which concerns a resource of Prefect's; `text` is one line.
 
     A webhook that does not answer stops nothing: it is a note.
     """
     reporter.note(text)
-    resource = {"prefect.resource.id": f"convoy.model.{model}", "prefect.resource.name": model}
     emit_event(event, resource=resource, payload={"text": text, **payload})
     url = os.environ.get(WEBHOOK)
     if not url:
         return
     try:
-        sent = httpx.post(
-            url, json={"text": text, "event": event, "model": model, **payload}, timeout=TIMEOUT_S
-        )
+        sent = httpx.post(url, json={"text": text, "event": event, **payload}, timeout=TIMEOUT_S)
         sent.raise_for_status()
     except httpx.HTTPStatusError as error:
         reporter.note(f"the webhook of {WEBHOOK} answered {error.response.status_code}")

@@ -21,6 +21,7 @@ from pipelines.parameters import section
 from pipelines.plan import Plan, read_plan
 from pipelines.ports import describe_holder, is_free
 from pipelines.services import SERVICES
+from tasks import leftovers
 from tasks.memory import ALLOCATOR
 from tasks.paths import home
 
@@ -28,7 +29,6 @@ FASTAPI_BELOW = (0, 151)  # from there on it refuses the nulls that Prefect's cl
 SQLITE_FROM = (3, 35, 0)  # Prefect's and MLflow's statements have RETURNING
 OPEN_FILES = 4096  # Ray opens some hundred for each worker
 LEFT_GB, LEFT_SESSIONS = 0.5, 500  # below them, what was left behind does not matter
-SHARED_MEMORY, RAY_SESSIONS = Path("/dev/shm"), Path("/tmp/ray")
 NETWORK_DISKS = {
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "afs",
     "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.juicefs",
@@ -200,23 +200,17 @@ def check_platform() -> Finding:
 
 def check_leftovers() -> Finding:
     """Shared memory, and Ray's folders of logs, of processes that have ended."""
-    memory = [file.stat().st_size for file in SHARED_MEMORY.glob("torch_*") if is_of_dead(file.name)]
-    sessions = [each for each in RAY_SESSIONS.glob("session_2*") if is_of_dead(each.name)]
+    memory = [item.num_bytes for item in leftovers.left_memory()]
+    sessions = list(leftovers.ended_sessions())
     told = []
     if sum(memory) / 1e9 > LEFT_GB:
-        told.append(f"{sum(memory) / 1e9:.1f} GB of shared memory ({SHARED_MEMORY}/torch_PID_…)")
+        told.append(f"{sum(memory) / 1e9:.1f} GB of shared memory ({leftovers.SHARED_MEMORY}/torch_PID_…)")
     if len(sessions) > LEFT_SESSIONS:
-        told.append(f"{len(sessions)} sessions of Ray ({RAY_SESSIONS}/session_…_PID)")
+        told.append(f"{len(sessions)} sessions of Ray ({leftovers.RAY_SESSIONS}/session_…_PID)")
     if told:
-        advice = "the names end in, or begin with, the process: delete those whose process is gone"
+        advice = "./convoy maintain lists them, and with --apply removes them"
         return Finding("leftovers", "warn", f"of processes that have ended: {', '.join(told)}", advice)
     return Finding("leftovers", "ok", "none that matter")
-
-
-def is_of_dead(name: str) -> bool:
-    """Whether the process that a file's name ends in, or begins with after its kind, is gone."""
-    found = re.match(r"torch_(\d+)_", name) or re.search(r"_(\d+)$", name)
-    return found is not None and not psutil.pid_exists(int(found[1]))
 
 
 TRAPS = (

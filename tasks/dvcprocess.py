@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tasks.dvcnames import named_here, named_in_history
 from tasks.versioning import missing, one_line
 
 LOCK_WAIT_S = 600.0
@@ -129,6 +130,38 @@ def _fetch(root: Path, digests: list[str]) -> dict[str, Any]:
                         "./convoy data push"
                     )
         return {"cache": cache.path}
+
+
+def _prune(root: Path, keep: list[str], older_than: float, apply: bool) -> dict[str, Any]:
+    """Files of the cache that nothing names, under DVC's lock: nothing is recorded meanwhile.
+
+    A cache that lies elsewhere may be shared with repositories whose names are not known here: it is left alone.
+    """
+    with _open(root) as repository, repository.lock:
+        cache = Path(repository.cache.local.path)
+        found: dict[str, Any] = {"cache": str(cache), "files": 0, "bytes": 0, "named": 0}
+        if not cache.is_relative_to(root / ".dvc"):
+            return found
+        named = named_here(root) | named_in_history(root) | {each.removesuffix(".dir") for each in keep}
+        found["named"] = len(named)
+        needed = {part for each in named for part in (each, f"{each}.dir", *_entries(cache, f"{each}.dir"))}
+        for file in sorted(cache.glob("??/*")):
+            about = file.stat()
+            if (
+                f"{file.parent.name}{file.name}" not in needed
+                and max(about.st_mtime, about.st_ctime) < older_than
+            ):
+                found["files"] += 1
+                found["bytes"] += about.st_size
+                if apply:
+                    file.unlink()
+        return found
+
+
+def _entries(cache: Path, recorded: str) -> list[str]:
+    """The md5s that the cache's list of a folder names; none where it has no such list."""
+    file = cache / recorded[:2] / recorded[2:]
+    return [entry["md5"] for entry in json.loads(file.read_text())] if file.is_file() else []
 
 
 def _push(root: Path, digests: list[str]) -> dict[str, Any]:
@@ -266,6 +299,7 @@ _VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     "find": _find,
     "ask": _ask,
     "fetch": _fetch,
+    "prune": _prune,
     "push": _push,
     "remote": _remote,
 }
@@ -274,7 +308,7 @@ _VERBS: dict[str, Callable[..., dict[str, Any]]] = {
 def _main(verb: str, root: Path, arguments: dict[str, Any]) -> None:
     """Run a verb and print what it returns; ends the process with the reason in its error output if it cannot."""
     with contextlib.ExitStack() as stack:
-        if verb in ("record", "save", "remote"):  # the others make no repository, and may take hours
+        if verb in ("record", "save", "remote", "prune"):  # the others record nothing, and may take hours
             (root / ".cache").mkdir(parents=True, exist_ok=True)
             # Two may find no repository at once, and DVC's own lock would be inside it.
             first_come = stack.enter_context((root / ".cache" / "dvc.lock").open("w"))

@@ -26,6 +26,10 @@ Decision = Literal["promote", "hold", "inconclusive"]
 MAX_NAMED = 4  # slices in a sentence
 
 
+class Incomparable(Exception):
+    """Two models that do not answer the same question, so that no samples can tell which is better."""
+
+
 class MetricRule(Parameters):
     """What a metric counts for."""
 

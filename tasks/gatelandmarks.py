@@ -3,7 +3,7 @@
 Less is better. Slices by landmark, by the size of pictures, and by source. Pictures of one group are drawn together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,8 @@ from data.dataset import Dataset, Split
 from tasks.gate import GateConfig, metric_alphas
 from tasks.landmarkmetrics import FAILURES, nan_mean
 from tasks.landmarkreport import Report
-from tasks.pairing import Paired, Part, cluster_counts, drawn_part, guard, sharing, weigh
-from tasks.slices import places_of, size_names, source_of
+from tasks.pairing import Paired, cluster_counts, guard, mean_gains, mean_part, sharing, weigh
+from tasks.slices import picture_slices
 
 FAILED = {f"failures_at_{limit:g}": limit for limit in FAILURES}
 METRICS = ("nme", *FAILED)
@@ -44,7 +44,7 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
     parts = [
         part
         for kind, name, first, second in slices_of(champion, challenger, table)
-        if (part := slice_part(kind, name, first, second, counts, config.alpha)) is not None
+        if (part := mean_part(kind, name, first, second, counts, config.alpha)) is not None
     ]
     shared = sharing(groups)
     notes = (f"{shared:,} pictures share a group with others, and groups are drawn whole",) if shared else ()
@@ -60,14 +60,6 @@ def failures(errors: np.ndarray, limit: float) -> np.ndarray:
     return np.where(np.isnan(errors), np.nan, (errors > limit).astype(np.float64))
 
 
-def mean_gains(gains: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The mean of the gains (N,) in each draw: (D,); NaN gains are left out, a draw without any is NaN."""
-    known = ~np.isnan(gains)
-    weights = counts[:, known].astype(np.float64)
-    total = weights.sum(1)
-    return np.divide(weights @ gains[known], total, out=np.full(len(counts), np.nan), where=total > 0)
-
-
 def slices_of(
     champion: Report, challenger: Report, table: pa.Table
 ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
@@ -75,25 +67,5 @@ def slices_of(
     for i, name in enumerate(champion.names):
         yield "point", name, champion.errors[:, i], challenger.errors[:, i]
     own = (nan_mean(champion.errors, 1), nan_mean(challenger.errors, 1))
-    kinds: dict[str, Sequence[str]] = {
-        "size": size_names(table, "landmarks"),
-        "source": [source_of(id, "") for id in table["id"].to_pylist()],
-    }
-    for kind, values in kinds.items():
-        members = places_of(values)
-        for name, places in members.items() if 1 < len(members) < len(values) else ():
-            inside = np.zeros(len(values), bool)
-            inside[places] = True
-            yield kind, name, np.where(inside, own[0], np.nan), np.where(inside, own[1], np.nan)
-
-
-def slice_part(
-    kind: str, name: str, first: np.ndarray, second: np.ndarray, counts: np.ndarray, alpha: float
-) -> Part | None:
-    """A slice by the errors (N,) of both models; None where nothing could be measured."""
-    known = ~np.isnan(first)
-    if not known.any():
-        return None
-    values = (float(first[known].mean()), float(second[known].mean()))
-    gains = mean_gains(first - second, counts)
-    return drawn_part(kind, name, int(known.sum()), values, gains, values[0] - values[1], alpha)
+    for kind, name, inside in picture_slices(table, "landmarks"):
+        yield kind, name, np.where(inside, own[0], np.nan), np.where(inside, own[1], np.nan)

@@ -227,6 +227,26 @@ def share_part(kind: str, name: str, first_right: np.ndarray, second_right: np.n
     )  # fmt: skip
 
 
+def mean_gains(gains: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The mean of the gains (N,) in each draw: (D,); NaN gains are left out, a draw without any is NaN."""
+    known = ~np.isnan(gains)
+    weights = counts[:, known].astype(np.float64)
+    total = weights.sum(1)
+    return np.divide(weights @ gains[known], total, out=np.full(len(counts), np.nan), where=total > 0)
+
+
+def mean_part(
+    kind: str, name: str, first: np.ndarray, second: np.ndarray, counts: np.ndarray, alpha: float
+) -> Part | None:
+    """A slice by what less is better of, (N,) of both models, NaN outside; None where nothing is inside."""
+    known = ~np.isnan(first)
+    if not known.any():
+        return None
+    values = (float(first[known].mean()), float(second[known].mean()))
+    gains = mean_gains(first - second, counts)
+    return drawn_part(kind, name, int(known.sum()), values, gains, values[0] - values[1], alpha)
+
+
 def weigh(
     name: str,
     values: tuple[float, float],

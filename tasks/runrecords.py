@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 
 from data.storage import NAME
 from tasks.cost import WAITED, Cost, cost_of, summed
-from tasks.modelstore import version_at
+from tasks.modelstore import find_versions, version_at
 from tasks.recordstore import connect, tracking_uri
 from tasks.registry import run_with_key
 
@@ -124,6 +124,38 @@ def find_run(name: str) -> Run:
             f"no run {name!r}: give a run key, runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION"
         )
     return run
+
+
+def finished_keys() -> set[str]:
+    """The keys of all runs that ended as they should."""
+    return {
+        run.data.tags["convoy.key"]
+        for run in _all_runs("attributes.status = 'FINISHED'")
+        if "convoy.key" in run.data.tags
+    }
+
+
+def recorded_digests() -> set[str]:
+    """DVC's digests that any run or version of a model names, deleted runs too."""
+    tagged = [
+        *(run.data.tags for run in _all_runs("")),
+        *(each.tags for each in find_versions(connect(), "")),
+    ]
+    return {tags["dvc.digest"] for tags in tagged if tags.get("dvc.digest")}
+
+
+def _all_runs(condition: str) -> Iterator[Run]:
+    """All runs of all experiments that meet the condition, deleted ones too."""
+    client = connect()
+    kinds = ViewType.ALL
+    experiments = [each.experiment_id for each in client.search_experiments(view_type=kinds)]
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs(
+            experiments, condition, kinds, max_results=PER_PAGE, page_token=token or None
+        )
+        yield from page
+        token = page.token or None
 
 
 def _run_named(client: MlflowClient, name: str, experiments: list[str]) -> Run | None:

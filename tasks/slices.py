@@ -85,6 +85,17 @@ def members_of_slices(
                 yield kind, name, members
 
 
+def picture_slices(about: pa.Table, family: str) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Kind and name of each slice of N pictures without classes, by size and source, and who is in it: (N,) bool."""
+    sources = [source_of(id, "") for id in about["id"].to_pylist()]
+    for kind, values in (("size", size_names(about, family)), ("source", sources)):
+        members = places_of(values)
+        for name, places in members.items() if 1 < len(members) < len(values) else ():
+            inside = np.zeros(len(values), bool)
+            inside[places] = True
+            yield kind, name, inside
+
+
 def places_of(values: Sequence[str]) -> dict[str, list[int]]:
     """Where each value stands."""
     places: dict[str, list[int]] = {}

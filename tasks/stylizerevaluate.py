@@ -95,6 +95,8 @@ def evaluate(
             "longer_px": config.longer_px,
             "intervals": "95%, percentile bootstrap over pictures",
             "untouched": "J of the pictures as they were",
+            "cost": told(predictor.network.judge),
+            "content_weight": predictor.network.judge.weights.content,
             "optimised": f"{config.optimise_by.name} from the content, for {config.optimise_s:g} s a picture",
             "device": str(predictor.device),
             "threads": torch.get_num_threads(),
@@ -105,6 +107,16 @@ def evaluate(
         compared=tuple(compared),
         shown=tuple(shown),
     )  # fmt: skip
+
+
+def told(judge: Judge) -> str:
+    """J in words: its parts with their weights and layers."""
+    weights = judge.weights
+    layers = ", ".join(f"{name} {value:g}" for name, value in judge.style_layers.items())
+    return (
+        f"J = {weights.content:g} content ({weights.content_layer}) + {weights.style:g} style ({layers}) + "
+        f"{weights.variation:g} variation, {judge.normalisation}"
+    )
 
 
 def shrunk(picture: Tensor, longer_px: int) -> Tensor:

@@ -6,7 +6,7 @@ its event loop reaches ours.
 
     data/store/digits.dvc     pointer, written by `add` and `point`
     dvc.lock                  the same for what a stage of dvc.yaml makes; DVC forbids a path to have both
-    .dvc/cache/files/md5/     every file that was ever recorded, by its md5; nothing here removes one
+    .dvc/cache/files/md5/     every file that was ever recorded, by its md5; `prune` alone removes any
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -77,6 +77,14 @@ def fetch(recorded: Sequence[str]) -> Path:
 def push(recorded: Sequence[str]) -> int:
     """Copy what the remote lacks of these folders; returns the number of files. Raises RuntimeError like `fetch`."""
     return int(_run("push", digests=list(recorded))["files"])
+
+
+def prune(keep: Collection[str], older_than: float, *, apply: bool) -> dict[str, Any]:
+    """Find files of the cache, older than a time, that neither `keep` nor any pointer, list or commit names.
+
+    With `apply` they are removed. How many `files` and `bytes`, how many digests are `named`, and the `cache`.
+    """
+    return _run("prune", keep=sorted(keep), older_than=older_than, apply=apply)
 
 
 def remote() -> dict[str, str]:
@@ -224,6 +232,12 @@ def digest(path: Path) -> str:
         if (folder / ".dvc").is_dir():  # the root of a DVC repository: nothing above speaks for this path
             break
     return ""
+
+
+def recorded_at(path: Path) -> float:
+    """When what records `path` was last written, in seconds since 1970: its pointer, else dvc.lock."""
+    pointer = path.with_name(path.name + ".dvc")
+    return (pointer if recorded_out(path) else home() / "dvc.lock").stat().st_mtime
 
 
 def recorded_out(path: Path) -> dict[str, Any]:

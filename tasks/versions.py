@@ -22,7 +22,7 @@ from pydantic import Field
 
 from data.address import Fetched
 from data.dataset import SPLITS, Dataset, Split, noun_of
-from data.files import write_whole
+from data.files import holding, write_whole
 from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
 from data.report import IngestReport
@@ -185,11 +185,21 @@ def opened(digest: str) -> Iterator[Dataset]:
         yield Dataset.open(folder)
 
 
+def lock_file(name: str) -> Path:
+    return store() / f".{name}.versions.lock"
+
+
+def is_changing(name: str) -> bool:
+    """Whether a living process is changing a dataset's versions."""
+    with holding(lock_file(name)) as free:
+        return not free
+
+
 @contextmanager
 def exclusive(name: str, note: Callable[[str], None] | None = None) -> Iterator[None]:
     """Held while a dataset's versions change, so that each add builds on the one before. Ends with its process."""
     store().mkdir(parents=True, exist_ok=True)
-    with (store() / f".{name}.versions.lock").open("a+") as file:
+    with lock_file(name).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

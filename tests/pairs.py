@@ -39,6 +39,14 @@ GATE: dict[str, Any] = {
             "metrics": {"nme": {"margin": 0.005, "primary": True}},
             "slice_margin": 0.02, "slice_fewest": 20,
         },
+        "style": {
+            "metrics": {
+                "total_share": {"margin": 0.01, "primary": True},
+                "content_share": {"margin": 0.02, "primary": False},
+                "style_share": {"margin": 0.02, "primary": False},
+            },
+            "slice_margin": 0.05, "slice_fewest": 20,
+        },
     },
 }  # fmt: skip
 

@@ -3,14 +3,17 @@
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from data.checklist import NAMES
 from data.dataset import Dataset
+from pipelines.families import PIPELINES
 from pipelines.parameters import recipes
 from tasks.paths import ROOT, store
+from tasks.settings import ViewName
 from tests.platforms import CHANGES, DEPLOYMENT, ENDED, ENDLESS, Platform, running, wait_for
 from tests.tiny import tiny_dataset
 
@@ -76,6 +79,25 @@ def test_a_form_offers_the_recipes_and_its_defaults(name: str, deployments: dict
     assert fields["recipe"]["enum"] == ["auto", *recipes(family)]
     assert fields["recipe"]["default"] == "auto"
     assert fields["stop_after"]["default"] == fields["stop_after"]["enum"][-1] == "promote"
+
+
+def test_forms_offer_families_splits_views_and_checks(deployments: dict[str, Any]) -> None:
+    fields = {
+        name: deployments[name]["parameter_openapi_schema"]["properties"] for name in ("ingest", "evaluate")
+    }
+    assert fields["ingest"]["family"]["enum"] == list(PIPELINES)
+    assert fields["ingest"]["accept"]["items"]["enum"] == sorted(NAMES)
+    assert fields["evaluate"]["split"]["enum"] == ["train", "val", "test"]
+    assert fields["evaluate"]["views"]["items"]["enum"] == list(get_args(ViewName))
+    maintain = deployments["maintain"]["parameter_openapi_schema"]["properties"]
+    assert maintain["dry_run"]["default"] is True
+    assert maintain["changes"]["properties"]["keep_days"]["minimum"] == 0
+
+
+def test_every_schedule_waits_for_somebody_to_turn_it_on(deployments: dict[str, Any]) -> None:
+    scheduled = {name for name, found in deployments.items() if found["schedules"]}
+    assert scheduled == {name for name, listed in LISTED.items() if "schedules" in listed}
+    assert not any(each["active"] for name in scheduled for each in deployments[name]["schedules"])
 
 
 def test_limits_of_parameters_are_limits_of_the_form(deployments: dict[str, Any]) -> None:

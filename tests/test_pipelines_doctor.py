@@ -15,6 +15,7 @@ from pipelines.doctor import check_address, locked_versions
 from pipelines.finding import Finding
 from pipelines.parameters import section
 from pipelines.plan import Plan, write_plan
+from tasks import leftovers
 from tasks.paths import ROOT
 
 
@@ -207,8 +208,8 @@ def test_what_processes_that_have_ended_left_is_found(
 ) -> None:
     done = subprocess.Popen(["true"])
     done.wait()
-    monkeypatch.setattr(traps, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(traps, "RAY_SESSIONS", tmp_path)
+    monkeypatch.setattr(leftovers, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(leftovers, "RAY_SESSIONS", tmp_path)
     monkeypatch.setattr(traps, "LEFT_GB", 2e-6)
     monkeypatch.setattr(traps, "LEFT_SESSIONS", 0)
     (tmp_path / f"torch_{os.getpid()}_99_0").write_bytes(bytes(3000))

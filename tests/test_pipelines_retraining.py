@@ -378,13 +378,13 @@ def test_the_outcome_is_sent_to_the_webhook_and_one_that_fails_stops_nothing(
 def test_other_classes_than_the_champions_are_left_to_a_person(
     promoted: Both,
 ) -> None:
-    from pipelines.judging import incomparable
+    from pipelines.judging import other_classes
     from tasks.modelfile import load_card
     from tasks.registry import resolve_model
 
     card = load_card(resolve_model(f"models:/{NAME}/{promoted[1]['version']}"))
     other = card.model_copy(update={"classes": (*card.classes[1:], "ten")})
-    verdict = incomparable([card, other], (2, 3), 1)
+    verdict = other_classes([card, other], (2, 3), 1)
     assert verdict["decision"] == "inconclusive"
     assert "knows other classes than this data has (new: ten; gone: 0)" in verdict["reasons"][0]
 

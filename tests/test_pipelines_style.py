@@ -11,18 +11,20 @@ from mlflow.types import DataType
 from PIL import Image
 
 from pipelines.reporting import set_reporter
-from pipelines.style import train_stylizer
+from pipelines.style import retrain_stylizer, train_stylizer
 from tasks import modellist, registry
 from tasks.packaging import signature_of
 from tasks.paths import store
 from tasks.predictors import open_predictor
 from tests.conftest import Run
+from tests.pairs import GATE
 from tests.smears import smear
 from tests.test_pipelines_training import Listener
 from tests.tiny import TINY, tiny_dataset
 
 NAME = "stylizer-smears"
 URI = f"models:/{NAME}@champion"
+FREE = {**GATE, "latency_ratio": 0, "memory_ratio": 0}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,28 @@ def test_the_flow_ends_in_a_registered_champion(finished: dict[str, Any]) -> Non
     assert modellist.show_model(URI)["dataset"] == "smears"
     tags = registry.get_tags(finished["mlflow_run"], ("weights.source", "weights.sha256"))
     assert tags["weights.source"] == "random" and len(tags["weights.sha256"]) == 64
+
+
+def test_a_challenger_is_judged_by_what_j_is_of_the_same_pictures(
+    finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {name: part for name, part in TINY["style"].items() if name != "dataset"}
+    for place in ("configuration", "parameters"):
+        monkeypatch.setattr(f"pipelines.{place}.recipes", lambda _family: {"default": recipe})
+    monkeypatch.setattr("pipelines.parameters.load", lambda: {"gate": FREE})
+    set_reporter(Listener())
+    longer = {"train": {"epochs": 3.0}}
+    summary = retrain_stylizer("smears", changes=longer, executor="in_process")
+    assert (summary["version"], summary["champion"]) == (2, 1)
+    verdict = json.loads((Path(summary["folder"]) / "gate" / "verdict.json").read_text())
+    named = {test["name"]: test for test in verdict["metrics"]}
+    assert set(named) == {"total_share", "content_share", "style_share"}
+    assert named["total_share"]["champion"] == pytest.approx(finished["metrics"]["total_share"], rel=1e-3)
+    assert named["style_share"]["champion"] == pytest.approx(finished["metrics"]["style_share"], rel=1e-3)
+    other = {**longer, "cost": {"content_weight": 0.5}}
+    summary = retrain_stylizer("smears", changes=other, executor="in_process")
+    assert summary["outcome"] == "inconclusive"
+    assert "cannot be compared: the champion was made for J = 0.001 content (stem)" in summary["reason"]
 
 
 def test_commands_stylise_files_and_folders(finished: dict[str, Any], run: Run, tmp_path: Path) -> None:

@@ -205,9 +205,9 @@ def test_a_rule_for_what_is_not_measured_and_a_family_without_rules_are_refused(
     ):
         compare(first, second, gate_config(families={"classification": rules}))
     with pytest.raises(
-        ValueError, match=r"the gate has no rules for 'style': .* has classification, detection"
+        ValueError, match=r"the gate has no rules for 'sounds': .* has classification, detection"
     ):
-        gate_config().rules("style")
+        gate_config().rules("sounds")
     with pytest.raises(ValueError, match="must name a primary one"):
         gate_config(families={"faces": {**rules, "metrics": {"auc": {"margin": 1, "primary": False}}}})
 

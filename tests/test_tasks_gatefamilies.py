@@ -1,5 +1,6 @@
-"""The paired comparisons of detectors, embedders of faces and networks for landmarks, against naive references."""
+"""The paired comparisons of the families that have no shares of right answers, against naive references."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks import gatedetection, gatefaces, gatelandmarks
+from tasks import gatedetection, gatefaces, gatelandmarks, gatestyle
 from tasks.detectionmatches import Detections, Objects, box_areas, match
 from tasks.detectionmetrics import resampled_ap, summarise
-from tasks.gate import decide
+from tasks.gate import Incomparable, decide
 from tasks.pairing import Paired, cluster_counts
+from tasks.stylizerreport import Rendered
 from tasks.verification import roc, tar_at_far
 from tests.pairs import CHEAP, gate_config
 
@@ -207,3 +209,74 @@ def test_a_landmark_that_is_lost_holds_a_network_that_is_better_on_the_whole() -
     verdict = verdict_of(paired, "landmarks")
     assert verdict.decision == "hold"
     assert verdict.reasons[0].startswith("NME on point 'c' (n = 80)")
+
+
+# style
+
+STYLES = ("mosaic", "strokes")
+
+
+def renderer(seed: int, style: float, content: float, bad_style: float = 1.0, cost: str = "J") -> Any:
+    """A report of a network that leaves such a share of the style's cost, and makes a content cost around this one."""
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(60):
+        for number, name in enumerate(STYLES):
+            untouched_style = 0.5 + 0.01 * i + 0.1 * number
+            left = style * float(rng.uniform(0.9, 1.1)) * (bad_style if number else 1.0) * untouched_style
+            made = content * float(rng.uniform(0.9, 1.1))
+            costs = {"total": 2 * made + 10 * left, "content": made, "style": left, "variation": 0.0}
+            rows.append(Rendered(f"{i}.png", name, costs, 10 * untouched_style, untouched_style, 0.1, 100))
+    about = {"cost": cost, "content_weight": 2.0}
+    return SimpleNamespace(rows=tuple(rows), about=about, styles=tuple((name, None) for name in STYLES))
+
+
+def pair_renderers(one: Any, other: Any) -> Paired:
+    sizes = [100 + 100 * (i % 3) for i in range(60)]
+    pictures: Any = Stub("style", (), id=[f"{i}.png" for i in range(60)], group=[str(i) for i in range(60)],
+                         width=sizes, height=sizes)  # fmt: skip
+    return gatestyle.pair(one, other, pictures, "test", gate_config())
+
+
+def test_networks_that_stylise_are_compared_by_the_cost_of_each_picture() -> None:
+    poor, good = renderer(0, 0.5, 0.4), renderer(1, 0.3, 0.4)
+    paired = pair_renderers(poor, good)
+    named = {test.name: test for test in paired.metrics}
+    for report, side in ((poor, "champion"), (good, "challenger")):
+        rows = report.rows
+        total = np.mean([row.costs["total"] / row.untouched for row in rows])
+        content = np.mean([2 * row.costs["content"] / row.untouched for row in rows])
+        style = np.mean([row.costs["style"] / row.untouched_style for row in rows])
+        assert getattr(named["total_share"], side) == pytest.approx(total)
+        assert getattr(named["content_share"], side) == pytest.approx(content)
+        assert getattr(named["style_share"], side) == pytest.approx(style)
+        assert total == pytest.approx(content + style)  # of these there is no variation
+    gain = named["total_share"].gain
+    assert gain == pytest.approx(named["total_share"].champion - named["total_share"].challenger) and gain > 0
+    assert {(each.kind, each.name) for each in paired.slices if each.kind == "style"} == {
+        ("style", "mosaic"), ("style", "strokes"),
+    }  # fmt: skip
+    assert sum(each.kind == "size" for each in paired.slices) == 3
+    assert verdict_of(paired, "style").decision == "promote"
+    assert verdict_of(pair_renderers(good, poor), "style").decision == "hold"
+    itself = pair_renderers(good, good)
+    assert itself.same and verdict_of(itself, "style").decision == "hold"
+
+
+def test_style_that_is_bought_with_content_or_with_another_style_is_held() -> None:
+    champion = renderer(0, 0.5, 0.4)
+    careless = verdict_of(pair_renderers(champion, renderer(1, 0.3, 0.8)), "style")
+    assert careless.decision == "hold" and "content_share gets worse" in careless.reasons[0]
+    uneven = verdict_of(pair_renderers(champion, renderer(1, 0.2, 0.4, bad_style=3.5)), "style")
+    assert uneven.decision == "hold" and "total_share on style 'strokes'" in " ".join(uneven.reasons)
+
+
+def test_networks_that_were_judged_otherwise_are_not_compared() -> None:
+    champion = renderer(0, 0.5, 0.4)
+    with pytest.raises(
+        Incomparable, match="the champion was made for J, the challenger for J of other weights"
+    ):
+        pair_renderers(champion, renderer(1, 0.3, 0.4, cost="J of other weights"))
+    other = renderer(1, 0.3, 0.4)
+    other.rows = tuple(replace(row, untouched=1.01 * row.untouched) for row in other.rows)
+    with pytest.raises(Incomparable, match="the judges differ: another feature network, or other pictures"):
+        pair_renderers(champion, other)

@@ -1,0 +1,183 @@
+"""What may be freed: nothing that a version, commit, record, alias or run needs, and nothing that is young or held."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data.ingest import IngestConfig
+from tasks import leftovers, maintenance, registry, versioning, versions
+from tasks.leftovers import Item
+from tasks.maintenance import MaintainConfig, find, free
+from tasks.paths import home, runs, store
+from tests.conftest import Run
+from tests.pictures import class_tree, write_tree
+
+CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.3, near_duplicate_distance=0, max_source_gb=1)
+NOW, LATER = MaintainConfig(keep_days=0), MaintainConfig(keep_days=1)
+NOBODY = 2**22 + 1  # no process has such a number
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet(module_home: Path) -> Iterator[Path]:
+    """A home, and neither Ray's folder nor the shared memory of this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_SITE_CACHE_DIR", str(module_home.parent / "site"))
+        patch.setattr(leftovers, "RAY_SESSIONS", module_home / "ray")
+        patch.setattr(leftovers, "SHARED_MEMORY", module_home / "shm")
+        yield module_home
+
+
+def paths(items: list[Item]) -> set[Path]:
+    return {item.path for item in items}
+
+
+def everything() -> dict[Path, bytes]:
+    """All files below the home but databases and locks, which looking may touch."""
+    return {
+        file: file.read_bytes()
+        for file in home().rglob("*")
+        if file.is_file() and not file.name.startswith("mlflow.db") and ".dvc/tmp" not in str(file)
+        and file.suffix != ".lock"
+    }  # fmt: skip
+
+
+def start_run(key: str, **tags: str) -> str:
+    return registry.start_run(
+        key=key, experiment="convoy/classification", name=key, tags={"convoy.key": key, **tags}, parameters={}
+    )
+
+
+def git(*arguments: str) -> None:
+    name = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "-C", str(home()), *name, *arguments], check=True, capture_output=True)
+
+
+def record(folder: str, text: str) -> str:
+    """Record a folder of one file, and forget its pointer: the digest."""
+    place = home() / folder
+    place.mkdir()
+    (place / "file").write_text(text)
+    digest = versioning.add(place)
+    place.with_name(f"{folder}.dvc").unlink()
+    return digest
+
+
+def test_the_cache_keeps_what_a_pointer_a_list_a_commit_or_a_record_names(quiet: Path) -> None:
+    added = [
+        versions.add(
+            write_tree(quiet.parent / f"source-{num}", class_tree("ab", num)), name="set",
+            family="classification", config=CONFIG,
+        ).digest
+        for num in (8, 9)
+    ]  # fmt: skip
+    assert versions.current("set") == added[1]  # the pointer names the second, the list alone the first
+    committed = record("committed", "of a commit")
+    git("init", "-b", "main")
+    pointer = home() / "gone.dvc"
+    pointer.write_text(f"outs:\n- md5: {committed}\n  path: gone\n")
+    git("add", "-f", "gone.dvc")
+    git("commit", "-m", "a pointer")
+    git("rm", "gone.dvc")
+    git("commit", "-m", "and none")
+    trained = record("trained", "of a record")
+    start_run("digests", **{"dvc.digest": trained})
+    lost = record("lost", "of nothing")
+    before = everything()
+    [item] = find(NOW)
+    assert (item.kind, item.num_files) == ("cache", 2)  # the file, and the list of its folder
+    assert find(LATER) == []
+    assert everything() == before
+    assert [each.num_files for each in free(NOW, print)] == [2]
+    gone = {file for file in before if not file.exists()}
+    assert {f"{file.parent.name}{file.name}" for file in gone} >= {lost} and len(gone) == 2
+    for digest in (*added, committed, trained):
+        assert versioning.is_cached(digest)
+    assert not versioning.is_cached(lost)
+    assert find(NOW) == []
+
+
+def run_folder(key: str, *, result: bool = True) -> Path:
+    """A run's folder as training leaves it."""
+    for name in ("ray/x", "model"):
+        (runs() / key / name).mkdir(parents=True)
+    (runs() / key / "ray" / "x" / "state.pt").write_bytes(b"0" * 1000)
+    (runs() / key / "lock").touch()
+    if result:
+        (runs() / key / "result.json").write_text("{}")
+    return runs() / key
+
+
+def test_checkpoints_go_when_a_run_is_finished_and_has_its_result() -> None:
+    done, killed, cut = run_folder("done"), run_folder("killed"), run_folder("cut", result=False)
+    strange = run_folder("strange")  # of which there is no record
+    registry.finish_run(start_run("done"), "FINISHED")
+    registry.end_run(start_run("killed"), "KILLED")
+    registry.finish_run(start_run("cut"), "FINISHED")
+    [item] = find(NOW)
+    assert (item.path, item.num_files, item.num_bytes) == (done / "ray", 1, 1000)
+    assert find(LATER) == []
+    notes: list[str] = []
+    with (done / "lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert free(NOW, notes.append) == [] and notes == [f"{done / 'ray'} stays: a process holds it"]
+    assert paths(free(NOW, notes.append)) == {done / "ray"}
+    assert not (done / "ray").exists() and (done / "model").is_dir() and (done / "result.json").is_file()
+    for other in (killed, cut, strange):
+        assert (other / "ray" / "x" / "state.pt").is_file()
+
+
+def test_what_a_dead_process_left_half_written_goes_and_a_living_ones_stays() -> None:
+    store().mkdir(parents=True, exist_ok=True)
+    left = store() / f".set.partial-{NOBODY}-ab12cd_3"
+    alive = store() / f".set.partial-{os.getpid()}-ab12cd_3"
+    for each in (left, alive):
+        each.mkdir()
+        (each / "shard.parquet").touch()
+    half = runs() / f".job.json.{NOBODY}-0123abcd"
+    half.touch()
+    lock = store() / ".nosuch.versions.lock"
+    lock.touch()
+    download = home() / ".cache" / "downloads" / f".{'0' * 32}.part"
+    download.parent.mkdir(parents=True)
+    download.touch()
+    assert paths(find(NOW)) == {left, half, lock, download}
+    with download.with_suffix(".lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert paths(free(NOW, lambda _note: None)) == {left, half, lock}
+    assert alive.is_dir() and download.is_file()
+    assert paths(free(NOW, print)) == {download}
+
+
+def test_a_session_of_ray_goes_when_no_process_is_of_it(quiet: Path) -> None:
+    dead, used = (quiet / "ray" / f"session_2026-01-01_00-00-00_{n}_{NOBODY}" for n in (1, 2))
+    for each in (dead, used):
+        (each / "logs").mkdir(parents=True)
+    command = [sys.executable, "-c", "import time; time.sleep(600)", str(used)]
+    with subprocess.Popen(command) as raylet:
+        try:
+            assert paths(find(NOW)) == {dead}
+            assert find(LATER) == []
+        finally:
+            raylet.kill()
+    assert paths(free(NOW, print)) == {dead, used}
+
+
+def test_the_command_lists_and_frees_only_when_told_to(run: Run) -> None:
+    file = store() / f".x.partial-{NOBODY}-abcdefgh"
+    file.mkdir()
+    past = time.time() - 8 * maintenance.DAY_S
+    os.utime(file, (past, past))
+    code, out, _err = run("maintain", "--json")
+    document = json.loads(out)
+    assert code == 0 and document["dry_run"] and [each["path"] for each in document["items"]] == [str(file)]
+    code, out, _err = run("maintain", "--set", "keep_days=9")
+    assert code == 0 and "nothing to free" in out and file.exists()
+    code, out, _err = run("maintain", "--apply")
+    assert code == 0 and "freed 0.0 MB" in out and not file.exists()
