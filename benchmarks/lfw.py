@@ -51,8 +51,8 @@ from benchmarks.facerows import (
     table_of,
     with_head,
 )
-from data.archive import open_tree
 from data.aligned import FaceAlignment
+from data.archive import open_tree
 from data.dataset import Dataset
 from data.decode import decode_image
 from data.files import write_whole
