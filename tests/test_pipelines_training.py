@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from prefect.client.orchestration import get_client
 
 from data.dataset import Dataset
@@ -17,6 +18,7 @@ from pipelines.training import exclusive, read_job, run_folder
 from tasks import modellist, registry
 from tasks.paths import runs, store
 from tasks.recordstore import connect
+from tasks.runrecords import kept_files
 from tests.conftest import Run
 from tests.tiny import INGEST, TINY, tiny_dataset
 
@@ -98,6 +100,21 @@ def test_the_summary_says_what_was_measured(finished: dict[str, Any]) -> None:
     (run,) = runs_with_key(finished["key"])
     assert run.data.metrics["test.accuracy"] == finished["metrics"]["accuracy"]
     assert set(finished["phases_s"]) == {"prepare", "train", "calibrate", "evaluate", "register"}
+
+
+def test_the_record_keeps_the_job_the_cost_and_what_it_was_computed_on(finished: dict[str, Any]) -> None:
+    (run,) = runs_with_key(finished["key"])
+    assert run.data.metrics["cost.cpu_s"] >= run.data.metrics["train_cpu_s"] > 0
+    assert run.data.metrics["cost.wall_s"] >= finished["train_time_s"]
+    assert run.data.metrics["cost.gpu_s"] == 0
+    kept = {name: run.data.tags[f"trained.{name}"] for name in ("executor", "device", "torch", "threads")}
+    assert kept == {
+        "executor": "in_process",
+        "device": "cpu",
+        "torch": str(torch.__version__),
+        "threads": "1",
+    }
+    assert kept_files(finished["mlflow_run"], "job") == {"job/job.json"}
 
 
 def test_the_first_model_becomes_champion_and_the_next_a_challenger(finished: dict[str, Any]) -> None:
