@@ -17,7 +17,7 @@ from tasks.leftovers import Item
 from tasks.maintenance import MaintainConfig, document, find, free
 
 
-@flow(name="maintain", persist_result=False)
+@flow(name="maintain", flow_run_name="maintain", persist_result=False)
 def maintain(
     dry_run: bool = True, changes: Annotated[dict[str, Any] | None, SectionForm(MaintainConfig)] = None
 ) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipelines.reporting import current_reporter
 from tasks.watching import Change, WatchConfig, difference_of, watch
 
 
-@flow(name="watch-data", persist_result=False)
+@flow(name="watch-data", flow_run_name="watch-data", persist_result=False)
 def watch_data(changes: Annotated[dict[str, Any] | None, SectionForm(WatchConfig)] = None) -> dict[str, Any]:
     """Tell of each dataset that has another version than at the last look, once it has been left alone for a while.
 
