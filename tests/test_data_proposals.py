@@ -125,6 +125,7 @@ def test_growing_merges_the_likest_neighbours_until_one_is_left(
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_nine_of_ten_objects_of_photos_are_covered() -> None:
     notes = read_tar(DATASETS / "voc40.tar", ".xml", 8)
     photos = read_tar(DATASETS / "voc40.tar", ".jpg", 40)

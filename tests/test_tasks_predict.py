@@ -152,8 +152,8 @@ def test_images_of_another_shape_are_refused(predictor: Predictor, shape: tuple[
 
 
 def test_a_model_with_an_unknown_view_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="view 'five_crop' is not known; known: single"):
-        load_predictor(write_model(tmp_path, CLASSES, view="five_crop"), CPU)
+    with pytest.raises(ValueError, match="view 'fisheye' is not known; known: single"):
+        load_predictor(write_model(tmp_path, CLASSES, view="fisheye"), CPU)
 
 
 def test_prediction_computes_in_float32_unless_asked(folder: Path) -> None:

@@ -82,6 +82,7 @@ def test_streaming_changes_no_bit(digits: Dataset, tmp_path: Path, num_helpers: 
     assert_equal_weights(tmp_path / "run", tmp_path / "held")
 
 
+@pytest.mark.slow
 def test_two_workers_come_close_to_one(digits: Dataset, tmp_path: Path) -> None:
     run(digits, tmp_path / "run", train__num_workers=2, optim__clip_norm=0.0)
     run(digits, tmp_path / "one", "in_process", optim__clip_norm=0.0)
