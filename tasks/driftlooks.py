@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 
 from data.dataset import Dataset, Split
 from tasks.card import ModelCard
-from tasks.drift import Discrepancy, DriftConfig, Look, discrepancy
+from tasks.drift import Discrepancy, DriftConfig, Look, discrepancy, twice_running
 from tasks.embedding import embed
 from tasks.predictors import open_predictor
 from tasks.recordings import folder_of, read_recordings
@@ -34,16 +35,21 @@ from tasks.runrecords import read_artifact
 from tasks.versions import open_stored, opened
 
 LOOKS = "looks.jsonl"
+NUM_SHOWN = 10  # looks
 REFERENCE = "drift"
 
 
+class TooFew(ValueError):
+    """Fewer new predictions were recorded than a look needs."""
+
+
 def look(resolved: Resolved, config: DriftConfig) -> Look:
-    """Compare the newest predictions that no look has seen with the reference; raises ValueError for too few."""
+    """Compare the newest predictions that no look has seen with the reference; raises TooFew."""
     before = [each for each in read_looks(resolved) if each.model_sha256 == resolved.sha256]
     rows = read_recordings(folder_of(resolved), resolved.sha256, before[-1].last if before else None)
     if len(rows) < config.least_recent:
         since = f" since the look of {before[-1].at:%Y-%m-%d %H:%M}" if before else ""
-        raise ValueError(
+        raise TooFew(
             f"{len(rows)} predictions of {resolved.exact} were recorded{since}, and drift.least_recent is "
             f"{config.least_recent}: record more (./convoy serve {resolved.asked} --record)"
         )
@@ -60,6 +66,36 @@ def look(resolved: Resolved, config: DriftConfig) -> Look:
     with (folder_of(resolved) / LOOKS).open("a") as file:  # one short line: written whole
         file.write(json.dumps(asdict(seen), default=lambda value: value.isoformat()) + "\n")
     return seen
+
+
+def drift_document(resolved: Resolved, config: DriftConfig) -> dict[str, Any]:
+    """A look, and those before it, for a person or a program; raises TooFew."""
+    now = look(resolved, config)
+    looks = read_looks(resolved)
+    return {
+        "model": resolved.asked,
+        "version": resolved.exact,
+        "drifted": now.drifted(config),
+        "twice_running": twice_running(looks, config),
+        "p_below": config.p_below,
+        "effect_above": config.effect_above,
+        "looks": [row_of(each, config) for each in looks[-NUM_SHOWN:]],
+    }
+
+
+def row_of(each: Look, config: DriftConfig) -> dict[str, Any]:
+    """A look, for a table."""
+    return {
+        "at": f"{each.at:%Y-%m-%d %H:%M:%S}",
+        "first": f"{each.first:%Y-%m-%d %H:%M:%S}",
+        "last": f"{each.last:%Y-%m-%d %H:%M:%S}",
+        "num_recent": each.discrepancy.num_recent,
+        "num_reference": each.discrepancy.num_reference,
+        "mmd2": each.discrepancy.mmd2,
+        "p": each.discrepancy.p,
+        "effect": each.discrepancy.effect,
+        "drifted": each.drifted(config),
+    }
 
 
 def moment(time: np.datetime64) -> datetime:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from data.dataset import Dataset
 from data.ingest import ingest
+from pipelines.driftwatch import watch_drift
 from pipelines.parameters import section
 from tasks import ledger, registry
 from tasks.drift import DriftConfig
@@ -121,6 +123,29 @@ def test_recorded_predictions_are_looked_at_once(home: Path, run: Run) -> None:
     looks = read_looks(resolve(DIGITS))
     config = section("drift", DriftConfig, {})
     assert [look.drifted(config) for look in looks] == [False, True, True]
+
+
+def test_the_watcher_tells_of_drift_that_is_found_twice_running(
+    home: Path, run: Run, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prefect_api
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("pipelines.driftwatch.tell_drift", lambda *about: told.append(about[:-1]))
+    before = len(read_looks(resolve(DIGITS)))
+    quiet = watch_drift(DIGITS, {"least_recent": 20, "permutations": 199})
+    assert not quiet["looked"] and "0 predictions of models:/digits/1 were recorded" in quiet["why"]
+    noise = home / "noise"
+    noise.mkdir()
+    for i, blob in enumerate(pictures(30)):
+        (noise / f"{i:02d}.png").write_bytes(blob)
+    for _ in range(2):
+        assert run("predict", DIGITS, str(noise), "--record", "--json")[0] == 0
+        seen = watch_drift(DIGITS, {"least_recent": 20, "permutations": 199})
+    assert seen["looked"] and seen["twice_running"]
+    assert len(read_looks(resolve(DIGITS))) == before + 2
+    model, family, dataset, text, payload = told[-1]
+    assert (model, family) == ("digits", "classification") and dataset in text
+    assert payload["looks"][-1]["drifted"]
 
 
 def test_drift_is_looked_for_in_registered_models(home: Path, run: Run) -> None:
