@@ -59,7 +59,7 @@ def test_commands_evaluate_by_the_registered_name(
     finished: dict[str, Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {name: part for name, part in TINY["faces"].items() if name != "dataset"}
-    for place in ("commands_models", "parameters"):
+    for place in ("scoring", "parameters"):
         monkeypatch.setattr(f"pipelines.{place}.recipes", lambda _family: {"default": own})
     code, out, err = run("evaluate", URI, "--recipe", "default", "--out", str(tmp_path / "report"), "--json")
     assert code == 0, err

@@ -61,7 +61,7 @@ def test_commands_evaluate_by_the_registered_name(
 ) -> None:
     # the tiny recipe's eye corners, not those of params.yaml: they decide what errors are shares of
     own = {name: part for name, part in TINY["landmarks"].items() if name != "dataset"}
-    for place in ("commands_models", "parameters"):
+    for place in ("scoring", "parameters"):
         monkeypatch.setattr(f"pipelines.{place}.recipes", lambda _family: {"default": own})
     code, out, err = run("evaluate", URI, "--recipe", "default", "--out", str(tmp_path / "report"), "--json")
     assert code == 0, err
