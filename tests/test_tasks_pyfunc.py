@@ -280,9 +280,7 @@ def test_every_family_is_served_by_mlflow(
     assert [row["error"] for row in got] == [row["error"] for row in expected]
     column = next(name for name in expected[0] if name != "error")
     answer = base64.b64decode(got[0][column]) if column == "picture" else got[0][column]
-    assert answer == (
-        pytest.approx(expected[0][column]) if column == "embedding" else expected[0][column]
-    )
+    assert answer == (pytest.approx(expected[0][column]) if column == "embedding" else expected[0][column])
 
     reply = invoke(tmp_path / "package", request_of([b"nothing"]))
     assert reply.status_code == 400
