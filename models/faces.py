@@ -22,7 +22,7 @@ from models.faceresnet import EMBEDDING, FaceResNet
 from models.inception_resnet import MEAN, STD, InceptionResNetV1, without_logits
 from models.margins import margin_softmax
 from models.mobilefacenet import MobileFaceNet, ResidualFaceNet
-from models.stages import stages_of
+from models.stages import misfits, stages_of
 from models.triplets import (
     Distance,
     Mining,
@@ -258,14 +258,7 @@ def load_published(model: FaceNet, state: dict[str, Tensor], source: str) -> Non
     """Put the weights of a bare network into the model; raises ValueError naming what does not fit."""
     own, given = model.net.state_dict(), without_logits(state)
     given |= {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in given}
-    faults = [f"{name} is missing" for name in own if name not in given]
-    faults += [f"{name} is unknown" for name in given if name not in own]
-    faults += [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
-    ]
-    if faults:
+    if faults := misfits(own, given):
         raise ValueError(
             f"transfer.weights (={source}) do not fit this {type(model.net).__name__}: {'; '.join(faults[:4])}"
             f"{f'; and {len(faults) - 4} more' if len(faults) > 4 else ''}. Choose the network (model.name), model.dim "

@@ -6,7 +6,7 @@ were made; that this is their forward pass is checked before features are taken 
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -290,3 +290,16 @@ def require_composed(net: nn.Module, x: Tensor) -> None:
             f"{type(net).__name__}: its children in order are not its forward pass, so no features can be cached; list "
             "its stages in models/stages.py, or set transfer.cache_features=false"
         )
+
+
+def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What keeps the state dict `given` from being loaded in place of `own`: each missing or other tensor."""
+    return [
+        *(f"{name} is missing" for name in own if name not in given),
+        *(f"{name} is unknown" for name in given if name not in own),
+        *(
+            f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
+            for name in own
+            if name in given and given[name].shape != own[name].shape
+        ),
+    ]

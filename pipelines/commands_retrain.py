@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from data.findings import parse_accepted
 from pipelines import server
 from pipelines.families import PIPELINES, Executor, FamilyName
-from pipelines.options import Accept, Changes, Json, quiet_stdout
+from pipelines.options import Accept, Changes, Json, quiet_stdout, require_nothing_beside_resume
 from pipelines.parameters import AUTO, choose_recipe, parse_changes
 from pipelines.refresh import Refresh
 from pipelines.render import emit, pairs, table
@@ -61,10 +61,7 @@ def retrain(
     gate = nested.pop("gate", {})
     accepted = parse_accepted(accept or [])
     if resume is not None:
-        if family or dataset or recipe != AUTO or nested or gate or accepted:
-            raise ValueError(
-                "--resume goes on with the parameters of that run: give no family, dataset, recipe, --set, --accept"
-            )
+        require_nothing_beside_resume(family, dataset, recipe != AUTO, nested, gate, accepted)
     elif family is None or dataset is None:
         raise ValueError(
             "retrain needs a family and --dataset NAME, for example: retrain classification --dataset digits"

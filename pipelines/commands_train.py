@@ -9,7 +9,7 @@ from typing import Any
 from data.findings import parse_accepted
 from pipelines import server
 from pipelines.families import Executor, FamilyName, StopAfter
-from pipelines.options import Accept, Changes, Json, quiet_stdout
+from pipelines.options import Accept, Changes, Json, quiet_stdout, require_nothing_beside_resume
 from pipelines.parameters import AUTO, choose_recipe, flatten, parse_changes, recipes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import run_flow
@@ -62,10 +62,7 @@ def train(
     if out is not None:
         require_replaceable(out / "model")  # before hours of training, and again after
     if resume is not None:
-        if family or dataset or recipe != AUTO or nested or accepted:
-            raise ValueError(
-                "--resume goes on with the parameters of that run: give no family, dataset, recipe, --set, --accept"
-            )
+        require_nothing_beside_resume(family, dataset, recipe != AUTO, nested, accepted)
     elif family is None or dataset is None:
         raise ValueError(
             "train needs a family and --dataset NAME, for example: train classification --dataset digits"

@@ -26,7 +26,7 @@ from pipelines.families import Executor
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, section
 from pipelines.reporting import Reporter, Status, current_reporter
-from pipelines.training import end_badly, exclusive, require_same_beginning, run_folder
+from pipelines.training import begun, end_badly, exclusive, require_same_beginning, run_folder
 from tasks import registry
 from tasks.classification import ClassificationConfig
 from tasks.curve import Point, measure, points_of, scarce, steps_of
@@ -133,12 +133,7 @@ def start_job(
 
 def read_job(folder: Path) -> CurveJob:
     """The job of a curve that was started before; raises ValueError if there is none in `folder`."""
-    file = folder / JOB_FILE
-    if not file.is_file():
-        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{JOB_FILE}"))
-        raise ValueError(
-            f"no learning curve {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}"
-        )
+    file = begun(folder / JOB_FILE, "learning curve")
     values = json.loads(file.read_text())
     return CurveJob(
         values["dataset"],

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -36,6 +36,14 @@ def overlap_of(tile: bool, overlap: float | None) -> float | None:
     if overlap is not None and not tile:
         raise ValueError(f"--overlap (={overlap}) says how much tiles overlap: give --tile too")
     return None if not tile else TILE_OVERLAP if overlap is None else overlap
+
+
+def require_nothing_beside_resume(*given: Any) -> None:
+    """Raise ValueError where a run goes on, and something of `given` would decide what it has decided."""
+    if any(given):
+        raise ValueError(
+            "--resume goes on with the parameters of that run: give no family, dataset, recipe, --set, --accept"
+        )
 
 
 def confirm(question: str, yes: bool) -> None:

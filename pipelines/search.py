@@ -27,7 +27,7 @@ from pipelines.families import SearchStop, StopAfter
 from pipelines.interruption import interruptible, undisturbed
 from pipelines.parameters import choose_recipe, flatten, section
 from pipelines.reporting import Reporter, Status, current_reporter
-from pipelines.training import Job, end_badly, exclusive, run_folder
+from pipelines.training import Job, begun, end_badly, exclusive, run_folder
 from tasks import registry
 from tasks.families import FAMILIES
 from tasks.lineage import Lineage
@@ -127,10 +127,7 @@ def write_job(job: SearchJob, folder: Path) -> None:
 
 def read_job(folder: Path) -> SearchJob:
     """The job of a search that was started before; raises ValueError if there is none in `folder`."""
-    file = folder / JOB_FILE
-    if not file.is_file():
-        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{JOB_FILE}"))
-        raise ValueError(f"no search {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
+    file = begun(folder / JOB_FILE, "search")
     values = json.loads(file.read_text())
     return SearchJob(
         values["family"], values["dataset"], values["recipe"],

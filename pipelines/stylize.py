@@ -26,7 +26,7 @@ from pipelines.engines import start_ray
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, merge, recipes, section
 from pipelines.reporting import Reporter, Status, current_reporter
-from pipelines.training import end_badly, exclusive, run_folder
+from pipelines.training import begun, end_badly, exclusive, run_folder
 from tasks import registry
 from tasks.featurenet import StyleNet
 from tasks.lineage import git_state, params_sha256
@@ -134,12 +134,7 @@ def named_inputs(job: StyleJob) -> dict[str, str]:
 
 def read_job(folder: Path) -> StyleJob:
     """The job of a run that was started before; raises ValueError if there is none in `folder`."""
-    file = folder / JOB_FILE
-    if not file.is_file():
-        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{JOB_FILE}"))
-        raise ValueError(
-            f"no style transfer {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}"
-        )
+    file = begun(folder / JOB_FILE, "style transfer")
     values = json.loads(file.read_text())
     return StyleJob(
         values["content"], tuple(values["styles"]), tuple(values["weights"]), tuple(values["masks"]), values["recipe"],

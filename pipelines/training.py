@@ -76,10 +76,7 @@ def write_job(job: Job, folder: Path) -> None:
 
 def read_job(folder: Path) -> Job:
     """The job of a run that was started before; raises ValueError if there is none in `folder`."""
-    file = folder / JOB_FILE
-    if not file.is_file():
-        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{JOB_FILE}"))
-        raise ValueError(f"no run {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
+    file = begun(folder / JOB_FILE, "run")
     values = json.loads(file.read_text())
     config = FAMILIES[values["family"]].config.parse(values["config"], str(file))
     return Job(
@@ -91,6 +88,15 @@ def read_job(folder: Path) -> Job:
         values["origin"],
         values.get("stop_after", "promote"),  # not in runs of before it was kept
     )
+
+
+def begun(file: Path, what: str) -> Path:
+    """`file` of a run's folder; raises ValueError naming the runs that have such a file, where this one has none."""
+    if not file.is_file():
+        folder = file.parent
+        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{file.name}"))
+        raise ValueError(f"no {what} {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
+    return file
 
 
 def run_folder(key: str) -> Path:

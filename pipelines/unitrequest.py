@@ -14,6 +14,7 @@ from data.parameters import Parameters
 from models.receptive import LayerFields
 from models.synthesis import SynthesisConfig
 from models.units import named_layers
+from pipelines.training import begun
 from tasks.paths import store
 from tasks.subject import Subject, is_bare, open_subject
 from tasks.unitstate import Seen
@@ -59,12 +60,7 @@ def keep_job(job: UnitsJob, folder: Path) -> None:
 
 def read_job(folder: Path) -> UnitsJob:
     """What was asked of a run that was started before; raises ValueError if there is none in `folder`."""
-    file = folder / JOB_FILE
-    if not file.is_file():
-        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{JOB_FILE}"))
-        raise ValueError(
-            f"no look at units {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}"
-        )
+    file = begun(folder / JOB_FILE, "look at units")
     values: dict[str, Any] = json.loads(file.read_text())
     lists = {name: tuple(values[name]) for name in ("layers", "units", "class_names")}
     return UnitsJob(**{**values, **lists, "config": ExplainConfig.parse(values["config"], str(file))})

@@ -26,7 +26,7 @@ from tasks.drawing import Mark, colour_of, draw_boxes
 from tasks.inputs import readable
 from tasks.modelfile import SavedModel
 from tasks.precision import predicting, resolve_precision
-from tasks.predict import default_device
+from tasks.predict import default_device, placed
 from tasks.settings import Precision
 from tasks.tiling import detect_in_tiles
 
@@ -231,7 +231,8 @@ class DetectionPredictor:
 def on_device(member: nn.Module, device: torch.device) -> Detector:
     """A network of a saved detector, ready to predict."""
     assert isinstance(member, Detector)
-    return member.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed(member, device)
+    return member
 
 
 def view_named(name: str) -> DetectionView:

@@ -10,17 +10,17 @@ from typing import get_args
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from data.augment import centre_crop, reflect_pad
 from tasks.card import Preprocessing
 from tasks.faces import FaceView
 from tasks.inputs import decode_readable
 from tasks.modelfile import SavedModel
 from tasks.precision import predicting, resolve_precision
-from tasks.predict import default_device
+from tasks.predict import default_device, placed
 from tasks.settings import Precision
+from tasks.views import single
 
 BATCH_SIZE = 64  # pictures a forward pass
 
@@ -53,7 +53,7 @@ class FacePredictor:
         self.batch_size = batch_size
         [member] = saved.members
         self.dim: int = saved.card.members[0].arguments["dim"]
-        self.network: nn.Module = member.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = placed(member, self.device)
 
     def predict(self, blobs: Sequence[bytes]) -> pa.Table:
         """A table of `FACE_SCHEMA`, one row a picture, in order; one that cannot be read says so in `error`."""
@@ -77,10 +77,7 @@ class FacePredictor:
     @torch.inference_mode()
     def embed_images(self, images: Tensor, view: FaceView) -> Tensor:
         """(B, C, T, T) uint8, decoded to the stored side → (B, D) float32 on the device."""
-        images = images.to(self.device)
-        if self.preprocessing.crop_px > self.preprocessing.stored_px:
-            images = reflect_pad(images, self.preprocessing.pad_px)
-        images = centre_crop(images, self.preprocessing.crop_px)
+        [images], _weights = single(images.to(self.device), self.preprocessing)
         seen = torch.cat([images, images.flip(3)]) if view == "mirror" else images
         with predicting(self.device, self.dtype):
             embeddings: Tensor = self.network(seen).embeddings

@@ -14,9 +14,9 @@ from tasks.pairing import (
     Part,
     cluster_counts,
     detectable_by_mcnemar,
+    group_notes,
     guard,
     share_part,
-    sharing,
     weigh,
 )
 from tasks.report import Report
@@ -60,8 +60,7 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
             )
         )  # fmt: skip
     parts = slice_parts(champion, challenger, config.alpha)
-    shared = sharing(groups)
-    notes = (f"{shared:,} samples share a group with others, and groups are drawn whole",) if shared else ()
+    notes = group_notes(groups, "samples")
     return Paired(
         num_samples=len(places), unit="samples", metric="accuracy",
         same=bool(np.array_equal(champion.probabilities, challenger.probabilities)),

@@ -20,7 +20,7 @@ from tasks.detectionmetrics import (
 )
 from tasks.detectionreport import Report
 from tasks.gate import GateConfig, metric_alphas
-from tasks.pairing import Paired, Part, cluster_counts, drawn_part, guard, sharing, weigh
+from tasks.pairing import Paired, Part, cluster_counts, drawn_part, group_notes, guard, weigh
 from tasks.slices import places_of, source_of
 
 METRICS = ("ap", "ap50")
@@ -54,8 +54,7 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
                 test="paired bootstrap of images",
             )
         )  # fmt: skip
-    shared = sharing(groups)
-    notes = (f"{shared:,} images share a group with others, and groups are drawn whole",) if shared else ()
+    notes = group_notes(groups, "images")
     parts = slice_parts(both, champion, counts, config.alpha)
     return Paired(
         num_samples=len(champion.ids), unit="images", metric="AP", same=same_boxes(champion, challenger),

@@ -12,7 +12,7 @@ from data.dataset import Dataset, Split
 from tasks.gate import GateConfig, metric_alphas
 from tasks.landmarkmetrics import FAILURES, nan_mean
 from tasks.landmarkreport import Report
-from tasks.pairing import Paired, cluster_counts, guard, mean_gains, mean_part, sharing, weigh
+from tasks.pairing import Paired, cluster_counts, group_notes, guard, mean_gains, mean_part, weigh
 from tasks.slices import picture_slices
 
 FAILED = {f"failures_at_{limit:g}": limit for limit in FAILURES}
@@ -46,8 +46,7 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
         for kind, name, first, second in slices_of(champion, challenger, table)
         if (part := mean_part(kind, name, first, second, counts, config.alpha)) is not None
     ]
-    shared = sharing(groups)
-    notes = (f"{shared:,} pictures share a group with others, and groups are drawn whole",) if shared else ()
+    notes = group_notes(groups, "pictures")
     return Paired(
         num_samples=int((~np.isnan(own[0])).sum()), unit="pictures", metric="NME",
         same=bool(np.array_equal(champion.found_xy, challenger.found_xy)), metrics=tuple(metrics),

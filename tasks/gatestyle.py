@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from data.dataset import Dataset, Split
 from tasks.gate import GateConfig, Incomparable, metric_alphas
-from tasks.pairing import Paired, cluster_counts, guard, mean_gains, mean_part, sharing, weigh
+from tasks.pairing import Paired, cluster_counts, group_notes, guard, mean_gains, mean_part, weigh
 from tasks.slices import picture_slices
 from tasks.stylizerreport import Rendered, Report
 
@@ -57,8 +57,7 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
         for kind, name, first, second in slices_of(champion, challenger, table)
         if (part := mean_part(kind, name, first, second, counts, config.alpha)) is not None
     ]
-    shared = sharing(groups)
-    notes = (f"{shared:,} pictures share a group with others, and groups are drawn whole",) if shared else ()
+    notes = group_notes(groups, "pictures")
     return Paired(
         num_samples=len(ids), unit="pictures", metric="total_share",
         same=[row.costs for row in champion.rows] == [row.costs for row in challenger.rows],

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
 
 from data.decode import decode_image, to_square
 from data.landmarks import LandmarkInput, square_maps
@@ -17,7 +16,7 @@ from tasks.card import Preprocessing
 from tasks.inputs import readable
 from tasks.modelfile import SavedModel
 from tasks.precision import predicting, resolve_precision
-from tasks.predict import default_device
+from tasks.predict import default_device, placed
 from tasks.settings import Precision
 
 BATCH_SIZE = 64  # pictures a forward pass
@@ -51,7 +50,7 @@ class LandmarkPredictor:
         self.input = LandmarkInput.parse({"input_px": want.stored_px, "resize": want.resize}, "model.json")
         self.batch_size = batch_size
         [member] = saved.members
-        self.network: nn.Module = member.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = placed(member, self.device)
 
     def predict(self, blobs: Sequence[bytes]) -> pa.Table:
         """A table of `LANDMARK_SCHEMA`, one row a picture, in order; one that cannot be read says so in `error`."""

@@ -87,6 +87,12 @@ def sharing(groups: Sequence[str]) -> int:
     return int(counts[counts > 1].sum())
 
 
+def group_notes(groups: Sequence[str], unit: str) -> tuple[str, ...]:
+    """What a reader must know of samples that are drawn in groups; nothing where each has a group of its own."""
+    shared = sharing(groups)
+    return (f"{shared:,} {unit} share a group with others, and groups are drawn whole",) if shared else ()
+
+
 def interval(draws: np.ndarray, alpha: float) -> tuple[float, float]:
     """The percentile interval of drawn gains that leaves `alpha` out; draws that could not be computed are left out."""
     known = draws[~np.isnan(draws)]

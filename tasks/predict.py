@@ -171,6 +171,12 @@ def default_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def placed(network: nn.Module, device: torch.device) -> nn.Module:
+    """A saved network of pictures, ready to predict on a device."""
+    ready: nn.Module = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ready
+
+
 def machine_of(device: torch.device) -> str:
     """What computes there, for a report."""
     if device.type == "cuda":

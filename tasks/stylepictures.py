@@ -23,20 +23,11 @@ PREVIEW_PX = 512
 
 
 @dataclass(frozen=True)
-class Source:
-    """A style as a person gave it, decoded: (1, 3, H, W) of 0 to 1; the mask (1, 1, H, W) is on the content picture."""
-
-    picture: Tensor
-    weight: float = 1.0
-    mask: Tensor | None = None
-
-
-@dataclass(frozen=True)
 class Pictures:
-    """The content and the styles, decoded at their own sizes."""
+    """The content and the styles, decoded at their own sizes, masks too."""
 
     content: Tensor
-    styles: tuple[Source, ...]
+    styles: tuple[Style, ...]
 
 
 @dataclass(frozen=True)
@@ -154,7 +145,7 @@ def read_pictures(
     return Pictures(
         read_picture(content),
         tuple(
-            Source(
+            Style(
                 read_picture(style),
                 weights[i] if weights else 1.0,
                 read_picture(masks[i], 1) if masks else None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from data.parameters import Parameters
 from models.classification import Classifier
 from models.sides import is_side
-from models.stages import parameters_of, stages_of
+from models.stages import misfits, parameters_of, stages_of
 
 SHOWN = 8  # names in an error
 
@@ -102,14 +102,7 @@ def load(model: Classifier, weights: Weights, classes: tuple[str, ...]) -> None:
     for name in own:
         if name.endswith("num_batches_tracked"):  # files of before torch 0.4.1 lack it
             given.setdefault(name, own[name])
-    faults = [f"{name} is missing" for name in own if name not in given]
-    faults += [f"{name} is unknown" for name in given if name not in own]
-    faults += [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
-    ]
-    if faults:
+    if faults := misfits(own, given):
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise ValueError(
             f"transfer.weights (={weights.source}) do not fit this {type(model.net).__name__}: "

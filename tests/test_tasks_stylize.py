@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.palette import from_yiq, luminance, match_colours, match_luminance, to_yiq, with_colours_of
 from models.efficientnet_lite import EfficientNetLite
-from models.style import Objective, gram_matrix
+from models.style import Objective, Style, gram_matrix
 from tasks import stylize as loop
 from tasks.featurenet import StyleNet
 from tasks.precision import resolve_precision
@@ -20,7 +20,7 @@ from tasks.stopping import Interrupted
 from tasks.styleconfig import StylizeConfig
 from tasks.stylegrid import SHEET, GridConfig, cells_of, contact_sheet, render, render_grid
 from tasks.stylenet import read_style_net
-from tasks.stylepictures import Pictures, Source, at_scale, read_picture, read_pictures, size_at, to_image
+from tasks.stylepictures import Pictures, at_scale, read_picture, read_pictures, size_at, to_image
 from tasks.stylize import Step, stylize
 
 CONFIG: dict[str, Any] = {
@@ -54,7 +54,7 @@ def photo(seed: int, height: int = 40, width: int = 48) -> Tensor:
 
 
 def pictures(**changes: Any) -> Pictures:
-    return Pictures(photo(0), (Source(photo(1, 50, 40), **changes),))
+    return Pictures(photo(0), (Style(photo(1, 50, 40), **changes),))
 
 
 def size_of(file: Path) -> tuple[int, int]:
@@ -184,7 +184,7 @@ def test_colours_go_to_yiq_and_back() -> None:
 
 def test_a_blend_lies_between_its_styles(tmp_path: Path) -> None:
     own = config(cost__content_weight=0.0, scales=[[32, 30]], noise=1.0)
-    both = Pictures(photo(0), (Source(photo(1), 3.0), Source(photo(2), 1.0)))
+    both = Pictures(photo(0), (Style(photo(1), 3.0), Style(photo(2), 1.0)))
     result = stylize(own, both, net(own), tmp_path).picture
     feature = net(own).build(["relu1_1"], own.seed)
     gram = gram_matrix(feature(result)["relu1_1"])
