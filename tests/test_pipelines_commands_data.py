@@ -87,7 +87,7 @@ def test_a_url_is_added_with_the_checksum_that_came_and_fetched_once(run: Run, t
     packed = pack_tar(tmp_path / "x.tar", class_tree()).read_bytes()
     sha256 = hashlib.sha256(packed).hexdigest()
     with serve(packed) as site:
-        secret = site.url.replace("127", "me:hush@127") + "?token=hush"
+        secret = site.url.replace("//127", "//me:hush@127", 1) + "?token=hush"
         code, out, err = run("data", "add", secret, "--name", "far")
         assert code == 0
         assert f"--sha256 {sha256} is what came; give it next time" in out
