@@ -119,6 +119,10 @@ app.command(
     help="Find what a classifier knows in a picture, by sliding windows.", sort_key=4.5,
 )  # fmt: skip
 app.command(
+    "pipelines.commands_mine:mine", name="mine",
+    help="Add a classifier's false alarms in photographs to its dataset, and train again.", sort_key=4.55,
+)  # fmt: skip
+app.command(
     "pipelines.commands_align:align", name="align",
     help="Find the face of each picture of a folder, and write it aligned.", sort_key=1.5,
 )  # fmt: skip

@@ -174,12 +174,15 @@ def ray_command(plan: Plan) -> list[str]:
 
 
 def ray_environment(plan: Plan) -> dict[str, str]:
-    from tasks.memory import ALLOCATOR  # here, for torch takes seconds to import, and status needs none
+    from tasks.cluster import (
+        ALLOCATOR,
+        SETTINGS,
+    )  # here, for they take seconds to import, and status needs none
 
     own = plan.client_environment()
     auth = {name: own[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
     logs = {"RAY_ROTATION_MAX_BYTES": str(int(plan.log_mb * MB)), "RAY_ROTATION_BACKUP_COUNT": "1"}
-    return {**ALLOCATOR, **auth, **logs}
+    return {**SETTINGS, **ALLOCATOR, **auth, **logs}
 
 
 def ray_answers(plan: Plan) -> bool:

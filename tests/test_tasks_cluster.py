@@ -132,5 +132,7 @@ def test_a_worker_must_fit_on_a_node_not_only_into_the_sum(monkeypatch: pytest.M
         cluster.require_resources(2, 1, 1)
 
 
-def test_allocator_settings_are_numbers_glibc_reads() -> None:
-    assert all(name.startswith("MALLOC_") and value.isdigit() for name, value in ALLOCATOR.items())
+def test_allocator_settings_are_what_glibc_reads() -> None:
+    numbers = dict(ALLOCATOR)
+    assert numbers.pop("GLIBC_TUNABLES") == "glibc.malloc.hugetlb=1"
+    assert all(name.startswith("MALLOC_") and value.isdigit() for name, value in numbers.items())

@@ -1,0 +1,146 @@
+"""`./convoy mine`: bootstrapping, a detector's own false alarms as pictures of what it is not to find.
+
+Sung and Poggio 1998, https://doi.org/10.1109/34.655648: train, look for the class in photographs that show none of it,
+add what is found to the training pictures of another class, and train again.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from cyclopts import Parameter
+
+from data.dataset import Dataset
+from data.decode import decode_image
+from data.export import export
+from data.ingest import IngestConfig
+from data.samples import read_photo
+from pipelines.options import Changes, Json, quiet_stdout
+from pipelines.parameters import AUTO, merge, parse_changes, section
+from pipelines.render import ConsoleReporter, emit, table
+from pipelines.runner import run_flow
+from tasks import versions
+from tasks.card import Preprocessing
+from tasks.classification import ClassificationConfig
+from tasks.drawing import distinct
+from tasks.predict import load_predictor
+from tasks.slidingwindow import WindowScorer, detect, write_crops
+
+FAMILY = "classification"
+DIVERSE_IOU = 0.5  # windows that overlap by more show the same mistake
+
+
+def mine(
+    name: str,
+    photo: str,
+    /,
+    *photos: str,
+    label: Annotated[str, Parameter(name="--class")],
+    other: Annotated[str, Parameter(name="--as")],
+    pictures: Path,
+    rounds: int = 5,
+    steps: int = 350,
+    score: float = 0.2,
+    most: int = 120,
+    recipe: str = AUTO,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Add a classifier's false alarms in photographs to its dataset, round by round.
+
+    Each round trains by the flow that `train` runs, looks over the photographs by sliding windows, and makes the next
+    version of the dataset. Validation and test pictures stay as they are.
+    Example: ./convoy mine faces_patches skimage:brick skimage:coffee --class face --as other --pictures patches
+
+    Parameters
+    ----------
+    name
+        Name of an ingested dataset of classification.
+    photo
+        A picture that shows nothing of the class, or a photograph that scikit-image ships: skimage:coffee.
+    photos
+        More of them.
+    label
+        The class that is to be found by sliding windows, and is in none of the photographs.
+    other
+        The class that false alarms are pictures of.
+    pictures
+        Folder for the dataset's pictures and what is mined; one that is there is gone on with.
+    rounds
+        At most so many; a round without a false alarm is the last.
+    steps
+        Of training in each round, whatever the number of pictures.
+    score
+        Least probability of a false alarm.
+    most
+        At most so many of each photograph in a round, the most probable first.
+    recipe
+        Which recipe of params.yaml; auto: the one called like the dataset, else `default`.
+    """
+    if rounds < 1 or steps < 1:
+        raise ValueError(f"rounds (={rounds}) and steps (={steps}) must be at least 1")
+    nested, every = parse_changes(changes or []), (photo, *photos)
+    data = versions.open_stored(name)
+    require_classes(data, label, other)
+    rows: list[tuple[Any, ...]] = []
+    with quiet_stdout(as_json):
+        if not pictures.exists():
+            export(data, "folders", pictures)
+        for number in range(1, rounds + 1):
+            data = versions.open_stored(name)
+            summary = train(data, name, recipe, nested, steps)
+            files, looked = false_alarms(
+                Path(summary["folder"]) / "model", every, label, score, most, pictures, other
+            )
+            rows.append((number, data.info.num_images("train"), looked, len(files), summary["key"]))
+            if not files:
+                break
+            added = versions.add(
+                pictures, name=name, family=FAMILY, config=section("ingest", IngestConfig, {})
+            )
+            ConsoleReporter().note(
+                f"round {number}: {len(files)} false alarms in {looked:,} windows of {len(every)} photographs, "
+                f"now pictures of {other}; {name} has digest {added.digest[:8]}"
+            )
+    columns = ("round", "training pictures", "windows", "false alarms", "run")
+    after = (
+        f"next: ./convoy train {FAMILY} --dataset {name}, then ./convoy detect-windows PHOTO --class {label}"
+    )
+    document = {"dataset": name, "rounds": [dict(zip(columns, row, strict=True)) for row in rows]}
+    emit(document, [table(f"False alarms of {label} in {name}", columns, rows), after], as_json)
+
+
+def require_classes(data: Dataset, label: str, other: str) -> None:
+    """Raise ValueError for a dataset or for classes that nothing can be mined for."""
+    data.require_family(FAMILY)
+    if label == other or {label, other} - set(data.info.classes):
+        raise ValueError(
+            f"--class (={label}) and --as (={other}) must be two classes of {data.info.name}: "
+            f"{', '.join(data.info.classes)}"
+        )
+
+
+def train(data: Dataset, name: str, recipe: str, nested: dict[str, Any], steps: int) -> dict[str, Any]:
+    """A run of `steps` steps, not tested."""
+    from pipelines.configuration import configuration
+
+    config = cast(ClassificationConfig, configuration(FAMILY, name, recipe, nested))
+    epochs = steps * config.train.batch_size / data.info.num_images("train")
+    return run_flow(FAMILY, name, recipe, merge(nested, {"train": {"epochs": epochs}}), stop_after="train")
+
+
+def false_alarms(
+    model: Path, photos: tuple[str, ...], label: str, score: float, most: int, pictures: Path, other: str
+) -> tuple[list[Path], int]:
+    """Write what `model` finds in photographs as training pictures of `other`: the files, and windows looked at."""
+    predictor = load_predictor(model)
+    scorer, preprocessing = WindowScorer(predictor), predictor.card.preprocessing
+    assert isinstance(preprocessing, Preprocessing)  # else there were no scorer
+    files, looked = [], 0
+    for photo, stem in zip(
+        photos, distinct(Path(each).stem.replace(":", "-") for each in photos), strict=True
+    ):
+        picture = decode_image(read_photo(photo), channels=preprocessing.channels)
+        scan = detect(scorer, picture, [label], (), score, DIVERSE_IOU, most)
+        looked += scan.num_windows
+        files += write_crops(pictures / "train" / other, stem, picture, scan, preprocessing)
+    return files, looked
