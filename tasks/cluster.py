@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 import torch
 from pyarrow import Table
@@ -85,6 +86,7 @@ def _start() -> None:
         )
     else:
         require_answer(address)
+        require_node(address)
         environment = {
             "working_dir": str(ROOT),
             "env_vars": {**SETTINGS, **ALLOCATOR},
@@ -116,6 +118,15 @@ def require_answer(address: str) -> None:
             f"no Ray cluster answers at RAY_ADDRESS (={address}): {error}; "
             "start one with `ray start --head`, or unset RAY_ADDRESS to run embedded"
         ) from None
+
+
+def require_node(address: str) -> None:
+    """Raise ConnectionError unless this machine is a node of Ray's: a driver works through one, and Ray waits for it."""
+    if not any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"])):
+        raise ConnectionError(
+            f"this machine is no node of the Ray cluster at RAY_ADDRESS (={address}); make it one, that takes no work "
+            f"of others: ray start --address {address} --num-cpus 0 --num-gpus 0"
+        )
 
 
 def object_store_bytes() -> int:

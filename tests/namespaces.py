@@ -1,7 +1,7 @@
 """Several machines on one: network namespaces with addresses of their own, joined by a bridge, and a Ray of them.
 
-A node's processes see neither the checkout nor the driver's home: an empty folder is mounted there, in a mount
-namespace of the node's own. The desk is the node that commands are typed on: it has both, and no CPUs for Ray. The
+Each has processes and a view of the disk of its own, too. The nodes see neither the checkout nor the driver's home: an
+empty folder is mounted there. The desk is the node that commands are typed on: it has both, and no CPUs for Ray. The
 servers (MLflow, Prefect, an object store) stand beside the nodes, at the bridge's address.
 
 Everything carries the process id of the test, and ends with it; what a killed test has left is ended by the next one.
@@ -31,19 +31,18 @@ PORTS = {"gcs": 6379, "mlflow": 5000, "prefect": 4200, "s3": 9000}
 KEYS = {"AWS_ACCESS_KEY_ID": "name", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_DEFAULT_REGION": "us-east-1"}
 START_S = 180.0
 STORE_BYTES = 100_000_000  # of a node's object store
-# Ray's own times are for networks that stutter, and a minute each.
-QUICK = {
+# Ray's own times are for networks that stutter: a minute each.
+QUICK_HEAD = {
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
 }
+QUICK_TRAIN = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
 FOREIGN = ("PREFECT_", "MLFLOW_", "RAY_", "CONVOY_", "AWS_", "PYTHON", "DVC_")
 
 # $1: the node's /tmp/ray; $2: an empty folder; $3: the interpreter's folder; $4: what to hide, one a line
-ENTER = """
+BOOT = """
 set -e
 mkdir -p /tmp/ray
 mount --make-rprivate /
@@ -52,8 +51,7 @@ mount --bind "$3" "$2"
 printf '%s' "$4" | while read -r place; do mount -t tmpfs hidden "$place"; done
 mkdir -p "$3"
 mount --bind "$2" "$3"
-shift 4
-exec "$@"
+exec sleep infinity
 """
 COUNT_NODES = """
 import sys, time
@@ -129,12 +127,14 @@ def sweep(pid: int | None = None) -> None:
 
 @dataclass
 class Node:
-    """One machine."""
+    """One machine: its own network, processes, and view of the disk."""
 
     number: int
     address: str
     folder: Path
     hidden: tuple[Path, ...]
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    first: int = 0  # the process that all others of this machine end with
 
     @property
     def namespace(self) -> str:
@@ -146,13 +146,38 @@ class Node:
         return f"cvh{os.getpid()}.{self.number}"
 
     def plug_in(self, bridge: str) -> None:
-        """Make the namespace, and its one interface beside `lo`."""
+        """Make the network: one interface beside `lo`."""
         ip("netns", "add", self.namespace)
         ip("link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
         ip("link", "set", self.link, "master", bridge, "up")
         ip("-n", self.namespace, "link", "set", "lo", "up")
         ip("-n", self.namespace, "address", "add", f"{self.address}/24", "dev", "eth0")
         ip("-n", self.namespace, "link", "set", "eth0", "up")
+
+    def boot(self) -> None:
+        """Start the first process, which sees what this machine sees."""
+        places = [self.folder / "ray", self.folder / "held"]
+        for place in places:
+            place.mkdir(parents=True, exist_ok=True)
+        apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        hidden = "".join(f"{place}\n" for place in self.hidden)
+        own = [*map(str, places), str(Path(PYTHON).parent.parent), hidden]
+        outer = self.popen(["ip", "netns", "exec", self.namespace, *apart, "sh", "-c", BOOT, "sh", *own], {})
+        end = time.monotonic() + 10
+        while True:
+            inner = [each for each in psutil.Process(outer.pid).children() if each.name() == "sleep"]
+            if inner:
+                break
+            assert outer.poll() is None and time.monotonic() < end, (self.folder / "log").read_text()
+            time.sleep(0.02)
+        self.first = inner[0].pid
+
+    def power_off(self) -> None:
+        """End all processes at once."""
+        end_all(self.namespace)
+        for process in self.started:
+            process.wait()
+        self.started.clear()
 
     def cut(self) -> None:
         """Pull the cable."""
@@ -161,32 +186,35 @@ class Node:
     def mend(self) -> None:
         ip("link", "set", self.link, "up")
 
-    def command(self, *words: str) -> list[str]:
+    def popen(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start a process that ends with this machine; what it says goes to `log` of its folder."""
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                command, env=environment or None, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def command(self, *words: str, cwd: Path = Path("/")) -> list[str]:
         """The command that runs another one on this machine."""
-        places = [self.folder / "ray", self.folder / "held"]
-        for place in places:
-            place.mkdir(parents=True, exist_ok=True)
-        enter = ["ip", "netns", "exec", self.namespace, "unshare", "--mount", "sh", "-c", ENTER, "sh"]
-        return [
-            *enter, *map(str, places), str(Path(PYTHON).parent.parent), "".join(f"{place}\n" for place in self.hidden),
-            *words,
-        ]  # fmt: skip
+        enter = ["nsenter", "--target", str(self.first), "--mount", "--pid", "--net"]
+        return [*enter, "sh", "-c", 'cd "$0"; exec "$@"', str(cwd), *words]
 
     def processes(self, name: str = "") -> list[psutil.Process]:
-        """Living processes of this machine; only those of this name."""
+        """Living processes of this machine but for its first; only those of a name."""
         found = []
         for process in processes_in(self.namespace):
             with suppress(psutil.NoSuchProcess):
-                if name in ("", process.name()):
+                if name in ("", process.name()) and process.name() not in ("sleep", "unshare"):
                     found.append(process)
         return found
 
-    def kill(self, name: str = "") -> int:
-        """SIGKILL to all processes, or to those of a name; how many there were."""
+    def kill(self, name: str) -> int:
+        """SIGKILL to the processes of a name; how many there were."""
         found = self.processes(name)
         for process in found:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+            process.kill()
         return len(found)
 
 
@@ -215,14 +243,14 @@ class Machines:
     def ray_environment(self) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         return {
-            **own, **QUICK, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0",
+            **own, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0",
             "HOME": "/tmp/ray",
         }  # fmt: skip
 
     def environment(self, home: Path | None = None) -> dict[str, str]:
         """What is set where commands are typed: where everything is, and nothing else."""
         return {
-            **self.ray_environment(), **KEYS, "RAY_ADDRESS": self.ray_address, "MLFLOW_TRACKING_URI": self.url("mlflow"),
+            **self.ray_environment(), **QUICK_TRAIN, **KEYS, "RAY_ADDRESS": self.ray_address, "MLFLOW_TRACKING_URI": self.url("mlflow"),
             "PREFECT_API_URL": f"{self.url('prefect')}/api", "AWS_ENDPOINT_URL": self.url("s3"),
             "CONVOY_HOME": str(home or self.home), "PYTHONPATH": str(ROOT), "HOME": str(self.folder),
         }  # fmt: skip
@@ -236,11 +264,7 @@ class Machines:
             PYTHON, "-m", "ray.scripts.scripts", "start", *where, "--block", "--node-ip-address", node.address,
             "--num-cpus", str(num_cpus), "--object-store-memory", str(STORE_BYTES), "--disable-usage-stats",
         ]  # fmt: skip
-        node.folder.mkdir(parents=True, exist_ok=True)
-        with (node.folder / "ray.log").open("ab") as log:
-            subprocess.Popen(
-                node.command(*start), env=self.ray_environment(), stdout=log, stderr=log, cwd="/", start_new_session=True
-            )  # fmt: skip
+        node.popen(node.command(*start), {**self.ray_environment(), **QUICK_HEAD})
 
     def start_ray(self, num_cpus: int = 1) -> None:
         """Start Ray on all nodes, and wait until they are together. The desk has no CPUs."""
@@ -253,18 +277,20 @@ class Machines:
     def wait_for_nodes(self, number: int) -> None:
         """Return when so many nodes are alive."""
         count = self.desk.command(PYTHON, "-c", COUNT_NODES, self.ray_address, str(number))
-        subprocess.run(count, env=self.ray_environment(), check=True, timeout=START_S, cwd="/")
+        subprocess.run(count, env=self.ray_environment(), check=True, timeout=START_S)
 
-    def end_ray(self) -> None:
-        """Kill all processes of all nodes."""
+    def boot_again(self) -> None:
+        """Switch all machines off and on, and mend their cables."""
         for node in self.nodes:
-            end_all(node.namespace)
+            node.power_off()
+            node.mend()
+            node.boot()
 
     def popen(self, *words: str, home: Path | None = None) -> subprocess.Popen[str]:
         """Type a command of ours at the desk."""
         return subprocess.Popen(
-            self.desk.command(PYTHON, "-m", "pipelines", *words),
-            env=self.environment(home), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            self.desk.command(PYTHON, "-m", "pipelines", *words, cwd=ROOT),
+            env=self.environment(home), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,
         )  # fmt: skip
 
@@ -300,6 +326,9 @@ class Machines:
     def end(self) -> None:
         """End everything, whatever state it is in."""
         sweep(os.getpid())
+        for node in self.nodes:
+            for process in node.started:
+                process.wait()
         for server in self.servers:
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
@@ -336,7 +365,9 @@ def machines(number: int, folder: Path) -> Iterator[Machines]:
         ip("address", "add", f"{found.address}/24", "dev", bridge)
         ip("link", "set", bridge, "up")
         for node in nodes:
+            node.folder.mkdir()
             node.plug_in(bridge)
+            node.boot()
         found.start_servers()
         yield found
     finally:
