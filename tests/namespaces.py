@@ -38,7 +38,7 @@ QUICK_HEAD = {
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
-QUICK_TRAIN = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
+QUICK_TRAIN = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
 FOREIGN = ("PREFECT_", "MLFLOW_", "RAY_", "CONVOY_", "AWS_", "PYTHON", "DVC_")
 
 # $1: the node's /tmp/ray; $2: an empty folder; $3: the interpreter's folder; $4: what to hide, one a line

@@ -26,7 +26,7 @@ from pipelines.services import ask
 from tasks import cluster
 from tasks.paths import ROOT
 from tasks.train import train
-from tests.namespaces import Machines, hindrance, machines
+from tests.namespaces import PYTHON, Machines, hindrance, machines
 from tests.pictures import class_tree, write_tree
 from tests.platforms import CHANGES, wait_for
 from tests.test_families import assert_equal_weights
@@ -175,6 +175,18 @@ def test_more_than_the_cluster_has_is_refused_with_what_it_has(
     assert f"nodes of the cluster ({place.ray_address}): 2 × 1 CPUs and 0 GPUs, 0 CPUs and 0 GPUs" in err
 
 
+def test_a_machine_that_is_no_node_is_told_how_to_become_one(place: Machines) -> None:
+    apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    process = subprocess.Popen(
+        [*apart, PYTHON, "-m", "pipelines", *TRAIN, *sets()], env=place.environment(), cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    code, _, err = finish(process)
+    assert code == 1, err
+    assert "this machine is no node of the Ray cluster" in err.splitlines()[-1]
+    assert f"ray start --address {place.ray_address} --num-cpus 0" in err.splitlines()[-1]
+
+
 # --- what is lost on the way ---------------------------------------------------------------------------------------
 
 
@@ -213,6 +225,32 @@ def left_of_a_run(place: Machines) -> list[str]:
     kinds = ("RayTrainWorker", "TrainController", "Mailbox", "Keeper", "Reader", "Augmenter", "pipelines")
     words = [" ".join(process.cmdline()) for node in place.nodes for process in node.processes()]
     return [text for text in words if any(kind in text for kind in kinds)]
+
+
+@pytest.mark.chaos
+def test_a_command_that_is_killed_leaves_nothing_on_the_nodes_and_goes_on(
+    place: Machines, one_machine: Callable[..., Path]
+) -> None:
+    process, key = begin(place)
+    os.killpg(process.pid, signal.SIGKILL)
+    finish(process)
+    wait_for(lambda: not left_of_a_run(place), 60, "the run's processes are gone")
+    require_same_end(place, key, one_machine(**LONG))
+
+
+@pytest.mark.chaos
+def test_a_node_that_comes_back_in_time_is_used_again_and_nothing_changes(
+    all_there: Machines, one_machine: Callable[..., Path]
+) -> None:
+    place, (_, far, _) = all_there, all_there.nodes
+    process, key = begin(place)
+    assert far.kill("raylet") == 1
+    wait_for(lambda: not far.processes(), 30, "its processes end with it")
+    place.join(far, 1)
+    code, out, err = finish(process)
+    assert code == 0, err
+    assert_equal_weights(Path(json.loads(out)["folder"]), one_machine(**LONG))
+    assert mlflow_runs(place, key) == [("FINISHED", "2")]
 
 
 @pytest.mark.chaos
