@@ -26,15 +26,12 @@ from pipelines.services import ask
 from tasks import cluster
 from tasks.paths import ROOT
 from tasks.train import train
-from tests.namespaces import PYTHON, Machines, hindrance, machines
+from tests.namespaces import PYTHON, Machines, Node, hindrance, machines
 from tests.pictures import class_tree, write_tree
 from tests.platforms import CHANGES, wait_for
 from tests.test_families import assert_equal_weights
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(hindrance()), reason=hindrance() or "none"),
-]
+pytestmark = pytest.mark.slow
 COMMAND_S = 300
 TRAIN = ("train", "classification", "--dataset", "digits", "--stop-after", "train", "--json")
 LONG = {"epochs": 150.0, "checkpoint_every_steps": 50}  # enough to lose a node on the way
@@ -70,6 +67,8 @@ def convoy(place: Machines, *words: str, home: Path | None = None) -> Any:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """Three machines, the digits ingested at the desk and pushed to the object store; a Ray of all three."""
+    if reason := hindrance():
+        pytest.skip(reason)
     with machines(3, tmp_path_factory.mktemp("machines")) as found:
         found.start_ray()
         convoy(found, "data", "add", "sklearn:digits", "--name", "digits", "--family", "classification")
@@ -110,10 +109,13 @@ def mlflow_runs(place: Machines, key: str) -> list[tuple[str, str]]:
 
 
 def test_the_nodes_see_neither_the_code_nor_the_data(place: Machines) -> None:
-    for node in place.nodes[:-1]:
-        found = subprocess.run(node.command("ls", str(ROOT), str(place.home)), capture_output=True, text=True, check=True)
-        assert "dataset.json" not in found.stdout and "tasks" not in found.stdout
-        assert "params.yaml" not in found.stdout and "data" not in found.stdout
+    def seen(node: Node, folder: Path) -> str:
+        command = node.command("ls", str(folder))
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    for folder in (ROOT, place.home):
+        *nodes, desk = (seen(node, folder) for node in place.nodes)
+        assert nodes == ["", ""] and "data" in desk
     assert len({node.address for node in place.nodes}) == 3
 
 
