@@ -5,6 +5,7 @@ travel through the object store, so that a node needs no disk in common with the
 the driver's own node.
 """
 
+import atexit
 import itertools
 import os
 import signal
@@ -28,7 +29,7 @@ from data.stream import RowReader
 from tasks.batches import Job, batch_of, batch_of_rows, join_arrays
 from tasks.families import FAMILIES
 from tasks.memory import ALLOCATOR
-from tasks.nodes import beside_driver, num_places, require_places
+from tasks.nodes import Head, beside_driver, num_places, require_places
 from tasks.paths import ROOT
 
 # Ray's own settings: quiet, private, and quick to start; the default health check delays each report by 1-2 s.
@@ -140,8 +141,12 @@ def object_store_bytes() -> int:
 def disconnect() -> None:
     """Leave the cluster; an embedded one ends with all its processes."""
     with _connecting:
-        if ray.is_initialized():
+        if not ray.is_initialized():
+            return
+        if Head().fault() is None:
             ray.shutdown()
+        else:  # it would wait for a head that is gone, and after a minute end the process without a word
+            atexit.unregister(ray.shutdown)
 
 
 def cluster_info() -> ClusterInfo:

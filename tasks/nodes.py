@@ -91,25 +91,30 @@ def use_own_interface() -> None:
 class Head:
     """Looks after the head of the cluster while this process waits for what only the head can tell it."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        host, _, port = address.rpartition(":")
-        self.place = (host.strip("[]"), int(port))
-        self.heard_s = time.monotonic()
-        self.asked_s = self.heard_s
+    def __init__(self) -> None:
+        self.address = ray.get_runtime_context().gcs_address
+        self.heard_s = self.asked_s = time.monotonic()
+
+    def fault(self) -> OSError | None:
+        """Why the head does not answer, None where it does."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        except OSError as error:
+            return error
+        return None
 
     def require(self) -> None:
         """Raise ClusterLost once the head has not answered for LOST_AFTER_S. Cheap enough to be called all the time."""
         if time.monotonic() - self.asked_s < ASK_EVERY_S:
             return
-        try:
-            socket.create_connection(self.place, timeout=ANSWER_S).close()
-            self.heard_s = time.monotonic()
-        except OSError as error:
-            silent_s = time.monotonic() - self.heard_s
-            if silent_s > LOST_AFTER_S:
-                raise ClusterLost(
-                    f"the head of the Ray cluster ({self.address}) has not answered for {silent_s:.0f} s: {error}; "
-                    "start the cluster again, and then what was under way: it goes on from its last checkpoint"
-                ) from None
+        fault = self.fault()
         self.asked_s = time.monotonic()
+        if fault is None:
+            self.heard_s = self.asked_s
+        elif self.asked_s - self.heard_s > LOST_AFTER_S:
+            raise ClusterLost(
+                f"the head of the Ray cluster ({self.address}) has not answered for "
+                f"{self.asked_s - self.heard_s:.0f} s: {fault}; start the cluster again, and then what was under way: it "
+                "goes on from its last checkpoint"
+            )

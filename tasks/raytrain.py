@@ -98,7 +98,7 @@ class Trainer(DataParallelTrainer):
         Ray Train would wait for ever for a cluster that is gone; at a signal it would abort, and end the process with
         the code 0.
         """
-        head = Head(ray.get_runtime_context().gcs_address)
+        head = Head()
         settings = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"} | get_env_vars_to_propagate()
         start: Any = ray.remote(
             num_cpus=0, scheduling_strategy=beside_driver(), runtime_env={"env_vars": settings}

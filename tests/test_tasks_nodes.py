@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.fs
@@ -35,7 +36,9 @@ def test_nodes_that_are_alike_are_told_together() -> None:
 def test_a_head_that_is_silent_for_long_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "ASK_EVERY_S", 0.0)
     server = socket.create_server(("127.0.0.1", 0))
-    head = Head("127.0.0.1:{}".format(server.getsockname()[1]))
+    context = SimpleNamespace(gcs_address=f"127.0.0.1:{server.getsockname()[1]}")
+    monkeypatch.setattr(nodes.ray, "get_runtime_context", lambda: context)
+    head = Head()
     head.require()
     server.close()
     head.require()  # it may come back
