@@ -29,7 +29,7 @@ from data.stream import RowReader
 from tasks.batches import Job, batch_of, batch_of_rows, join_arrays
 from tasks.families import FAMILIES
 from tasks.memory import ALLOCATOR
-from tasks.nodes import Head, beside_driver, num_places, require_places
+from tasks.nodes import Head, beside_driver, is_embedded, num_places, require_places
 from tasks.paths import ROOT
 
 # Ray's own settings: quiet, private, and quick to start; the default health check delays each report by 1-2 s.
@@ -143,7 +143,7 @@ def disconnect() -> None:
     with _connecting:
         if not ray.is_initialized():
             return
-        if Head().fault() is None:
+        if is_embedded() or Head().fault() is None:
             ray.shutdown()
         else:  # it would wait for a head that is gone, and after a minute end the process without a word
             atexit.unregister(ray.shutdown)
