@@ -144,7 +144,7 @@ def fit(
             restore_random_state(state["random"])
     metrics: dict[str, float] = dict(state["metrics"]) if state is not None else {}
     cpu_before_s = state["cpu_s"] if state is not None else 0.0
-    here = describe(device) | {"workers": str(session.world_size)}
+    here = describe(device, session.world_size)
     trained_on = joined(state["trained_on"] if state is not None else {}, here)
 
     network: nn.Module = model

@@ -30,7 +30,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_a_process_says_what_it_computes_on() -> None:
-    said = machine.describe(torch.device("cpu"))
+    said = machine.describe(torch.device("cpu"), 2)
     assert set(said) == set(HERE)
     assert (said["torch"], said["device"]) == (torch.__version__, "cpu")
     assert said["threads"] == str(torch.get_num_threads())
