@@ -56,8 +56,8 @@ def call_each(
     """Call a function with each of these arguments, on the cluster: (place in `calls`, result), as they end.
 
     As many run at once as have a CPU for each thread (0: one) and their GPUs; `calls` are taken only a few ahead of
-    that. Raises ValueError where no node has that many. What one raises ends them all, and is raised here; RuntimeError where a process was lost. Nothing is called
-    twice: whoever calls tries again.
+    that. What one raises ends them all, and is raised here; RuntimeError where a process was lost. Nothing is called
+    twice: whoever calls tries again. Raises ValueError where no node has that many CPUs or GPUs.
     """
     threads = max(1, num_threads)
     require_places(1, threads, num_gpus, f"calls on {threads} CPUs and {num_gpus:g} GPUs each", "calls")

@@ -122,7 +122,7 @@ def require_answer(address: str) -> None:
 
 
 def require_node(address: str) -> None:
-    """Raise ConnectionError unless this machine is a node of Ray's: a driver works through one, and Ray waits for it."""
+    """Raise ConnectionError unless this machine is a node of Ray: a driver works through one, and Ray waits for it."""
     if not any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"])):
         raise ConnectionError(
             f"this machine is no node of the Ray cluster at RAY_ADDRESS (={address}); make it one, that takes no work "

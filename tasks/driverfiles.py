@@ -1,7 +1,7 @@
 """Files of the driver's node, as a file system for processes on any other: nodes need no disk in common.
 
-A run's checkpoints lie in its folder, beside the driver. Ranks, members and trials write them from wherever they run: an
-actor on the driver's node does the writing. Ray Train takes it as a storage of its own
+A run's checkpoints lie in its folder, beside the driver. Ranks, members and trials write them from wherever they run:
+an actor on the driver's node does the writing. Ray Train takes it as a storage of its own
 (https://docs.ray.io/en/latest/train/user-guides/persistent-storage.html), tasks.train.LocalSession as its disk.
 
 The actor imports this module: torch must not come with it.

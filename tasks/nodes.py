@@ -28,7 +28,7 @@ def is_embedded() -> bool:
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:
-    """Where an actor must be whose loss would be the run's: on the driver's node, which is lost with the driver alone."""
+    """Where an actor must be whose loss would be the run's: on the driver's node, lost with the driver alone."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -115,6 +115,6 @@ class Head:
         elif self.asked_s - self.heard_s > LOST_AFTER_S:
             raise ClusterLost(
                 f"the head of the Ray cluster ({self.address}) has not answered for "
-                f"{self.asked_s - self.heard_s:.0f} s: {fault}; start the cluster again, and then what was under way: it "
-                "goes on from its last checkpoint"
+                f"{self.asked_s - self.heard_s:.0f} s: {fault}; start the cluster again, and then what was under way: "
+                "it goes on from its last checkpoint"
             )

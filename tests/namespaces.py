@@ -250,7 +250,8 @@ class Machines:
     def environment(self, home: Path | None = None) -> dict[str, str]:
         """What is set where commands are typed: where everything is, and nothing else."""
         return {
-            **self.ray_environment(), **QUICK_TRAIN, **KEYS, "RAY_ADDRESS": self.ray_address, "MLFLOW_TRACKING_URI": self.url("mlflow"),
+            **self.ray_environment(), **QUICK_TRAIN, **KEYS, "RAY_ADDRESS": self.ray_address,
+            "MLFLOW_TRACKING_URI": self.url("mlflow"),
             "PREFECT_API_URL": f"{self.url('prefect')}/api", "AWS_ENDPOINT_URL": self.url("s3"),
             "CONVOY_HOME": str(home or self.home), "PYTHONPATH": str(ROOT), "HOME": str(self.folder),
         }  # fmt: skip
@@ -300,8 +301,12 @@ class Machines:
         with (self.folder / f"{name}.log").open("wb") as log:
             self.servers.append(
                 subprocess.Popen(
-                    [PYTHON, *command], env={**own, **environment}, stdout=log, stderr=log, start_new_session=True
-                )  # fmt: skip
+                    [PYTHON, *command],
+                    env={**own, **environment},
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
             )
 
     def start_servers(self) -> None:

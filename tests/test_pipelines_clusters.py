@@ -199,7 +199,9 @@ def begin(place: Machines, **settings: Any) -> tuple[subprocess.Popen[str], str]
 
     def kept() -> set[Path]:
         assert process.poll() is None, process.communicate()
-        return {file.parents[2] for file in (place.home / "runs").glob("*/ray/checkpoint_*/state.pt")} - before
+        return {
+            file.parents[2] for file in (place.home / "runs").glob("*/ray/checkpoint_*/state.pt")
+        } - before
 
     wait_for(kept, COMMAND_S, "a checkpoint")
     [folder] = kept()
@@ -287,7 +289,9 @@ def test_a_head_that_is_lost_ends_the_run_clearly_and_it_goes_on_under_a_new_one
     code, _, err = finish(process)
     assert code == 1, err
     assert f"the head of the Ray cluster ({place.ray_address}) has not answered for" in err.splitlines()[-1]
-    wait_for(lambda: not far.processes() and not desk.processes(), 90, "all nodes' processes end by themselves")
+    wait_for(
+        lambda: not far.processes() and not desk.processes(), 90, "all nodes' processes end by themselves"
+    )
     assert mlflow_runs(place, key)[0][0] == "FAILED"
     place.boot_again()
     place.start_ray()

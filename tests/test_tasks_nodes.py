@@ -43,7 +43,9 @@ def test_a_head_that_is_silent_for_long_is_lost(monkeypatch: pytest.MonkeyPatch)
     server.close()
     head.require()  # it may come back
     monkeypatch.setattr(nodes, "LOST_AFTER_S", 0.0)
-    with pytest.raises(ClusterLost, match=r"head of the Ray cluster \(127\.0\.0\.1:\d+\) has not answered for"):
+    with pytest.raises(
+        ClusterLost, match=r"head of the Ray cluster \(127\.0\.0\.1:\d+\) has not answered for"
+    ):
         head.require()
 
 
