@@ -32,9 +32,9 @@ from tests.platforms import CHANGES, wait_for
 from tests.test_families import assert_equal_weights
 
 pytestmark = pytest.mark.slow
-COMMAND_S = 300
+COMMAND_S = 600
 TRAIN = ("train", "classification", "--dataset", "digits", "--stop-after", "train", "--json")
-LONG = {"epochs": 150.0, "checkpoint_every_steps": 50}  # enough to lose a node on the way
+LONG = {"epochs": 60.0, "checkpoint_every_steps": 40}  # enough to lose a node on the way
 
 
 def changes(**settings: Any) -> dict[str, Any]:
