@@ -28,6 +28,7 @@ from tasks.distil import Teacher
 from tasks.families import FAMILIES
 from tasks.lineage import Lineage, resolve
 from tasks.loop import Progress
+from tasks.nodes import ClusterLost
 from tasks.train import TrainResult, train
 from tasks.transfer import Weights
 from tasks.versions import open_stored
@@ -35,7 +36,7 @@ from tasks.weights import teacher_of
 
 RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
-PERMANENT = (ValueError, FileNotFoundError, FloatingPointError)
+PERMANENT = (ValueError, FileNotFoundError, FloatingPointError, ClusterLost)
 FOLLOWING = (
     "ray.job_id",
     "checks.accepted",

@@ -11,6 +11,7 @@ import torch
 from data.dataset import DatasetInfo
 from tasks.cluster import cluster_info
 from tasks.features import Part, compute_part
+from tasks.nodes import require_places
 from tasks.transfer import Weights
 
 CALLS_PER_CPU = 4  # that wait or run at a time
@@ -56,9 +57,10 @@ def call_each(
 
     As many run at once as have a CPU for each thread (0: one) and their GPUs; `calls` are taken only a few ahead of
     that. What one raises ends them all, and is raised here; RuntimeError where a process was lost. Nothing is called
-    twice: whoever calls tries again.
+    twice: whoever calls tries again. Raises ValueError where no node has that many CPUs or GPUs.
     """
     threads = max(1, num_threads)
+    require_places(1, threads, num_gpus, f"calls on {threads} CPUs and {num_gpus:g} GPUs each", "calls")
     task: Any = _call
     task = task.options(num_cpus=threads, num_gpus=num_gpus)
     most = CALLS_PER_CPU * max(1, cluster_info().num_cpus)

@@ -5,6 +5,7 @@ travel through the object store, so that a node needs no disk in common with the
 the driver's own node.
 """
 
+import atexit
 import itertools
 import os
 import signal
@@ -18,16 +19,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 import torch
 from pyarrow import Table
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
 from data.stream import RowReader
 from tasks.batches import Job, batch_of, batch_of_rows, join_arrays
 from tasks.families import FAMILIES
 from tasks.memory import ALLOCATOR
+from tasks.nodes import Head, beside_driver, is_embedded, num_places, require_places
 from tasks.paths import ROOT
 
 # Ray's own settings: quiet, private, and quick to start; the default health check delays each report by 1-2 s.
@@ -86,6 +88,7 @@ def _start() -> None:
         )
     else:
         require_answer(address)
+        require_node(address)
         environment = {
             "working_dir": str(ROOT),
             "env_vars": {**SETTINGS, **ALLOCATOR},
@@ -98,8 +101,16 @@ def _start() -> None:
 
 
 def require_answer(address: str) -> None:
-    """Raise ConnectionError unless something listens at host:port; Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    """Raise ConnectionError unless something listens at host:port; Ray itself would try for minutes.
+
+    Raises ValueError for an address of Ray Client's.
+    """
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"RAY_ADDRESS (={address}) is one of Ray Client's, under which no file of this machine is read: give the "
+            "head's HOST:PORT on a machine that is a node itself (ray start --address HOST:PORT --num-cpus 0)"
+        )
+    host, _, port = address.rpartition(":")
     if not port.isdigit():  # "auto" finds the cluster of this machine
         return
     try:
@@ -109,6 +120,15 @@ def require_answer(address: str) -> None:
             f"no Ray cluster answers at RAY_ADDRESS (={address}): {error}; "
             "start one with `ray start --head`, or unset RAY_ADDRESS to run embedded"
         ) from None
+
+
+def require_node(address: str) -> None:
+    """Raise ConnectionError unless this machine is a node of Ray: a driver works through one, and Ray waits for it."""
+    if not any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"])):
+        raise ConnectionError(
+            f"this machine is no node of the Ray cluster at RAY_ADDRESS (={address}); make it one, that takes no work "
+            f"of others: ray start --address {address} --num-cpus 0 --num-gpus 0"
+        )
 
 
 def object_store_bytes() -> int:
@@ -122,8 +142,12 @@ def object_store_bytes() -> int:
 def disconnect() -> None:
     """Leave the cluster; an embedded one ends with all its processes."""
     with _connecting:
-        if ray.is_initialized():
+        if not ray.is_initialized():
+            return
+        if is_embedded() or Head().fault() is None:
             ray.shutdown()
+        else:  # it would wait for a head that is gone, and after a minute end the process without a word
+            atexit.unregister(ray.shutdown)
 
 
 def cluster_info() -> ClusterInfo:
@@ -199,9 +223,8 @@ class Reader:
 
 def open_reader(family: str, dataset: Dataset, split: Split, cache_bytes: int) -> Any:
     """A reader of a split, beside the driver, where the dataset lies."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     start: Any = Reader  # mypy does not see what the decorator adds
-    return start.options(scheduling_strategy=here).remote(
+    return start.options(scheduling_strategy=beside_driver()).remote(
         dataset, split, FAMILIES[family].columns, cache_bytes
     )
 
@@ -300,25 +323,16 @@ def require_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: f
 
     A worker lives on one node: what counts is how many fit on each. Without a wish for CPUs, workers share them evenly.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-    def fitting(cpus: int) -> int:
-        places = [node.get("CPU", 0) // cpus for node in nodes]
-        if gpus_per_worker:
-            places = [
-                min(n, node.get("GPU", 0) // gpus_per_worker) for n, node in zip(places, nodes, strict=True)
-            ]
-        return int(sum(places))
-
-    info = cluster_info()
-    even = max(1, info.num_cpus // num_workers)
-    wished = [cpus_per_worker] if cpus_per_worker else range(even, 0, -1)
-    for cpus in wished:
-        if fitting(cpus) >= num_workers:
+    even = max(1, cluster_info().num_cpus // num_workers)
+    for cpus in range(even, 0, -1) if not cpus_per_worker else ():
+        if num_places(cpus, gpus_per_worker) >= num_workers:
             return cpus
-    each = f"train.cpus_per_worker (={cpus_per_worker}) and train.gpus_per_worker (={gpus_per_worker:g})"
-    have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-    raise ValueError(
-        f"train.num_workers (={num_workers}) with {each} do not fit: {fitting(max(1, cpus_per_worker))} such workers "
-        f"do; nodes of the cluster ({info.address}): {have}"
+    require_places(
+        num_workers,
+        cpus_per_worker or 1,
+        gpus_per_worker,
+        f"train.num_workers (={num_workers}) with train.cpus_per_worker (={cpus_per_worker}) and "
+        f"train.gpus_per_worker (={gpus_per_worker:g})",
+        "workers",
     )
+    return cpus_per_worker

@@ -144,7 +144,8 @@ def fit(
             restore_random_state(state["random"])
     metrics: dict[str, float] = dict(state["metrics"]) if state is not None else {}
     cpu_before_s = state["cpu_s"] if state is not None else 0.0
-    trained_on = joined(state["trained_on"] if state is not None else {}, describe(device))
+    here = describe(device, session.world_size)
+    trained_on = joined(state["trained_on"] if state is not None else {}, here)
 
     network: nn.Module = model
     if session.world_size > 1:

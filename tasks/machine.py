@@ -12,16 +12,18 @@ from pathlib import Path
 import torch
 
 CPUINFO = Path("/proc/cpuinfo")
+NAMES = ("torch", "processor", "device", "threads", "workers")
 THEN = " then "  # between what several attempts computed on
 
 
-def describe(device: torch.device) -> dict[str, str]:
-    """This process, as rank 0 of a training: torch's version, processor, device and threads."""
+def describe(device: torch.device, num_workers: int) -> dict[str, str]:
+    """This process, as rank 0 of a training: torch's version, processor, device and threads, and how many ranks."""
     return {
         "torch": str(torch.__version__),
         "processor": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": str(torch.get_num_threads()),
+        "workers": str(num_workers),
     }
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import ray
 
+from tasks.nodes import beside_driver
+
 
 @ray.remote(num_cpus=0)
 class Mailbox:
@@ -36,8 +38,9 @@ class Mailbox:
 
 
 def open_mailbox() -> Any:
+    """A mailbox that no node's loss takes away from the driver."""
     start: Any = Mailbox
-    return start.remote()
+    return start.options(scheduling_strategy=beside_driver()).remote()
 
 
 def read_mailbox(mailbox: Any) -> list[tuple[str, Any]]:

@@ -22,10 +22,12 @@ import torch
 
 from data.dataset import Dataset
 from data.stream import Layout
-from tasks.cluster import cluster_info, connect
+from tasks.cluster import connect
 from tasks.distil import Teacher, keep_teacher
+from tasks.driverfiles import shared_files
 from tasks.loop import Progress
 from tasks.mailbox import open_mailbox, read_mailbox
+from tasks.nodes import num_places, require_places
 from tasks.raytrain import run_rank, source_of
 from tasks.result import Listener, TrainResult, read_result
 from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, train
@@ -56,17 +58,10 @@ def share_of_cpus(num_members: int, num_cpus: int) -> int:
 
 def members_at_once(config: Any) -> int:
     """How many members such as this one the cluster holds; raises ValueError if it is none."""
-    info, settings = cluster_info(), config.train
-    places = info.num_cpus // settings.cpus_per_worker
-    if settings.gpus_per_worker:
-        places = min(places, int(info.num_gpus / settings.gpus_per_worker))
-    if places < 1:
-        raise ValueError(
-            f"a member with train.cpus_per_worker (={settings.cpus_per_worker}) and train.gpus_per_worker "
-            f"(={settings.gpus_per_worker:g}) does not fit: the cluster ({info.address}) has {info.num_cpus} CPUs and "
-            f"{info.num_gpus} GPUs"
-        )
-    return places
+    cpus, gpus = config.train.cpus_per_worker, config.train.gpus_per_worker
+    asked = f"members with train.cpus_per_worker (={cpus}) and train.gpus_per_worker (={gpus:g})"
+    require_places(1, cpus, gpus, asked, "members")
+    return num_places(cpus, gpus)
 
 
 def train_members(
@@ -114,7 +109,8 @@ def train_member(payload: dict[str, Any]) -> None:
     def hear(progress: Progress) -> None:
         mailbox.put.remote(("progress", (place, asdict(progress))))
 
-    session = LocalSession(Path(payload["folder"]) / CHECKPOINTS["in_process"], device, hear)
+    folder = Path(payload["folder"]) / CHECKPOINTS["in_process"]
+    session = LocalSession(folder, device, hear, files=payload["files"])
     run_rank(payload, session, lambda step: mailbox.put.remote(("start", (place, step))))
 
 
@@ -126,7 +122,7 @@ class Crowd:
     ) -> None:  # fmt: skip
         self.family_name, self.runs, self.dataset, self.digest = family_name, runs, dataset, digest
         self.hear, self.begin = hear, begin
-        self.mailbox = open_mailbox()
+        self.mailbox, self.files = open_mailbox(), shared_files()
         self.sources: dict[str, dict[str, Any]] = {}  # decoded splits that members share
         self.readers: list[Any] = []
         self.listeners: dict[int, Listener] = {}
@@ -175,6 +171,7 @@ class Crowd:
             "teacher": [ray.put(run.teacher)],
             **self.source(run, layout),
             "mailbox": self.mailbox,
+            "files": self.files,
             "threads": settings.cpus_per_worker,
         }
         task: Any = train_member

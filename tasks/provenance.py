@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks import ledger, versioning
 from tasks.lineage import has_commit
+from tasks.machine import NAMES
 from tasks.modelstore import files_of, find_aliases, find_versions, version_at
 from tasks.paths import ROOT, runs
 from tasks.recordstore import connect
@@ -152,11 +153,7 @@ def job_links(subject: Subject) -> list[Link]:
     folder = runs() / tags["convoy.key"]
     job = f"job {tags['ray.job_id']}, " if tags.get("ray.job_id") else ""
     place = "Ray" if executor == "ray" else "in the process of the command"
-    computed = ", ".join(
-        f"{name} {tags[TRAINED + name]}"
-        for name in ("torch", "processor", "device", "threads")
-        if TRAINED + name in tags
-    )
+    computed = ", ".join(f"{name} {tags[TRAINED + name]}" for name in NAMES if TRAINED + name in tags)
     here = folder.is_dir()
     value = f"{job}key {tags['convoy.key']}" + ("" if here else f"; its folder {folder} is gone")
     return [Link(place, value, here, f"ls {folder}"), Link("computed on", computed)]

@@ -14,10 +14,15 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from fsspec import AbstractFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.backend import BackendConfig
 from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from data.dataset import Dataset, Split
@@ -33,11 +38,13 @@ from tasks.cluster import (
     require_resources,
 )
 from tasks.distil import Teacher, taught
+from tasks.driverfiles import shared_files
 from tasks.families import FAMILIES
 from tasks.features import cached_features, caches, started
 from tasks.feed import PREFETCH_BATCHES, Feeds, cache_bytes, choose_mode, fit_from, resident, stream_depth
 from tasks.loop import Progress, Session
 from tasks.mailbox import Bell, open_mailbox, read_mailbox
+from tasks.nodes import ClusterLost, Head, beside_driver, is_embedded, use_own_interface
 from tasks.result import Listener
 from tasks.settings import TrainConfig
 from tasks.train import CHECKPOINTS, NUM_KEPT_CHECKPOINTS
@@ -45,13 +52,35 @@ from tasks.transfer import Weights
 
 MAX_WORKER_FAILURES = 3
 POLL_S = 0.25  # the follower's look at the mailbox
+LAST_WORDS_S = 10.0  # that the follower is given for them; the mailbox may be gone with the cluster
+WAIT_S = 1.0  # the driver's look at the head
+GROW_EVERY_S = (
+    60.0  # between two looks for room for more workers: each growth costs the steps since a checkpoint
+)
 
 
 def process_group(settings: TrainConfig) -> BackendConfig:
     """How the workers find each other; a lone one needs nobody, and is spared seconds of its start."""
     if settings.num_workers == 1:
         return BackendConfig()
-    return TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo")
+    kind = TorchConfig if is_embedded() else Group
+    return kind(backend="nccl" if settings.gpus_per_worker else "gloo")
+
+
+class OwnInterface(_TorchBackend):
+    """Ray Train's process group, whose members listen where the other nodes reach them."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(use_own_interface)
+        super().on_start(worker_group, backend_config)
+
+
+class Group(TorchConfig):
+    """The process group of a cluster of several nodes."""
+
+    @property
+    def backend_cls(self) -> type[OwnInterface]:
+        return OwnInterface
 
 
 class Trainer(DataParallelTrainer):
@@ -62,12 +91,44 @@ class Trainer(DataParallelTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        embedded = cluster_info().address == "embedded"
-        unneeded = (DatasetsCallback, PlacementGroupCleanerCallback) if embedded else (DatasetsCallback,)
+        unneeded = (DatasetsCallback, PlacementGroupCleanerCallback) if is_embedded() else (DatasetsCallback,)
         return [each for each in super()._create_default_callbacks() if not isinstance(each, unneeded)]
 
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Leave signals to whoever called: Ray Train would abort, and end the process with the code 0."""
+    def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
+        """As Ray Train's own, but that it looks after the head while it waits, and leaves signals to whoever called.
+
+        Ray Train would wait for ever for a cluster that is gone; at a signal it would abort, and end the process with
+        the code 0.
+        """
+        head = Head()
+        settings = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"} | get_env_vars_to_propagate()
+        start: Any = ray.remote(
+            num_cpus=0, scheduling_strategy=beside_driver(), runtime_env={"env_vars": settings}
+        )(TrainController)
+        controller = start.remote(**arguments)
+        running = controller.run.remote()
+        while not ray.wait([running], timeout=WAIT_S)[0]:
+            head.require()
+        ray.get(running)
+        return ray.get(controller.get_result.remote())
+
+
+def storage(files: AbstractFileSystem, folder: Path) -> dict[str, Any]:
+    """Where Ray Train keeps checkpoints: in the run's folder, which lies on the driver's disk."""
+    foreign = None if is_embedded() else PyFileSystem(FSSpecHandler(files))
+    return {"storage_path": str(folder.resolve()), "storage_filesystem": foreign}
+
+
+def scaling(settings: TrainConfig, cpus: int) -> ray.train.ScalingConfig:
+    """How many workers there are, and what each gets."""
+    gpus = settings.gpus_per_worker
+    sizes = settings.world_sizes
+    return ray.train.ScalingConfig(
+        num_workers=(sizes[0], sizes[-1]) if len(sizes) > 1 else sizes[0],
+        use_gpu=bool(gpus),
+        resources_per_worker={"CPU": float(cpus)} | ({"GPU": gpus} if gpus else {}),
+        elastic_resize_monitor_interval_s=GROW_EVERY_S,
+    )
 
 
 class Follower(threading.Thread):
@@ -106,7 +167,7 @@ class Follower(threading.Thread):
 
     def stop(self) -> None:
         self.done.set()
-        self.join()
+        self.join(LAST_WORDS_S)
 
 
 class RaySession:
@@ -154,7 +215,7 @@ def fit_on_ray(
 ) -> dict[str, Any]:  # fmt: skip
     connect()
     settings = config.train
-    cpus = require_resources(settings.num_workers, settings.cpus_per_worker, settings.gpus_per_worker)
+    cpus = cpus_of_each(settings)
     mailbox = open_mailbox()
     payload = {
         "family": family_name,
@@ -167,19 +228,14 @@ def fit_on_ray(
         "mailbox": mailbox,
         "threads": cpus,
     }
-    resources = {"CPU": float(cpus)} | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {})
     trainer = Trainer(
         # Not as `train_loop_config`: the controller would unpickle it, and import torch for that before all else.
         partial(train_on_worker, payload),
         backend_config=process_group(settings),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.num_workers,
-            use_gpu=bool(settings.gpus_per_worker),
-            resources_per_worker=resources,
-        ),
+        scaling_config=scaling(settings, cpus),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS["ray"],
-            storage_path=str(folder.resolve()),
+            **storage(shared_files(), folder),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_KEPT_CHECKPOINTS),
             failure_config=ray.train.FailureConfig(
                 max_failures=MAX_WORKER_FAILURES, controller_failure_limit=2
@@ -187,20 +243,43 @@ def fit_on_ray(
         ),
     )
     follower = Follower(mailbox, listener)
+    helpers = [mailbox, *payload.get("readers", {}).values()]
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         follower.stop()
-        raise follower.error or RuntimeError(f"training failed: {last_line(error)}") from error
+        raise follower.error or why_failed(error, settings) from error
+    except ClusterLost:
+        helpers.clear()  # nobody is there to end them
+        raise
     finally:
         follower.stop()
-        for actor in (mailbox, *payload.get("readers", {}).values()):
+        for actor in helpers:
             ray.kill(actor)
     if follower.error is not None:
         raise follower.error
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as path:
         return torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=True)
+
+
+def cpus_of_each(settings: TrainConfig) -> int:
+    """CPUs of each worker; raises ValueError where not even the fewest fit that there may be."""
+    sizes, cpus = settings.world_sizes, settings.cpus_per_worker
+    if len(sizes) > 1 and not cpus:
+        cpus = max(
+            1, cluster_info().num_cpus // sizes[-1]
+        )  # that of the most workers: it stays when some are gone
+    return require_resources(sizes[0], cpus, settings.gpus_per_worker)
+
+
+def why_failed(error: Exception, settings: TrainConfig) -> RuntimeError:
+    """What became of a training that Ray Train has given up: often nodes are gone that it ran on."""
+    try:
+        cpus_of_each(settings)
+    except ValueError as lacking:
+        return RuntimeError(f"the cluster has lost nodes that the training ran on: {lacking}")
+    return RuntimeError(f"training failed: {last_line(error)}")
 
 
 def source_of(
@@ -240,7 +319,7 @@ def train_on_worker(payload: dict[str, Any]) -> None:
     mailbox = payload["mailbox"]
     if ray.get(mailbox.failed.remote()):
         return
-    lone = payload["config"].train.num_workers == 1
+    lone = ray.train.get_context().get_world_size() == 1
     try:
         session = RaySession(mailbox)
         run_rank(payload, session, session.start)

@@ -17,7 +17,7 @@ from data.address import is_url
 from data.files import file_sha256
 from tasks import registry, versioning
 from tasks.lineage import git, has_commit
-from tasks.machine import differences
+from tasks.machine import NAMES, differences
 from tasks.modelfile import load_card, model_files
 from tasks.result import read_result
 from tasks.runrecords import TESTED, fetched, find_run
@@ -48,8 +48,7 @@ class Origin:
     @property
     def trained_on(self) -> dict[str, str]:
         """See tasks.machine; {} in records of before it was kept."""
-        names = ("torch", "processor", "device", "threads")
-        return {name: self.tags[TRAINED + name] for name in names if TRAINED + name in self.tags}
+        return {name: self.tags[TRAINED + name] for name in NAMES if TRAINED + name in self.tags}
 
     @property
     def executor(self) -> str:

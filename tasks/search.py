@@ -27,16 +27,17 @@ import torch
 from ray.tune.error import TuneError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data.dataset import Dataset
 from data.stream import Layout
 from tasks.batches import BatchPlan
-from tasks.cluster import cluster_info, connect, require_resources
+from tasks.cluster import connect, require_resources
+from tasks.driverfiles import shared_files
 from tasks.families import FAMILIES, Family
 from tasks.features import caches, started
 from tasks.feed import fit_from
 from tasks.loop import Progress
+from tasks.nodes import beside_driver, num_places
 from tasks.raytrain import resident_feeds, source_of, streamed_feeds
 from tasks.space import SearchConfig, SearchMetric, Space, changed, end_configs, own_values
 from tasks.study import Report, Study, Trial
@@ -89,7 +90,7 @@ def search(
     if ledger.num_left and (budget_s is None or budget_s > 0):
         task = {
             "family": family, "config": config, "info": dataset.info, "layout": layout, "metric": plan.metric,
-            "weights": [ray.put(weights)], "folder": folder / TRIALS,
+            "weights": [ray.put(weights)], "folder": folder / TRIALS, "files": shared_files(),
         }  # fmt: skip
         run_trials(
             task, config, plan, ledger, open_source(family, dataset, layout, weights), folder, budget_s
@@ -178,10 +179,7 @@ def run_trials(
 
 def num_concurrent(plan: SearchConfig, cpus: int, gpus: float) -> int:
     """Trials at a time: as many as were asked for and the cluster holds. Tune would ask for suggestions ahead of it."""
-    info = cluster_info()
-    fitting = info.num_cpus // cpus
-    if gpus:
-        fitting = min(fitting, int(info.num_gpus / gpus))
+    fitting = num_places(cpus, gpus)
     return min(plan.max_concurrent or fitting, fitting)
 
 
@@ -329,9 +327,8 @@ class Source:
 
 
 def open_source(family: str, dataset: Dataset, layout: Layout, weights: Weights | None) -> Any:
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     start: Any = Source
-    return start.options(scheduling_strategy=here).remote(family, dataset, layout, weights)
+    return start.options(scheduling_strategy=beside_driver()).remote(family, dataset, layout, weights)
 
 
 def run_trial(values: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
@@ -356,7 +353,7 @@ def fit_trial(number: int, changes: dict[str, Any], task: dict[str, Any]) -> Rep
     feeds = streamed_feeds(payload) if "readers" in payload else resident_feeds(payload, device)
     watch = Watch(BatchPlan.of(config.train, task["layout"], 0, 1), config, task["metric"])
     family = watch.over(started(task["family"], weights, caches(config)))
-    session = LocalSession(task["folder"] / str(number), device, watch.hear)
+    session = LocalSession(task["folder"] / str(number), device, watch.hear, files=task["files"])
     state = fit_from(feeds, family, config, task["info"], task["layout"], session, lambda step: None)
     return watch.report(state["step"], state["time_s"], state["metrics"])
 

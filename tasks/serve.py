@@ -27,6 +27,7 @@ from starlette.applications import Starlette
 from tasks.cluster import connect
 from tasks.following import Answered, Follower, answer_together
 from tasks.mailbox import open_mailbox, read_mailbox
+from tasks.nodes import require_places
 from tasks.paths import home
 from tasks.recordings import RecordConfig, RecordingThread
 from tasks.recordstore import tracking_uri
@@ -103,6 +104,8 @@ def serving(
     """
     require_free(host, port)
     connect()
+    asked = f"serve.replicas (={config.replicas}) with serve.threads (={config.threads})"
+    require_places(config.replicas, config.threads, 0, asked, "replicas")
     if any(actor["name"] == CONTROLLER for actor in ray.util.list_named_actors(all_namespaces=True)):
         raise ValueError(
             "Ray Serve runs on this cluster already: stop it, or unset RAY_ADDRESS to serve embedded"

@@ -35,6 +35,11 @@ class TrainConfig(Parameters):
         description="progressive resizing: [side in pixels, share of the steps up to which pictures are shrunk to it]"
     )
     num_workers: int = Field(ge=1, le=4096, description="training processes, under Ray Train")
+    min_workers: int = Field(
+        ge=0,
+        description="go on with fewer training processes, down to so many, where the cluster has no room for all, and "
+        "with more again once it has; the weights then depend on when that was. 0: always num_workers",
+    )
     cpus_per_worker: int = Field(
         ge=0,
         description="threads of each worker; 0: an even share of the cluster. Sums depend on it in the last bits",
@@ -86,6 +91,33 @@ class TrainConfig(Parameters):
                 f"batch_size (={self.batch_size}) must be divisible by num_workers (={self.num_workers}){times}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _batch_divides_at_every_size(self) -> Self:
+        if self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers (={self.min_workers}) must be at most num_workers (={self.num_workers})"
+            )
+        odd = [n for n in self.world_sizes if self.batch_size % (n * self.accumulate_batches)]
+        if odd:
+            raise ValueError(
+                f"batch_size (={self.batch_size}) must be divisible by every number of workers from min_workers "
+                f"(={self.min_workers}) to num_workers (={self.num_workers}), times accumulate_batches "
+                f"(={self.accumulate_batches}), so that it stays the same: it is not by {odd[0]}"
+            )
+        return self
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _gpus_are_whole(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError("must be a whole number, or less than one: Ray shares out parts of one GPU only")
+        return gpus
+
+    @property
+    def world_sizes(self) -> range:
+        """How many training processes there may be."""
+        return range(self.min_workers or self.num_workers, self.num_workers + 1)
 
     @field_validator("growth")
     @classmethod

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from data.dataset import Dataset, Split, read_rows
 from data.stream import Layout
@@ -85,7 +87,18 @@ def checked_layout(
         raise ValueError(f"transfer.weights (={config.transfer.weights}) were not read: see tasks.weights")
     require_teacher(config, dataset.info, teacher)
     layout = FAMILIES[family_name].layout(config, dataset)
-    BatchPlan.of(config.train, layout, 0, config.train.num_workers)
+    settings = config.train
+    sizes = {BatchPlan.of(settings, layout, 0, number).batch_size for number in settings.world_sizes}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"train.batch_size (={settings.batch_size}) is more than the {layout.num_rows} training images: with "
+            f"train.min_workers (={settings.min_workers}) it must not be, so that it stays the same"
+        )
+    if layout.people and settings.min_workers:
+        raise ValueError(
+            f"train.min_workers (={settings.min_workers}) must be 0 with sampling.pictures_per_person: which people "
+            "meet in a batch depends on the number of workers"
+        )
     return layout
 
 
@@ -176,7 +189,10 @@ def fit_in_process(
 
 
 class LocalSession:
-    """The only rank of a run in this process; checkpoints are folders, renamed into place when whole."""
+    """The only rank of a run in one process; checkpoints are files, renamed into place when whole.
+
+    `files` is the disk that they lie on: the driver's, wherever this process is.
+    """
 
     rank, world_size = 0, 1
 
@@ -186,23 +202,30 @@ class LocalSession:
         device: torch.device,
         hear: Callable[[Progress], None],
         stopping: Callable[[], bool] = lambda: False,
+        files: AbstractFileSystem | None = None,
     ) -> None:
         self.folder, self.device, self.hear, self.stopping = folder, device, hear, stopping
-        folder.mkdir(parents=True, exist_ok=True)
+        self.files = files or LocalFileSystem()
+        self.files.makedirs(str(folder), exist_ok=True)
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.pt"))
+    def _checkpoints(self) -> list[str]:
+        names = self.files.ls(str(self.folder), detail=False)
+        return sorted(name for name in names if Path(name).match("step-*.pt"))
 
     def load(self) -> dict[str, Any] | None:
         found = self._checkpoints()
-        return torch.load(found[-1], map_location="cpu", weights_only=True) if found else None
+        if not found:
+            return None
+        with self.files.open(found[-1]) as stream:
+            return torch.load(stream, map_location="cpu", weights_only=True)
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        partial = self.folder / "partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / f"step-{step:09d}.pt")
+        partial = f"{self.folder}/partial"
+        with self.files.open(partial, "wb") as stream:
+            torch.save(state, stream)
+        self.files.mv(partial, f"{self.folder}/step-{step:09d}.pt")
         for old in self._checkpoints()[:-NUM_KEPT_CHECKPOINTS]:
-            old.unlink()
+            self.files.rm(old)
 
     def report(self, progress: Progress) -> None:
         self.hear(progress)

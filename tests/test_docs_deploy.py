@@ -159,7 +159,7 @@ def commands() -> Iterator[list[str]]:
 
 def split(command: list[str]) -> Iterator[list[str]]:
     if command[:2] == ["sh", "-c"]:
-        yield from (line.split() for line in command[2].split(" && "))
+        yield from (line.removeprefix("exec ").split() for line in command[2].split(" && "))
     elif command:
         yield command
 

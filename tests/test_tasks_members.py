@@ -134,7 +134,7 @@ def test_a_member_of_several_workers_is_refused(digits: Dataset, tmp_path: Path)
 
 
 def test_more_cpus_than_there_are_is_refused(digits: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cpus_per_worker \(=5000\).* does not fit"):
+    with pytest.raises(ValueError, match=r"cpus_per_worker \(=5000\).* do not fit: 0 such members do"):
         train_members(FAMILY, runs_in(tmp_path, train__cpus_per_worker=5000), digits, digest="")
 
 

@@ -11,7 +11,7 @@ from tasks.reproduction import Compared, code_at, compare_metrics, find_origin, 
 from tests.recording import DIGEST, start
 from tests.test_tasks_lineage import git
 
-HERE = {"torch": "2.13.0+cpu", "processor": "A, AVX2", "device": "cpu", "threads": "2"}
+HERE = {"torch": "2.13.0+cpu", "processor": "A, AVX2", "device": "cpu", "threads": "2", "workers": "2"}
 SAME, OTHER = Compared("w", "ab", "ab", "equal"), Compared("w", "ab", "cd", "unequal")
 INSIDE = Compared("accuracy", 0.9, 0.91, "within 0.85 to 0.94")
 OUTSIDE = Compared("accuracy", 0.9, 0.99, "outside 0.85 to 0.94")
@@ -30,7 +30,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_a_process_says_what_it_computes_on() -> None:
-    said = machine.describe(torch.device("cpu"))
+    said = machine.describe(torch.device("cpu"), 2)
     assert set(said) == set(HERE)
     assert (said["torch"], said["device"]) == (torch.__version__, "cpu")
     assert said["threads"] == str(torch.get_num_threads())

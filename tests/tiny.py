@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {  # sections that signals and volumes share
     },
     "train": {
         "epochs": 1.0, "batch_size": 16, "seed": 0, "precision": "fp32", "growth": [],
-        "num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0,
+        "num_workers": 1, "min_workers": 0, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0,
         "data_mode": "auto", "data_gb": 1.0, "checkpoint_every_steps": 5, "validate_every_epochs": 0,
         "accumulate_batches": 1, "time_budget_s": 0.0, "patience": 0, "patience_metric": "accuracy",
     },
@@ -59,7 +59,7 @@ TINY: dict[str, dict[str, Any]] = {
         },
         "train": {
             "epochs": 1.0, "batch_size": 64, "seed": 0, "precision": "fp32", "growth": [],
-            "num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0,
+            "num_workers": 1, "min_workers": 0, "cpus_per_worker": 1, "gpus_per_worker": 0.0, "augment_workers": 0,
             "data_mode": "auto", "data_gb": 1.0, "checkpoint_every_steps": 5,
             "validate_every_epochs": 0,
             "accumulate_batches": 1, "time_budget_s": 0.0, "patience": 0, "patience_metric": "accuracy",

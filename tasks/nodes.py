@@ -1,0 +1,120 @@
+"""The nodes of a cluster: what fits on them, which of them is the driver's, and whether the head still answers.
+
+Processes that do little import this module: torch must not come with it.
+"""
+
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import psutil
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+SHARES = 10_000  # Ray counts resources in ten-thousandths
+ASK_EVERY_S, ANSWER_S = 2.0, 2.0
+LOST_AFTER_S = 40.0  # Ray itself ends the driver, without a word, after a minute without its head
+
+
+class ClusterLost(ConnectionError):
+    """The cluster that this process is connected to is gone; another attempt needs another process."""
+
+
+def is_embedded() -> bool:
+    """Whether Ray is this process's own, on this machine alone."""
+    return "RAY_ADDRESS" not in os.environ
+
+
+def beside_driver() -> NodeAffinitySchedulingStrategy:
+    """Where an actor must be whose loss would be the run's: on the driver's node, lost with the driver alone."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def resources() -> list[dict[str, float]]:
+    """What each living node has, busy or not."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def shares(amount: float) -> int:
+    return round(amount * SHARES)
+
+
+def places_on(node: dict[str, float], cpus: float, gpus: float) -> int:
+    """How many processes of so many CPUs and GPUs a node holds. One that takes part of a GPU has it on one GPU."""
+    fitting = [shares(node.get("CPU", 0)) // shares(cpus)] if cpus else []
+    if gpus >= 1:
+        fitting.append(shares(node.get("GPU", 0)) // shares(gpus))
+    elif gpus:
+        fitting.append(int(node.get("GPU", 0)) * (SHARES // shares(gpus)))
+    return min(fitting)
+
+
+def num_places(cpus: float, gpus: float) -> int:
+    """How many processes of so many CPUs and GPUs the cluster holds: each on one node, whatever the sum."""
+    return sum(places_on(node, cpus, gpus) for node in resources())
+
+
+def inventory(nodes: Sequence[dict[str, float]]) -> str:
+    """`8 CPUs and 1 GPUs, 2 × 4 CPUs and 0 GPUs`: the nodes, those that are alike together."""
+    texts = Counter(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    return ", ".join(text if number == 1 else f"{number} × {text}" for text, number in texts.items())
+
+
+def require_places(number: int, cpus: float, gpus: float, asked: str, kind: str) -> None:
+    """Raise ValueError if the nodes do not hold so many processes; Ray would wait for such a node for ever.
+
+    `asked` names the parameters, `kind` what the processes are.
+    """
+    found = num_places(cpus, gpus)
+    if found < number:
+        address = os.environ.get("RAY_ADDRESS", "embedded")
+        raise ValueError(
+            f"{asked} do not fit: {found} such {kind} do; nodes of the cluster ({address}): {inventory(resources())}"
+        )
+
+
+def use_own_interface() -> None:
+    """Have Gloo and NCCL listen on the interface that has this node's address in the cluster; what is set stays.
+
+    Gloo would take the one that the host's name leads to, which may be one that no other node reaches.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    [address] = [node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own]
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == address for each in addresses):
+            for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                os.environ.setdefault(variable, name)
+
+
+class Head:
+    """Looks after the head of the cluster while this process waits for what only the head can tell it."""
+
+    def __init__(self) -> None:
+        self.address = ray.get_runtime_context().gcs_address
+        self.heard_s = self.asked_s = time.monotonic()
+
+    def fault(self) -> OSError | None:
+        """Why the head does not answer, None where it does."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        except OSError as error:
+            return error
+        return None
+
+    def require(self) -> None:
+        """Raise ClusterLost once the head has not answered for LOST_AFTER_S. Cheap enough to be called all the time."""
+        if time.monotonic() - self.asked_s < ASK_EVERY_S:
+            return
+        fault = self.fault()
+        self.asked_s = time.monotonic()
+        if fault is None:
+            self.heard_s = self.asked_s
+        elif self.asked_s - self.heard_s > LOST_AFTER_S:
+            raise ClusterLost(
+                f"the head of the Ray cluster ({self.address}) has not answered for "
+                f"{self.asked_s - self.heard_s:.0f} s: {fault}; start the cluster again, and then what was under way: "
+                "it goes on from its last checkpoint"
+            )
