@@ -13,6 +13,7 @@ from types import FrameType
 from cyclopts import App, CycloptsError
 
 from pipelines.adoption import adopt
+from pipelines.fulldisk import full_disk
 
 STOPPED = 128  # the shell's convention: plus the signal's number
 HELP = """From a folder of images to a registered, honestly tested vision model.
@@ -219,7 +220,7 @@ def main(arguments: list[str]) -> int:
     except ConnectionError as error:  # the world's fault: where it was raised says nothing more
         return complain(first_line(error), 1, debug)
     except Exception as error:
-        return complain(f"{first_line(error)} (--debug shows where)", 1, debug)
+        return complain(full_disk(error) or f"{first_line(error)} (--debug shows where)", 1, debug)
     return code if isinstance(code, int) else 0
 
 

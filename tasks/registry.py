@@ -278,8 +278,13 @@ def register(
         if known.tags.get("convoy.model_sha256") == sha256:
             return int(known.version)
     own = {"convoy.model_sha256": sha256, "convoy.dataset": card.dataset, "convoy.family": card.family}
-    experiment_id = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(
+    run = client.get_run(run_id)
+    experiment_id = run.info.experiment_id
+    begun = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    cut_off = [
+        each for each in begun if (each.name, each.tags.get("convoy.model_sha256")) == (name, sha256)
+    ]
+    logged = (cut_off and cut_off[0]) or client.create_logged_model(
         experiment_id, name, run_id, tags={**tags, **own}, model_type=card.family
     )
     with tempfile.TemporaryDirectory(prefix="convoy-model-") as folder:
@@ -287,7 +292,8 @@ def register(
         save_package(package, model_folder, example, run_id, logged.model_id)
         client.log_model_artifacts(logged.model_id, str(package))
     client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    if logged.model_id not in [output.model_id for output in run.outputs.model_outputs]:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     _ensure_registered(client, name, card.family)
     with _as_default():
         version = client.create_model_version(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from data.dataset import Dataset, Split, read_rows
+from data.files import whole
 from data.stream import Layout
 from tasks.batches import BatchPlan, join_arrays
 from tasks.card import InitialWeights, TaughtBy
@@ -198,9 +199,8 @@ class LocalSession:
         return torch.load(found[-1], map_location="cpu", weights_only=True) if found else None
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        partial = self.folder / "partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / f"step-{step:09d}.pt")
+        with whole(self.folder / f"step-{step:09d}.pt") as stream:  # a full disk keeps no half of it
+            torch.save(state, stream)
         for old in self._checkpoints()[:-NUM_KEPT_CHECKPOINTS]:
             old.unlink()
 
