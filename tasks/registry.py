@@ -33,7 +33,7 @@ from tasks.modelfile import load_card, model_sha256
 from tasks.modelstore import files_of, find_versions, registered_addresses, version_at
 from tasks.packaging import save_package
 from tasks.paths import home, runs
-from tasks.recordstore import connect, first_line, tracking_uri
+from tasks.recordstore import connect, first_line, require_answer, tracking_uri
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -161,6 +161,7 @@ def log_progress(run_id: str, step: int, metrics: Mapping[str, float]) -> None:
     waiting = _unsent.setdefault(run_id, [])
     waiting.extend(_metrics(metrics, step))
     try:
+        require_answer()  # MLflow's own client would try for minutes, and training would wait
         _send(run_id)
     except (MlflowException, OSError) as error:
         _logger.warning(
@@ -251,6 +252,7 @@ def finish_run(run_id: str, status: Status) -> str:
 def end_run(run_id: str, status: Status) -> None:
     """End a run that failed or was stopped: what ended it must be heard, so MLflow's own trouble is only a warning."""
     try:
+        require_answer()
         finish_run(run_id, status)
     except (MlflowException, OSError) as error:
         _logger.warning("MLflow was not told that run %s is %s: %s", run_id, status, first_line(error))

@@ -177,15 +177,11 @@ def freeze(command: Command, seconds: float) -> None:
             each.resume()
 
 
-def kill_group(command: Command) -> None:
-    os.killpg(command.process.pid, signal.SIGKILL)
-
-
 FAULTS: dict[str, Callable[[Command], None]] = {
     "kill": lambda command: command.process.kill(),
-    "kill-group": kill_group,
+    "kill-group": lambda command: os.killpg(command.process.pid, signal.SIGKILL),
     "term": lambda command: command.process.terminate(),
-    "ctrl-c": lambda command: command.process.send_signal(signal.SIGINT),
+    "ctrl-c": lambda command: os.killpg(command.process.pid, signal.SIGINT),  # as a terminal sends it
 }
 CODES = {"kill": -signal.SIGKILL, "kill-group": -signal.SIGKILL, "term": 143, "ctrl-c": 130}
 
