@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data.files import file_sha256
-from tasks import versions
+from tasks import versioning, versions
 from tasks.paths import store
 from tests.chaos import TRAIN, judge_store, run, running, statuses, tiny_changes, weights_of
 from tests.pictures import class_tree, write_tree
@@ -127,7 +127,7 @@ def straight(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONVOY_HOME", str(home))
         tiny_dataset("classification", store())
-        versions.versioning.add(store() / "digits")
+        versioning.add(store() / "digits")
         document = run(home, tmp_path_factory.mktemp("straight") / "run", *TRAIN, IN_PROCESS, *tiny_changes())
         yield Straight(home, weights_of(Path(document["folder"])), repeatable(document["metrics"]))
 

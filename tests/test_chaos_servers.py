@@ -1,6 +1,5 @@
 """Servers that die while they are used: MLflow's, Prefect's, the worker, and DVC in the middle of a push."""
 
-import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -11,10 +10,9 @@ import psutil
 import pytest
 
 from data.dataset import Dataset
-from data.files import file_sha256
 from tasks import versioning
 from tasks.paths import store
-from tests.chaos import RAY_AGENTS_S, TRAIN, judge_locks, run, running, tiny_changes, weights_of
+from tests.chaos import TRAIN, judge_locks, run, running, tiny_changes, weights_of
 from tests.pictures import class_tree, write_tree
 from tests.platforms import CHANGES, ENDED, Platform, wait_for
 from tests.platforms import running as platform_of
