@@ -13,7 +13,9 @@ from pathlib import Path
 
 from tasks.paths import home, runs, store
 
-FULL = re.compile(r"No space left on device|disk is full|Disk quota exceeded|file write failed", re.IGNORECASE)
+FULL = re.compile(
+    r"No space left on device|disk is full|Disk quota exceeded|file write failed", re.IGNORECASE
+)
 NEARLY_FULL_BYTES = 1 << 20  # free: less than what a command needs to end
 
 
@@ -23,7 +25,9 @@ def full_disk(error: BaseException) -> str:
     places = {name: place for name, place in watched().items() if free_bytes(place) < NEARLY_FULL_BYTES}
     if not told and not places:
         return ""
-    named = next((str(each.filename) for each in causes(error) if tells(each) and getattr(each, "filename", None)), "")
+    named = next(
+        (str(each.filename) for each in causes(error) if tells(each) and getattr(each, "filename", None)), ""
+    )
     full = " and ".join(f"{name} ({place})" for name, place in places.items())
     where = full or named or " or ".join(f"{name} ({place})" for name, place in watched().items())
     return (

@@ -283,9 +283,7 @@ def register(
     run = client.get_run(run_id)
     experiment_id = run.info.experiment_id
     begun = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-    cut_off = [
-        each for each in begun if (each.name, each.tags.get("convoy.model_sha256")) == (name, sha256)
-    ]
+    cut_off = [each for each in begun if (each.name, each.tags.get("convoy.model_sha256")) == (name, sha256)]
     logged = (cut_off and cut_off[0]) or client.create_logged_model(
         experiment_id, name, run_id, tags={**tags, **own}, model_type=card.family
     )

@@ -70,7 +70,9 @@ class Command:
     def reach(self) -> psutil.Process:
         """Wait until a process stands at the point; that process."""
         mark = self.folder / "mark"
-        wait_for(lambda: mark.exists() or self.process.poll() is not None, REACH_S, "the point is reached", 0.01)
+        wait_for(
+            lambda: mark.exists() or self.process.poll() is not None, REACH_S, "the point is reached", 0.01
+        )
         assert mark.exists(), f"it ended with {self.process.returncode} before the point:\n{self.err}"
         self.family()
         return psutil.Process(int(mark.read_text()))
@@ -200,7 +202,9 @@ def running_records() -> list[str]:
     """Names of the runs that MLflow believes to be under way."""
     client = connect()
     experiments = [each.experiment_id for each in client.search_experiments()]
-    return [str(run.info.run_name) for run in client.search_runs(experiments, "attributes.status = 'RUNNING'")]
+    return [
+        str(run.info.run_name) for run in client.search_runs(experiments, "attributes.status = 'RUNNING'")
+    ]
 
 
 def weights_of(run: Path) -> str:
@@ -213,7 +217,11 @@ def judge_store() -> None:
     for name in list_names(store()):
         dataset = Dataset.open(store() / name)
         assert check(dataset).problems == ()
-        assert versioning.digest(dataset.path) == versioning.measure(dataset.path) == versions.history(name)[-1].md5
+        assert (
+            versioning.digest(dataset.path)
+            == versioning.measure(dataset.path)
+            == versions.history(name)[-1].md5
+        )
         assert all(versioning.is_cached(version.md5) for version in versions.history(name))
 
 

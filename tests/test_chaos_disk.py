@@ -70,7 +70,9 @@ def fill(ballast: Path) -> None:
 def kept(home: Path) -> dict[str, str]:
     """The SHA-256 of each file that a home stores for good: datasets, DVC's cache, models."""
     places = [home / "data" / "store", home / ".dvc" / "cache", home / "mlflow"]
-    files = [file for place in places for file in place.rglob("*") if file.is_file() and file.suffix != ".lock"]
+    files = [
+        file for place in places for file in place.rglob("*") if file.is_file() and file.suffix != ".lock"
+    ]
     return {str(file): file_sha256(file) for file in files if ".lock" not in file.name}
 
 
@@ -86,7 +88,8 @@ def require_one_error(code: int, err: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "point", ["shards", *map(slow, ("before the name", "before the pointer", "inside DVC", "before the list"))]
+    "point",
+    ["shards", *map(slow, ("before the name", "before the pointer", "inside DVC", "before the list"))],
 )
 def test_an_ingest_onto_a_full_disk_ends_as_an_undisturbed_one_once_there_is_room(
     point: str, disk: Path, ballast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,7 +148,9 @@ def test_a_training_on_a_full_disk_goes_on_once_there_is_room(
 ) -> None:
     where, executor = FULL_AT[point]
     before = kept(straight.home)
-    with running(straight.home, tmp_path / "full", [*TRAIN, f"--executor={executor}", *tiny_changes()], where) as full:
+    with running(
+        straight.home, tmp_path / "full", [*TRAIN, f"--executor={executor}", *tiny_changes()], where
+    ) as full:
         full.reach()
         fill(ballast)
         full.let_go()
@@ -167,7 +172,9 @@ def test_a_model_that_does_not_fit_beside_others_is_registered_once_there_is_roo
     """MLflow's files on a disk of their own, as they often are."""
     files = straight.home / "mlflow"
     aside = straight.home / "mlflow-aside"
-    with running(straight.home, tmp_path / "full", [*TRAIN, IN_PROCESS, *tiny_changes()], POINTS["evaluate"]) as full:
+    with running(
+        straight.home, tmp_path / "full", [*TRAIN, IN_PROCESS, *tiny_changes()], POINTS["evaluate"]
+    ) as full:
         full.reach()
         size_mb = 4
         shutil.move(files, aside)
@@ -187,8 +194,11 @@ def test_a_model_that_does_not_fit_beside_others_is_registered_once_there_is_roo
             made.rename(files)
             shutil.rmtree(aside)
         last = err.splitlines()[-1]
-        assert code == 1 and last.startswith("convoy: no space is left in MLflow's folder (") and WHAT_TO_DO in last
+        assert (
+            code == 1
+            and last.startswith("convoy: no space is left in MLflow's folder (")
+            and WHAT_TO_DO in last
+        )
         assert statuses(full.key) == ["FAILED"]
     again = run(straight.home, tmp_path / "again", "train", "--resume", full.key, IN_PROCESS)
     judge_run(straight, full.key, again)
-

@@ -8,7 +8,7 @@ docs/faults.md has the table.
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,9 @@ POINTS = {
     "before the record ends": "tasks.registry:finish_run:1",
 }
 FAST = {("between checkpoints", "kill"), ("before the version", "kill")}
-CELLS = [(point, fault) if (point, fault) in FAST else slow(point, fault) for point in POINTS for fault in FAULTS]
+CELLS = [
+    (point, fault) if (point, fault) in FAST else slow(point, fault) for point in POINTS for fault in FAULTS
+]
 IN_PROCESS = "--executor=in_process"
 
 
@@ -117,7 +119,9 @@ def judge_run(straight: Straight, key: str, document: dict[str, Any]) -> None:
 def test_a_training_goes_on_from_any_point_to_the_same_bits_and_one_record(
     point: str, fault: str, straight: Straight, tmp_path: Path
 ) -> None:
-    with running(straight.home, tmp_path / "hurt", [*TRAIN, IN_PROCESS, *tiny_changes()], POINTS[point]) as hurt:
+    with running(
+        straight.home, tmp_path / "hurt", [*TRAIN, IN_PROCESS, *tiny_changes()], POINTS[point]
+    ) as hurt:
         hurt.reach()
         FAULTS[fault](hurt)
         hurt.let_go()
@@ -148,7 +152,9 @@ def test_the_same_words_without_a_key_train_anew_and_no_record_stays_running(
 
 
 @pytest.mark.parametrize("seconds", [NAP_S, slow(NIGHT_S)])
-def test_a_training_outlasts_the_sleep_of_a_laptop(seconds: float, straight: Straight, tmp_path: Path) -> None:
+def test_a_training_outlasts_the_sleep_of_a_laptop(
+    seconds: float, straight: Straight, tmp_path: Path
+) -> None:
     words = [*TRAIN, IN_PROCESS, *tiny_changes(), "--json"]
     with running(straight.home, tmp_path / "slept", words, POINTS["between checkpoints"]) as slept:
         slept.reach()
@@ -163,7 +169,9 @@ def test_a_training_outlasts_the_sleep_of_a_laptop(seconds: float, straight: Str
 def test_a_training_whose_own_prefect_server_is_killed_says_so_and_goes_on(
     point: str, straight: Straight, tmp_path: Path
 ) -> None:
-    with running(straight.home, tmp_path / "hurt", [*TRAIN, IN_PROCESS, *tiny_changes()], POINTS[point]) as hurt:
+    with running(
+        straight.home, tmp_path / "hurt", [*TRAIN, IN_PROCESS, *tiny_changes()], POINTS[point]
+    ) as hurt:
         hurt.reach()
         [server] = hurt.named("pipelines.server")
         server.kill()
@@ -327,12 +335,12 @@ MOVES = [("rollback", "alias moved"), *(slow(*cell) for cell in (
 
 
 @pytest.fixture
-def moved_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def moved_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with two versions of a model, of which the first is the champion."""
     home = tmp_path / "home"
     monkeypatch.setenv("CONVOY_HOME", str(home))
     with_versions(home, "moved", 2)
-    yield home
+    return home
 
 
 @pytest.mark.parametrize(("action", "point"), MOVES)
@@ -368,7 +376,9 @@ EMBED_POINTS = {
 def enrolled(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the successor of an embedder that the gallery `staff` has its vectors of; and `straight`, of it."""
     folder = tmp_path_factory.mktemp("faces")
-    files = write_tree(folder, {name: data for name, data in synthetic_faces(20, 4).items() if name.endswith("jpg")})
+    files = write_tree(
+        folder, {name: data for name, data in synthetic_faces(20, 4).items() if name.endswith("jpg")}
+    )
     reader = bind("staff", str(write_embedder(folder / "first")), None)
     for person in sorted(files.glob("person_*")):
         enrol_files("staff", reader, person.name, sorted(person.iterdir()))
@@ -400,7 +410,9 @@ def test_a_re_embedding_typed_again_leaves_what_an_undisturbed_one_leaves(
 ) -> None:
     gallery = f"hurt-{point}-{fault}".replace(" ", "-")
     shutil.copytree(folder_of("staff"), folder_of(gallery))
-    with running(module_home, tmp_path / "hurt", re_embed_words(gallery, enrolled), EMBED_POINTS[point]) as hurt:
+    with running(
+        module_home, tmp_path / "hurt", re_embed_words(gallery, enrolled), EMBED_POINTS[point]
+    ) as hurt:
         hurt.reach()
         FAULTS[fault](hurt)
         hurt.let_go()

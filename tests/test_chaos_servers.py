@@ -144,7 +144,10 @@ def test_a_push_that_is_cut_off_leaves_the_remote_whole_once_it_is_typed_again(
     homes = [Path(shutil.copytree(home, tmp_path / home.name)) for home in recorded]
     url, options, environment = str(tmp_path / "remote"), [], {"DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
     if kind == "s3":
-        url, options = f"s3://photos/{tmp_path.name}", ["--option", f"endpointurl={request.getfixturevalue('s3_url')}"]
+        url, options = (
+            f"s3://photos/{tmp_path.name}",
+            ["--option", f"endpointurl={request.getfixturevalue('s3_url')}"],
+        )
         environment |= KEYS
     for home in homes:
         run(home, tmp_path / f"remote-{home.name}", "data", "remote", url, *options, **environment)
