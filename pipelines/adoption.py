@@ -51,6 +51,24 @@ def adopt() -> None:
     os.environ.update(values)
 
 
+def server_away() -> str:
+    """A sentence that says which server of this process does not answer any more, and what to do; "" for none.
+
+    For a command that failed: the engines tell that in many ways, and few of them name the server.
+    """
+    away = [
+        f"{title} ({os.environ[name]})"
+        for name, title in SERVERS.items()
+        if "://" in os.environ.get(name, "") and not listens(os.environ[name])
+    ]
+    if not away:
+        return ""
+    return (
+        f"{', '.join(away)} does not answer any more: start it again where it is a server of yours (./convoy up), and "
+        "go on: a run that had a key by --resume KEY, anything else by the same command"
+    )
+
+
 def read_exports(file: Path) -> dict[str, str]:
     """The variables that a file of `export NAME=value` lines sets."""
     words = [shlex.split(line, comments=True) for line in file.read_text().splitlines()]

@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 
 from data.findings import Findings, Verdict
+from pipelines.adoption import listens
 
 UPDATE_EVERY_S = 5.0  # each update is a request to the server
 
@@ -46,6 +47,10 @@ class ProgressBar:
         if share < 1 and time.monotonic() - self.last_s < UPDATE_EVERY_S:
             return
         self.last_s = time.monotonic()
+        if not listens(
+            str(self.client.api_url)
+        ):  # Prefect's client would try for a minute, and the step would wait
+            return
         try:
             self.client.update_artifact(self.id, ArtifactUpdate(data=round(100 * share, 1)))
         except httpx.HTTPError as error:

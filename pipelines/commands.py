@@ -12,7 +12,8 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError
 
-from pipelines.adoption import adopt
+from pipelines.adoption import adopt, server_away
+from pipelines.fulldisk import full_disk
 
 STOPPED = 128  # the shell's convention: plus the signal's number
 HELP = """From a folder of images to a registered, honestly tested vision model.
@@ -223,7 +224,8 @@ def main(arguments: list[str]) -> int:
     except ConnectionError as error:  # the world's fault: where it was raised says nothing more
         return complain(first_line(error), 1, debug)
     except Exception as error:
-        return complain(f"{first_line(error)} (--debug shows where)", 1, debug)
+        told = full_disk(error) or server_away()
+        return complain(told or f"{first_line(error)} (--debug shows where)", 1, debug)
     return code if isinstance(code, int) else 0
 
 

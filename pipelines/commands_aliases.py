@@ -32,7 +32,10 @@ def promote(model: str, version: int, /, *, because: str = BY_HAND, as_json: Jso
         Why; it is kept in the ledger.
     """
     require_known(model)
-    move = ledger.promote(model, version, because=because, expected=ledger.aliases(model).get("champion"))
+    move = ledger.take_up(model, "promote", because, version)
+    if move is None:
+        expected = ledger.aliases(model).get("champion")
+        move = ledger.promote(model, version, because=because, expected=expected)
     emit_move(move, as_json)
 
 
@@ -58,10 +61,14 @@ def rollback(
         Why; it is kept in the ledger.
     """
     require_known(model)
-    expected = ledger.aliases(model).get("champion")
-    version = restoring.earlier_champion(model) if to is None else to
-    restoring.belongings(model, version)  # raises for what is not there, or not whole
-    move = ledger.rollback(model, version, because=because, expected=expected)
+    move = ledger.take_up(
+        model, "rollback", because, to
+    )  # else the version before would be the one that was left
+    if move is None:
+        expected = ledger.aliases(model).get("champion")
+        version = restoring.earlier_champion(model) if to is None else to
+        restoring.belongings(model, version)  # raises for what is not there, or not whole
+        move = ledger.rollback(model, version, because=because, expected=expected)
     emit_move(move, as_json)
 
 

@@ -22,7 +22,7 @@ from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
 from pipelines.reporting import Clock, Reporter, Status
-from tasks import cluster, ledger, registry
+from tasks import cluster, ledger, registry, runrecords
 from tasks.batches import BatchPlan
 from tasks.distil import Teacher
 from tasks.families import FAMILIES
@@ -147,6 +147,7 @@ def resolve_lineage(
 def open_run(family: str, config: Any, dataset: Dataset, lineage: Lineage, parameters: dict[str, Any]) -> str:
     """Start the run's record, or go on with it if this is not its first attempt; returns its id."""
     digest = lineage.dvc_digest
+    runrecords.close_lost()
     return registry.start_run(
         key=lineage.key,
         experiment=f"convoy/{family}",

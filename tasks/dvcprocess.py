@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tasks.versioning import missing, one_line
 
 LOCK_WAIT_S = 600.0
 LOCK_POLL_S = 0.5
+PARENT_POLL_S = 0.5
 # What the remote is called in DVC's configuration; one that git does not see must not inherit the other's options.
 REMOTE, REMOTE_LOCAL = "storage", "storage-local"
 NO_REMOTE = "no remote is set; set one: ./convoy data remote URL (a folder, ssh://, s3://, gs://)"
@@ -29,6 +31,13 @@ SECRETS = {  # options of a remote that must not reach git
     "account_key", "connection_string", "client_secret", "oss_key_id", "oss_key_secret", "gdrive_client_secret",
     "custom_auth_header", "sse_customer_key",
 }  # fmt: skip
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when `parent`, who started it, is no more: nobody would hear what came of hours of copying."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os._exit(1)
 
 
 @contextlib.contextmanager
@@ -62,6 +71,7 @@ def _record(root: Path, path: str) -> dict[str, Any]:
     """Record `path`, again while DVC is locked."""
     from dvc.exceptions import OutputNotFoundError
     from dvc.lock import LockError
+    from dvc.rwlock import RWLOCK_FILE, RWLockFileCorruptedError
 
     os.chdir(root)  # where DVC looks for the stage by its name
     end_s = time.monotonic() + LOCK_WAIT_S
@@ -81,6 +91,9 @@ def _record(root: Path, path: str) -> dict[str, Any]:
             if time.monotonic() > end_s:
                 sys.exit(f"still locked after {LOCK_WAIT_S:.0f} s: {error}")
             time.sleep(LOCK_POLL_S)
+        except RWLockFileCorruptedError:
+            # DVC writes this list of paths in use in place: a kill or a full disk leaves half of it.
+            (Path(repository.tmp_dir) / RWLOCK_FILE).unlink(missing_ok=True)
 
 
 def _save(root: Path, path: str) -> dict[str, Any]:
@@ -307,6 +320,7 @@ _VERBS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def _main(verb: str, root: Path, arguments: dict[str, Any]) -> None:
     """Run a verb and print what it returns; ends the process with the reason in its error output if it cannot."""
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     with contextlib.ExitStack() as stack:
         if verb in ("record", "save", "remote", "prune"):  # the others record nothing, and may take hours
             (root / ".cache").mkdir(parents=True, exist_ok=True)

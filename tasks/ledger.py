@@ -156,6 +156,15 @@ def _replace(
         return _move(name, action, before, after, who or me(), because, evidence, key)
 
 
+def take_up(name: str, action: Action, because: str, version: int | None = None) -> Move | None:
+    """Finish a move that was cut off: the move, where it is the one that is asked for again; `version` None: any."""
+    with turn(name):
+        move = settle(name)
+    if move is None or (move.state, move.action, move.because) != ("sealed", action, because):
+        return None
+    return move if version in (None, move.after["champion"]) else None
+
+
 def done_before(name: str, key: str, action: Action) -> Move | None:
     """The move that a run has made already, where it is tried again."""
     moves = history(name) if key else []

@@ -39,7 +39,8 @@ class Item:
 def partial_files() -> Iterator[Item]:
     """What a process began to write and did not finish."""
     cache = home() / ".cache"
-    places = [store(), cache, cache / "models", downloads(), runs(), *runs().glob("*/"), galleries()]
+    of_runs = [runs(), *runs().glob("*/"), *runs().glob("*/*/")]  # checkpoints and models too
+    places = [store(), cache, cache / "models", downloads(), *of_runs, galleries()]
     for path in sorted(path for place in places if place.is_dir() for path in place.iterdir()):
         if (found := PARTIAL.fullmatch(path.name)) and not psutil.pid_exists(int(found[1])):
             yield Item("partial", path, *size_of(path), f"process {found[1]}, which wrote it, has ended")

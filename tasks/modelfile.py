@@ -14,10 +14,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
-from data.files import write_whole
+from data.files import whole, write_whole
 from tasks.card import CARD_VERSION, ModelCard
 from tasks.families import FAMILIES
 
@@ -35,7 +35,10 @@ def save_model(folder: Path, card: ModelCard, members: list[nn.Module]) -> None:
     for member, module in zip(card.members, members, strict=True):
         # clone: safetensors refuses views and non-contiguous (channels-last) tensors
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
-        save_file(tensors, folder / member.weights)
+        with whole(
+            folder / member.weights
+        ) as stream:  # a run that goes on writes over what a card names already
+            stream.write(save(tensors))
     write_card(folder, card)
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.paths import home
 
-PROBE_TIMEOUT_S = 10.0
+PROBE_TIMEOUT_S, BRIEFLY_S = 10.0, 2.0
 
 _connecting = threading.Lock()
 _clients: dict[str, MlflowClient] = {}
@@ -41,7 +41,7 @@ def connect() -> MlflowClient:
         if uri not in _clients:
             _be_quiet()
             if uri.startswith(("http:", "https:")):
-                _probe(uri)
+                _probe(uri, PROBE_TIMEOUT_S)
             try:
                 _clients[uri] = open_sqlite(uri) if uri.startswith("sqlite:") else _open(uri)
             except (MlflowException, SQLAlchemyError) as error:
@@ -60,10 +60,16 @@ def _be_quiet() -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _probe(uri: str) -> None:
+def require_answer() -> None:
+    """Raise ConnectionError where the records are on a server that is away, for what must not wait for it."""
+    if tracking_uri().startswith(("http:", "https:")):
+        _probe(tracking_uri(), BRIEFLY_S)
+
+
+def _probe(uri: str, timeout_s: float) -> None:
     """Raise ConnectionError at once where MLflow's own client would try for minutes."""
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).close()
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout_s).close()
     except urllib.error.HTTPError:
         return  # it answers; whether it lets us in is for the first request to say
     except OSError as error:

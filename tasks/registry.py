@@ -33,7 +33,7 @@ from tasks.modelfile import load_card, model_sha256
 from tasks.modelstore import files_of, find_versions, registered_addresses, version_at
 from tasks.packaging import save_package
 from tasks.paths import home, runs
-from tasks.recordstore import connect, first_line, tracking_uri
+from tasks.recordstore import connect, first_line, require_answer, tracking_uri
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -161,6 +161,7 @@ def log_progress(run_id: str, step: int, metrics: Mapping[str, float]) -> None:
     waiting = _unsent.setdefault(run_id, [])
     waiting.extend(_metrics(metrics, step))
     try:
+        require_answer()  # MLflow's own client would try for minutes, and training would wait
         _send(run_id)
     except (MlflowException, OSError) as error:
         _logger.warning(
@@ -251,6 +252,7 @@ def finish_run(run_id: str, status: Status) -> str:
 def end_run(run_id: str, status: Status) -> None:
     """End a run that failed or was stopped: what ended it must be heard, so MLflow's own trouble is only a warning."""
     try:
+        require_answer()
         finish_run(run_id, status)
     except (MlflowException, OSError) as error:
         _logger.warning("MLflow was not told that run %s is %s: %s", run_id, status, first_line(error))
@@ -278,8 +280,11 @@ def register(
         if known.tags.get("convoy.model_sha256") == sha256:
             return int(known.version)
     own = {"convoy.model_sha256": sha256, "convoy.dataset": card.dataset, "convoy.family": card.family}
-    experiment_id = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(
+    run = client.get_run(run_id)
+    experiment_id = run.info.experiment_id
+    begun = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    cut_off = [each for each in begun if (each.name, each.tags.get("convoy.model_sha256")) == (name, sha256)]
+    logged = (cut_off and cut_off[0]) or client.create_logged_model(
         experiment_id, name, run_id, tags={**tags, **own}, model_type=card.family
     )
     with tempfile.TemporaryDirectory(prefix="convoy-model-") as folder:
@@ -287,7 +292,8 @@ def register(
         save_package(package, model_folder, example, run_id, logged.model_id)
         client.log_model_artifacts(logged.model_id, str(package))
     client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    if logged.model_id not in [output.model_id for output in run.outputs.model_outputs]:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     _ensure_registered(client, name, card.family)
     with _as_default():
         version = client.create_model_version(

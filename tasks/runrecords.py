@@ -14,11 +14,13 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run, ViewType
 
+from data.files import holding
 from data.storage import NAME
 from tasks.cost import WAITED, Cost, cost_of, summed
 from tasks.modelstore import find_versions, version_at
+from tasks.paths import runs
 from tasks.recordstore import connect, tracking_uri
-from tasks.registry import run_with_key
+from tasks.registry import end_run, run_with_key
 
 TESTED = "test."  # before the names of the metrics of a run's test
 PER_PAGE = 1000
@@ -133,6 +135,15 @@ def finished_keys() -> set[str]:
         for run in _all_runs("attributes.status = 'FINISHED'")
         if "convoy.key" in run.data.tags
     }
+
+
+def close_lost() -> None:
+    """Mark the runs KILLED that MLflow believes to run, and whose process on this machine was killed."""
+    for run in _all_runs("attributes.status = 'RUNNING'"):
+        lock = runs() / run.data.tags.get("convoy.key", "") / "lock"
+        with holding(lock) as is_over:
+            if lock.is_file() and is_over:
+                end_run(run.info.run_id, "KILLED")
 
 
 def recorded_digests() -> set[str]:

@@ -5,7 +5,10 @@ course of its metrics in `history.csv`, and at the end `model/` and `result.json
 has a result, `train` returns it; for a folder with checkpoints, it resumes.
 """
 
+import os
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -220,10 +223,16 @@ class LocalSession:
             return torch.load(stream, map_location="cpu", weights_only=True)
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        partial = f"{self.folder}/partial"
-        with self.files.open(partial, "wb") as stream:
-            torch.save(state, stream)
-        self.files.mv(partial, f"{self.folder}/step-{step:09d}.pt")
+        name = f"step-{step:09d}.pt"
+        partial = f"{self.folder}/.{name}.{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            with self.files.open(partial, "wb") as stream:
+                torch.save(state, stream)
+            self.files.mv(partial, f"{self.folder}/{name}")
+        except BaseException:  # a full disk keeps no half of it
+            with suppress(OSError):
+                self.files.rm(partial)
+            raise
         for old in self._checkpoints()[:-NUM_KEPT_CHECKPOINTS]:
             self.files.rm(old)
 

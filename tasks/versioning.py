@@ -202,9 +202,10 @@ def _objects(cache: Path, recorded: str) -> dict[str, Path]:
 
 def _run(verb: str, before: str = "", **arguments: Any) -> dict[str, Any]:
     """Run a verb of tasks.dvcprocess, in a process of its own and this folder, and return what it found."""
+    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     child = subprocess.run(
         [sys.executable, "-m", "tasks.dvcprocess", verb, str(home()), json.dumps(arguments)],
-        env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -249,12 +249,15 @@ def add(
         listed = len(history(name))
         versions = keep(name)
         kept = versions[-1] if len(versions) > listed else None
-        before = latest(versions) if versions else None
         with earlier_sides(name, versions, fresh_splits) as earlier:
             report, digest = bring(earlier)
         out = versioning.recorded_out(path)
         if not out:  # a stage with a template in dvc.yaml
             return Added(report, digest, None, False)
+        if versions and versions[-1].md5 == digest and not versions[-1].added:
+            versions.pop()  # what this add brings lay there already: an add of it was cut off before it was listed
+            kept = None
+        before = latest(versions) if versions else None
         lost = _losses(before, path) if before and before.md5 != digest else ()
         known = [version for version in versions if version.md5 == digest]
         same = _same_but_source(before, path) if before and not known else ()

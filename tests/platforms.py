@@ -134,8 +134,8 @@ def running(home: Path) -> Iterator[Platform]:
     assert left == []
 
 
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
+def wait_for(condition: Callable[[], object], seconds: float, what: str, every_s: float = 0.3) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"after {seconds} s still not: {what}"
-        time.sleep(0.3)
+        time.sleep(every_s)

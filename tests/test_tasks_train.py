@@ -1,6 +1,7 @@
 """Training on Ray: the same weights as in this process, whatever happens to a worker."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -133,6 +134,26 @@ def test_a_run_told_to_stop_goes_on_at_that_step_and_nothing_changes(
     run(digits, tmp_path / "run", **changes)
     result = read_result(tmp_path / "run")
     assert 1 < result.resumed_from_step == stopped.value.step < result.num_steps
+    assert_equal_weights(tmp_path / "run", straight(num_workers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_list_of_checkpoints_that_was_cut_short_is_written_anew(
+    num_workers: int, digits: Dataset, straight: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """As a kill or a full disk leaves it: Ray Train writes its list in place."""
+    changes = {**LONG, "train__num_workers": num_workers, "train__checkpoint_every_steps": 10**6}
+    stop = StopAfter(1)
+    with pytest.raises(Interrupted) as stopped:
+        run(digits, tmp_path / "run", on_progress=stop, stopping=stop.stopping, **changes)
+    [listed] = (tmp_path / "run" / "ray").glob("*snapshot.json")
+    listed.write_bytes(listed.read_bytes()[:40])
+    newest = max((tmp_path / "run" / "ray").glob("checkpoint_*/"))
+    half = Path(shutil.copytree(newest, newest.with_name("checkpoint_9")))  # as one that was being copied
+    os.truncate(half / "state.pt", (half / "state.pt").stat().st_size // 2)
+    run(digits, tmp_path / "run", **changes)
+    assert read_result(tmp_path / "run").resumed_from_step == stopped.value.step
     assert_equal_weights(tmp_path / "run", straight(num_workers))
 
 
