@@ -43,7 +43,7 @@ def connect() -> MlflowClient:
             if uri.startswith(("http:", "https:")):
                 _probe(uri)
             try:
-                _clients[uri] = open_sqlite(uri) if uri.startswith("sqlite:") else _open(uri)
+                _clients[uri] = _open(uri) if uri.startswith(("http:", "https:")) else open_database(uri)
             except (MlflowException, SQLAlchemyError) as error:
                 raise RuntimeError(
                     f"MLflow's records at {uri} cannot be opened: {first_line(error)}"
@@ -79,18 +79,18 @@ def _open(uri: str) -> MlflowClient:
     return client
 
 
-def open_sqlite(uri: str) -> MlflowClient:
-    """Open the SQLite file at `uri`, made first if it is not there.
+def open_database(uri: str) -> MlflowClient:
+    """Open the database at `uri`, whose tables are made first if they are not there.
 
-    MLflow's migrations survive neither two processes at once nor a kill half-way. So the file is made under another
-    name, by one process while the others wait.
+    MLflow's migrations survive neither two processes at once nor a kill half-way. So one process makes them while the
+    others of this home wait, and a SQLite file under another name.
     """
     file = Path(uri.removeprefix("sqlite:///"))
     cache = home() / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "mlflow.lock").open("w") as first_come:
         fcntl.flock(first_come, fcntl.LOCK_EX)
-        if not file.exists():
+        if uri.startswith("sqlite:") and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             beside = (
                 cache if file.parent == home() else file.parent
