@@ -3,9 +3,9 @@
 What is private to Ray Train is named here alone.
 """
 
-import tempfile
 import threading
 from collections.abc import Callable
+from data.files import scratch
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -129,10 +129,10 @@ class RaySession:
         return state
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state["random"], Path(folder) / f"random-{self.rank}.pt")
+        with scratch("checkpoint") as folder:
+            torch.save(state["random"], folder / f"random-{self.rank}.pt")
             if self.rank == 0:
-                torch.save(state, Path(folder) / "state.pt")
+                torch.save(state, folder / "state.pt")
             ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def start(self, step: int) -> None:

@@ -6,7 +6,6 @@ A server if MLFLOW_TRACKING_URI names one, else a SQLite file, which is made who
 import fcntl
 import logging
 import os
-import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from data.files import scratch
 from tasks.paths import home
 
 PROBE_TIMEOUT_S = 10.0
@@ -95,8 +95,8 @@ def open_database(uri: str) -> MlflowClient:
             beside = (
                 cache if file.parent == home() else file.parent
             )  # one file system, so that replace is atomic
-            with tempfile.TemporaryDirectory(prefix="mlflow-", dir=beside) as folder:
-                fresh = Path(folder) / "mlflow.db"
+            with scratch("mlflow", beside) as folder:
+                fresh = folder / "mlflow.db"
                 _open(f"sqlite:///{fresh}")
                 fresh.replace(file)
         return _open(uri)
