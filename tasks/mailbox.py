@@ -35,9 +35,10 @@ class Mailbox:
         return self.is_stopping
 
 
-def open_mailbox() -> Any:
+def open_mailbox(name: str | None = None) -> Any:
+    """A mailbox that ends with this driver; `name` lets others see that there is one."""
     start: Any = Mailbox
-    return start.remote()
+    return start.options(name=name).remote()
 
 
 def read_mailbox(mailbox: Any) -> list[tuple[str, Any]]:
