@@ -123,6 +123,7 @@ def serving(
         serve.delete(NAME)
         if "RAY_ADDRESS" in os.environ:  # an embedded Ray takes the rest of Serve with it
             serve.shutdown()
+        ray.kill(mailbox)
 
 
 def named() -> set[str]:
