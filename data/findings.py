@@ -15,8 +15,6 @@ from data.dataset import Dataset, in_words_of
 from data.evidence import gather
 from data.parameters import Parameters
 
-_found: "dict[tuple[Path, str], Findings]" = {}  # of the dataset that was asked about last: its path and what it is
-
 
 class Finding(Parameters):
     """One check that found something."""
@@ -121,6 +119,9 @@ def judge(findings: Findings, accepted: Sequence[str], waived: Sequence[str] = (
         accepted=tuple(f for f in findings.findings if f.name in accepted),
         unused=tuple(name for name in accepted if name not in there),
     )
+
+
+_found: dict[tuple[Path, str], Findings] = {}  # of the dataset that was asked about last, by its path and info
 
 
 def examine(

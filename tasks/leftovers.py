@@ -22,8 +22,9 @@ from tasks.paths import downloads, galleries, home, runs, store
 
 Kind = Literal["checkpoints", "cache", "partial", "sessions", "processes", "jobs", "shared memory", "locks"]
 SHARED_MEMORY, RAY_SESSIONS, SCRATCH = Path("/dev/shm"), orphans.SESSIONS, Path(tempfile.gettempdir())
-# data.files.whole and scratch, data.storage: the number is their process's
-PARTIAL = re.compile(r"\..+\.(?:partial-)?(\d+)-(?:[0-9a-f]{8}$|\w+$)|convoy-[a-z]+-(\d+)-\w+")
+# The number is their process's.
+PARTIAL = re.compile(r"\..+\.(?:partial-)?(\d+)-(?:[0-9a-f]{8}$|\w+$)")  # data.files.whole, data.storage
+FOR_A_WHILE = re.compile(r"convoy-[a-z]+-(\d+)-\w+")  # data.files.scratch
 DOWNLOAD = re.compile(r"\.[0-9a-f]{32}\.(?:part|json)")  # data.download, which another attempt goes on with
 LOCK = re.compile(r"\.(?P<name>(?!watched\.lock)[a-z0-9][a-z0-9_-]*)(?:\.versions)?\.lock")  # of a dataset
 
@@ -46,10 +47,12 @@ def partial_files() -> Iterator[Item]:
     cache = home() / ".cache"
     places = [store(), cache, cache / "models", downloads(), runs(), *runs().glob("*/"), galleries(), SCRATCH]
     for path in sorted(path for place in places if place.is_dir() for path in place.iterdir()):
-        if found := PARTIAL.fullmatch(path.name):
-            pid = int(found[1] or found[2])
-            if not psutil.pid_exists(pid) and is_ours(path):
-                yield Item("partial", path, *size_of(path), f"process {pid}, which wrote it, has ended")
+        found = FOR_A_WHILE.fullmatch(path.name)
+        if path.parent != SCRATCH:
+            found = found or PARTIAL.fullmatch(path.name)
+        if found:
+            if not psutil.pid_exists(int(found[1])) and is_ours(path):
+                yield Item("partial", path, *size_of(path), f"process {found[1]}, which wrote it, has ended")
         elif DOWNLOAD.fullmatch(path.name) and path.parent == downloads():
             lock = path.with_suffix(".lock")
             yield Item("partial", path, *size_of(path), "a download that nobody went on with", lock)

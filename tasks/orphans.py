@@ -75,6 +75,6 @@ def end(process: psutil.Process) -> None:
         process.wait(END_S)
     except psutil.TimeoutExpired:
         process.kill()
-        process.wait(END_S)
+        psutil.wait_procs([process], END_S)
     except psutil.NoSuchProcess:
         return

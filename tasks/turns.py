@@ -26,6 +26,7 @@ SETTLE_S = 1.0
 LEASE_S = 60.0
 WAIT_S = 90.0  # for one other process: longer than a lease, so that one who died keeps nobody from going on
 POLL_S = 0.05
+MAX_LATE = 3
 
 
 @contextmanager
@@ -74,13 +75,20 @@ class Patience:
 def leased(name: str) -> Iterator[None]:
     """Hold the tag of a model on a server."""
     client, token = connect(), secrets.token_hex(8)
-    patience = Patience(name)
+    patience, late = Patience(name), 0
     while True:
         asked_s = time.monotonic()
         holder = standing(name)
         if holder is None:
             claim(name, f"{token} {time.time() + LEASE_S:.0f} {socket.gethostname()}:{os.getpid()}")
-            if time.monotonic() - asked_s > SETTLE_S:
+            took_s = time.monotonic() - asked_s
+            if took_s > SETTLE_S:
+                late += 1
+                if late == MAX_LATE:
+                    raise RuntimeError(
+                        f"MLflow took {took_s:.1f} s to note who moves the aliases of {name}, {late} times: it is too slow "
+                        f"to tell two movers apart, which takes {SETTLE_S:g} s at most; nothing was changed"
+                    )
                 time.sleep(LEASE_S)  # what was written keeps others out until any turn that it hides is over
                 continue
             time.sleep(SETTLE_S)

@@ -89,7 +89,7 @@ def remove_it() -> None:
 @pytest.mark.parametrize("mode", ["resident", "streaming"])
 @pytest.mark.parametrize("meddle", [replace_it, remove_it])
 def test_a_dataset_that_is_replaced_or_removed_stays_the_same_for_a_training_that_reads_it(
-    letters: str, mode: str, meddle: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    letters: str, mode: str, meddle: Callable[[], None]
 ) -> None:
     kept = {file.name: file.read_bytes() for file in store().glob("letters.*")}
     expected = outcome(train(mode, Meddler()))

@@ -2,10 +2,8 @@
 
 import contextlib
 import itertools
-import json
 import os
 import random
-import shutil
 import signal
 import socket
 import sqlite3
@@ -296,7 +294,6 @@ def registered_at_once(place: Place, name: str, delays_s: list[float]) -> list[t
             assert process.stdout is not None and process.stdout.readline() == "\n"
         at = time.time() + racers.LEAD_S
         for process, delay_s in zip(processes, delays_s, strict=True):
-            out, err = "", ""
             assert process.stdin is not None
             process.stdin.write(f"{at + delay_s}\n")
             process.stdin.flush()
@@ -310,19 +307,16 @@ def registered_at_once(place: Place, name: str, delays_s: list[float]) -> list[t
 
 def test_models_that_are_registered_at_once_are_versions_each_of_its_own_run(place: Place) -> None:
     generator = random.Random(4)
-    for number in range(2):
-        name = f"rushed{number}"
-        found = registered_at_once(place, name, [generator.uniform(0, 0.2) for _ in range(4)])
-        assert sorted(version for version, _, _ in found) == [1, 2, 3, 4]
-        assert sorted(alias for _, alias, _ in found) == ["challenger"] * 3 + ["champion"]
-        for version, _, run_id in found:
-            known = connect().get_model_version(name, str(version))
-            assert known.run_id == run_id
-            assert registry.resolve_model(f"models:/{name}/{version}").is_dir()
-        moves = check_ledger(name)
-        assert {move.key for move in moves} == {f"{name}-{n}" for n in range(4)} and len(moves) == 4
-        [first] = [version for version, alias, _ in found if alias == "champion"]
-        assert moves[0].after == {"champion": first, "challenger": first}
+    found = registered_at_once(place, "rushed", [generator.uniform(0, 0.2) for _ in range(4)])
+    assert sorted(version for version, _, _ in found) == [1, 2, 3, 4]
+    assert sorted(alias for _, alias, _ in found) == ["challenger"] * 3 + ["champion"]
+    for version, _, run_id in found:
+        assert connect().get_model_version("rushed", str(version)).run_id == run_id
+        assert registry.resolve_model(f"models:/rushed/{version}").is_dir()
+    moves = check_ledger("rushed")
+    assert {move.key for move in moves} == {f"rushed-{n}" for n in range(4)} and len(moves) == 4
+    [first] = [version for version, alias, _ in found if alias == "champion"]
+    assert moves[0].after == {"champion": first, "challenger": first}
 
 
 # --- datasets: their versions are in files, whatever the records are on ----------------------------------------------
@@ -415,7 +409,6 @@ def test_an_add_and_a_remove_at_once_leave_a_whole_dataset_or_none(
         assert versions.history(name) == [] and list(store().glob(f"{name}*")) == []
         assert versioning.is_cached(added.document["dvc_digest"])
     assert list(store().glob(f".{name}.[po]*")) == [], "nothing half-done is left"
-    shutil.rmtree(store() / name, ignore_errors=True)
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
@@ -453,4 +446,4 @@ def test_prefects_servers_that_start_at_once_in_an_empty_home_all_answer(tmp_pat
         for each in servers:
             _, err = each.communicate()
             assert (each.returncode, err) == (0, "")
-    assert json.dumps(sorted(file.name for file in (tmp_path / ".prefect").glob("*.db"))) == '["prefect.db"]'
+    assert [file.name for file in (tmp_path / ".prefect").glob("*.db")] == ["prefect.db"]

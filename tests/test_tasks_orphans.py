@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -81,7 +80,10 @@ def test_a_process_that_hangs_outlives_its_killed_driver_until_it_is_ended(place
         assert session.parent == leftovers.RAY_SESSIONS
         assert len(naming(session.name)) > 2
         assert find(NOW) == [], "its driver lives"
-        [hung] = [each for each in naming(session.name) if "runtime_env/agent" in " ".join(each.cmdline())]
+        [hung] = [
+            each for each in naming(session.name)
+            if any(word.endswith("runtime_env/agent/main.py") for word in each.cmdline())
+        ]  # fmt: skip
         hung.suspend()
         driver.kill()
     wait_for(lambda: [each.pid for each in naming(session.name)] == [hung.pid], "all but what hangs have ended")
@@ -115,7 +117,7 @@ def test_a_session_without_a_note_of_its_driver_has_no_orphans(tmp_path: Path) -
             [(process, name, driver)] = orphans.orphans(tmp_path)
             assert (process.pid, name, driver) == (started.pid, session.name, os.getpid())
             orphans.end(process)
-            assert started.wait(10) == -signal.SIGTERM
+            assert not process.is_running()
         finally:
             started.kill()
     orphans.end(process)  # it is gone: nothing to do
@@ -135,7 +137,7 @@ def test_a_model_whose_server_was_killed_is_served_on_a_cluster_until_it_is_ende
     own = environment(place, RAY_AUTH_MODE="disabled", CONVOY_HOME=str(module_home))
     start = ["start", "--head", "--block", "--port", address.split(":")[1], "--node-ip-address", "127.0.0.1",
              "--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", str(place / "ray"),
-             "--ray-client-server-port", str(free_port())]  # fmt: skip
+             "--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", str(free_port())]  # fmt: skip
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *start], env=own, stdout=subprocess.DEVNULL
     )
@@ -152,7 +154,7 @@ def test_a_model_whose_server_was_killed_is_served_on_a_cluster_until_it_is_ende
         command = [sys.executable, "-m", "pipelines", "serve", str(model), "--port", at.split(":")[1]]
         server = subprocess.Popen(command, env=own, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         assert server.stderr is not None
-        assert "answers at" in server.stderr.readline()
+        assert any("answers at" in line for line in server.stderr)
         assert convoy("maintain") == [], "its driver lives"
         server.kill()
         server.communicate()
