@@ -18,7 +18,7 @@ import pytest
 
 from tasks import leftovers, orphans
 from tasks.maintenance import MaintainConfig, document, find, free
-from tasks.paths import ROOT
+from tasks.paths import ROOT, runs
 from tests.recording import make_model
 
 pytestmark = pytest.mark.chaos
@@ -121,6 +121,42 @@ def test_a_session_without_a_note_of_its_driver_has_no_orphans(tmp_path: Path) -
         finally:
             started.kill()
     orphans.end(process)  # it is gone: nothing to do
+
+
+@pytest.mark.slow
+def test_maintenance_beside_a_training_takes_nothing_of_it(place: Path, module_home: Path) -> None:
+    own = environment(place, CONVOY_HOME=str(module_home), TMPDIR=str(place))
+    own.pop("CONVOY_PLATFORM", None)
+    command = [sys.executable, "-m", "pipelines"]
+    add = [*command, "data", "add", "sklearn:digits", "--name", "digits"]
+    subprocess.run(add, env=own, cwd=ROOT, check=True, capture_output=True)
+    endless = ["--set", "train.epochs=100000", "--set", "train.checkpoint_every_steps=5"]
+    training = subprocess.Popen(
+        [*command, "train", "classification", "--dataset", "digits", *endless], env=own, cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert training.stderr is not None
+        key = ""
+        for line in training.stderr:
+            key = line.split()[1].rstrip(":") if line.startswith("run ") else key
+            if line.startswith("train "):
+                break
+        folder = runs() / key
+        wait_for(lambda: list(folder.rglob("state.pt")), "a checkpoint is kept")
+        [session] = (place / "ray").glob("session_2*")
+        maintain = [*command, "maintain", "--apply", "--set", "keep_days=0", "--json"]
+        done = subprocess.run(maintain, env=own, cwd=ROOT, capture_output=True, text=True, check=True)
+        taken = [item["path"] for item in json.loads(done.stdout)["items"]]
+        assert not [path for path in taken if key in path or session.name in path or "/proc/" in path]
+        assert (folder / "data" / "dataset.json").is_file() and list(folder.rglob("state.pt"))
+        training.terminate()
+        _, err = training.communicate(timeout=WAIT_S)
+        assert training.returncode == 143 and "no step is lost" in err, err
+    finally:
+        training.kill()
+        training.communicate()
+    assert not (folder / "data").exists()
 
 
 def free_port() -> int:
