@@ -136,7 +136,9 @@ def show_row(rows: Sequence[dict[str, float]], console: Console, executor: str) 
     """The table of a row, and whether all of it is flat."""
     table = Table(*rows[0], title=f"{rows[-1]['flows']:,.0f} flows in a row in one process, {executor}")
     for row in rows:
-        table.add_row(*(f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" for value in row.values()))
+        table.add_row(
+            *(f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" for value in row.values())
+        )
     console.print(table)
     verdicts = Table("measure", "grows by", "tolerance", "", title="In 100 flows, after the first quarter")
     good = True
@@ -179,7 +181,9 @@ def left_in(home: Path) -> dict[str, float]:
 
 def show_commands(home: Path, number: int, parallel: int, log: Path, console: Console) -> bool:
     """Run commands in turn, then at once; whether all went well, and left nothing but what they stored."""
-    table = Table("", "s", "failed", "peak MB", *left_in(home), title="Commands: what is left when they have ended")
+    table = Table(
+        "", "s", "failed", "peak MB", *left_in(home), title="Commands: what is left when they have ended"
+    )
     good = True
     for name, width, total in (("in turn", 1, number), ("at once", parallel, parallel)):
         if not total:
@@ -188,7 +192,9 @@ def show_commands(home: Path, number: int, parallel: int, log: Path, console: Co
         for first in range(0, total, width):
             running = list(commands(home, min(width, total - first), log))
             while any(process.poll() is None for process in running):
-                peak = max(peak, sum(memory_mb(each, "Pss_Anon:", "Pss_Shmem:") for each in below(psutil.Process())))
+                peak = max(
+                    peak, sum(memory_mb(each, "Pss_Anon:", "Pss_Shmem:") for each in below(psutil.Process()))
+                )
                 time.sleep(0.5)
             failed += sum(process.returncode != 0 for process in running)
         left = left_in(home)
@@ -205,7 +211,9 @@ def show_commands(home: Path, number: int, parallel: int, log: Path, console: Co
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--flows", type=int, default=200)
     parser.add_argument("--every", type=int, default=10, help="flows in a block")
     parser.add_argument("--commands", type=int, default=10)
@@ -221,7 +229,11 @@ def main() -> None:
         home, temporary, log = Path(folder) / "home", Path(folder) / "tmp", Path(folder) / "log"
         for each in (home, temporary):
             each.mkdir()
-        os.environ |= {"CONVOY_HOME": str(home), "RAY_TMPDIR": tempfile.gettempdir(), "TMPDIR": str(temporary)}
+        os.environ |= {
+            "CONVOY_HOME": str(home),
+            "RAY_TMPDIR": tempfile.gettempdir(),
+            "TMPDIR": str(temporary),
+        }
         tempfile.tempdir = str(temporary)
         add = [sys.executable, "-m", "pipelines", "data", "add", "sklearn:digits", "--name", "digits"]
         subprocess.run(add, check=True, stdout=subprocess.DEVNULL)

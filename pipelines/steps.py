@@ -82,7 +82,11 @@ def splits_needed(stop_after: str) -> tuple[Split, ...]:
 
 @step("check dataset")
 def check_dataset(
-    family: str, name: str, splits: Sequence[Split], hold: Path | None = None, reporter: Reporter | None = None
+    family: str,
+    name: str,
+    splits: Sequence[Split],
+    hold: Path | None = None,
+    reporter: Reporter | None = None,
 ) -> Dataset:
     """The dataset of that name, of that family, whole, with images in these splits.
 

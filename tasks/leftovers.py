@@ -105,7 +105,11 @@ def idle_locks() -> Iterator[Item]:
     known = {versions.lock_file(name) for name in versioning.recorded_below(store())}
     for file in sorted(store().glob(".*.lock")):
         found = LOCK.fullmatch(file.name)
-        if found and not (store() / found["name"]).exists() and versions.lock_file(found["name"]) not in known:
+        if (
+            found
+            and not (store() / found["name"]).exists()
+            and versions.lock_file(found["name"]) not in known
+        ):
             yield Item("locks", file, *size_of(file), f"there is no dataset {found['name']}", file)
 
 

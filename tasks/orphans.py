@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 
 NOTE = "convoy-driver"  # a file of a session: "<pid>@<when it began>"
-SESSIONS = Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))) / "ray"  # as Ray itself chooses
+SESSIONS = (
+    Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))) / "ray"
+)  # as Ray itself chooses
 END_S = 5.0  # for a process to end when told
 
 
@@ -38,7 +40,9 @@ def driver_of(session: Path) -> int | None:
 def orphans(sessions: Path) -> Iterator[tuple[psutil.Process, str, int]]:
     """Living processes of embedded sessions whose driver has ended, each with the session's name and that driver."""
     ended = {
-        folder.name: driver for folder in sessions.glob("session_2*") if (driver := driver_of(folder)) is not None
+        folder.name: driver
+        for folder in sessions.glob("session_2*")
+        if (driver := driver_of(folder)) is not None
     }
     for process in psutil.process_iter() if ended else ():
         try:
@@ -55,7 +59,9 @@ def told_by(process: psutil.Process) -> str:
     if process.status() == psutil.STATUS_ZOMBIE or process.uids().real != os.getuid():
         return ""
     told = " ".join(process.cmdline())
-    if told.startswith("ray::"):  # a worker's title has taken the place of its command: its logs are in the session
+    if told.startswith(
+        "ray::"
+    ):  # a worker's title has taken the place of its command: its logs are in the session
         told += " ".join(file.path for file in process.open_files())
     return told
 

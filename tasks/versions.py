@@ -186,7 +186,9 @@ def held(name: str, folder: Path, note: Callable[[str], None]) -> Dataset:
         return open_stored(name)  # it was removed meanwhile, and this says so
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        note(f"note: leave dataset {name!r} as it is while this run reads it: it cannot be held ({error.strerror})")
+        note(
+            f"note: leave dataset {name!r} as it is while this run reads it: it cannot be held ({error.strerror})"
+        )
         return found
     return replace(Dataset.open(folder), path=found.path, held=folder)
 

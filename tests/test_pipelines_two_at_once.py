@@ -281,7 +281,15 @@ def registered_at_once(place: Place, name: str, delays_s: list[float]) -> list[t
         processes = []
         for number in range(len(delays_s)):
             own = place.other_machine() if number == 1 else place.own
-            command = [sys.executable, "-c", REGISTER, f"{name}-{number}", own["CONVOY_HOME"], str(number), name]
+            command = [
+                sys.executable,
+                "-c",
+                REGISTER,
+                f"{name}-{number}",
+                own["CONVOY_HOME"],
+                str(number),
+                name,
+            ]
             processes.append(
                 stack.enter_context(
                     subprocess.Popen(
@@ -350,7 +358,9 @@ def check_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_same_bytes_twice_at_once_are_one_version(files: Path, field: list[racers.Racer], seed: int) -> None:
+def test_the_same_bytes_twice_at_once_are_one_version(
+    files: Path, field: list[racers.Racer], seed: int
+) -> None:
     generator = random.Random(seed)
     source, name = write_tree(files / f"same{seed}", class_tree("ab", 12)), f"same{seed}"
     done = race(field, [adding(source, name)] * 2, [generator.uniform(0, 0.3) for _ in field])
@@ -368,7 +378,9 @@ def test_different_bytes_at_once_are_two_versions_the_later_of_which_knows_the_s
     generator = random.Random(seed)
     name = f"other{seed}"
     sources = [write_tree(files / f"{name}-{n}", class_tree("ab", n)) for n in (12, 14)]
-    done = race(field, [adding(source, name) for source in sources], [generator.uniform(0, 0.3) for _ in field])
+    done = race(
+        field, [adding(source, name) for source in sources], [generator.uniform(0, 0.3) for _ in field]
+    )
     told = [each.document for each in done]
     assert sorted(document["version"] for document in told) == [1, 2]
     assert all(document["new_version"] for document in told)

@@ -86,7 +86,9 @@ def test_a_process_that_hangs_outlives_its_killed_driver_until_it_is_ended(place
         ]  # fmt: skip
         hung.suspend()
         driver.kill()
-    wait_for(lambda: [each.pid for each in naming(session.name)] == [hung.pid], "all but what hangs have ended")
+    wait_for(
+        lambda: [each.pid for each in naming(session.name)] == [hung.pid], "all but what hangs have ended"
+    )
     for config in (NOW, LATER):
         [item] = find(config)
         assert (item.kind, item.process, item.path) == ("processes", hung, Path("/proc") / str(hung.pid))
