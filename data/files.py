@@ -61,7 +61,7 @@ def holding(lock: Path | None) -> Iterator[bool]:
 
 @contextmanager
 def scratch(what: str, beside: Path | None = None) -> Iterator[Path]:
-    """A folder for a while, where the system keeps such, or in `beside`; its name says whose it is (tasks.leftovers)."""
+    """A folder for a while, in `beside` or where the system keeps such; its name says whose it is."""
     with tempfile.TemporaryDirectory(prefix=f"convoy-{what}-{os.getpid()}-", dir=beside) as folder:
         yield Path(folder)
 

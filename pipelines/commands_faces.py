@@ -1,6 +1,5 @@
 """`./convoy faces`: people enrolled by their pictures, verified and recognised on others."""
 
-from data.files import scratch
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from cyclopts import App, Parameter
 from data import aligned
 from data.aligned import FaceAlignment
 from data.archive import open_tree
+from data.files import scratch
 from pipelines.commands_predict import find_images
 from pipelines.options import Json
 from pipelines.render import ConsoleReporter, emit, table

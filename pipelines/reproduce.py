@@ -9,12 +9,12 @@ import os
 import subprocess
 import sys
 import time
-from data.files import scratch
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from data.files import scratch
 from pipelines.render import document_text
 from tasks import registry, reproduction
 from tasks.paths import ROOT, downloads

@@ -36,7 +36,6 @@ from tasks.paths import runs
 from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
 from tasks.train import TrainResult
 
-
 HELD = "data"  # in a run's folder: links to the dataset's files, while they are read
 
 

@@ -13,7 +13,6 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from data.files import scratch
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.dataset import Dataset, Split
+from data.files import scratch
 from tasks.card import ModelCard
 from tasks.drift import Discrepancy, DriftConfig, Look, discrepancy, twice_running
 from tasks.embedding import embed

@@ -159,7 +159,7 @@ def stats(path: Path) -> Iterator[os.stat_result]:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """How many files lie at a path, and how many bytes would be free without them: none of a file with a second name."""
+    """How many files lie at a path, and the bytes that would be free without them: none of one with a second name."""
     found = [about for about in stats(path) if not S_ISDIR(about.st_mode)]
     return len(found), sum(about.st_size for about in found if about.st_nlink < 2)
 

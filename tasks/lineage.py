@@ -77,8 +77,8 @@ def resolve(
 ) -> Lineage:
     """Find out what a run with the parameters `config`, which has `train.seed`, on a dataset is made of.
 
-    Reads all bytes of the dataset, to name those that are there and not those that once were, in `files` where it is read
-    from there. `root` is the checkout.
+    Reads all bytes of the dataset, to name those that are there and not those that once were; in `files`, where it is
+    read from there. `root` is the checkout.
     """
     commit, dirty, git_problem = git_state(root)
     digest, dvc_problem = data_state(dataset_path, files)

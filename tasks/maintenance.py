@@ -9,8 +9,8 @@
     shared memory   of processes that have ended
     locks           of datasets that are no more; DVC's, of processes that have ended
 
-Nothing is freed that a living process holds, nor what changed less than `keep_days` ago: but for processes, jobs and DVC's
-locks, whose owner is known to have ended. Looking changes nothing.
+Nothing is freed that a living process holds, nor what changed less than `keep_days` ago: but for processes, jobs and
+DVC's locks, whose owner is known to have ended. Looking changes nothing.
 """
 
 import os
@@ -26,7 +26,15 @@ from data.files import holding
 from data.parameters import Parameters
 from tasks import orphans, runrecords, versioning
 from tasks.leftovers import (
-    Item, ended_sessions, idle_locks, left_memory, newest, orphaned_processes, partial_files, size_of, stale_dvc_lock,
+    Item,
+    ended_sessions,
+    idle_locks,
+    left_memory,
+    newest,
+    orphaned_processes,
+    partial_files,
+    size_of,
+    stale_dvc_lock,
     why_stale,
 )  # fmt: skip
 from tasks.paths import home, runs

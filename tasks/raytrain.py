@@ -5,7 +5,6 @@ What is private to Ray Train is named here alone.
 
 import threading
 from collections.abc import Callable
-from data.files import scratch
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from data.dataset import Dataset, Split
+from data.files import scratch
 from data.stream import Layout
 from tasks.calls import compute_features
 from tasks.cluster import (

@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from data.files import scratch
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run, ViewType
 
+from data.files import scratch
 from data.storage import NAME
 from tasks.cost import WAITED, Cost, cost_of, summed
 from tasks.modelstore import find_versions, version_at

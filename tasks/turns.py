@@ -3,9 +3,9 @@
 Records in a local file: a lock of the file system, which ends with its process. Records on a server: that lock for this
 machine, and a tag of the registered model for the others. MLflow cannot compare and set, so the tag is written, left to
 settle, and read again: the last writer has the turn, the others see that it is not theirs (Fischer's algorithm: Lamport
-1987, "A fast mutual exclusion algorithm", section 2). That needs a write to take less than `SETTLE_S`: who took longer may
-have written over a turn that another has by now, and waits until that is over. A turn whose process died ends by itself
-after `LEASE_S`. Who waits does so for no longer than `WAIT_S` while the same one has the turn.
+1987, "A fast mutual exclusion algorithm", section 2). That needs a write to take less than `SETTLE_S`: who took longer
+may have written over a turn that another has by now, and waits until that is over. A turn whose process died ends by
+itself after `LEASE_S`. Who waits does so for no longer than `WAIT_S` while the same one has the turn.
 """
 
 import fcntl
@@ -86,8 +86,8 @@ def leased(name: str) -> Iterator[None]:
                 late += 1
                 if late == MAX_LATE:
                     raise RuntimeError(
-                        f"MLflow took {took_s:.1f} s to note who moves the aliases of {name}, {late} times: it is too slow "
-                        f"to tell two movers apart, which takes {SETTLE_S:g} s at most; nothing was changed"
+                        f"MLflow took {took_s:.1f} s to note who moves the aliases of {name}, and {late} times more "
+                        f"than the {SETTLE_S:g} s in which two movers can be told apart; nothing was changed"
                     )
                 time.sleep(LEASE_S)  # what was written keeps others out until any turn that it hides is over
                 continue

@@ -214,6 +214,7 @@ def test_a_lock_of_a_dvc_that_was_killed_goes_and_that_of_a_living_one_stays() -
     (home() / "second" / "file").unlink()
     (home() / "second").rmdir()
     assert versioning.is_cached(record("second", "now"))
+    free(NOW, print)
 
 
 def test_a_session_of_ray_goes_when_no_process_is_of_it(quiet: Path) -> None:

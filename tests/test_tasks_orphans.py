@@ -175,7 +175,8 @@ def test_a_model_whose_server_was_killed_is_served_on_a_cluster_until_it_is_ende
     own = environment(place, RAY_AUTH_MODE="disabled", CONVOY_HOME=str(module_home))
     start = ["start", "--head", "--block", "--port", address.split(":")[1], "--node-ip-address", "127.0.0.1",
              "--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", str(place / "ray"),
-             "--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", str(free_port())]  # fmt: skip
+             "--ray-client-server-port", str(free_port()),
+             "--dashboard-agent-listen-port", str(free_port())]  # fmt: skip
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *start], env=own, stdout=subprocess.DEVNULL
     )
