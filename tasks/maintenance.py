@@ -36,7 +36,7 @@ from tasks.leftovers import (
     size_of,
     stale_dvc_lock,
     why_stale,
-)  # fmt: skip
+)
 from tasks.paths import home, runs
 from tasks.train import CHECKPOINTS
 

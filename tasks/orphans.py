@@ -1,8 +1,8 @@
 """Ray's processes whose driver is no more.
 
 The kernel ends most of them with it, and others look for it now and then; one that hangs would stay for ever. The
-folder of an embedded Ray's session says which process started it. A cluster of `ray start` has no such note: it is meant
-to outlive whoever started it.
+folder of an embedded Ray's session says which process started it. A cluster of `ray start` has no such note: it is to
+outlive whoever started it.
 """
 
 import os
