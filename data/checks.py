@@ -43,7 +43,7 @@ def check(
     started = time.perf_counter()
     shards, problems = [], []
     for shard in dataset.info.shards:
-        fault = shard_fault(dataset.path / shard.file, shard, dataset.info.family)
+        fault = shard_fault(dataset.files / shard.file, shard, dataset.info.family)
         if fault:
             problems.append(f"{shard.file}: {fault}")
         else:
@@ -52,15 +52,15 @@ def check(
     rows = [
         {**row, "split": shard.split, "file": shard.file}
         for shard in shards
-        for row in pq.read_table(dataset.path / shard.file, columns=columns).to_pylist()
+        for row in pq.read_table(dataset.files / shard.file, columns=columns).to_pylist()
     ]
     if rows:
         report = progress or (lambda done, total: None)
-        images = (image for shard in shards for image in _images_of(dataset.path / shard.file))
+        images = (image for shard in shards for image in _images_of(dataset.files / shard.file))
         family = dataset.info.family
         measured = measure_all(images, len(rows), workers, lambda done: report(done, len(rows)), family)
         problems += _check_images(rows, measured)
-    problems += _check_ids(rows) + _check_targets(rows, dataset.info) + _check_groups(rows, dataset.path)
+    problems += _check_ids(rows) + _check_targets(rows, dataset.info) + _check_groups(rows, dataset.files)
     problems += _check_files(rows, dataset)
     if len(problems) > MAX_PROBLEMS:
         problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
@@ -186,7 +186,7 @@ def _check_files(rows: list[dict[str, Any]], dataset: Dataset) -> list[str]:
     """What lies beside the shards: as it was written, and pairs of images that are there."""
     problems = []
     for name, sha256 in dataset.info.files_sha256.items():
-        file = dataset.path / name
+        file = dataset.files / name
         if fault := file_fault(file, sha256):
             problems.append(f"{name}: {fault}")
         elif name == PAIRS_FILE:

@@ -216,6 +216,12 @@ class Dataset:
 
     path: Path
     info: DatasetInfo
+    held: Path | None = None  # links to its files, which stay when another version takes its place
+
+    @property
+    def files(self) -> Path:
+        """The folder that its files are read from."""
+        return self.held or self.path
 
     @classmethod
     def open(cls, path: Path) -> "Dataset":
@@ -238,14 +244,14 @@ class Dataset:
 
     def require_current(self) -> None:
         """Raise a ValueError if its folder holds another version now, which was put there since it was opened."""
-        if Dataset.open(self.path).info != self.info:
+        if Dataset.open(self.files).info != self.info:
             raise ValueError(
                 f"dataset {self.info.name!r} was replaced while it was read; bring that version back, and "
                 "start again (a training run resumes)"
             )
 
     def shards(self, split: Split) -> list[Path]:
-        return [self.path / shard.file for shard in self.info.shards if shard.split == split]
+        return [self.files / shard.file for shard in self.info.shards if shard.split == split]
 
     def table(self, split: Split, columns: list[str] | None = None) -> pa.Table:
         """All rows of a split, in the order of their indices; `columns` limits what is read."""
@@ -262,7 +268,7 @@ class Dataset:
         ends = np.cumsum([shard.rows for shard in shards])
         owners = np.searchsorted(ends, indices, side="right")
         tables = {
-            owner: read_rows(self.path / shards[owner].file, columns)
+            owner: read_rows(self.files / shards[owner].file, columns)
             for owner in sorted(set(owners.tolist()))
         }
         pieces = [

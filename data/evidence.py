@@ -116,7 +116,7 @@ def gather(dataset: Dataset) -> Evidence:
     tables = [_read(dataset, split, names) for split in SPLITS]
     return Evidence(
         info=dataset.info,
-        report=read_report(dataset.path),
+        report=read_report(dataset.files),
         columns=pa.concat_tables(tables),
         split=np.repeat(np.arange(len(SPLITS)), [len(table) for table in tables]),
     )

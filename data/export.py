@@ -214,7 +214,7 @@ def _annotate_folders(dataset: Dataset, pictures: list[Picture], root: Path) -> 
         with (root / "pairs.csv").open("w", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(["path_a", "path_b", "same", "fold"])
-            for pair in pq.read_table(dataset.path / PAIRS_FILE).to_pylist():
+            for pair in pq.read_table(dataset.files / PAIRS_FILE).to_pylist():
                 writer.writerow([file[pair["id_a"]], file[pair["id_b"]], int(pair["same"]), pair["fold"]])
     if dataset.info.alignment is not None:
         (root / aligned.FILE).write_text(dataset.info.alignment.model_dump_json(indent=2) + "\n")

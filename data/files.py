@@ -60,6 +60,13 @@ def holding(lock: Path | None) -> Iterator[bool]:
 
 
 @contextmanager
+def scratch(what: str, beside: Path | None = None) -> Iterator[Path]:
+    """A folder for a while, in `beside` or where the system keeps such; its name says whose it is."""
+    with tempfile.TemporaryDirectory(prefix=f"convoy-{what}-{os.getpid()}-", dir=beside) as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """Gives a folder beside `out`, which gets its name when all is written.
 

@@ -7,12 +7,11 @@ were written is another question, see `data.checks.check`.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from data import faults
 from data.checklist import CHECKS, NAMES, SEVERITIES, Check, Severity
-from data.dataset import Dataset, DatasetInfo, in_words_of
+from data.dataset import Dataset, in_words_of
 from data.evidence import gather
 from data.parameters import Parameters
 
@@ -122,6 +121,11 @@ def judge(findings: Findings, accepted: Sequence[str], waived: Sequence[str] = (
     )
 
 
+_found: dict[
+    tuple[Path, str], Findings
+] = {}  # of the dataset that was asked about last, by its path and info
+
+
 def examine(
     dataset: Dataset, accepted: Sequence[str], waived: Sequence[str] = ()
 ) -> tuple[Findings, Verdict]:
@@ -129,13 +133,11 @@ def examine(
 
     A command asks before it starts engines, and the flow that it runs asks again: the second answer costs nothing.
     """
-    findings = _find_once(dataset.path, dataset.info.model_dump_json())
-    return findings, judge(findings, accepted, waived)
-
-
-@lru_cache(maxsize=1)
-def _find_once(path: Path, info: str) -> Findings:
-    return find(Dataset(path, DatasetInfo.model_validate_json(info)))
+    key = (dataset.path, dataset.info.model_dump_json())
+    if key not in _found:
+        _found.clear()
+        _found[key] = find(dataset)
+    return _found[key], judge(_found[key], accepted, waived)
 
 
 def obey(findings: Findings, verdict: Verdict) -> None:

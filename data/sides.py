@@ -57,7 +57,7 @@ def read_earlier(dataset: Dataset) -> Earlier:
     columns = ["id", "sha256", "group"]
     parts = [(dataset.table(split, columns), [split] * dataset.info.num_images(split)) for split in SPLITS]
     thumbs: dict[str, bytes] = {}
-    file = dataset.path / EARLIER_FILE
+    file = dataset.files / EARLIER_FILE
     if file.is_file():
         remembered = pq.read_table(file, schema=EARLIER_SCHEMA)
         parts.append((remembered.select(columns), remembered["split"].to_pylist()))

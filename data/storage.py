@@ -146,6 +146,30 @@ def move_into_place(store: Path, name: str, family: str, partial: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def take_away(store: Path, name: str) -> None:
+    """Remove a dataset's folder; its name is gone at once, its files after."""
+    gone = store / f".{name}.partial-{os.getpid()}-removed"
+    with _lock(store, name):
+        (store / name).rename(gone)
+    shutil.rmtree(gone)
+
+
+def link_files(store: Path, name: str, folder: Path) -> None:
+    """Give the files of a dataset a second place, the new `folder`: hard links, which cost no bytes.
+
+    They stay whole when another version takes the dataset's place. Raises OSError where there are no links: between two
+    disks, on some network disks, of another user's files.
+    """
+    with _lock(store, name):
+        for file in sorted((store / name).rglob("*")):
+            if file.is_file():
+                place = folder / file.relative_to(store / name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.hardlink_to(file)
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(store / name))
+
+
 @contextmanager
 def _lock(store: Path, name: str) -> Iterator[None]:
     """Held only while names change. The system drops it with its process, so it cannot go stale."""

@@ -156,9 +156,9 @@ def make_records(plan: Plan) -> None:
     if not plan.mlflow_database and plan.serves_files():
         (home() / "mlflow").mkdir(parents=True, exist_ok=True)
     elif not plan.mlflow_database and not (home() / "mlflow.db").is_file():
-        from tasks.recordstore import open_sqlite  # here, for MLflow takes a second to import
+        from tasks.recordstore import open_database  # here, for MLflow takes a second to import
 
-        open_sqlite(mlflow_records(plan))
+        open_database(mlflow_records(plan))
 
 
 def sweep(service: Service) -> None:

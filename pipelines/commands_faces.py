@@ -1,6 +1,5 @@
 """`./convoy faces`: people enrolled by their pictures, verified and recognised on others."""
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from cyclopts import App, Parameter
 from data import aligned
 from data.aligned import FaceAlignment
 from data.archive import open_tree
+from data.files import scratch
 from pipelines.commands_predict import find_images
 from pipelines.options import Json
 from pipelines.render import ConsoleReporter, emit, table
@@ -96,8 +96,8 @@ def enrol_source(gallery: str, reader: FaceReader, source: Path) -> EnrolledTree
 
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="convoy-people-") as spool,
-            open_tree(source, spool=Path(spool), max_total_bytes=int(MAX_SOURCE_GB * 1e9)) as tree,
+            scratch("people") as spool,
+            open_tree(source, spool=spool, max_total_bytes=int(MAX_SOURCE_GB * 1e9)) as tree,
         ):
             return enrol_tree(gallery, reader, tree, show)
     finally:

@@ -20,7 +20,8 @@ def maintain(
 ) -> None:
     """List what no alias, record, version or resumable run needs: checkpoints, cache, leftovers of dead processes.
 
-    Nothing is removed without --apply, and nothing that changed in the last days (maintain.keep_days).
+    Nothing is removed without --apply, nothing that a living process holds, and nothing that changed in the last days
+    (maintain.keep_days), but for processes, jobs and DVC's locks whose owner has ended.
     Example: ./convoy maintain --apply --set keep_days=30
 
     Parameters

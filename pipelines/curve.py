@@ -26,7 +26,7 @@ from pipelines.families import Executor
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, section
 from pipelines.reporting import Reporter, Status, current_reporter
-from pipelines.training import begun, end_badly, exclusive, require_same_beginning, run_folder
+from pipelines.training import HELD, begun, end_badly, exclusive, require_same_beginning, run_folder
 from tasks import registry
 from tasks.classification import ClassificationConfig
 from tasks.curve import Point, measure, points_of, scarce, steps_of
@@ -150,7 +150,7 @@ def run_steps(
     """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
     run_id = ""
     try:
-        data = steps.check_dataset(FAMILY, job.dataset, SPLITS)
+        data = steps.check_dataset(FAMILY, job.dataset, SPLITS, folder / HELD, reporter)
         checks.run_checks(data, job.accept, reporter, WAIVED)
         weights = steps.resolve_weights(job.config, data)
         assert weights is not None

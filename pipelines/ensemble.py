@@ -31,7 +31,7 @@ from pipelines.members import plan_members, require_one_input
 from pipelines.parameters import AUTO, flatten
 from pipelines.reporting import Reporter, Status, current_reporter
 from pipelines.steps import step
-from pipelines.training import Job, Phases, end_badly, exclusive, read_job, run_folder, write_job
+from pipelines.training import HELD, Job, Phases, end_badly, exclusive, read_job, run_folder, write_job
 from tasks import cluster, registry
 from tasks.distil import Teacher
 from tasks.ensemble import combine
@@ -170,7 +170,8 @@ def run_team(
     try:
         require_one_input([member.job for member in team])
         with phase("prepare"):
-            data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(stop_after))
+            splits = steps.splits_needed(stop_after)
+            data = steps.check_dataset(job.family, job.dataset, splits, folder / HELD, reporter)
             findings, verdict = checks.run_checks(data, job.accept, reporter)
             weights = [steps.resolve_weights(member.job.config, data) for member in team]
             teacher = steps.resolve_teacher(job.config)  # which is the same for all

@@ -1,4 +1,4 @@
-"""The flow that frees what nothing needs any more: old checkpoints, DVC's cache, what dead processes left.
+"""The flow that frees what nothing needs any more: old checkpoints, DVC's cache, what dead processes left, and locked.
 
 ./convoy maintain             # what would go
 ./convoy maintain --apply

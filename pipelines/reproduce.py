@@ -8,13 +8,13 @@ end, however it ends; the report stays with the run in MLflow, as `reproduced/<t
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from data.files import scratch
 from pipelines.render import document_text
 from tasks import registry, reproduction
 from tasks.paths import ROOT, downloads
@@ -31,8 +31,8 @@ def reproduce(name: str, seconds_limit: float) -> dict[str, Any]:
     """
     origin = reproduction.find_origin(name, ROOT)
     began, started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="convoy-reproduce-") as place:
-        home = Path(place) / "home"
+    with scratch("reproduce") as place:
+        home = place / "home"
         reproduction.place_data(origin, home)
         folder = reproduction.place_job(origin, home)
         if (
@@ -40,7 +40,7 @@ def reproduce(name: str, seconds_limit: float) -> dict[str, Any]:
         ):  # weights that were fetched from a URL are checked, and need not be fetched again
             (home / ".cache").mkdir()
             (home / ".cache" / "downloads").symlink_to(downloads())
-        with reproduction.code_at(ROOT, origin.commit, Path(place) / "code") as code:
+        with reproduction.code_at(ROOT, origin.commit, place / "code") as code:
             train(origin, code, home, seconds_limit)
         found = reproduction.compare(origin, folder)
     report = {
@@ -96,8 +96,8 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 def keep(report: dict[str, Any]) -> None:
     """Keep a report with the run that was trained again."""
-    with tempfile.TemporaryDirectory(prefix="convoy-report-") as folder:
-        file = Path(folder) / f"{report['when'].replace(':', '')}.json"
+    with scratch("report") as folder:
+        file = folder / f"{report['when'].replace(':', '')}.json"
         file.write_text(document_text(report))
         registry.log_folder(report["run_id"], file, reproduction.REPORTS)
     registry.set_tags(report["run_id"], {reproduction.REPORT_TAG: f"{report['outcome']}, {report['when']}"})

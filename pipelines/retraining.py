@@ -27,7 +27,7 @@ from pipelines.notification import notify
 from pipelines.parameters import flatten, section
 from pipelines.refresh import Refresh, refresh_dataset
 from pipelines.reporting import Reporter, current_reporter
-from pipelines.training import Job
+from pipelines.training import HELD, Job
 from tasks import ledger, registry, retrainings
 from tasks.cluster import disconnect
 from tasks.gate import GateConfig
@@ -186,7 +186,7 @@ def promote_if_better(
     """The gate, the approval, and the move of the aliases: outcome, reason, and the champion that it was against."""
     config = GateConfig.parse(asked["gate"], "gate")
     champion = journal.once("champion", lambda: ledger.aliases(name)["champion"])
-    data = steps.check_dataset(job.family, job.dataset, ("test",))
+    data = steps.check_dataset(job.family, job.dataset, ("test",), folder / HELD, reporter)
     verdict = journal.once(
         "verdict",
         lambda: judge(

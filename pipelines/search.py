@@ -27,7 +27,7 @@ from pipelines.families import SearchStop, StopAfter
 from pipelines.interruption import interruptible, undisturbed
 from pipelines.parameters import choose_recipe, flatten, section
 from pipelines.reporting import Reporter, Status, current_reporter
-from pipelines.training import Job, begun, end_badly, exclusive, run_folder
+from pipelines.training import HELD, Job, begun, end_badly, exclusive, run_folder
 from tasks import registry
 from tasks.families import FAMILIES
 from tasks.lineage import Lineage
@@ -141,7 +141,8 @@ def run_steps(job: SearchJob, key: str, folder: Path, reporter: Reporter) -> dic
     """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
     run_id = ""
     try:
-        data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(job.stop_after))
+        splits = steps.splits_needed(job.stop_after)
+        data = steps.check_dataset(job.family, job.dataset, splits, folder / HELD, reporter)
         checks.run_checks(data, job.accept, reporter)
         weights = steps.resolve_weights(job.config, data)
         lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)

@@ -5,6 +5,7 @@ group (Ctrl-C would end it before the flow has said goodbye to it), and it would
 """
 
 import atexit
+import fcntl
 import os
 import signal
 import socket
@@ -103,8 +104,19 @@ def serve(listener: int) -> None:
     import uvicorn  # after the thread: a parent that ends at once is noticed during these seconds
     from prefect.server.api.server import create_app
 
+    class Server(uvicorn.Server):
+        """Makes the tables, or brings them up to date, while no other server of this home does: Prefect has no lock."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            with log_file().with_name("server.lock").open("w") as first_come:
+                fcntl.flock(first_come, fcntl.LOCK_EX)
+                await super().startup(sockets)
+
     app = create_app(ephemeral=True, final=True)
-    uvicorn.run(app, fd=listener, log_level="critical", lifespan="on", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app, fd=listener, log_level="critical", lifespan="on", timeout_graceful_shutdown=2
+    )
+    Server(config).run()
 
 
 if __name__ == "__main__":

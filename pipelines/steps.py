@@ -31,7 +31,7 @@ from tasks.loop import Progress
 from tasks.nodes import ClusterLost
 from tasks.train import TrainResult, train
 from tasks.transfer import Weights
-from tasks.versions import open_stored
+from tasks.versions import held, open_stored
 from tasks.weights import teacher_of
 
 RETRY_DELAY_S = 2
@@ -82,20 +82,26 @@ def splits_needed(stop_after: str) -> tuple[Split, ...]:
 
 
 @step("check dataset")
-def check_dataset(family: str, name: str, splits: Sequence[Split]) -> Dataset:
+def check_dataset(
+    family: str,
+    name: str,
+    splits: Sequence[Split],
+    hold: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Dataset:
     """The dataset of that name, of that family, whole, with images in these splits.
 
-    Raises ValueError or FileNotFoundError for one that training or evaluation could not use.
+    With the folder `hold`, it stays as it is now when others take its place, see tasks.versions. Raises ValueError or
+    FileNotFoundError for one that training or evaluation could not use.
     """
-    dataset = open_stored(name)
+    dataset = held(name, hold, (reporter or LogReporter()).note) if hold else open_stored(name)
     dataset.require_family(family)
     for split in splits:
         dataset.require(split)
     for shard in dataset.info.shards:
-        file = dataset.path / shard.file
-        fault = shard_fault(file, shard, family)
+        fault = shard_fault(dataset.files / shard.file, shard, family)
         if fault:
-            raise ValueError(f"{file}: {fault}; {way_back(dataset.path)}")
+            raise ValueError(f"{dataset.path / shard.file}: {fault}; {way_back(dataset.path)}")
     return dataset
 
 
@@ -136,6 +142,7 @@ def resolve_lineage(
     return resolve(
         config=config,
         dataset_path=dataset.path,
+        files=dataset.files,
         key=key,
         flow_run_id=flow_run_id,
         weights=weights,

@@ -8,6 +8,7 @@ run which is tried again or resumed is the same run, whatever has become of para
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ from tasks.lineage import Lineage
 from tasks.paths import runs
 from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
 from tasks.train import TrainResult
+
+HELD = "data"  # in a run's folder: links to the dataset's files, while they are read
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def run_folder(key: str) -> Path:
 
 @contextmanager
 def exclusive(folder: Path, doing: str = "trained") -> Iterator[None]:
-    """Hold a run's folder; raises ValueError while another living process holds it."""
+    """Hold a run's folder, and let go of its dataset at the end; raises ValueError while another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
         try:
@@ -122,7 +125,10 @@ def exclusive(folder: Path, doing: str = "trained") -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder / HELD, ignore_errors=True)
 
 
 def require_same_beginning(folder: Path, lineage: Lineage) -> None:
@@ -210,7 +216,8 @@ def metered_steps(
     spent: dict[str, float] = {}  # by earlier attempts
     try:
         with phase("prepare"):
-            data = steps.check_dataset(job.family, job.dataset, steps.splits_needed(job.stop_after))
+            splits = steps.splits_needed(job.stop_after)
+            data = steps.check_dataset(job.family, job.dataset, splits, folder / HELD, reporter)
             findings, verdict = checks.run_checks(data, job.accept, reporter)
             weights = steps.resolve_weights(job.config, data)
             teacher = steps.resolve_teacher(job.config)

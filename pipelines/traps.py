@@ -199,10 +199,12 @@ def check_platform() -> Finding:
 
 
 def check_leftovers() -> Finding:
-    """Shared memory, and Ray's folders of logs, of processes that have ended."""
+    """Shared memory, Ray's folders of logs and processes, and DVC's locks, of processes that have ended."""
     memory = [item.num_bytes for item in leftovers.left_memory()]
     sessions = list(leftovers.ended_sessions())
-    told = []
+    told = [f"DVC's lock {item.path}: {item.why}" for item in leftovers.stale_dvc_lock()]
+    if hung := list(leftovers.orphaned_processes()):
+        told.append(f"{len(hung)} processes of Ray that have outlived them")
     if sum(memory) / 1e9 > LEFT_GB:
         told.append(f"{sum(memory) / 1e9:.1f} GB of shared memory ({leftovers.SHARED_MEMORY}/torch_PID_…)")
     if len(sessions) > LEFT_SESSIONS:

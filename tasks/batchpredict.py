@@ -15,7 +15,6 @@ itself: which parts were predicted before a stop changes nothing.
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -28,7 +27,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
-from data.files import whole, write_whole
+from data.files import scratch, whole, write_whole
 from data.parameters import Parameters
 from data.storage import cut_rows
 from tasks.embedding import embed
@@ -245,10 +244,10 @@ class ByHash:
 @lru_cache(1)
 def predictor_of(model: ByHash, on_gpu: bool) -> Answering:
     """The model as what predicts; read once a process."""
-    with tempfile.TemporaryDirectory(prefix="convoy-predict-") as folder:
+    with scratch("predict") as folder:
         for name, data in model.files.items():
-            (Path(folder) / name).write_bytes(data)
-        return open_predictor(Path(folder), None if on_gpu else torch.device("cpu"))
+            (folder / name).write_bytes(data)
+        return open_predictor(folder, None if on_gpu else torch.device("cpu"))
 
 
 def files_of_model(folder: Path) -> ModelFiles:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from tasks.batches import Job, batch_of, batch_of_rows, join_arrays
 from tasks.families import FAMILIES
 from tasks.memory import ALLOCATOR
 from tasks.nodes import Head, beside_driver, is_embedded, num_places, require_places
+from tasks.orphans import note_driver
 from tasks.paths import ROOT
 
 # Ray's own settings: quiet, private, and quick to start; the default health check delays each report by 1-2 s.
@@ -79,13 +81,14 @@ def _start() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Inherited by Ray's prestarted workers. As a runtime_env, they would be thrown away and started anew.
         os.environ.update(ALLOCATOR, PYTHONPATH=path)
-        ray.init(
+        context = ray.init(
             address="local",
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
             object_store_memory=object_store_bytes(),
         )
+        note_driver(Path(context.address_info["session_dir"]))
     else:
         require_answer(address)
         require_node(address)

@@ -11,7 +11,6 @@ recordings.
 
 import io
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.dataset import Dataset, Split
+from data.files import scratch
 from tasks.card import ModelCard
 from tasks.drift import Discrepancy, DriftConfig, Look, discrepancy, twice_running
 from tasks.embedding import embed
@@ -128,8 +128,8 @@ def reference_of(resolved: Resolved, num_items: int) -> np.ndarray:
     kept = read_artifact(resolved.run_id, path)
     if kept is None:
         kept = make_reference(resolved, num_items)
-        with tempfile.TemporaryDirectory(prefix="convoy-drift-") as folder:
-            file = Path(folder) / Path(path).name
+        with scratch("drift") as folder:
+            file = folder / Path(path).name
             file.write_bytes(kept)
             log_folder(resolved.run_id, file, REFERENCE)
     rows = pq.read_table(io.BytesIO(kept))["embedding"].combine_chunks()

@@ -75,7 +75,7 @@ class Thresholds:
 
 def pairs_of(dataset: Dataset, split: Split, ids: Sequence[str], labels: np.ndarray) -> Pairs:
     """The pairs to compare in a split; raises ValueError where there are none of a kind."""
-    file, place = dataset.path / PAIRS_FILE, {id: i for i, id in enumerate(ids)}
+    file, place = dataset.files / PAIRS_FILE, {id: i for i, id in enumerate(ids)}
     if file.is_file():
         rows = pq.read_table(file).to_pydict()
         inside = [

@@ -68,6 +68,7 @@ def resolve(
     *,
     config: Any,
     dataset_path: Path,
+    files: Path | None = None,
     key: str,
     flow_run_id: str = "",
     weights: Weights | None = None,
@@ -76,10 +77,11 @@ def resolve(
 ) -> Lineage:
     """Find out what a run with the parameters `config`, which has `train.seed`, on a dataset is made of.
 
-    Reads all bytes of the dataset, to name those that are there and not those that once were. `root` is the checkout.
+    Reads all bytes of the dataset, to name those that are there and not those that once were; in `files`, where it is
+    read from there. `root` is the checkout.
     """
     commit, dirty, git_problem = git_state(root)
-    digest, dvc_problem = data_state(dataset_path)
+    digest, dvc_problem = data_state(dataset_path, files)
     return Lineage(
         key=key,
         git_commit=commit,
@@ -108,15 +110,15 @@ def params_sha256(config: Parameters) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def data_state(path: Path) -> tuple[str, str]:
-    """DVC's digest of the bytes at `path`, and what is wrong with its record, or ""."""
+def data_state(path: Path, files: Path | None = None) -> tuple[str, str]:
+    """DVC's digest of the bytes at `path`, or in `files`, and what is wrong with its record, or ""."""
     recorded = versioning.digest(path)
     if not recorded:
         return (
             "",
             f"DVC does not track {path}: the data of this run cannot be fetched again; {versioning.advice(path)}",
         )
-    found = versioning.measure(path)
+    found = versioning.measure(files or path)
     if found == recorded:
         return found, ""
     return (

@@ -37,10 +37,13 @@ class Mailbox:
         return self.is_stopping
 
 
-def open_mailbox() -> Any:
-    """A mailbox that no node's loss takes away from the driver."""
+def open_mailbox(name: str | None = None) -> Any:
+    """A mailbox that ends with this driver, and that no node's loss takes away from it.
+
+    `name` lets others see that there is one.
+    """
     start: Any = Mailbox
-    return start.options(scheduling_strategy=beside_driver()).remote()
+    return start.options(name=name, scheduling_strategy=beside_driver()).remote()
 
 
 def read_mailbox(mailbox: Any) -> list[tuple[str, Any]]:

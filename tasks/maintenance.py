@@ -2,14 +2,18 @@
 
     checkpoints     of runs that MLflow calls FINISHED: training there has its result, which is read instead
     cache           files of DVC's cache that no pointer, list of versions, commit or record of MLflow names
-    partial         what a process left half-written, and is no more
+    partial         what a process left half-written, or held, and is no more
     sessions        logs and sockets of Ray's clusters that have ended
+    processes       of a Ray whose driver has ended without them
+    jobs            a model that is served on a cluster, whose driver has ended
     shared memory   of processes that have ended
-    locks           of datasets that are no more
+    locks           of datasets that are no more; DVC's, of processes that have ended
 
-Nothing is freed that changed less than `keep_days` ago, or that a living process holds. Looking changes nothing.
+Nothing is freed that a living process holds, nor what changed less than `keep_days` ago: but for processes, jobs and
+DVC's locks, whose owner is known to have ended. Looking changes nothing.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +24,19 @@ from pydantic import Field
 
 from data.files import holding
 from data.parameters import Parameters
-from tasks import runrecords, versioning
-from tasks.leftovers import Item, ended_sessions, idle_locks, left_memory, newest, partial_files, size_of
+from tasks import orphans, runrecords, versioning
+from tasks.leftovers import (
+    Item,
+    ended_sessions,
+    idle_locks,
+    left_memory,
+    newest,
+    orphaned_processes,
+    partial_files,
+    size_of,
+    stale_dvc_lock,
+    why_stale,
+)
 from tasks.paths import home, runs
 from tasks.train import CHECKPOINTS
 
@@ -37,10 +52,18 @@ class MaintainConfig(Parameters):
 def find(config: MaintainConfig) -> list[Item]:
     """All that may be freed, and nothing is touched. Raises as MLflow does where its records cannot be read."""
     before = time.time() - DAY_S * config.keep_days
-    found = [
+    aged = [
         *old_checkpoints(), *partial_files(), *ended_sessions(), *left_memory(), *idle_locks(),
     ]  # fmt: skip
-    return [item for item in found if newest(item.path) < before] + unnamed_cache(before, apply=False)
+    ownerless = [*orphaned_processes(), *left_jobs(), *stale_dvc_lock()]
+    old = [item for item in aged if newest(item.path) < before and is_free(item)]
+    return [*ownerless, *old, *unnamed_cache(before, apply=False)]
+
+
+def is_free(item: Item) -> bool:
+    """Whether no living process holds it now."""
+    with holding(item.lock) as mine:
+        return mine
 
 
 def free(config: MaintainConfig, note: Callable[[str], None]) -> list[Item]:
@@ -55,12 +78,53 @@ def free(config: MaintainConfig, note: Callable[[str], None]) -> list[Item]:
                 if not mine:
                     note(f"{item.path} stays: a process holds it")
                     continue
-                shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink()
+                remove(item)
         except OSError as error:
             note(f"{item.path} stays: {error.strerror}")
             continue
         freed.append(item)
     return freed
+
+
+def remove(item: Item) -> None:
+    """Free one thing, whose lock is ours."""
+    if item.process is not None:
+        orphans.end(item.process)
+    elif item.kind == "jobs":
+        end_left_jobs()
+    elif item.path.is_dir():
+        shutil.rmtree(item.path)
+    elif item.path.name != "rwlock" or why_stale(item.path):  # somebody may have taken DVC's meanwhile
+        item.path.unlink()
+
+
+def left_jobs() -> list[Item]:
+    """A model that is served on the cluster of RAY_ADDRESS although its driver has ended.
+
+    Whatever else a driver started there, Ray ends with it. Raises ConnectionError where the cluster does not answer.
+    """
+    if "RAY_ADDRESS" not in os.environ:
+        return []
+    from tasks import cluster, serve  # here: without a cluster nobody needs Ray
+
+    cluster.connect()
+    try:
+        left = serve.left_behind()
+    finally:
+        cluster.disconnect()
+    place = Path(os.environ["RAY_ADDRESS"]) / "serve" / serve.NAME
+    return [Item("jobs", place, 0, 0, "it serves a model, and its driver has ended")] if left else []
+
+
+def end_left_jobs() -> None:
+    """End what `left_jobs` found, if it is still so."""
+    from tasks import cluster, serve
+
+    cluster.connect()
+    try:
+        serve.end_left_behind()
+    finally:
+        cluster.disconnect()
 
 
 def old_checkpoints() -> Iterator[Item]:

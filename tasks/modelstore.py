@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -10,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 
+from data.files import scratch
 from data.parameters import did_you_mean
 from tasks.modelfile import model_sha256
 from tasks.paths import home
@@ -104,7 +104,7 @@ def files_of(client: MlflowClient, version: ModelVersion) -> Path:
 def _fetch(source: str, folder: Path) -> None:
     """Download into `folder`, which appears only when all of it is there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fetch-", dir=folder.parent) as partial:
-        got = download_artifacts(artifact_uri=source, dst_path=partial, tracking_uri=tracking_uri())
+    with scratch("fetch", folder.parent) as partial:
+        got = download_artifacts(artifact_uri=source, dst_path=str(partial), tracking_uri=tracking_uri())
         if not folder.is_dir():  # another process may have been quicker
             shutil.move(got, folder)

@@ -6,7 +6,6 @@ The code is found by following imports from tasks/pyfunc.py through our own pack
 
 import ast
 import shutil
-import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +17,7 @@ from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
+from data.files import scratch
 from tasks.modelfile import load_card, model_files
 from tasks.paths import ROOT
 from tasks.predictors import SCHEMAS
@@ -61,8 +61,8 @@ def column_type(arrow: pa.DataType) -> DataType | Array:
 
 def save_package(folder: Path, model: Path, example: Sequence[bytes], run_id: str, model_id: str) -> None:
     """Write the model in `model` to the new `folder` as MLflow loads it: with code, signature, example, versions."""
-    with tempfile.TemporaryDirectory(prefix="convoy-code-") as staging:
-        code, weights = Path(staging) / "code", Path(staging) / "model"
+    with scratch("code") as staging:
+        code, weights = staging / "code", staging / "model"
         copy_model(model, weights)
         save_model(
             folder,

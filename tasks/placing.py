@@ -3,14 +3,13 @@
 What lies in a folder is in DVC's cache before anything else takes its place, see tasks.versions.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.checks import first_damage
 from data.dataset import Dataset, list_names
-from data.storage import move_into_place, partial_folder
+from data.storage import move_into_place, partial_folder, take_away
 from tasks import versioning, versions
 from tasks.paths import store
 
@@ -115,7 +114,7 @@ def remove(name: str, note: Callable[[str], None] | None = None) -> Removed:
         digest = recorded or versions.current(name)
         removed = Removed(digest, versioning.is_cached(digest), files, found, damage)
         if path.exists():
-            shutil.rmtree(path)
+            take_away(store(), name)
         for file in files:
             file.unlink(missing_ok=True)
     return removed

@@ -4,7 +4,6 @@ What is private to Ray Train is named here alone.
 """
 
 import json
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -32,7 +31,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from data.dataset import Dataset, Split
-from data.files import write_whole
+from data.files import scratch, write_whole
 from data.stream import Layout
 from tasks.calls import compute_features
 from tasks.cluster import (
@@ -197,10 +196,10 @@ class RaySession:
         return state
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state["random"], Path(folder) / f"random-{self.rank}.pt")
+        with scratch("checkpoint") as folder:
+            torch.save(state["random"], folder / f"random-{self.rank}.pt")
             if self.rank == 0:
-                torch.save(state, Path(folder) / "state.pt")
+                torch.save(state, folder / "state.pt")
             ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def start(self, step: int) -> None:

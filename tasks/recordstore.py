@@ -6,7 +6,6 @@ A server if MLFLOW_TRACKING_URI names one, else a SQLite file, which is made who
 import fcntl
 import logging
 import os
-import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from data.files import scratch
 from tasks.paths import home
 
 PROBE_TIMEOUT_S, BRIEFLY_S = 10.0, 2.0
@@ -43,7 +43,7 @@ def connect() -> MlflowClient:
             if uri.startswith(("http:", "https:")):
                 _probe(uri, PROBE_TIMEOUT_S)
             try:
-                _clients[uri] = open_sqlite(uri) if uri.startswith("sqlite:") else _open(uri)
+                _clients[uri] = _open(uri) if uri.startswith(("http:", "https:")) else open_database(uri)
             except (MlflowException, SQLAlchemyError) as error:
                 raise RuntimeError(
                     f"MLflow's records at {uri} cannot be opened: {first_line(error)}"
@@ -85,24 +85,24 @@ def _open(uri: str) -> MlflowClient:
     return client
 
 
-def open_sqlite(uri: str) -> MlflowClient:
-    """Open the SQLite file at `uri`, made first if it is not there.
+def open_database(uri: str) -> MlflowClient:
+    """Open the database at `uri`, whose tables are made first if they are not there.
 
-    MLflow's migrations survive neither two processes at once nor a kill half-way. So the file is made under another
-    name, by one process while the others wait.
+    MLflow's migrations survive neither two processes at once nor a kill half-way. So one process makes them while the
+    others of this home wait, and a SQLite file under another name.
     """
     file = Path(uri.removeprefix("sqlite:///"))
     cache = home() / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "mlflow.lock").open("w") as first_come:
         fcntl.flock(first_come, fcntl.LOCK_EX)
-        if not file.exists():
+        if uri.startswith("sqlite:") and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             beside = (
                 cache if file.parent == home() else file.parent
             )  # one file system, so that replace is atomic
-            with tempfile.TemporaryDirectory(prefix="mlflow-", dir=beside) as folder:
-                fresh = Path(folder) / "mlflow.db"
+            with scratch("mlflow", beside) as folder:
+                fresh = folder / "mlflow.db"
                 _open(f"sqlite:///{fresh}")
                 fresh.replace(file)
         return _open(uri)

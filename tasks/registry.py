@@ -12,7 +12,6 @@ import posixpath
 import re
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from data.dataset import SPLITS, Dataset
+from data.files import scratch
 from data.parameters import did_you_mean
 from tasks.modelfile import load_card, model_sha256
 from tasks.modelstore import files_of, find_versions, registered_addresses, version_at
@@ -287,8 +287,8 @@ def register(
     logged = (cut_off and cut_off[0]) or client.create_logged_model(
         experiment_id, name, run_id, tags={**tags, **own}, model_type=card.family
     )
-    with tempfile.TemporaryDirectory(prefix="convoy-model-") as folder:
-        package = Path(folder) / "package"
+    with scratch("model") as folder:
+        package = folder / "package"
         save_package(package, model_folder, example, run_id, logged.model_id)
         client.log_model_artifacts(logged.model_id, str(package))
     client.finalize_logged_model(logged.model_id, "READY")

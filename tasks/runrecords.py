@@ -1,7 +1,6 @@
 """What MLflow keeps of finished training runs: parameters, the metrics of their tests, and their predictions."""
 
 import csv
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run, ViewType
 
-from data.files import holding
+from data.files import holding, scratch
 from data.storage import NAME
 from tasks.cost import WAITED, Cost, cost_of, summed
 from tasks.modelstore import find_versions, version_at
@@ -225,9 +224,9 @@ def kept_files(run_id: str, folder: str) -> set[str]:
 @contextmanager
 def fetched(run_id: str, path: str) -> Iterator[Path]:
     """A file that is kept with a run, here, for as long as it is looked at; raises MLflow's error where it is gone."""
-    with tempfile.TemporaryDirectory(prefix="convoy-artifact-") as folder:  # MLflow's own would stay
+    with scratch("artifact") as folder:  # MLflow's own would stay
         uri = f"runs:/{run_id}/{path}"
-        yield Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=tracking_uri()))
+        yield Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking_uri()))
 
 
 def read_artifact(run_id: str, path: str) -> bytes | None:

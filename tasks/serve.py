@@ -35,6 +35,7 @@ from tasks.serveconfig import ServeConfig
 from tasks.service import Service
 
 NAME = "convoy"
+DRIVER = "convoy-serving"  # a named process that ends with the driver, unlike what Serve starts
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 SPARE_REQUESTS = 32  # that a replica takes beyond its limit, to tell them so itself
 SPARE_S = 5.0  # that Serve waits beyond our own time limit
@@ -106,24 +107,43 @@ def serving(
     connect()
     asked = f"serve.replicas (={config.replicas}) with serve.threads (={config.threads})"
     require_places(config.replicas, config.threads, 0, asked, "replicas")
-    if any(actor["name"] == CONTROLLER for actor in ray.util.list_named_actors(all_namespaces=True)):
+    if CONTROLLER in named():
+        left = " (its driver has ended: ./convoy maintain --apply ends it)" if left_behind() else ""
         raise ValueError(
-            "Ray Serve runs on this cluster already: stop it, or unset RAY_ADDRESS to serve embedded"
+            f"Ray Serve runs on this cluster already{left}: stop it, or unset RAY_ADDRESS to serve embedded"
         )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    mailbox = open_mailbox(DRIVER)
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=host, port=port, request_timeout_s=config.timeout_s + SPARE_S),
         logging_config=QUIET,
     )
     try:
-        mailbox = open_mailbox()
         serve.run(deployment_of(config).bind(uri, config, record, mailbox, places()), name=NAME)
         yield Server(f"http://{host}:{port}", mailbox)
     finally:
         serve.delete(NAME)
         if "RAY_ADDRESS" in os.environ:  # an embedded Ray takes the rest of Serve with it
             serve.shutdown()
+        ray.kill(mailbox)
+
+
+def named() -> set[str]:
+    """Names of the processes of the cluster that have one."""
+    return {str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)}
+
+
+def left_behind() -> bool:
+    """Whether a model is served on the connected cluster whose driver has ended: nobody would ever stop that."""
+    there = named()
+    return CONTROLLER in there and DRIVER not in there and NAME in serve.status().applications
+
+
+def end_left_behind() -> None:
+    """End Serve, if it was left behind; it was ours, for we start none beside another."""
+    if left_behind():
+        serve.shutdown()
 
 
 def deployment_of(config: ServeConfig) -> Any:

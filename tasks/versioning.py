@@ -18,7 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,7 +25,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from data.files import write_whole
+from data.files import scratch, write_whole
 from tasks.paths import ROOT, home
 
 MD5 = r"[0-9a-f]{32}"
@@ -109,11 +108,11 @@ def set_remote(url: str, options: dict[str, str], *, local: bool) -> dict[str, s
 @contextlib.contextmanager
 def view(recorded: str) -> Iterator[Path]:
     """A recorded folder to read from: links into the cache, in a folder that goes at the end."""
-    with tempfile.TemporaryDirectory(prefix="convoy-version-") as folder:
+    with scratch("version") as folder:
         for name, file in _objects(fetch([recorded]), recorded).items():
-            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / name).symlink_to(file)
-        yield Path(folder)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(file)
+        yield folder
 
 
 def restore(recorded: str, folder: Path) -> None:

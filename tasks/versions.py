@@ -12,9 +12,10 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
 from data.report import IngestReport
 from data.sides import Earlier, join_earlier, losses, read_earlier
-from data.storage import check_name
+from data.storage import check_name, link_files
 from tasks import versioning
 from tasks.paths import store
 
@@ -169,6 +170,27 @@ def open_stored(name: str) -> Dataset:
     if not (path / "dataset.json").is_file() and current(name):
         raise FileNotFoundError(f"dataset {name!r} is recorded and not here; {way_here(name)}")
     return Dataset.open(path)
+
+
+def held(name: str, folder: Path, note: Callable[[str], None]) -> Dataset:
+    """As `open_stored`, to be read for hours: links in `folder` keep its files when others take their place.
+
+    Who calls this removes `folder` at the end. Where there are no links, the dataset is read where it lies, and `note`
+    says so.
+    """
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
+    found = open_stored(name)
+    try:
+        link_files(store(), name, folder)
+    except FileNotFoundError:
+        return open_stored(name)  # it was removed meanwhile, and this says so
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        note(
+            f"note: leave dataset {name!r} as it is while this run reads it: it cannot be held ({error.strerror})"
+        )
+        return found
+    return replace(Dataset.open(folder), path=found.path, held=folder)
 
 
 def way_here(name: str) -> str:

@@ -29,6 +29,7 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What other processes of this machine left is not touched."""
     monkeypatch.setattr(leftovers, "RAY_SESSIONS", tmp_path / "ray")
     monkeypatch.setattr(leftovers, "SHARED_MEMORY", tmp_path / "shm")
+    monkeypatch.setattr(leftovers, "SCRATCH", tmp_path / "scratch")
 
 
 @pytest.fixture

@@ -220,3 +220,7 @@ def test_what_processes_that_have_ended_left_is_found(
     assert found.state == "warn" and "torch_PID" in found.seen and "session" not in found.seen
     (tmp_path / f"session_2026-11-26_06-00-00_1_{done.pid}").mkdir()
     assert "1 sessions of Ray" in traps.check_leftovers().seen
+    lock = tmp_path / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text('{"read": {}, "wri')
+    assert f"DVC's lock {lock}: DVC was killed while it wrote it" in traps.check_leftovers().seen

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,11 +27,12 @@ NOBODY = 2**22 + 1  # no process has such a number
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet(module_home: Path) -> Iterator[Path]:
-    """A home, and neither Ray's folder nor the shared memory of this machine."""
+    """A home, and no folder of this machine that others use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_SITE_CACHE_DIR", str(module_home.parent / "site"))
         patch.setattr(leftovers, "RAY_SESSIONS", module_home / "ray")
         patch.setattr(leftovers, "SHARED_MEMORY", module_home / "shm")
+        patch.setattr(leftovers, "SCRATCH", module_home / "tmp")
         yield module_home
 
 
@@ -126,7 +128,7 @@ def test_checkpoints_go_when_a_run_is_finished_and_has_its_result() -> None:
     notes: list[str] = []
     with (done / "lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert free(NOW, notes.append) == [] and notes == [f"{done / 'ray'} stays: a process holds it"]
+        assert find(NOW) == [] == free(NOW, notes.append), "a run that goes on keeps what it stands on"
     assert paths(free(NOW, notes.append)) == {done / "ray"}
     assert not (done / "ray").exists() and (done / "model").is_dir() and (done / "result.json").is_file()
     for other in (killed, cut, strange):
@@ -144,15 +146,75 @@ def test_what_a_dead_process_left_half_written_goes_and_a_living_ones_stays() ->
     half.touch()
     lock = store() / ".nosuch.versions.lock"
     lock.touch()
+    scratch, mine = (leftovers.SCRATCH / f"convoy-checkpoint-{pid}-abcd_123" for pid in (NOBODY, os.getpid()))
+    for each in (scratch, mine):
+        each.mkdir(parents=True)
     download = home() / ".cache" / "downloads" / f".{'0' * 32}.part"
     download.parent.mkdir(parents=True)
     download.touch()
-    assert paths(find(NOW)) == {left, half, lock, download}
+    left_by_nobody = {left, half, lock, scratch}
+    assert paths(find(NOW)) == {*left_by_nobody, download}
     with download.with_suffix(".lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert paths(free(NOW, lambda _note: None)) == {left, half, lock}
-    assert alive.is_dir() and download.is_file()
+        assert paths(find(NOW)) == left_by_nobody == paths(free(NOW, print))
+    assert alive.is_dir() and mine.is_dir() and download.is_file()
     assert paths(free(NOW, print)) == {download}
+
+
+def test_a_dataset_that_a_dead_run_held_is_let_go_and_its_bytes_count_once(quiet: Path) -> None:
+    folder = write_tree(quiet / "held", class_tree("ab", 2))
+    run = run_folder("cut off", result=False)
+    shutil.copytree(folder, run / "data", copy_function=os.link)
+    with (run / "lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert find(NOW) == [], "a training reads it"
+    [item] = find(NOW)
+    assert (item.kind, item.path, item.num_files, item.num_bytes) == ("partial", run / "data", 4, 0)
+    size = sum(file.stat().st_size for file in folder.rglob("*.png"))
+    shutil.rmtree(folder)  # as an `add` or `remove` does
+    [item] = free(NOW, print)
+    assert item.num_bytes == size and not (run / "data").exists()
+
+
+LOCKING = """
+import os, signal, sys
+from dvc.fs import localfs
+from dvc.rwlock import rwlock
+with rwlock(sys.argv[1], localfs, "dvc repro", [], [sys.argv[2]], False):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_lock_of_a_dvc_that_was_killed_goes_and_that_of_a_living_one_stays() -> None:
+    record("first", "there is a repository now")
+    free(NOW, print)
+    folder = home() / ".dvc" / "tmp"
+    file, place = folder / "rwlock", home() / "locked"
+    subprocess.run([sys.executable, "-c", LOCKING, str(folder), str(place)], check=False)
+    kept = file.read_text()
+    killed = json.loads(kept)["write"][str(place)]["pid"]
+    for each in (NOW, LATER):  # whose process has ended is known, however young it is
+        [item] = find(each)
+        assert (item.kind, item.path) == ("locks", file)
+        assert item.why == f"process {killed} (dvc repro), which locked it, has ended"
+    with (folder / "rwlock.lock").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)  # DVC is changing it
+        assert find(NOW) == []
+    file.write_text(kept.replace(f'"pid": {killed}', f'"pid": {os.getpid()}'))
+    assert find(NOW) == []
+    os.utime(file, (1e9, 1e9))  # before this process began: the number was another's then
+    assert paths(find(NOW)) == {file}
+    file.write_text(kept[:20])
+    os.utime(file)
+    with pytest.raises(RuntimeError, match="Unable to read RWLock-file"):
+        record("second", "not now")
+    [item] = find(NOW)
+    assert item.why == "DVC was killed while it wrote it, and cannot read it"
+    assert paths(free(NOW, print)) == {file} and not file.exists()
+    (home() / "second" / "file").unlink()
+    (home() / "second").rmdir()
+    assert versioning.is_cached(record("second", "now"))
+    free(NOW, print)
 
 
 def test_a_session_of_ray_goes_when_no_process_is_of_it(quiet: Path) -> None:
