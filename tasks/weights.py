@@ -4,14 +4,13 @@ Read on the driver, once: workers get the tensors. No pickle is loaded but by to
 tensors and plain values and runs nothing. A package's code is not run either: its files are looked at where they lie.
 """
 
-import pickle
+import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,7 +27,8 @@ from tasks.transfer import Weights
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 HEADER_START = 8  # of safetensors, in bytes
-TORCH_MAGIC = (b"PK\x03\x04", b"\x80")  # a zip; before torch 1.6 a pickle
+ZIP_MAGIC = b"PK\x03\x04"
+TORCH_MAGIC = (ZIP_MAGIC, b"\x80")  # a zip; before torch 1.6 a pickle
 PACKAGE = "package:"
 MAX_BYTES = 10 * 10**9
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's weights
@@ -153,7 +153,8 @@ def read_teacher(source: str, resolve_model: Callable[[str], Path]) -> Teacher:
 def read_state(file: Path) -> dict[str, Tensor]:
     """Named tensors of a file, told by its content: what a URL ends with says little.
 
-    Raises ValueError for one that is damaged, or holds anything else.
+    Raises ValueError for one that is damaged, or holds anything else. A bomb is refused: torch.save compresses nothing,
+    and keeps every number of a tensor.
     """
     with file.open("rb") as stream:
         head = stream.read(HEADER_START + 1)
@@ -165,15 +166,43 @@ def read_state(file: Path) -> dict[str, Tensor]:
     try:
         if is_safetensors(head):
             return load_file(file)
+        if head.startswith(ZIP_MAGIC):
+            require_stored(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise ValueError(f"{file}: cannot be read as named tensors ({reason})") from None
+    except OSError as error:
+        if error.errno is not None:  # the disk's, not the reader's
+            raise
+        raise unreadable(file, error) from None
+    except Exception as error:  # damaged files make the readers raise nearly anything
+        raise unreadable(file, error) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{file}: must hold named tensors (a state dict), and holds {type(state).__name__}")
+    if larger := [name for name, value in state.items() if not is_whole(value)]:
+        raise ValueError(f"{file}: cannot be read as named tensors: {larger[0]!a} claims more numbers than it has")
     return dict(state)
+
+
+def require_stored(file: Path) -> None:
+    """Raise ValueError for a zip that unpacks to more than it holds: torch would do so in memory."""
+    with zipfile.ZipFile(file) as archive:
+        packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ValueError(f"{packed[0][:100]!a} is compressed, which torch.save does not do")
+
+
+def is_whole(value: Tensor) -> bool:
+    """Whether a tensor's numbers are all there, not one of them under many indices."""
+    if value.layout != torch.strided or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def unreadable(file: Path, error: Exception) -> ValueError:
+    """The error of a file that holds no named tensors."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return ValueError(f"{file}: cannot be read as named tensors ({reason})")
 
 
 def is_safetensors(head: bytes) -> bool:
