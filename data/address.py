@@ -10,6 +10,8 @@ SCHEMES = ("https", "http", "s3", "file")
 # of a query's parameter: what opens a door, as in signed URLs of Amazon, Google and Microsoft
 _SECRET = re.compile(r"sig|token|key|secret|passw|credential|auth|policy|expires|^x-(amz|goog|ms)-", re.I)
 _CHECKSUM = "sha256="
+_WEB_USER = re.compile(r"(https?://)[^/\s]+@", re.I)
+_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,16 @@ def public_url(url: str) -> str:
         part for part in parts.query.split("&") if not _SECRET.search(unquote(part.partition("=")[0]))
     )
     return urlunsplit((parts.scheme.lower(), parts.netloc.rpartition("@")[2], parts.path, query, ""))
+
+
+def has_secret(source: str) -> bool:
+    """Whether a source is a URL that holds what opens a door."""
+    return is_url(source) and public_url(source) != urlunsplit(urlsplit(source)._replace(fragment=""))
+
+
+def without_password(text: str) -> str:
+    """A URL, or a text that cites some, as it may be shown: without passwords, and users of http, who may be tokens."""
+    return _PASSWORD.sub(r"\1:…@", _WEB_USER.sub(r"\1…@", text))
 
 
 def split_checksum(source: str, sha256: str | None) -> tuple[str, str | None]:

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from data.address import without_password
 from pipelines import processes
 from pipelines.adoption import ENVIRONMENT_FILE, folder
 from pipelines.bringup import bring_down, bring_up, choose_plan, exclusive
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import parse_changes
-from pipelines.plan import Plan, overridden, read_plan, without_password
+from pipelines.plan import Plan, overridden, read_plan
 from pipelines.registration import flow_runs
 from pipelines.render import ConsoleReporter, emit, table
 from pipelines.services import SERVICES, Service

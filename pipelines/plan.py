@@ -10,10 +10,10 @@ import shlex
 import socket
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from data.address import without_password
 from data.files import write_whole
 from data.parameters import Parameters
 from pipelines.adoption import ENVIRONMENT_FILE, folder
@@ -113,12 +113,6 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def without_password(url: str) -> str:
-    """A database's URL as it may be shown."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":…@", 1) if password else url
-
-
 def read_plan() -> Plan | None:
     """The plan of the platform that was started here, or None; raises ValueError for a file that is no plan."""
     file = folder() / PLAN_FILE
@@ -154,7 +148,7 @@ def overridden(plan: Plan) -> list[str]:
     """Variables of this shell that name another server than the platform's."""
     wanted = plan.client_environment()
     return [
-        f"{name}={os.environ[name]}"
+        f"{name}={without_password(os.environ[name])}"
         for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
         if os.environ.get(name, wanted[name]) != wanted[name]
     ]

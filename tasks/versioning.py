@@ -22,10 +22,10 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
+from data.address import without_password
 from data.files import write_whole
 from tasks.paths import ROOT, home
 
@@ -99,7 +99,7 @@ def set_remote(url: str, options: dict[str, str], *, local: bool) -> dict[str, s
 
     It goes to `.dvc/config`, which git tracks, or with `local` to `.dvc/config.local`, where secret options go anyway.
     """
-    if not local and urlsplit(url).password:
+    if not local and without_password(url) != url:
         raise ValueError(
             "the address has a password in it, and would go to git; give --local, or --option password=…"
         )
@@ -201,11 +201,14 @@ def _objects(cache: Path, recorded: str) -> dict[str, Path]:
 
 
 def _run(verb: str, before: str = "", **arguments: Any) -> dict[str, Any]:
-    """Run a verb of tasks.dvcprocess, in a process of its own and this folder, and return what it found."""
+    """Run a verb of tasks.dvcprocess, in a process of its own and this folder, and return what it found.
+
+    The arguments go through its input: a remote's password may be among them, and everybody may list processes.
+    """
     child = subprocess.run(
-        [sys.executable, "-m", "tasks.dvcprocess", verb, str(home()), json.dumps(arguments)],
+        [sys.executable, "-m", "tasks.dvcprocess", verb, str(home())],
         env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
+        input=json.dumps(arguments),
         capture_output=True,
         text=True,
         check=False,

@@ -177,7 +177,10 @@ def read_state(file: Path) -> dict[str, Tensor]:
         raise unreadable(file, error) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    named = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not named:
         raise ValueError(f"{file}: must hold named tensors (a state dict), and holds {type(state).__name__}")
     if larger := [name for name, value in state.items() if not is_whole(value)]:
         raise ValueError(f"{file}: cannot be read as named tensors: {larger[0]!a} claims more numbers than it has")
@@ -194,7 +197,7 @@ def require_stored(file: Path) -> None:
 
 def is_whole(value: Tensor) -> bool:
     """Whether a tensor's numbers are all there, not one of them under many indices."""
-    if value.layout != torch.strided or value.is_quantized:
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
