@@ -69,14 +69,15 @@ def check_scheme(url: str, sha256: str | None) -> None:
     if parts.scheme.lower() not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(f"{public_url(url)}: {parts.scheme}:// is not supported; known: {known}, and paths")
-    if parts.scheme.lower() == "http" and sha256 is None and not _is_this_machine(parts.hostname or ""):
+    if parts.scheme.lower() == "http" and sha256 is None and not is_loopback(parts.hostname or ""):
         raise ValueError(
             f"{public_url(url)}: http:// is not encrypted, so anybody on the way may change the file; "
             "give --sha256 with its checksum, or an https:// address"
         )
 
 
-def _is_this_machine(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host or address is this machine, and what listens there is reached by this machine alone."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -70,7 +70,7 @@ def up_views(plan: Plan, document: dict[str, Any], started: list[str]) -> list[A
         services_table(document),
         f"Prefect   {plan.prefect_ui()}",
         f"MLflow    http://{plan.far()}:{plan.mlflow_port}/#/experiments?{TRAININGS}",
-        f"Ray       {plan.dashboard()}  (Ray itself listens on every interface, and asks for its token)",
+        f"Ray       {plan.dashboard()}",
         "",
         "./convoy uses these servers from now on (CONVOY_PLATFORM=off: not)."
         + ("" if started else " Everything ran already."),

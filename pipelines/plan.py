@@ -4,7 +4,6 @@ Values are the section `platform` of params.yaml. The plan is kept in `.platform
 is started, so that whatever becomes of `up`, the next one and `down` know what there may be.
 """
 
-import ipaddress
 import os
 import shlex
 import socket
@@ -13,7 +12,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from data.address import without_password
+from data.address import is_loopback, without_password
 from data.files import write_whole
 from data.parameters import Parameters
 from pipelines.adoption import ENVIRONMENT_FILE, folder
@@ -21,6 +20,8 @@ from tasks.paths import home
 
 PLAN_FILE = "plan.json"
 RAY_WORKERS = range(10002, 20000)
+# Ray takes this machine's address in the network in place of 127.0.0.1 unless it is told that there are no clusters.
+RAY_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 EVERY_INTERFACE = ("0.0.0.0", "::")
 
 
@@ -65,10 +66,7 @@ class Plan(PlatformConfig):
 
     def loopback(self) -> bool:
         """Whether only this machine can reach the servers."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     def serves_files(self) -> bool:
         """Whether the files of runs go through MLflow's server; else clients write them where they belong."""
@@ -105,6 +103,7 @@ class Plan(PlatformConfig):
             "RAY_ADDRESS": self.ray_address(),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(folder() / "ray-token"),
+            RAY_CLUSTERS: "0" if self.loopback() else "1",
         }
 
 

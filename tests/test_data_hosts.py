@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import download, transfer
+from data.address import is_loopback
 from data.download import fetch
 from data.hosts import ALLOWED, PrivateAddressError, check_host, is_public, literal, require_public
 from tests.servers import Site, serve
@@ -59,6 +60,11 @@ def _nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 def site() -> Iterator[Site]:
     with serve(b"what only this machine may read") as running:
         yield running
+
+
+def test_what_is_a_loopback() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org")))
 
 
 def resolving_to(*addresses: str) -> Callable[..., list[Any]]:
