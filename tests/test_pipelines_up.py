@@ -12,7 +12,7 @@ import pytest
 
 from data.dataset import Dataset
 from tasks.paths import ROOT, store
-from tests.platforms import CHANGES, ENDED, Platform, new_platform, running, wait_for
+from tests.platforms import CHANGES, ENDED, Platform, new_platform, running, tiny_changes, wait_for
 from tests.tiny import tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
@@ -45,14 +45,6 @@ def platform(module_home: Path, digits: Dataset) -> Iterator[Platform]:
 
 def pids(platform: Platform) -> dict[str, int]:
     return {name: service["pid"] for name, service in platform.status().items()}
-
-
-def tiny_changes() -> list[str]:
-    return [
-        f"--set={section}.{name}={json.dumps(value)}"
-        for section, values in CHANGES.items()
-        for name, value in (values.items() if isinstance(values, dict) else ())
-    ]
 
 
 def test_an_up_that_is_killed_is_put_in_order_by_the_next_and_by_down(tmp_path: Path) -> None:
