@@ -12,13 +12,16 @@ DataMode = Literal["auto", "resident", "streaming"]
 ViewName = Literal["single", "mirror", "mirror_shift", "five_crop", "ten_crop", "multi_scale"]
 
 
+SECRET_IN_URL = (
+    "parameters are recorded with the run, so this URL may hold neither user and password nor a signature: put user and "
+    "password into ~/.netrc where this runs, or fetch the file and give its path"
+)
+
+
 def without_secret(source: str) -> str:
     """A source as it may stand in parameters, which are recorded; a ValueError for a URL that opens a door."""
     if has_secret(source):
-        raise ValueError(
-            "parameters are recorded with the run, so this URL may hold neither user and password nor a signature: put "
-            "user and password into ~/.netrc where this runs, or fetch the file and give its path"
-        )
+        raise ValueError(SECRET_IN_URL)
     return source
 
 

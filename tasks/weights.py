@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data.address import is_url, public_url, split_checksum
+from data.address import has_secret, is_url, public_url, split_checksum
 from data.dataset import DatasetInfo
 from data.download import fetch
 from data.files import file_sha256
@@ -23,6 +23,7 @@ from models.faces import PUBLISHED
 from tasks.distil import Teacher
 from tasks.modelfile import load_card, model_sha256, weights_file
 from tasks.paths import downloads
+from tasks.settings import SECRET_IN_URL
 from tasks.transfer import Weights
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -61,6 +62,8 @@ def read_weights(
         return of_file(source, file_in_package(source.removeprefix(PACKAGE), setting), architecture, channels)
     if is_url(source):
         address, sha256 = split_checksum(source, None)
+        if has_secret(source):
+            raise ValueError(f"{setting} (={public_url(source)}): {SECRET_IN_URL}")
         if sha256 is None:
             raise ValueError(f"{setting} (={source}): a URL needs its checksum: end it by #sha256=...")
         got = fetch(source, downloads(), max_bytes=MAX_BYTES)
