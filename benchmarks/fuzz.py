@@ -40,12 +40,13 @@ from data.measurement import measure
 from tests.corpus import Corpus, Sound, load_corpus
 from tests.corruption import corrupt
 from tests.datasets import DATASETS
+from tests.parsers import PARSERS, parsed_sounds
 from tests.pictures import write_tree
 
 LIMIT_S = 20.0  # of one case
 MEMORY_GB = 3.0  # of address space, above what a worker has at its start
 CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.2, near_duplicate_distance=4, max_source_gb=0.1)
-SHARES = {"image": 0.58, "annotation": 0.18, "array": 0.12, "archive": 0.08, "ingest": 0.04}
+SHARES = {"image": 0.48, "annotation": 0.18, "array": 0.12, "archive": 0.08, "ingest": 0.04, "parser": 0.1}
 GOOD = ("used", "set aside", "refused")
 
 
@@ -82,7 +83,7 @@ def pools(corpus: Corpus) -> dict[str, list[Sound]]:
     """What each way damages."""
     return {
         "image": corpus.images, "annotation": corpus.sources, "array": corpus.arrays, "archive": corpus.archives,
-        "ingest": corpus.images,
+        "ingest": corpus.images, "parser": parsed_sounds(),
     }  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def draw(corpus: Corpus, seed: int, number: int) -> Case:
     way = random.choices(list(SHARES), list(SHARES.values()))[0]
     pool = pools(corpus)[way]
     sound = random.choice(pool)
-    other = random.choice(pool if way in ("annotation", "array") else corpus.images).data
+    other = random.choice(pool if way in ("annotation", "array", "parser") else corpus.images).data
     data, damage = corrupt(sound.data, random, other)
     return Case(number, way, sound, data, damage, random)
 
@@ -186,9 +187,22 @@ def run_ingest(case: Case) -> str:
     return "set aside" if report.set_aside else "used"
 
 
+def run_parser(case: Case) -> str:
+    """Give a damaged file to what reads its kind."""
+    try:
+        PARSERS[case.sound.kind][1](case.data)
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        for line in str(error).splitlines() or [""]:  # of parameters, one for each fault
+            check_line(line)
+        return "refused"
+    return "used"
+
+
 RUN: dict[str, Callable[[Case], str]] = {
     "image": run_image, "annotation": run_annotation, "array": run_annotation, "archive": run_archive,
-    "ingest": run_ingest,
+    "ingest": run_ingest, "parser": run_parser,
 }  # fmt: skip
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data.address import is_loopback
 from data.dataset import Dataset
 from tasks.paths import ROOT, store
 from tests.platforms import CHANGES, ENDED, Platform, new_platform, running, tiny_changes, wait_for
+from tests.test_pipelines_listening import listening
 from tests.tiny import tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
@@ -74,6 +76,12 @@ def test_a_second_up_starts_nothing(platform: Platform) -> None:
     document = platform.convoy("up")
     assert document["started"] == [] and document["healthy"]
     assert pids(platform) == before
+
+
+def test_a_started_platform_listens_on_the_loopback_alone(platform: Platform) -> None:
+    found = listening(platform.processes())
+    assert [each for each in found if not is_loopback(each[0])] == []
+    assert set(platform.ports.values()) <= {port for _, port, _ in found}
 
 
 @pytest.mark.parametrize("name", ["prefect", "mlflow", "ray", "worker"])
