@@ -1,10 +1,11 @@
-"""Does any damaged file crash ingest, hang it, fill the memory, or pass without a reason?
+"""Does any damaged file crash what reads it, hang it, fill the memory, or pass without a reason?
 
     PYTHONPATH=. .venv/bin/python benchmarks/fuzz.py [DATASETS] [--cases 10000] [--seed 0]
 
 Takes real images, annotations, signals, volumes and archives from the datasets folder (CONVOY_DATASETS, default
-../shared/datasets), and images that Pillow converts to the other formats; damages each case at random
-(tests/corruption.py) and gives it to what ingest runs, in processes with a limit of time for each case and of memory.
+../shared/datasets), images that Pillow converts to the other formats, and what else is read (tests/parsers.py); damages
+each case at random (tests/corruption.py) and gives it to what ingest or another command runs, in processes with a limit
+of time for each case and of memory.
 Every case follows from the seed and its number: `--case N` runs one in this process, where a debugger sees it. The exit
 code is 1 if any case fails, and its file is written to the folder `--keep`.
 """
@@ -40,7 +41,7 @@ from data.measurement import measure
 from tests.corpus import Corpus, Sound, load_corpus
 from tests.corruption import corrupt
 from tests.datasets import DATASETS
-from tests.parsers import PARSERS, parsed_sounds
+from tests.parsers import parse, parsed_sounds
 from tests.pictures import write_tree
 
 LIMIT_S = 20.0  # of one case
@@ -187,22 +188,9 @@ def run_ingest(case: Case) -> str:
     return "set aside" if report.set_aside else "used"
 
 
-def run_parser(case: Case) -> str:
-    """Give a damaged file to what reads its kind."""
-    try:
-        PARSERS[case.sound.kind][1](case.data)
-    except ValueError as error:
-        if type(error) is not ValueError:
-            raise
-        for line in str(error).splitlines() or [""]:  # of parameters, one for each fault
-            check_line(line)
-        return "refused"
-    return "used"
-
-
 RUN: dict[str, Callable[[Case], str]] = {
     "image": run_image, "annotation": run_annotation, "array": run_annotation, "archive": run_archive,
-    "ingest": run_ingest, "parser": run_parser,
+    "ingest": run_ingest, "parser": lambda case: parse(case.sound.kind, case.data),
 }  # fmt: skip
 
 

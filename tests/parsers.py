@@ -137,6 +137,18 @@ PARSERS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], Any]]] = {
 }  # fmt: skip
 
 
+def parse(kind: str, data: bytes) -> str:
+    """Read a file of a kind: "used"; raises ValueError, whose lines, one for each fault, are joined into one."""
+    try:
+        PARSERS[kind][1](data)
+    except ValueError as error:
+        if type(error) is not ValueError or "" in map(str.strip, str(error).split("\n")):
+            raise
+        raise ValueError("; ".join(str(error).split("\n"))) from None
+    return "used"
+
+
+@cache
 def parsed_sounds() -> list[Sound]:
     """A sound file of each."""
     return [Sound(kind, kind, make()) for kind, (make, _) in PARSERS.items()]
