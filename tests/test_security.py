@@ -13,6 +13,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,12 @@ from data.decode import DecodeError
 from data.npy import read_npy, read_npz
 from models.facenets import FaceResNet
 from tasks import faceweights, weights
+from tasks.lineage import has_commit
 from tasks.modelfile import load_card, load_model, model_sha256
+from tasks.modelstore import files_of
 from tasks.paths import ROOT, store
 from tasks.predict import load_predictor
+from tasks.reproduction import require_names
 from tasks.train import train
 from tests.pictures import png
 from tests.tiny import tiny_config, tiny_dataset
@@ -333,3 +337,29 @@ def test_tensors_of_another_network_are_named_and_not_copied(tmp_path: Path) -> 
 
 def test_a_model_that_is_whole_predicts(copied: Path) -> None:
     assert load_predictor(copied).predict([png(1)])["error"].to_pylist() == [None]
+
+
+# records
+
+
+@pytest.mark.parametrize("sha256", ["../../../.config/autostart", "/tmp/x", "", "A" * 64, "0" * 63])
+def test_a_registry_does_not_choose_where_a_model_is_put(sha256: str, mark: Path) -> None:
+    version = SimpleNamespace(name="x", version="1", tags={"convoy.model_sha256": sha256})
+    with pytest.raises(ValueError, match="was not registered by Convoy"):
+        files_of(None, version)  # type: ignore[arg-type]
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "dataset", "digest"),
+    [("../../x", "digits", ""), ("k", "../x", ""), ("k", "digits", "../../x"), ("", "digits", ""), ("k", "None", "")],
+)
+def test_a_record_does_not_choose_where_a_training_is_done_again(key: str, dataset: str, digest: str) -> None:
+    with pytest.raises(ValueError, match="was tampered with"):
+        require_names("models:/x/1", key, dataset, digest)
+    require_names("models:/x/1", "k", "digits", "0" * 32 + ".dir")
+
+
+@pytest.mark.parametrize("commit", ["", "HEAD", "main", "--help", "-x", "0000000; touch x", "c0ffee", "../x"])
+def test_only_a_hash_names_a_commit(commit: str) -> None:
+    assert not has_commit(ROOT, commit)
