@@ -159,7 +159,7 @@ class Shard(Parameters):
     @field_validator("file")
     @classmethod
     def _lies_here(cls, file: str) -> str:
-        return require_plain(file, "file")
+        return require_plain(file)
 
 
 class DatasetInfo(Parameters):
@@ -203,7 +203,7 @@ class DatasetInfo(Parameters):
     @field_validator("files_sha256")
     @classmethod
     def _lie_here(cls, files: dict[str, str]) -> dict[str, str]:
-        return {require_plain(name, "files_sha256"): sha256 for name, sha256 in files.items()}
+        return {require_plain(name): sha256 for name, sha256 in files.items()}
 
     @property
     def picture_channels(self) -> Literal[1, 3]:

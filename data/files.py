@@ -22,10 +22,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_plain(name: str, what: str) -> str:
-    """Return a name that a manifest gives for a file beside it; a ValueError where it would lead to another folder."""
+def require_plain(name: str, what: str = "") -> str:
+    """Return a name that a manifest gives for a file beside it; a ValueError where it would lead to another folder.
+
+    `what` is the name's place in the manifest, where nobody else says it.
+    """
     if not name or name in (".", "..") or "\0" in name or Path(name).name != name:
-        raise ValueError(f"{what} (={name!r}) must be a file name in that folder, without a path")
+        given = f"{what} (={name!r}) " if what else ""
+        raise ValueError(f"{given}must be a file name in that folder, without a path")
     return name
 
 

@@ -44,6 +44,11 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 ANSWER_TIMEOUT_S = 5.0
+# What no worker needs of the checkout: data, records, and what holds secrets, whatever .gitignore says.
+KEPT_BACK = [
+    "/data/store/", "/runs/", "/galleries/", "/recordings/", "/.venv/", "/.git/", "/out/", "/.cache/", "/.platform/",
+    "/.prefect/", "/.dvc/", "/mlflow/", "/mlflow.db",
+]  # fmt: skip
 
 _connecting = threading.Lock()
 
@@ -92,7 +97,7 @@ def _start() -> None:
         environment = {
             "working_dir": str(ROOT),
             "env_vars": {**SETTINGS, **ALLOCATOR},
-            "excludes": ["/data/store/", "/runs/", "/galleries/", "/.venv/", "/.git/", "/out/", "/.cache/"],
+            "excludes": KEPT_BACK,
         }
         ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     if threading.current_thread() is threading.main_thread():
