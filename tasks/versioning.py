@@ -310,13 +310,17 @@ def _md5(file: Path) -> str:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(file.read_text()) or {}
+        values = yaml.safe_load(file.read_bytes()) or {}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{file} is not readable YAML: {one_line(str(error))}; mend it or restore it from git"
         ) from None
+    outs = values.get("outs", []) if isinstance(values, dict) else None
+    if not isinstance(outs, list) or not all(isinstance(out, dict) for out in outs):
+        raise ValueError(f"{file} is no file of DVC's: its outs must be a list; mend it or restore it from git")
+    return dict(values)
 
 
 def one_line(text: str) -> str:

@@ -42,7 +42,6 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": f"{HUSH}-aws",
     "AWS_SESSION_TOKEN": f"{HUSH}-session",
     "PREFECT_API_KEY": f"{HUSH}-prefect",
-    "PREFECT_SERVER_API_AUTH_STRING": "",  # of a server of their own there is none
     "RAY_AUTH_TOKEN": f"{HUSH}-ray",
     "CONVOY_WEBHOOK_URL": f"http://127.0.0.1:9/{HUSH}-webhook",
     "CONVOY_PREFECT_DATABASE": f"postgresql://me:{HUSH}-db@127.0.0.1:9/prefect",
