@@ -3,8 +3,8 @@
     downloads/<SHA-256>/<file name>     what came
     downloads/.<key>.part, .json        what is on its way; `key` is a hash of the URL
 
-http and https go through `requests`, which obeys HTTPS_PROXY, REQUESTS_CA_BUNDLE and ~/.netrc, to hosts that `data.hosts`
-allows; s3 is `data.s3`, at the endpoint of the environment.
+http and https go through `requests`, which obeys HTTPS_PROXY, REQUESTS_CA_BUNDLE and ~/.netrc, to hosts that
+`data.hosts` allows; s3 is `data.s3`, at the endpoint of the environment.
 """
 
 import fcntl

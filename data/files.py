@@ -1,4 +1,4 @@
-"""Files: their checksum, their names, JSON, and writing them so that they, or a folder of them, appear whole or not at all.
+"""Files: checksums, names, JSON, and writing them, or a folder of them, so that they appear whole or not at all.
 
 It imports nothing of ours, so that models and versions can have it cheaply.
 """

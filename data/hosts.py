@@ -1,11 +1,11 @@
 """Which machines a URL may lead to: those of the public internet, and private ones that are allowed by name.
 
-A URL comes from a form, a parameter or a redirect, and this machine may reach what its author does not: its own servers,
-the network behind a firewall, a cloud's metadata at 169.254.169.254 ("server-side request forgery",
-https://owasp.org/www-community/attacks/Server_Side_Request_Forgery). So a name is resolved, and every address that it has
-must be public; the address that was connected to is looked at once more, since a name may change meanwhile.
+A URL comes from a form, a parameter or a redirect, and this machine may reach what its author does not: its own
+servers, the network behind a firewall, a cloud's metadata at 169.254.169.254 ("server-side request forgery",
+https://owasp.org/www-community/attacks/Server_Side_Request_Forgery). So a name is resolved, and every address that it
+has must be public; the address that was connected to is looked at once more, since a name may change meanwhile.
 
-    CONVOY_PRIVATE_URLS=127.0.0.1,10.1.0.0/16,files.lab    addresses, networks and host names that may be asked all the same
+    CONVOY_PRIVATE_URLS=127.0.0.1,10.1.0.0/16,files.lab    addresses, networks and host names that may be asked anyway
 
 A variable of the environment, not a parameter: who fills in the form of a flow must not be able to allow it. Through a
 proxy (HTTPS_PROXY) it is the proxy that resolves names and connects; a private address in the URL itself is refused.
@@ -31,15 +31,19 @@ class PrivateAddressError(ValueError):
     """A URL leads to a machine that only this one reaches."""
 
 
+def meant(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The address that is reached: the IPv4 one inside of an IPv6 one, where there is one."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether anybody could reach the address; an IPv4 address inside of an IPv6 one decides for it."""
-    if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in NAT64:
-            inner = IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-    return address.is_global and not address.is_multicast
+    """Whether anybody could reach the address."""
+    reached = meant(address)
+    return reached.is_global and not reached.is_multicast
 
 
 def literal(host: str) -> IPv4Address | IPv6Address | None:
@@ -60,7 +64,7 @@ def require_public(host: str, address: IPv4Address | IPv6Address) -> None:
     """Raise PrivateAddressError for a private address of `host` that CONVOY_PRIVATE_URLS does not allow."""
     if is_public(address) or is_allowed(host, address):
         return
-    where = host if literal(host) == address else f"{host} is {address}, which"
+    where = host if literal(host) == address else f"{host} is {meant(address)}, which"
     raise PrivateAddressError(
         f"{where} is an address of this machine or of a private network, and a URL may not lead there; if that is "
         f"meant, allow it where this runs: {ALLOWED}={host}"
@@ -84,7 +88,7 @@ def is_allowed(host: str, address: IPv4Address | IPv6Address) -> bool:
                     "without ports, separated by commas"
                 ) from None
             continue  # another host's name
-        if address in network:
+        if meant(address) in network or address in network:
             return True
     return False
 

@@ -151,7 +151,9 @@ def read_report(folder: Path) -> IngestReport:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; {way_back(folder)}")
     left_out = {"path": str(folder), "source": "", "time_s": 0.0, "phase_s": {}, "images_per_s": 0.0}
-    values = {name: value for name, value in read_object(file, way_back(folder)).items() if name not in RETIRED}
+    values = {
+        name: value for name, value in read_object(file, way_back(folder)).items() if name not in RETIRED
+    }
     return IngestReport.parse({**values, **left_out}, str(file))
 
 

@@ -49,9 +49,9 @@ def ingest_dataset(
     environment.prepare()
     if has_secret(source):
         raise ValueError(
-            f"source (={public_url(source)}): Prefect keeps what a flow is given, so it may hold neither user and password "
-            "nor a signature: put user and password into ~/.netrc of the worker, or run ./convoy data add; and delete "
-            "this flow run"
+            f"source (={public_url(source)}): Prefect keeps what a flow is given, so it may hold neither user and "
+            "password nor a signature: put user and password into ~/.netrc of the worker, or run ./convoy data add; "
+            "and delete this flow run"
         )
     config = section("ingest", IngestConfig, changes or {})
     reporter = current_reporter() or steps.LogReporter()

@@ -44,11 +44,13 @@ def recipes(family: str) -> dict[str, dict[str, Any]]:
     values = load()
     section = values.get(family)
     if not isinstance(section, dict) or not section:
-        raise ValueError(f"{PARAMS.name} has no recipes for {family!r}; sections: {', '.join(map(str, values))}")
+        raise ValueError(
+            f"{PARAMS.name} has no recipes for {family!r}; sections: {', '.join(map(str, values))}"
+        )
     for name, recipe in section.items():
         if not isinstance(recipe, dict):
             raise ValueError(
-                f"{PARAMS.name}: {family}.{name} (={recipe!r}) must be a section of parameters, as the other recipes are"
+                f"{PARAMS.name}: {family}.{name} (={recipe!r}) must be a section of parameters, as other recipes are"
             )
     return section
 

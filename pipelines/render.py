@@ -51,7 +51,11 @@ class ConsoleReporter:
             self._open(status)
         assert self.progress is not None and self.task is not None
         self.progress.update(
-            self.task, completed=status.done, total=status.total, rate=status.rate, text=escape(shown(status.text))
+            self.task,
+            completed=status.done,
+            total=status.total,
+            rate=status.rate,
+            text=escape(shown(status.text)),
         )
         if status.done == status.total:
             self.close()
@@ -84,7 +88,9 @@ class ConsoleReporter:
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
     """A table; numbers are aligned right and shortened to what a reader can use."""
     values = [list(row) for row in rows]
-    view = Table(title=escape(shown(title)), title_justify="left", title_style="bold", header_style="bold", box=None)
+    view = Table(
+        title=escape(shown(title)), title_justify="left", title_style="bold", header_style="bold", box=None
+    )
     for i, column in enumerate(columns):
         numeric = any(isinstance(row[i], int | float) for row in values)
         view.add_column(escape(shown(column)), justify="right" if numeric else "left", overflow="fold")

@@ -136,7 +136,10 @@ def prefect_environment(plan: Plan) -> dict[str, str]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
     }
     if plan.loopback():  # Prefect itself lets the scripts of any web page call it
-        near = {plan.prefect_ui(), *(f"http://{host}:{plan.prefect_port}" for host in ("127.0.0.1", "localhost"))}
+        near = {
+            plan.prefect_ui(),
+            *(f"http://{host}:{plan.prefect_port}" for host in ("127.0.0.1", "localhost")),
+        }
         own["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(sorted(near))
     if plan.prefect_database:
         own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = plan.prefect_database

@@ -1,6 +1,7 @@
 """What DVC does for tasks.versioning, in a process of its own: `python -m tasks.dvcprocess VERB HOME`.
 
-Its arguments come by standard input, as JSON. The last line of its output is the result as JSON; if it fails, its error output is one line that says why.
+Its arguments come by standard input, as JSON. The last line of its output is the result as JSON; if it fails, its error
+output is one line that says why.
 """
 
 import contextlib

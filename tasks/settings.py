@@ -13,8 +13,8 @@ ViewName = Literal["single", "mirror", "mirror_shift", "five_crop", "ten_crop", 
 
 
 SECRET_IN_URL = (
-    "parameters are recorded with the run, so this URL may hold neither user and password nor a signature: put user and "
-    "password into ~/.netrc where this runs, or fetch the file and give its path"
+    "parameters are recorded with the run, so this URL may hold neither user and password nor a signature: put user "
+    "and password into ~/.netrc where this runs, or fetch the file and give its path"
 )
 
 

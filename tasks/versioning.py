@@ -319,7 +319,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         ) from None
     outs = values.get("outs", []) if isinstance(values, dict) else None
     if not isinstance(outs, list) or not all(isinstance(out, dict) for out in outs):
-        raise ValueError(f"{file} is no file of DVC's: its outs must be a list; mend it or restore it from git")
+        raise ValueError(
+            f"{file} is no file of DVC's: its outs must be a list; mend it or restore it from git"
+        )
     return dict(values)
 
 

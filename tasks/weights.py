@@ -186,7 +186,9 @@ def read_state(file: Path) -> dict[str, Tensor]:
     if not named:
         raise ValueError(f"{file}: must hold named tensors (a state dict), and holds {type(state).__name__}")
     if larger := [name for name, value in state.items() if not is_whole(value)]:
-        raise ValueError(f"{file}: cannot be read as named tensors: {larger[0]!a} claims more numbers than it has")
+        raise ValueError(
+            f"{file}: cannot be read as named tensors: {larger[0]!a} claims more numbers than it has"
+        )
     return dict(state)
 
 

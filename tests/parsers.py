@@ -47,7 +47,9 @@ def form() -> bytes:
     """Two pictures and a field, as curl -F sends them."""
     parts = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="{i}.png"\r\n'
-        "Content-Type: image/png\r\n\r\n".encode() + png(i, 8, 8) + b"\r\n"
+        "Content-Type: image/png\r\n\r\n".encode()
+        + png(i, 8, 8)
+        + b"\r\n"
         for i in range(2)
     ]
     field = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="x"\r\n\r\ny\r\n'.encode()
@@ -75,7 +77,9 @@ def read_weights_file(data: bytes) -> None:
         read_state(Path(folder) / "w")
 
 
-def reader_in(files: Callable[[], dict[str, bytes]], name: str, read: Callable[[Path], Any]) -> Callable[[bytes], None]:
+def reader_in(
+    files: Callable[[], dict[str, bytes]], name: str, read: Callable[[Path], Any]
+) -> Callable[[bytes], None]:
     """Reads a folder of `files` with other bytes in one of them."""
 
     def read_folder(data: bytes) -> None:
@@ -116,7 +120,14 @@ def read_form(data: bytes) -> None:
         raise ValueError(str(error)) from None
 
 
-VERSION = {"number": 1, "md5": "0" * 32 + ".dir", "size": 5, "nfiles": 2, "source": "x", "images": {"train": 3}}
+VERSION = {
+    "number": 1,
+    "md5": "0" * 32 + ".dir",
+    "size": 5,
+    "nfiles": 2,
+    "source": "x",
+    "images": {"train": 3},
+}
 ALIGNMENT = {"method": "crop", "side_px": 64, "crop_xyxy": [1, 2, 30, 40]}
 # kind: sound bytes, and what reads such bytes; it raises nothing but a ValueError of one line for each fault
 PARSERS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], Any]]] = {

@@ -4,8 +4,8 @@
     python -m tests.supplychain --list     the licence of each package too
 
 Licences come from the metadata of what is installed, so this needs no network; tests/supplychain.toml says which are
-allowed. Vulnerabilities come from PyPI's advisories by pip-audit. Where PyPI cannot be reached nothing is looked up, and
-that is said; it is no failure. The exit code is 1 for what is not allowed, or known and not named in the file.
+allowed. Vulnerabilities come from PyPI's advisories by pip-audit. Where PyPI cannot be reached nothing is looked up,
+and that is said; it is no failure. The exit code is 1 for what is not allowed, or known and not named in the file.
 """
 
 import argparse
@@ -74,7 +74,9 @@ def licence_of(found: Distribution, policy: Policy) -> str:
     for field in ("License-Expression", "License"):
         if understood := expression(found.metadata.get(field) or "", policy):
             return understood
-    classifiers = [text.rpartition(" :: ")[2] for text in found.metadata.get_all("Classifier", []) if TROVE in text]
+    classifiers = [
+        text.rpartition(" :: ")[2] for text in found.metadata.get_all("Classifier", []) if TROVE in text
+    ]
     known = [policy.names[text] for text in classifiers if text in policy.names]
     return " AND ".join(sorted(set(known))) if known and len(known) == len(classifiers) else ""
 
@@ -113,9 +115,13 @@ def licences(lock: Path, policy: Policy) -> tuple[dict[str, str], list[str]]:
             continue
         found[name] = licence or "not known"
         if not licence:
-            faults.append(f"{name} {version}: its metadata name no licence; read it, and name it in {POLICY.name}")
+            faults.append(
+                f"{name} {version}: its metadata name no licence; read it, and name it in {POLICY.name}"
+            )
         elif name not in policy.packages and not is_allowed(licence, policy):
-            faults.append(f"{name} {version}: {licence} is not allowed by {POLICY.name}; take another package")
+            faults.append(
+                f"{name} {version}: {licence} is not allowed by {POLICY.name}; take another package"
+            )
     return found, faults
 
 
@@ -162,7 +168,9 @@ def vulnerabilities(lock: Path, policy: Policy) -> tuple[str, list[str]]:
     faults = [f"{each}; take that, or say in {POLICY.name} why it does no harm here" for each in found
               if not set(each.ids) & set(policy.accepted)]  # fmt: skip
     gone = set(policy.accepted) - {id for each in found for id in each.ids}
-    faults += [f"{POLICY.name} accepts {id}, which nothing here has any more: remove it" for id in sorted(gone)]
+    faults += [
+        f"{POLICY.name} accepts {id}, which nothing here has any more: remove it" for id in sorted(gone)
+    ]
     return f"vulnerabilities: {len(found)} known in {len(locked_versions(lock))} packages", faults
 
 

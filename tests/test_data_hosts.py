@@ -82,12 +82,16 @@ def resolving_to(*addresses: str) -> Callable[..., list[Any]]:
 @pytest.mark.parametrize("host", PRIVATE)
 def test_a_private_address_is_refused_however_it_is_written(host: str, tmp_path: Path) -> None:
     shown = f"[{host}]" if ":" in host else host
-    with pytest.raises(ValueError, match=f"a private network, and a URL may not lead there.*{ALLOWED}=") as caught:
+    with pytest.raises(
+        ValueError, match=f"a private network, and a URL may not lead there.*{ALLOWED}="
+    ) as caught:
         fetch(f"https://{shown}/latest/x.tar", tmp_path, max_bytes=LARGE)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("host", ["93.184.215.14", "2606:2800:21f:cb07::1", "example.org", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "host", ["93.184.215.14", "2606:2800:21f:cb07::1", "example.org", "64:ff9b::808:808"]
+)
 def test_a_public_address_or_a_name_passes_the_first_look(host: str) -> None:
     check_host(host)
 
@@ -104,15 +108,24 @@ def test_an_ipv4_address_inside_of_an_ipv6_one_is_judged_as_itself(number: int) 
 def test_a_name_that_resolves_to_a_private_address_is_never_asked(
     answers: tuple[str, ...], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", resolving_to(*answers))  # the last: between the look and the call
-    with pytest.raises(ValueError, match=r"files\.example is .*127\.0\.0\.1, which is an address of this machine"):
+    monkeypatch.setattr(
+        socket, "getaddrinfo", resolving_to(*answers)
+    )  # the last: between the look and the call
+    with pytest.raises(
+        ValueError, match=r"files\.example is .*127\.0\.0\.1, which is an address of this machine"
+    ):
         fetch(site.url.replace("127.0.0.1", "files.example"), tmp_path, sha256=SHA256, max_bytes=LARGE)
     assert site.asked == []
 
 
 @pytest.mark.parametrize(
     "place",
-    ["http://169.254.169.254/latest/meta-data", "http://localhost:1/x", "http://[::ffff:10.0.0.1]/x", "http://2130706433/x"],
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "http://localhost:1/x",
+        "http://[::ffff:10.0.0.1]/x",
+        "http://2130706433/x",
+    ],
 )
 def test_a_redirect_from_a_public_to_a_private_address_is_not_followed(place: str) -> None:
     response = requests.Response()

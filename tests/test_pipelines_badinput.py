@@ -1,4 +1,4 @@
-"""What a person may hand in and nothing breaks: one line that says what is wrong and what to do, or set aside and counted.
+"""What a person may hand in, and nothing breaks: one line says what is wrong and what to do, or it is set aside.
 
 The rows are the list of the design, by the real commands.
 """
@@ -14,13 +14,10 @@ from pathlib import Path
 import pytest
 
 from tasks.paths import store
-from tests.annotated import coco_json, voc_xml
 from tests.conftest import Run
 from tests.corpus import pack
 from tests.pictures import class_tree, encode, picture, png, png_bomb, write_tree
-from tests.recording import make_model
 from tests.test_data_decode import with_orientation
-from tests.tiny import tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("module_home")
 JPEG = encode(picture(3), "JPEG")
@@ -76,11 +73,17 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "a truncated zip": (file("x.zip", pack(SOUND, "zip")[:3000]), "damaged or truncated archive"),
     "a truncated tar": (file("x.tar", pack(SOUND, "tar")[:3000]), "damaged or truncated archive"),
     "a tar that leads out": (file("x.tar", pack({"../1.png": png(1)}, "tar")), "it leads out of its folder"),
-    "a zip that leads out": (file("x.zip", pack({"a/../../1.png": png(1)}, "zip")), "it leads out of its folder"),
+    "a zip that leads out": (
+        file("x.zip", pack({"a/../../1.png": png(1)}, "zip")),
+        "it leads out of its folder",
+    ),
     "an absolute name": (file("x.tar", pack({"/etc/1.png": png(1)}, "tar")), "names must be relative"),
     "a link": (file("x.tar", link_in_tar()), "is a link (to '/etc/passwd')"),
     "a bomb": (file("x.zip", bomb_in_zip()), "archive bomb"),
-    "another kind of archive": (file("x.7z", b"7z\xbc\xaf'\x1c" + bytes(99)), "7z archives are not supported; repack"),
+    "another kind of archive": (
+        file("x.7z", b"7z\xbc\xaf'\x1c" + bytes(99)),
+        "7z archives are not supported; repack",
+    ),
     "something else": (file("x.txt", b"hello"), "is neither a folder, nor a tar or zip archive"),
     "a device": (lambda _: "/dev/zero", "is neither a folder, nor a tar or zip archive"),
 }

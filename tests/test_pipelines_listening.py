@@ -56,7 +56,13 @@ def test_the_engines_of_one_command_listen_on_the_loopback_alone(tmp_path: Path)
     own = {name: value for name, value in os.environ.items() if name not in (*FOREIGN, "PREFECT_HOME")}
     own |= {"CONVOY_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", ENGINES], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "-c", ENGINES],
+        env=own,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
@@ -77,5 +83,7 @@ def test_a_platform_on_the_loopback_keeps_ray_and_browsers_to_it() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_only_a_loopback_is_one(host: str) -> None:
     assert some_plan(host=host).loopback()
-    assert not any(some_plan(host=other).loopback() for other in ("0.0.0.0", "::", "10.0.0.1", "convoy.example"))
+    assert not any(
+        some_plan(host=other).loopback() for other in ("0.0.0.0", "::", "10.0.0.1", "convoy.example")
+    )
     assert isinstance(some_plan(), Plan)

@@ -50,7 +50,9 @@ def judge(file: Path) -> Judge:
 
 def test_the_judge_sees_what_would_run() -> None:
     judge = Judge()
-    judge.feed("<p onclick='x()'>a</p><script>x</script><a href='javascript:x()'>b</a><img src='//e.example/x'>")
+    judge.feed(
+        "<p onclick='x()'>a</p><script>x</script><a href='javascript:x()'>b</a><img src='//e.example/x'>"
+    )
     assert len(judge.faults) == 4
 
 
@@ -63,7 +65,10 @@ def evil(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, name in enumerate(CLASSES)
         for i in range(10)
     }
-    broken = {f"{CLASSES[0]}/<iframe src=x>.png": b"<html><script>alert(5)</script>", f"{CLASSES[1]}/<u>.gif": b""}
+    broken = {
+        f"{CLASSES[0]}/<iframe src=x>.png": b"<html><script>alert(5)</script>",
+        f"{CLASSES[1]}/<u>.gif": b"",
+    }
     return write_tree(tmp_path_factory.mktemp("source"), files | broken)
 
 
@@ -75,7 +80,9 @@ def test_no_page_of_ours_runs_what_a_name_says(
     assert code == 0, err
     config = tiny_config("classification").model_copy(update={"dataset": "evil"})
     dataset = Dataset.open(store() / "evil")
-    result = train("classification", config, dataset, folder=tmp_path / "run", key="k", digest="d", executor="in_process")
+    result = train(
+        "classification", config, dataset, folder=tmp_path / "run", key="k", digest="d", executor="in_process"
+    )
     model = str(result.model_folder)
     picture = next(file for file in evil.rglob("*.png") if file.stat().st_size > 100)
     pages = {

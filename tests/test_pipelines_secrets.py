@@ -67,12 +67,16 @@ DOORS = [
 def test_a_url_in_parameters_may_not_hold_a_secret_and_the_refusal_does_not_say_it(
     section: type[Parameters], url: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"weights \(='https://example\.org/w\.pth.*parameters are recorded") as caught:
+    with pytest.raises(
+        ValueError, match=r"weights \(='https://example\.org/w\.pth.*parameters are recorded"
+    ) as caught:
         section.parse({"weights": url}, "transfer")
     assert "hush" not in str(caught.value) and "token@" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", ["w.pth", "package:lpips", "https://example.org/w.pth?v=2#sha256=0", "C:/w.pth", ""])
+@pytest.mark.parametrize(
+    "source", ["w.pth", "package:lpips", "https://example.org/w.pth?v=2#sha256=0", "C:/w.pth", ""]
+)
 def test_a_source_without_a_secret_stands_as_it_was_given(source: str) -> None:
     assert not has_secret(source)
 
@@ -83,7 +87,9 @@ def test_a_public_url_has_no_secret(url: str) -> None:
 
 
 def test_a_flow_is_not_given_a_source_with_a_password() -> None:
-    with pytest.raises(ValueError, match=r"source \(=https://example\.org/x\.tar\): Prefect keeps what a flow is given"):
+    with pytest.raises(
+        ValueError, match=r"source \(=https://example\.org/x\.tar\): Prefect keeps what a flow is given"
+    ):
         ingest_dataset.fn("https://me:hush@example.org/x.tar", "x", "classification")
 
 
@@ -199,7 +205,11 @@ def test_no_secret_is_in_anything_that_is_written_or_said(
     with serve(pack(class_tree("ab", 12), "tar")) as site:
         for number, arguments in enumerate(chain(site)):
             done = subprocess.run(
-                [sys.executable, "-m", "pipelines", *arguments], env=own, cwd=work, capture_output=True, check=False
+                [sys.executable, "-m", "pipelines", *arguments],
+                env=own,
+                cwd=work,
+                capture_output=True,
+                check=False,
             )
             (work / f"said-{number}").write_bytes(done.stdout + done.stderr)
             told = f"{arguments[:2]}: {done.stderr.decode()}"
@@ -208,7 +218,9 @@ def test_no_secret_is_in_anything_that_is_written_or_said(
     found = [str(file) for file in files_with(HUSH.encode(), home, ray_folder)]
     assert found == [str(home / ".dvc" / "config.local")]  # which git does not see
     searched = {file.name for file in home.rglob("*")}
-    assert {"prefect.db", "server.db", "checks.html", "job.json", "MLmodel"} <= searched, "nothing was written"
+    assert {"prefect.db", "server.db", "checks.html", "job.json", "MLmodel"} <= searched, (
+        "nothing was written"
+    )
 
 
 def files_with(secret: bytes, *folders: Path) -> list[Path]:

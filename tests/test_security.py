@@ -37,8 +37,22 @@ from tests.pictures import png
 from tests.tiny import tiny_config, tiny_dataset
 
 LAYERS = ("data", "models", "tasks", "pipelines")
-MODULES = sorted(file for layer in LAYERS for file in (ROOT / layer).rglob("*.py") if "store" not in file.parts)
-RUNNERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "code", "codeop", "imp"}
+MODULES = sorted(
+    file for layer in LAYERS for file in (ROOT / layer).rglob("*.py") if "store" not in file.parts
+)
+RUNNERS = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "shelve",
+    "marshal",
+    "code",
+    "codeop",
+    "imp",
+}
 FORBIDDEN = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput", "torch.hub.load",
     "torch.jit.load", "yaml.unsafe_load", "yaml.full_load", "shutil.unpack_archive", "pd.read_pickle",
@@ -53,7 +67,15 @@ NETWORK = {  # who may open connections of their own, and to where
     "pipelines/services.py": "the platform's servers",
     "tasks/recordstore.py": "MLFLOW_TRACKING_URI",
 }
-CALLERS = {"urlopen", "requests.get", "requests.post", "requests.Session", "httpx.get", "httpx.post", "httpx.Client"}
+CALLERS = {
+    "urlopen",
+    "requests.get",
+    "requests.post",
+    "requests.Session",
+    "httpx.get",
+    "httpx.post",
+    "httpx.Client",
+}
 
 
 def calls(file: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -70,8 +92,17 @@ def keywords(call: ast.Call) -> dict[str, str]:
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_module_calls_what_runs_what_it_reads(file: Path) -> None:
     tree = ast.parse(file.read_text())
-    imported = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    imported = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    imported |= {
+        node.module.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+    }
     assert not imported & RUNNERS
     for name, call in calls(file):
         options = keywords(call)
@@ -211,7 +242,9 @@ def members_at(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("wrapping", list(WRAPPINGS))
-def test_a_pickle_in_the_place_of_a_models_weights_is_not_run(wrapping: str, copied: Path, mark: Path) -> None:
+def test_a_pickle_in_the_place_of_a_models_weights_is_not_run(
+    wrapping: str, copied: Path, mark: Path
+) -> None:
     (copied / "member-0.safetensors").write_bytes(WRAPPINGS[wrapping](Planted(mark)))
     for name in ("python_model.pkl", "data.pkl", "model.pth"):  # what other tools would load
         (copied / name).write_bytes(pickle.dumps(Planted(mark)))
@@ -219,7 +252,9 @@ def test_a_pickle_in_the_place_of_a_models_weights_is_not_run(wrapping: str, cop
         load_predictor(copied)
 
 
-@pytest.mark.parametrize("name", ["../member-0.safetensors", "/etc/passwd", "..", ".", "", "a/b.safetensors", "x\0y"])
+@pytest.mark.parametrize(
+    "name", ["../member-0.safetensors", "/etc/passwd", "..", ".", "", "a/b.safetensors", "x\0y"]
+)
 def test_a_card_names_files_in_its_folder_alone(name: str, copied: Path) -> None:
     with_card(copied, members=members_at(copied, name))
     for read in (load_model, model_sha256):
@@ -259,7 +294,9 @@ def test_a_card_of_another_network_is_one_line(changes: dict[str, Any], copied: 
 
 
 @pytest.mark.parametrize("file", ["../x.parquet", "/etc/passwd", "..", "a/b.parquet", ""])
-def test_a_datasets_description_names_files_in_its_folder_alone(file: str, model: Path, tmp_path: Path) -> None:
+def test_a_datasets_description_names_files_in_its_folder_alone(
+    file: str, model: Path, tmp_path: Path
+) -> None:
     assert model.is_dir()
     folder = Path(shutil.copytree(store() / "digits", tmp_path / "digits"))
     values = json.loads((folder / "dataset.json").read_text())
@@ -352,7 +389,13 @@ def test_a_registry_does_not_choose_where_a_model_is_put(sha256: str, mark: Path
 
 @pytest.mark.parametrize(
     ("key", "dataset", "digest"),
-    [("../../x", "digits", ""), ("k", "../x", ""), ("k", "digits", "../../x"), ("", "digits", ""), ("k", "None", "")],
+    [
+        ("../../x", "digits", ""),
+        ("k", "../x", ""),
+        ("k", "digits", "../../x"),
+        ("", "digits", ""),
+        ("k", "None", ""),
+    ],
 )
 def test_a_record_does_not_choose_where_a_training_is_done_again(key: str, dataset: str, digest: str) -> None:
     with pytest.raises(ValueError, match="was tampered with"):

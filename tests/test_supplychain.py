@@ -43,7 +43,9 @@ class Saying(Distribution):
     def read_text(self, filename: str) -> str | None:
         lines = ["Metadata-Version: 2.4", "Name: x", "Version: 1"]
         for name, value in self.fields.items():
-            lines += [f"{name.replace('_', '-')}: {each}" for each in ([value] if isinstance(value, str) else value)]
+            lines += [
+                f"{name.replace('_', '-')}: {each}" for each in ([value] if isinstance(value, str) else value)
+            ]
         return "\n".join([*lines, ""]) if filename == "METADATA" else None
 
     def locate_file(self, path: Any) -> Any:
@@ -130,13 +132,17 @@ def test_without_a_way_to_the_service_nothing_is_checked_and_that_is_said(
     assert f"licences: {len(locked_versions(LOCK))} packages" in out
 
 
-def test_a_known_vulnerability_fails_unless_it_is_named_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_vulnerability_fails_unless_it_is_named_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(supplychain, "why_unreachable", lambda: "")
     monkeypatch.setattr(supplychain, "known_vulnerabilities", lambda _: list(read_audit(SAYS)))
     plain = read_policy()
     said, [fault] = vulnerabilities(LOCK, plain)
     assert "1 known" in said
-    assert fault.startswith("holey 2: PYSEC-1, CVE-1, GHSA-1, fixed in 2.1; take that, or say in supplychain.toml")
+    assert fault.startswith(
+        "holey 2: PYSEC-1, CVE-1, GHSA-1, fixed in 2.1; take that, or say in supplychain.toml"
+    )
     named = supplychain.Policy(plain.allowed, plain.names, plain.packages, {"CVE-1": "never called"})
     assert vulnerabilities(LOCK, named)[1] == []
     monkeypatch.setattr(supplychain, "known_vulnerabilities", lambda _: [])

@@ -1,4 +1,4 @@
-"""Weights, models, descriptions, parameters and requests that are damaged are used, or refused in lines that say why."""
+"""Weights, models, descriptions, parameters and requests that are damaged are used, or refused by saying why."""
 
 from random import Random
 
