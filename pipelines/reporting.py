@@ -17,7 +17,7 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u
 
 
 def shown(text: str) -> str:
-    """A text for a terminal or a log: without passwords; what a file's name could steer a terminal by is written out."""
+    """A text for a terminal or a log: without passwords; what a file's name could steer a terminal by, written out."""
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), without_password(text))
 
 

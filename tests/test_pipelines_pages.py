@@ -14,9 +14,9 @@ from tests.tiny import tiny_config
 
 CLASSES = ("<img src=x onerror=alert(1)>", "\"><svg onload='alert(2)'>", "<script>alert(3)<", "&lt;b&gt;")
 TAGS = {
-    "a", "body", "br", "circle", "code", "details", "div", "figcaption", "figure", "g", "h1", "h2", "h3", "head", "html",
-    "img", "li", "line", "meta", "ol", "p", "path", "polyline", "rect", "span", "style", "summary", "svg", "table", "td",
-    "text", "th", "title", "tr", "ul",
+    "a", "body", "br", "circle", "code", "details", "div", "figcaption", "figure", "g", "h1", "h2", "h3", "head",
+    "html", "img", "li", "line", "meta", "ol", "p", "path", "polyline", "rect", "span", "style", "summary", "svg",
+    "table", "td", "text", "th", "title", "tr", "ul",
 }  # fmt: skip
 
 

@@ -186,8 +186,9 @@ def chain(site: Site) -> list[tuple[str, ...]]:
         ("data", "add", source, "--name", "shots"),
         ("data", "remote", "s3://bucket/convoy", "--option", f"secret_access_key={HUSH}-remote"),
         ("data", "versions", "shots"), ("data", "check", "shots", "--html", "checks.html"), train,
-        (*train, "--set", "train.seed=1"), ("promote", "classifier-shots", "2"), ("evaluate", champion, "--out", "report"),
-        ("explain", champion), ("models", "list"), ("models", "show", champion), ("doctor",), ("status",),
+        (*train, "--set", "train.seed=1"), ("promote", "classifier-shots", "2"),
+        ("evaluate", champion, "--out", "report"), ("explain", champion),
+        ("models", "list"), ("models", "show", champion), ("doctor",), ("status",),
     ]  # fmt: skip
 
 

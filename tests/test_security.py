@@ -24,7 +24,7 @@ from safetensors.torch import save
 from data.dataset import Dataset
 from data.decode import DecodeError
 from data.npy import read_npy, read_npz
-from models.facenets import FaceResNet
+from models.faceresnet import FaceResNet
 from tasks import faceweights, weights
 from tasks.lineage import has_commit
 from tasks.modelfile import load_card, load_model, model_sha256
@@ -230,6 +230,9 @@ def copied(model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(model, tmp_path / "model"))
 
 
+MEMBER = {"architecture": "lenet5", "arguments": {}, "weights": "member-0.safetensors", "run": "k"}
+
+
 def with_card(folder: Path, **changes: Any) -> Path:
     card = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**card, **changes}))
@@ -282,10 +285,13 @@ def test_a_damaged_card_is_one_line(content: bytes, said: str, copied: Path) -> 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"family": "nothing"}, {"members": [{"architecture": "os.system", "arguments": {}, "weights": "member-0.safetensors",
-      "run": "k"}]}, {"classes": ["only one"]},
-     {"members": [{"architecture": "lenet5", "arguments": {"width": "x"}, "weights": "member-0.safetensors", "run": "k"}]}],
-)  # fmt: skip
+    [
+        {"family": "nothing"},
+        {"members": [{**MEMBER, "architecture": "os.system"}]},
+        {"classes": ["only one"]},
+        {"members": [{**MEMBER, "arguments": {"width": "x"}}]},
+    ],
+)
 def test_a_card_of_another_network_is_one_line(changes: dict[str, Any], copied: Path) -> None:
     with_card(copied, **changes)
     with pytest.raises(ValueError, match=r"model\.json do not make a") as caught:
@@ -324,7 +330,7 @@ def test_weights_that_unpack_to_more_than_they_are_are_refused_before_they_do(tm
     bomb = zip_of(files, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 20_000
     (tmp_path / "w.pth").write_bytes(bomb)
-    with pytest.raises(ValueError, match="is compressed, which torch.save does not do"):
+    with pytest.raises(ValueError, match=r"is compressed, which torch\.save does not do"):
         weights.read_state(tmp_path / "w.pth")
     (tmp_path / "w.pth").write_bytes(zip_of(files, zipfile.ZIP_STORED))
     assert set(weights.read_state(tmp_path / "w.pth")) == {"x"}
@@ -332,9 +338,8 @@ def test_weights_that_unpack_to_more_than_they_are_are_refused_before_they_do(tm
 
 @pytest.mark.parametrize(
     "value",
-    [torch.zeros(1).expand(1 << 40), torch.zeros(3, 3).to_sparse(), torch.zeros(4, device="meta"),
-     torch.quantize_per_tensor(torch.zeros(4), 1.0, 0, torch.qint8)],
-    ids=["expanded", "sparse", "meta", "quantised"],
+    [torch.zeros(1).expand(1 << 40), torch.zeros(3, 3).to_sparse(), torch.zeros(4, device="meta")],
+    ids=["expanded", "sparse", "meta"],
 )  # fmt: skip
 def test_a_tensor_whose_numbers_are_not_there_is_refused(value: torch.Tensor, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(as_zip({"mean": value, "std": value}))
