@@ -1,10 +1,11 @@
-"""Does any damaged file crash ingest, hang it, fill the memory, or pass without a reason?
+"""Does any damaged file crash what reads it, hang it, fill the memory, or pass without a reason?
 
     PYTHONPATH=. .venv/bin/python benchmarks/fuzz.py [DATASETS] [--cases 10000] [--seed 0]
 
 Takes real images, annotations, signals, volumes and archives from the datasets folder (CONVOY_DATASETS, default
-../shared/datasets), and images that Pillow converts to the other formats; damages each case at random
-(tests/corruption.py) and gives it to what ingest runs, in processes with a limit of time for each case and of memory.
+../shared/datasets), images that Pillow converts to the other formats, and what else is read (tests/parsers.py); damages
+each case at random (tests/corruption.py) and gives it to what ingest or another command runs, in processes with a limit
+of time for each case and of memory.
 Every case follows from the seed and its number: `--case N` runs one in this process, where a debugger sees it. The exit
 code is 1 if any case fails, and its file is written to the folder `--keep`.
 """
@@ -40,12 +41,13 @@ from data.measurement import measure
 from tests.corpus import Corpus, Sound, load_corpus
 from tests.corruption import corrupt
 from tests.datasets import DATASETS
+from tests.parsers import parse, parsed_sounds
 from tests.pictures import write_tree
 
 LIMIT_S = 20.0  # of one case
 MEMORY_GB = 3.0  # of address space, above what a worker has at its start
 CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.2, near_duplicate_distance=4, max_source_gb=0.1)
-SHARES = {"image": 0.58, "annotation": 0.18, "array": 0.12, "archive": 0.08, "ingest": 0.04}
+SHARES = {"image": 0.48, "annotation": 0.18, "array": 0.12, "archive": 0.08, "ingest": 0.04, "parser": 0.1}
 GOOD = ("used", "set aside", "refused")
 
 
@@ -82,7 +84,7 @@ def pools(corpus: Corpus) -> dict[str, list[Sound]]:
     """What each way damages."""
     return {
         "image": corpus.images, "annotation": corpus.sources, "array": corpus.arrays, "archive": corpus.archives,
-        "ingest": corpus.images,
+        "ingest": corpus.images, "parser": parsed_sounds(),
     }  # fmt: skip
 
 
@@ -92,7 +94,7 @@ def draw(corpus: Corpus, seed: int, number: int) -> Case:
     way = random.choices(list(SHARES), list(SHARES.values()))[0]
     pool = pools(corpus)[way]
     sound = random.choice(pool)
-    other = random.choice(pool if way in ("annotation", "array") else corpus.images).data
+    other = random.choice(pool if way in ("annotation", "array", "parser") else corpus.images).data
     data, damage = corrupt(sound.data, random, other)
     return Case(number, way, sound, data, damage, random)
 
@@ -188,7 +190,7 @@ def run_ingest(case: Case) -> str:
 
 RUN: dict[str, Callable[[Case], str]] = {
     "image": run_image, "annotation": run_annotation, "array": run_annotation, "archive": run_archive,
-    "ingest": run_ingest,
+    "ingest": run_ingest, "parser": lambda case: parse(case.sound.kind, case.data),
 }  # fmt: skip
 
 

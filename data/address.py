@@ -10,6 +10,8 @@ SCHEMES = ("https", "http", "s3", "file")
 # of a query's parameter: what opens a door, as in signed URLs of Amazon, Google and Microsoft
 _SECRET = re.compile(r"sig|token|key|secret|passw|credential|auth|policy|expires|^x-(amz|goog|ms)-", re.I)
 _CHECKSUM = "sha256="
+_WEB_USER = re.compile(r"(https?://)[^/\s]+@", re.I)
+_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,16 @@ def public_url(url: str) -> str:
     return urlunsplit((parts.scheme.lower(), parts.netloc.rpartition("@")[2], parts.path, query, ""))
 
 
+def has_secret(source: str) -> bool:
+    """Whether a source is a URL that holds what opens a door."""
+    return is_url(source) and public_url(source) != urlunsplit(urlsplit(source)._replace(fragment=""))
+
+
+def without_password(text: str) -> str:
+    """A URL, or a text that cites some, as it may be shown: without passwords, and users of http, who may be tokens."""
+    return _PASSWORD.sub(r"\1:…@", _WEB_USER.sub(r"\1…@", text))
+
+
 def split_checksum(source: str, sha256: str | None) -> tuple[str, str | None]:
     """The URL alone, and the SHA-256 that `sha256` or its end `#sha256=...` gives; a ValueError if that is none."""
     url, _, fragment = source.partition("#") if is_url(source) else (source, "", "")
@@ -57,14 +69,15 @@ def check_scheme(url: str, sha256: str | None) -> None:
     if parts.scheme.lower() not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(f"{public_url(url)}: {parts.scheme}:// is not supported; known: {known}, and paths")
-    if parts.scheme.lower() == "http" and sha256 is None and not _is_this_machine(parts.hostname or ""):
+    if parts.scheme.lower() == "http" and sha256 is None and not is_loopback(parts.hostname or ""):
         raise ValueError(
             f"{public_url(url)}: http:// is not encrypted, so anybody on the way may change the file; "
             "give --sha256 with its checksum, or an https:// address"
         )
 
 
-def _is_this_machine(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host or address is this machine, and what listens there is reached by this machine alone."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

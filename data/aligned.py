@@ -72,7 +72,7 @@ def parse(text: str | bytes, where: str) -> FaceAlignment:
     """What a file of ours says; raises a ValueError that names `where`."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be an object, as ./convoy align writes it")

@@ -1,6 +1,5 @@
 """Whether a stored dataset is still whole: what ingest wrote, byte for byte, and what its columns say."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +18,9 @@ from data.dataset import (
     count_boxes,
     count_images,
     schema_of,
+    way_back,
 )
-from data.files import file_sha256
+from data.files import file_sha256, read_object
 from data.measurement import CHUNK_IMAGES, Measured, measure_all
 from data.parameters import Parameters
 
@@ -203,7 +203,7 @@ def _check_groups(rows: list[dict[str, Any]], path: Path) -> list[str]:
     report = path / "report.json"
     if not report.is_file():
         return ["report.json is missing"]
-    from_source = set(json.loads(report.read_text())["source_splits"])
+    from_source = set(read_object(report, way_back(path)).get("source_splits", ()))
     sides: dict[str, dict[str, str]] = {}
     for row in rows:
         sides.setdefault(row["group"], {}).setdefault(row["split"], row["id"])

@@ -27,9 +27,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data.aligned import FaceAlignment
+from data.files import read_object, require_plain
 from data.parameters import Parameters, did_you_mean
 
 SCHEMA_VERSION = 1
@@ -155,6 +156,11 @@ class Shard(Parameters):
     rows: int
     sha256: str
 
+    @field_validator("file")
+    @classmethod
+    def _lies_here(cls, file: str) -> str:
+        return require_plain(file)
+
 
 class DatasetInfo(Parameters):
     """`dataset.json`. Channel statistics are over train pixels in [0, 1], RGB or grey; of signals and volumes over
@@ -193,6 +199,11 @@ class DatasetInfo(Parameters):
     rate_hz: float = 0.0  # signals: the most common rate, 0 where no file says
     spacing_mm: tuple[float, ...] = ()  # volumes: the median sides of a voxel, () where no file says
     alignment: FaceAlignment | None = None  # faces: how they were cut out, where the source says so
+
+    @field_validator("files_sha256")
+    @classmethod
+    def _lie_here(cls, files: dict[str, str]) -> dict[str, str]:
+        return {require_plain(name): sha256 for name, sha256 in files.items()}
 
     @property
     def picture_channels(self) -> Literal[1, 3]:
@@ -234,7 +245,7 @@ class Dataset:
                 f"make it with: ./convoy data add SOURCE --name {path.name}, or fetch it with: ./convoy data pull"
                 + did_you_mean(path.name, known)
             )
-        values = json.loads(file.read_text())
+        values = read_object(file, way_back(path))
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ValueError(

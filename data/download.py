@@ -3,7 +3,8 @@
     downloads/<SHA-256>/<file name>     what came
     downloads/.<key>.part, .json        what is on its way; `key` is a hash of the URL
 
-http and https go through `requests`, which obeys HTTPS_PROXY, REQUESTS_CA_BUNDLE and ~/.netrc; s3 is `data.s3`.
+http and https go through `requests`, which obeys HTTPS_PROXY, REQUESTS_CA_BUNDLE and ~/.netrc, to hosts that
+`data.hosts` allows; s3 is `data.s3`, at the endpoint of the environment.
 """
 
 import fcntl
@@ -19,6 +20,7 @@ from urllib3.exceptions import HTTPError, IncompleteRead, NameResolutionError
 
 from data.address import Fetched, check_scheme, file_name, is_url, public_url, split_checksum
 from data.files import file_sha256
+from data.hosts import PrivateAddressError, PublicAdapter, check_host
 from data.s3 import open_s3
 from data.transfer import (
     CHUNK_BYTES,
@@ -131,11 +133,13 @@ def _opener(url: str, sha256: str | None) -> Opener:
 
 
 class _Session(requests.Session):
-    """Does not let a redirect take away what https gives."""
+    """Does not let a redirect take away what https gives, nor lead to a private address."""
 
     def __init__(self, sha256: str | None) -> None:
         super().__init__()
         self.sha256 = sha256
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, PublicAdapter())
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
@@ -147,6 +151,7 @@ class _Session(requests.Session):
                     "encrypted; refused"
                 )
             check_scheme(there, self.sha256)
+            check_host(urlsplit(there).hostname or "")
         return target
 
 
@@ -159,6 +164,7 @@ def _open_http(url: str, sha256: str | None, start: int, validator: str) -> Iter
     if start and validator:
         headers["If-Range"] = validator
     with _one_line(url), _Session(sha256) as session:
+        check_host(urlsplit(url).hostname or "")
         timeout = (CONNECT_TIMEOUT_S, IDLE_TIMEOUT_S)
         with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
             yield _reply(response, start, public_url(url))
@@ -197,6 +203,8 @@ def _one_line(url: str) -> Iterator[None]:
     shown = public_url(url)
     try:
         yield
+    except PrivateAddressError as error:
+        raise ValueError(f"{shown}: {error}") from None
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):
         raise ValueError(f"{shown}: not an address that can be asked") from None
     except requests.exceptions.TooManyRedirects:

@@ -1,10 +1,11 @@
-"""Files: their checksum, and writing them, or a folder of them, so that they appear whole or not at all.
+"""Files: checksums, names, JSON, and writing them, or a folder of them, so that they appear whole or not at all.
 
 It imports nothing of ours, so that models and versions can have it cheaply.
 """
 
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -12,13 +13,36 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_plain(name: str, what: str = "") -> str:
+    """Return a name that a manifest gives for a file beside it; a ValueError where it would lead to another folder.
+
+    `what` is the name's place in the manifest, where nobody else says it.
+    """
+    if not name or name in (".", "..") or "\0" in name or Path(name).name != name:
+        given = f"{what} (={name!r}) " if what else ""
+        raise ValueError(f"{given}must be a file name in that folder, without a path")
+    return name
+
+
+def read_object(file: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file; a ValueError of one line that ends in `remedy` where there is none."""
+    try:
+        values = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file} is damaged, it is no JSON ({said}); {remedy}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} is damaged: it must hold an object, got {type(values).__name__}; {remedy}")
+    return values
 
 
 def write_whole(file: Path, text: str) -> None:

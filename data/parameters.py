@@ -7,6 +7,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data.address import has_secret, public_url
+
 
 class Parameters(BaseModel):
     """Base of every configuration: immutable, and an unknown name is an error rather than a silent no-op."""
@@ -41,7 +43,9 @@ def describe(fault: Any, model: type[BaseModel], where: str) -> str:
         message += did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", fault["ctx"]["expected"]))
     if isinstance(fault["input"], dict):  # a check across fields names what it means itself
         return f"{key}: {message}".removeprefix(": ")
-    return f"{key} (={fault['input']!r}): {message}"
+    given = fault["input"]
+    shown = public_url(given) if isinstance(given, str) and has_secret(given) else given
+    return f"{key} (={shown!r}): {message}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,5 @@
 """What ingest found in a source: the report that a person reads, and `report.json` beside the dataset."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pydantic import Field
 from data import arrays
 from data.dataset import NUM_AXES, SPLITS, DatasetInfo, Split, noun_of, way_back
 from data.decode import EXTENSIONS
+from data.files import read_object
 from data.formats import Listing, RawItem
 from data.measurement import ODDITIES, Measured
 from data.parameters import Parameters
@@ -151,7 +151,9 @@ def read_report(folder: Path) -> IngestReport:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; {way_back(folder)}")
     left_out = {"path": str(folder), "source": "", "time_s": 0.0, "phase_s": {}, "images_per_s": 0.0}
-    values = {name: value for name, value in json.loads(file.read_text()).items() if name not in RETIRED}
+    values = {
+        name: value for name, value in read_object(file, way_back(folder)).items() if name not in RETIRED
+    }
     return IngestReport.parse({**values, **left_out}, str(file))
 
 

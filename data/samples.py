@@ -125,7 +125,7 @@ def read_photo(photo: Path | str) -> bytes:
         return paint(name)
     if name in PHOTOS and not Path(name).exists():
         return _shipped("skimage", PHOTOS[name]).read_bytes()
-    if not Path(name).exists():
+    if not Path(name).is_file():
         raise FileNotFoundError(
             f"no such picture: {name}; give a file, or {', '.join((*PHOTOS, *PAINTINGS))}"
         )

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.dataset import PAIR_SCHEMA, PAIRS_FILE, Shard, Split
-from data.files import file_sha256
+from data.files import file_sha256, read_object
 from data.formats.listing import Pair
 
 SHARD_BYTES = 64 << 20
@@ -106,7 +105,7 @@ def check_name(name: str, family: str, store: Path) -> None:
         return
     if not (target / "dataset.json").is_file():
         raise ValueError(f"{target} is there but is no dataset; move it away, or take another name")
-    there = json.loads((target / "dataset.json").read_text()).get("family")
+    there = read_object(target / "dataset.json", "move the folder away, or take another name").get("family")
     if there != family:
         raise ValueError(f"name (={name!r}) is taken by a dataset of family {there}; take another name")
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from data.address import without_password
 from pipelines import environment, flowprocesses, processes, registration
 from pipelines.adoption import ENVIRONMENT_FILE, folder
 from pipelines.keeper import log_file, record_file
@@ -22,7 +23,6 @@ from pipelines.plan import (
     Plan,
     mlflow_records,
     read_plan,
-    without_password,
     write_environment,
     write_plan,
 )

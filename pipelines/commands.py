@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError
 
 from pipelines.adoption import adopt, server_away
 from pipelines.fulldisk import full_disk
+from pipelines.reporting import shown
 
 STOPPED = 128  # the shell's convention: plus the signal's number
 HELP = """From a folder of images to a registered, honestly tested vision model.
@@ -233,7 +234,7 @@ def complain(message: str, code: int, debug: bool) -> int:
     """Say what went wrong on stderr, and return the exit code."""
     if debug:
         traceback.print_exc()
-    for line in message.splitlines():
+    for line in shown(message).splitlines():
         sys.stderr.write(f"convoy: {line}\n")
     return code
 

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from data.address import without_password
 from pipelines import processes
 from pipelines.adoption import ENVIRONMENT_FILE, folder
 from pipelines.bringup import bring_down, bring_up, choose_plan, exclusive
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import parse_changes
-from pipelines.plan import Plan, overridden, read_plan, without_password
+from pipelines.plan import Plan, overridden, read_plan
 from pipelines.registration import flow_runs
 from pipelines.render import ConsoleReporter, emit, table
 from pipelines.services import SERVICES, Service
@@ -69,7 +70,7 @@ def up_views(plan: Plan, document: dict[str, Any], started: list[str]) -> list[A
         services_table(document),
         f"Prefect   {plan.prefect_ui()}",
         f"MLflow    http://{plan.far()}:{plan.mlflow_port}/#/experiments?{TRAININGS}",
-        f"Ray       {plan.dashboard()}  (Ray itself listens on every interface, and asks for its token)",
+        f"Ray       {plan.dashboard()}",
         "",
         "./convoy uses these servers from now on (CONVOY_PLATFORM=off: not)."
         + ("" if started else " Everything ran already."),

@@ -238,7 +238,10 @@ def require_there(paths: tuple[Path, ...]) -> None:
 
 
 def find_images(paths: tuple[Path, ...], suffixes: frozenset[str]) -> list[Path]:
-    """Files as given, folders searched for what is called so; raises ValueError for a folder without any."""
+    """Files as given, folders searched for what is called so.
+
+    Raises ValueError for a folder without any, and for a pipe or device, which might never end.
+    """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -248,6 +251,8 @@ def find_images(paths: tuple[Path, ...], suffixes: frozenset[str]) -> list[Path]
             if not found:
                 raise ValueError(f"no images in the folder {path}; looked for {' '.join(sorted(suffixes))}")
             files += found
+        elif path.exists() and not path.is_file():
+            raise ValueError(f"{path} is a pipe or a device; give a file or a folder")
         else:
             files.append(path)
     return files

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from data.address import is_loopback
 from pipelines.options import Changes
 from pipelines.parameters import parse_changes, section
 from pipelines.render import ConsoleReporter
@@ -54,7 +55,7 @@ def serve_until_stopped(model: str, config: ServeConfig, host: str, port: int, r
     # Only now, for Ray and torch take seconds.
     from tasks.cluster import disconnect
     from tasks.recordings import RecordConfig
-    from tasks.serve import is_loopback, serving
+    from tasks.serve import serving
 
     reporter = ConsoleReporter()
     keep = section("record", RecordConfig, {}) if record else None

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from data.address import without_password
 from data.dataset import list_names
 from pipelines.configuration import configuration
 from pipelines.finding import Finding
@@ -173,7 +174,7 @@ def check_mlflow() -> Finding:
     if address is None:
         return Finding("MLflow", "ok", f"SQLite at {home() / 'mlflow.db'} (MLFLOW_TRACKING_URI is not set)")
     if not address.startswith(("http://", "https://")):
-        return Finding("MLflow", "ok", f"MLFLOW_TRACKING_URI={address}")
+        return Finding("MLflow", "ok", f"MLFLOW_TRACKING_URI={without_password(address)}")
     return check_address("MLflow", "MLFLOW_TRACKING_URI", address, 5000, "mlflow server")
 
 

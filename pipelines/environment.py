@@ -7,6 +7,7 @@ nothing: commands that only read work where nothing may be written.
 import os
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tasks.paths import home
 
@@ -37,9 +38,35 @@ SETTINGS = {
 
 def prepare() -> None:
     """Fill in the settings that are not set, for this process and its children."""
+    part_credentials()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
+
+
+def part_credentials() -> None:
+    """Take users and passwords out of the servers' addresses, to where the engines look for them.
+
+    An address is shown, logged and recorded with runs; these variables are not.
+    """
+    address, user, password = parted(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if user:
+        os.environ["MLFLOW_TRACKING_URI"] = address
+        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = user, password
+    address, user, password = parted(os.environ.get("PREFECT_API_URL", ""))
+    if user:
+        os.environ["PREFECT_API_URL"] = address
+        os.environ["PREFECT_API_AUTH_STRING"] = f"{user}:{password}"
+
+
+def parted(url: str) -> tuple[str, str, str]:
+    """An http address without user and password, and these two; "" where there are none."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if parts.scheme not in ("http", "https") or not at:
+        return url, "", ""
+    name, _, password = user.partition(":")
+    return urlunsplit(parts._replace(netloc=host)), unquote(name), unquote(password)
 
 
 def make_prefect_home() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from prefect import flow
 
+from data.address import has_secret, public_url
 from data.dataset import Dataset, FamilyName, noun_of
 from data.ingest import IngestConfig
 from pipelines import environment, steps
@@ -46,6 +47,12 @@ def ingest_dataset(
         accept: checks whose errors are waived
     """
     environment.prepare()
+    if has_secret(source):
+        raise ValueError(
+            f"source (={public_url(source)}): Prefect keeps what a flow is given, so it may hold neither user and "
+            "password nor a signature: put user and password into ~/.netrc of the worker, or run ./convoy data add; "
+            "and delete this flow run"
+        )
     config = section("ingest", IngestConfig, changes or {})
     reporter = current_reporter() or steps.LogReporter()
     added = ingest(source, name, family, licence, subset, sha256, fresh_splits, config, reporter)

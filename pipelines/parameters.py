@@ -29,8 +29,8 @@ def load(file: Path | None = None) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"no parameters at {file}; restore it with: git checkout params.yaml")
     try:
-        values = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(
@@ -41,9 +41,17 @@ def load(file: Path | None = None) -> dict[str, Any]:
 
 def recipes(family: str) -> dict[str, dict[str, Any]]:
     """The family's recipes by name; raises ValueError for a family without any."""
-    section = load().get(family)
+    values = load()
+    section = values.get(family)
     if not isinstance(section, dict) or not section:
-        raise ValueError(f"{PARAMS.name} has no recipes for {family!r}; sections: {', '.join(load())}")
+        raise ValueError(
+            f"{PARAMS.name} has no recipes for {family!r}; sections: {', '.join(map(str, values))}"
+        )
+    for name, recipe in section.items():
+        if not isinstance(recipe, dict):
+            raise ValueError(
+                f"{PARAMS.name}: {family}.{name} (={recipe!r}) must be a section of parameters, as other recipes are"
+            )
     return section
 
 
@@ -64,7 +72,10 @@ def section(name: str, model: type[Model], changes: dict[str, Any]) -> Model:
     own = changes.get(name)
     if isinstance(own, dict):
         changes = merge({key: value for key, value in changes.items() if key != name}, own)
-    return model.parse(merge(load().get(name, {}), changes), name)
+    values = load().get(name, {})
+    if not isinstance(values, dict):
+        raise ValueError(f"{PARAMS.name}: {name} (={values!r}) must be a section of parameters")
+    return model.parse(merge(values, changes), name)
 
 
 def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +115,7 @@ def parse_value(value: str, text: str) -> Any:
     """A YAML value; 1e-3 is a number, which YAML 1.1 would read as a text."""
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ValueError(f"--set {text!r}: the value is not valid YAML") from None
     if parsed is None:
         raise ValueError(f"--set {text!r} has no value")

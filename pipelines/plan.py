@@ -4,16 +4,15 @@ Values are the section `platform` of params.yaml. The plan is kept in `.platform
 is started, so that whatever becomes of `up`, the next one and `down` know what there may be.
 """
 
-import ipaddress
 import os
 import shlex
 import socket
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from data.address import is_loopback, without_password
 from data.files import write_whole
 from data.parameters import Parameters
 from pipelines.adoption import ENVIRONMENT_FILE, folder
@@ -21,6 +20,8 @@ from tasks.paths import home
 
 PLAN_FILE = "plan.json"
 RAY_WORKERS = range(10002, 20000)
+# Ray takes this machine's address in the network in place of 127.0.0.1 unless it is told that there are no clusters.
+RAY_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 EVERY_INTERFACE = ("0.0.0.0", "::")
 
 
@@ -65,10 +66,7 @@ class Plan(PlatformConfig):
 
     def loopback(self) -> bool:
         """Whether only this machine can reach the servers."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     def serves_files(self) -> bool:
         """Whether the files of runs go through MLflow's server; else clients write them where they belong."""
@@ -105,18 +103,13 @@ class Plan(PlatformConfig):
             "RAY_ADDRESS": self.ray_address(),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(folder() / "ray-token"),
+            RAY_CLUSTERS: "0" if self.loopback() else "1",
         }
 
 
 def bracketed(host: str) -> str:
     """A host as URLs write it: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
-
-
-def without_password(url: str) -> str:
-    """A database's URL as it may be shown."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":…@", 1) if password else url
 
 
 def read_plan() -> Plan | None:
@@ -154,7 +147,7 @@ def overridden(plan: Plan) -> list[str]:
     """Variables of this shell that name another server than the platform's."""
     wanted = plan.client_environment()
     return [
-        f"{name}={os.environ[name]}"
+        f"{name}={without_password(os.environ[name])}"
         for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
         if os.environ.get(name, wanted[name]) != wanted[name]
     ]

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipelines.reporting import Status
+from pipelines.reporting import Status, shown
 
 FILE_WIDTH = 160  # columns of a table that goes to a file or a pipe
 LINE_EVERY_S = 5.0  # between two lines of progress where stderr is not a terminal
@@ -36,7 +36,7 @@ class ConsoleReporter:
     def note(self, text: str) -> None:
         with self.lock:
             self.close()
-            self.console.print(escape(text), soft_wrap=True)
+            self.console.print(escape(shown(text)), soft_wrap=True)
 
     def show(self, status: Status) -> None:
         with self.lock:
@@ -51,7 +51,11 @@ class ConsoleReporter:
             self._open(status)
         assert self.progress is not None and self.task is not None
         self.progress.update(
-            self.task, completed=status.done, total=status.total, rate=status.rate, text=escape(status.text)
+            self.task,
+            completed=status.done,
+            total=status.total,
+            rate=status.rate,
+            text=escape(shown(status.text)),
         )
         if status.done == status.total:
             self.close()
@@ -71,7 +75,7 @@ class ConsoleReporter:
         if not done and status.step == self.step and time.monotonic() - self.last_s < LINE_EVERY_S:
             return
         self.step, self.last_s = status.step, time.monotonic()
-        self.console.print(escape(str(status)), soft_wrap=True)
+        self.console.print(escape(shown(str(status))), soft_wrap=True)
 
     def close(self) -> None:
         """Leave the bar as it is and give the line back."""
@@ -84,12 +88,14 @@ class ConsoleReporter:
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
     """A table; numbers are aligned right and shortened to what a reader can use."""
     values = [list(row) for row in rows]
-    view = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold", box=None)
+    view = Table(
+        title=escape(shown(title)), title_justify="left", title_style="bold", header_style="bold", box=None
+    )
     for i, column in enumerate(columns):
         numeric = any(isinstance(row[i], int | float) for row in values)
-        view.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
+        view.add_column(escape(shown(column)), justify="right" if numeric else "left", overflow="fold")
     for row in values:
-        view.add_row(*(escape(cell(value)) for value in row))
+        view.add_row(*(escape(shown(cell(value))) for value in row))
     return view
 
 
@@ -144,4 +150,4 @@ def emit(document: Any, views: Iterable[Table | str], as_json: bool) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=FILE_WIDTH)
     for view in views:
-        console.print(escape(view) if isinstance(view, str) else view, soft_wrap=isinstance(view, str))
+        console.print(escape(shown(view)) if isinstance(view, str) else view, soft_wrap=isinstance(view, str))

@@ -4,10 +4,21 @@ A flow's parameters must be plain values, so the place to report to is a context
 it, and a flow that a worker runs finds the log.
 """
 
+import re
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
+
+from data.address import without_password
+
+# What steers a terminal or turns the direction of writing, and bytes of names that are no UTF-8.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+def shown(text: str) -> str:
+    """A text for a terminal or a log: without passwords; what a file's name could steer a terminal by, written out."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), without_password(text))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def start() -> None:
         _server = subprocess.Popen(
             [sys.executable, "-m", "pipelines.server", str(listener.fileno())],
             stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=[listener.fileno()], start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path},
+            # no web page's script is to call it, as Prefect would allow
+            env={**os.environ, "PYTHONPATH": path, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1"},
         )  # fmt: skip
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
     atexit.register(stop)

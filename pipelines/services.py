@@ -24,7 +24,7 @@ from data.files import write_whole
 from pipelines import processes
 from pipelines.adoption import SWITCH, folder, listens
 from pipelines.keeper import record_file
-from pipelines.plan import Plan, mlflow_files, mlflow_records
+from pipelines.plan import RAY_CLUSTERS, Plan, mlflow_files, mlflow_records
 from pipelines.ports import next_free
 from tasks.paths import ROOT, home
 
@@ -40,7 +40,8 @@ CLIENT_PORT, AGENT_PORT = (
 FOREIGN = (
     "PREFECT_PROFILE", "PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_DATABASE_CONNECTION_URL",
     "PREFECT_SERVER_DATABASE_CONNECTION_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI",
-    "MLFLOW_BACKEND_STORE_URI", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONDONTWRITEBYTECODE",
+    "MLFLOW_BACKEND_STORE_URI", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", RAY_CLUSTERS,
+    "PYTHONDONTWRITEBYTECODE",
 )  # fmt: skip
 
 
@@ -134,6 +135,12 @@ def prefect_environment(plan: Plan) -> dict[str, str]:
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
     }
+    if plan.loopback():  # Prefect itself lets the scripts of any web page call it
+        near = {
+            plan.prefect_ui(),
+            *(f"http://{host}:{plan.prefect_port}" for host in ("127.0.0.1", "localhost")),
+        }
+        own["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(sorted(near))
     if plan.prefect_database:
         own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = plan.prefect_database
     return own
@@ -180,7 +187,7 @@ def ray_environment(plan: Plan) -> dict[str, str]:
     )  # here, for they take seconds to import, and status needs none
 
     own = plan.client_environment()
-    auth = {name: own[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
+    auth = {name: own[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", RAY_CLUSTERS)}
     logs = {"RAY_ROTATION_MAX_BYTES": str(int(plan.log_mb * MB)), "RAY_ROTATION_BACKUP_COUNT": "1"}
     return {**SETTINGS, **ALLOCATOR, **auth, **logs}
 

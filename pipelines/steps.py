@@ -21,7 +21,7 @@ from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
-from pipelines.reporting import Clock, Reporter, Status
+from pipelines.reporting import Clock, Reporter, Status, shown
 from tasks import cluster, ledger, registry, runrecords
 from tasks.batches import BatchPlan
 from tasks.distil import Teacher
@@ -68,7 +68,7 @@ class LogReporter:
         self.last_s = -LOG_EVERY_S
 
     def note(self, text: str) -> None:
-        self.logger.info(text)
+        self.logger.info("%s", shown(text))
 
     def show(self, status: Status) -> None:
         if time.monotonic() - self.last_s >= LOG_EVERY_S or status.done == status.total:

@@ -24,7 +24,9 @@ import psutil
 import ray
 import torch
 from pyarrow import Table
+from ray._private import ray_constants
 
+from data.address import is_loopback
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
 from data.stream import RowReader
 from tasks.batches import Job, batch_of, batch_of_rows, join_arrays
@@ -47,6 +49,11 @@ SETTINGS = {
     "RAY_worker_niceness": "0",  # Ray's 15 lets whatever else runs here interrupt training
 }
 ANSWER_TIMEOUT_S = 5.0
+# What no worker needs of the checkout: data, records, and what holds secrets, whatever .gitignore says.
+KEPT_BACK = [
+    "/data/store/", "/runs/", "/galleries/", "/recordings/", "/.venv/", "/.git/", "/out/", "/.cache/", "/.platform/",
+    "/.prefect/", "/.dvc/", "/mlflow/", "/mlflow.db",
+]  # fmt: skip
 
 _connecting = threading.Lock()
 
@@ -74,6 +81,8 @@ def connect() -> ClusterInfo:
 
 def _start() -> None:
     address = os.environ.get("RAY_ADDRESS")
+    if address is None or is_loopback(address.removeprefix("ray://").rpartition(":")[0].strip("[]")):
+        keep_to_loopback()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
@@ -95,12 +104,22 @@ def _start() -> None:
         environment = {
             "working_dir": str(ROOT),
             "env_vars": {**SETTINGS, **ALLOCATOR},
-            "excludes": ["/data/store/", "/runs/", "/galleries/", "/.venv/", "/.git/", "/out/", "/.cache/"],
+            "excludes": KEPT_BACK,
         }
         ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     if threading.current_thread() is threading.main_thread():
         # Ray replaces the handler of SIGTERM by one that exits without unwinding: no hook would run.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def keep_to_loopback() -> None:
+    """Have what Ray starts here listen at 127.0.0.1, and what it seeks there be sought there.
+
+    Ray puts this machine's address in the network in place of 127.0.0.1, wherever that is given, unless there are to
+    be no clusters: then, as by itself on a Mac, it stays on the loopback.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that it starts
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def require_answer(address: str) -> None:

@@ -31,7 +31,7 @@ from tasks.detectionjoin import joined, moved, of_batch
 from tasks.detectionmatches import Detections, Objects, box_areas, match
 from tasks.detectionmetrics import known_aps
 from tasks.optim import OptimConfig
-from tasks.settings import TrainConfig
+from tasks.settings import TrainConfig, WeightsSource
 from tasks.transfer import Weights
 
 DetectionView = Literal["single", "mirror", "multi_scale"]
@@ -40,7 +40,7 @@ DetectionView = Literal["single", "mirror", "multi_scale"]
 class DetectionTransfer(Parameters):
     """What training starts from."""
 
-    weights: str = Field(
+    weights: WeightsSource = Field(
         description='"": none. FILE.safetensors or .pth, https://...#sha256=..., package:NAME of an installed package '
         "that ships them, or a trained classifier: of the network that model.body names"
     )

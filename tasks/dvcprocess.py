@@ -1,6 +1,7 @@
-"""What DVC does for tasks.versioning, in a process of its own: `python -m tasks.dvcprocess VERB HOME ARGUMENTS`.
+"""What DVC does for tasks.versioning, in a process of its own: `python -m tasks.dvcprocess VERB HOME`.
 
-The last line of its output is the result as JSON; if it fails, its error output is one line that says why.
+Its arguments come by standard input, as JSON. The last line of its output is the result as JSON; if it fails, its error
+output is one line that says why.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from data.address import without_password
 from tasks.dvcnames import named_here, named_in_history
 from tasks.versioning import missing, one_line
 
@@ -302,7 +304,7 @@ def remote_of(repository: Any) -> dict[str, str]:
     name = written.get("core", {}).get("remote", "")
     options = written.get("remote", {}).get(name, {})
     shown = {key: str(value) for key, value in sorted(options.items()) if key not in SECRETS | {"url"}}
-    url = re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", str(options.get("url", "")))
+    url = without_password(str(options.get("url", "")))
     return {"name": name, "url": url, **shown} if name else {}
 
 
@@ -330,8 +332,8 @@ def _main(verb: str, root: Path, arguments: dict[str, Any]) -> None:
         try:
             print(json.dumps(_VERBS[verb](root, **arguments)))  # noqa: T201
         except Exception as error:  # of DVC, of the network, of a store's own library: one line either way
-            sys.exit(one_line(str(error) or type(error).__name__))
+            sys.exit(without_password(one_line(str(error) or type(error).__name__)))
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))
+    _main(sys.argv[1], Path(sys.argv[2]), json.load(sys.stdin))

@@ -37,7 +37,7 @@ from models.faces import (
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.facepairs import neighbour_loss, pair_figures, pairs_of_people
 from tasks.optim import OptimConfig
-from tasks.settings import TrainConfig
+from tasks.settings import TrainConfig, WeightsSource
 from tasks.transfer import Weights
 from tasks.verification import NOTHING, far_name
 
@@ -86,7 +86,7 @@ class FaceSampling(Parameters):
 class FaceTransfer(Parameters):
     """What training starts from."""
 
-    weights: str = Field(
+    weights: WeightsSource = Field(
         description='"": none. FILE.safetensors or .pth, https://...#sha256=..., or package:NAME of an installed '
         "package that ships them: of the network that model.name names"
     )

@@ -6,6 +6,7 @@ Resolved once, on the driver, and handed down: a worker has no `.git` and no DVC
 import hashlib
 import json
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ NOT_CODE = (
     ":(exclude,glob)**/*.dvc", ":(exclude,glob)**/dvc.lock", ":(exclude)data/store/.gitignore",
     ":(exclude,glob)data/store/*.versions.json",
 )  # fmt: skip
+
+COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 @dataclass(frozen=True)
@@ -128,12 +131,14 @@ def data_state(path: Path, files: Path | None = None) -> tuple[str, str]:
 
 
 def has_commit(root: Path, commit: str) -> bool:
-    """Whether the repository of the checkout at `root` has a commit."""
+    """Whether the repository of the checkout at `root` has a commit; only a hash names one, no branch and no option."""
+    if not COMMIT.fullmatch(commit):
+        return False
     try:
         git(root, "cat-file", "-e", f"{commit}^{{commit}}")
     except (FileNotFoundError, subprocess.CalledProcessError):
         return False
-    return bool(commit)
+    return True
 
 
 def git_state(root: Path) -> tuple[str, bool, str]:

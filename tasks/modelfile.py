@@ -14,10 +14,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from data.files import whole, write_whole
+from data.files import read_object, require_plain, whole, write_whole
 from tasks.card import CARD_VERSION, ModelCard
 from tasks.families import FAMILIES
 
@@ -55,7 +56,7 @@ def load_card(folder: Path) -> ModelCard:
         raise FileNotFoundError(
             f"no model in {folder}: it has no model.json; give the `model` folder of a run"
         )
-    values = json.loads(file.read_text())
+    values = read_object(file, "write it anew: register the model again, or train it")
     if values.get("card_version") != CARD_VERSION:
         raise ValueError(f"{file}: card_version (={values.get('card_version')}) is not {CARD_VERSION}")
     return ModelCard.parse(values, str(file))
@@ -63,18 +64,27 @@ def load_card(folder: Path) -> ModelCard:
 
 def weights_file(folder: Path, name: str) -> Path:
     """A file of weights that a card names; raises ValueError for one elsewhere."""
-    if Path(name).name != name:
-        raise ValueError(f"{folder}: weights (={name!r}) must be a file name in that folder")
-    return folder / name
+    return folder / require_plain(name, f"{folder}: weights")
 
 
 def load_model(folder: Path) -> SavedModel:
-    """Read a saved model; its members are in evaluation mode, on the CPU."""
+    """Read a saved model; its members are in evaluation mode, on the CPU.
+
+    Raises FileNotFoundError, or a ValueError of one line for a folder that is damaged.
+    """
     card = load_card(folder)
     members = []
     for member in card.members:
-        module = FAMILIES[card.family].rebuild(card, member)
-        module.load_state_dict(load_file(weights_file(folder, member.weights)), strict=True)
+        file = weights_file(folder, member.weights)
+        try:
+            module = FAMILIES[card.family].rebuild(card, member)
+            module.load_state_dict(load_file(file), strict=True)
+        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{file} and model.json do not make a {member.architecture} for {card.family} ({said}); they are "
+                "damaged, or of another version: register the model again, or train it"
+            ) from None
         members.append(module.eval())
     return SavedModel(card, tuple(members))
 
@@ -84,10 +94,7 @@ def model_files(card: ModelCard) -> list[str]:
     names = [member.weights for member in card.members]
     if card.pair_heads is not None:
         names.append(card.pair_heads.weights)
-    for name in names:
-        if Path(name).name != name:
-            raise ValueError(f"weights (={name!r}) must be a file name beside model.json")
-    return [*names, "model.json"]
+    return [*(require_plain(name, "weights") for name in names), "model.json"]
 
 
 def model_sha256(folder: Path) -> str:

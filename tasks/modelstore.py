@@ -81,7 +81,7 @@ def version_at(client: MlflowClient, uri: str) -> ModelVersion:
 def files_of(client: MlflowClient, version: ModelVersion) -> Path:
     """The model folder of a version: where it lies, or fetched once; raises ValueError if its files have changed."""
     expected = version.tags.get("convoy.model_sha256")
-    if expected is None:
+    if expected is None or not re.fullmatch(r"[0-9a-f]{64}", expected):  # it names a folder
         raise ValueError(f"models:/{version.name}/{version.version} was not registered by Convoy")
     source = f"{client.get_model_version_download_uri(version.name, version.version)}/artifacts/model"
     address = urlparse(source)

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from data.address import without_password
 from data.files import scratch
 from tasks.paths import home
 
@@ -28,6 +29,11 @@ _clients: dict[str, MlflowClient] = {}
 def tracking_uri() -> str:
     """Where the records are: MLFLOW_TRACKING_URI, else SQLite in `home()`, with artifacts below `home()/mlflow`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def shown_uri() -> str:
+    """`tracking_uri` as it may be shown and recorded: a database's has a password in it."""
+    return without_password(tracking_uri())
 
 
 def connect() -> MlflowClient:
@@ -46,7 +52,7 @@ def connect() -> MlflowClient:
                 _clients[uri] = _open(uri) if uri.startswith(("http:", "https:")) else open_database(uri)
             except (MlflowException, SQLAlchemyError) as error:
                 raise RuntimeError(
-                    f"MLflow's records at {uri} cannot be opened: {first_line(error)}"
+                    f"MLflow's records at {shown_uri()} cannot be opened: {first_line(error)}"
                 ) from None
         return _clients[uri]
 
@@ -74,7 +80,7 @@ def _probe(uri: str, timeout_s: float) -> None:
         return  # it answers; whether it lets us in is for the first request to say
     except OSError as error:
         raise ConnectionError(
-            f"MLflow at {uri} (MLFLOW_TRACKING_URI) does not answer: {getattr(error, 'reason', error)}; "
+            f"MLflow at {shown_uri()} (MLFLOW_TRACKING_URI) does not answer: {getattr(error, 'reason', error)}; "
             "start that server, or unset MLFLOW_TRACKING_URI to keep records in a local file"
         ) from None
 
@@ -109,5 +115,5 @@ def open_database(uri: str) -> MlflowClient:
 
 
 def first_line(error: Exception) -> str:
-    """An engine's message without what it appends: SQL, links, traces."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """An engine's message without what it appends: SQL, links, traces; and without passwords of addresses."""
+    return without_password((str(error).strip().splitlines() or [type(error).__name__])[0])

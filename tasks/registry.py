@@ -33,7 +33,7 @@ from tasks.modelfile import load_card, model_sha256
 from tasks.modelstore import files_of, find_versions, registered_addresses, version_at
 from tasks.packaging import save_package
 from tasks.paths import home, runs
-from tasks.recordstore import connect, first_line, require_answer, tracking_uri
+from tasks.recordstore import connect, first_line, require_answer, shown_uri, tracking_uri
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -260,7 +260,7 @@ def end_run(run_id: str, status: Status) -> None:
 
 def run_url(run_id: str) -> str:
     """The run's page in MLflow's UI; where no server runs, the command that opens the UI."""
-    uri = tracking_uri()
+    uri = shown_uri()
     if not uri.startswith("http"):
         return shlex.join([str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri])
     return f"{uri.rstrip('/')}/#/experiments/{connect().get_run(run_id).info.experiment_id}/runs/{run_id}"
@@ -368,7 +368,7 @@ def run_id_of(key: str) -> str:
     """MLflow's id of the run with this key; raises ValueError if it has no record."""
     run = run_with_key(key)
     if run is None:
-        raise ValueError(f"MLflow at {tracking_uri()} has no record of the run {key!r}")
+        raise ValueError(f"MLflow at {shown_uri()} has no record of the run {key!r}")
     return str(run.info.run_id)
 
 
@@ -388,7 +388,7 @@ def _model_of_run(client: MlflowClient, run_id: str) -> Path:
     try:
         run = client.get_run(run_id)
     except MlflowException:
-        raise ValueError(f"no run with the id {run_id!r} in MLflow at {tracking_uri()}") from None
+        raise ValueError(f"no run with the id {run_id!r} in MLflow at {shown_uri()}") from None
     folder = runs() / run.data.tags.get("convoy.key", "") / "model"
     if not (folder / "model.json").is_file():
         raise FileNotFoundError(

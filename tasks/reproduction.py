@@ -5,6 +5,7 @@ they are not, and on a GPU, the metrics of the test are compared with the interv
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.address import is_url
-from data.files import file_sha256
+from data.files import file_sha256, read_object
+from data.storage import NAME
 from tasks import registry, versioning
 from tasks.lineage import git, has_commit
 from tasks.machine import NAMES, differences
@@ -28,6 +30,7 @@ JOB_ARTIFACTS = "job"  # where in a run's artifacts
 REPORTS, REPORT_TAG = "reproduced", "reproduced"
 TIMED = ("_per_s", "_ms", "_mb", "_s")  # ends of the names of what the clock measures
 TRAINED = "trained."
+DIGEST = rf"({versioning.MD5}(\.dir)?)?"
 
 Outcome = Literal["equal", "within intervals", "unequal", "unknown"]
 
@@ -95,7 +98,8 @@ def find_origin(name: str, root: Path) -> Origin:
         )
     commit, digest = tags.get("git.commit", ""), tags.get("dvc.digest", "")
     with fetched(run.info.run_id, f"{JOB_ARTIFACTS}/{JOB_FILE}") as file:
-        job = json.loads(file.read_text())
+        job = read_object(file, "the run's record is damaged: train it anew by ./convoy train")
+    require_names(name, key, str(job.get("dataset")), digest)
     require_code(name, commit, tags.get("git.dirty") == "true", root)
     if not digest:
         path = f"data/store/{job['dataset']}"
@@ -109,6 +113,16 @@ def find_origin(name: str, root: Path) -> Origin:
     }
     model = registry.resolve_model(name if name.startswith("models:/") else f"runs:/{run.info.run_id}")
     return Origin(key, run.info.run_id, model, job, commit, digest, tags, tested)
+
+
+def require_names(name: str, key: str, dataset: str, digest: str) -> None:
+    """Raise ValueError for a record whose names would lead out of the folders that they are to name."""
+    if registry.KEY.fullmatch(key) and NAME.fullmatch(dataset) and re.fullmatch(DIGEST, digest):
+        return
+    raise ValueError(
+        f"the record of {name} was tampered with: its key (={key!r}), dataset (={dataset!r}) and dvc.digest "
+        f"(={digest!r}) must be a run's key, a dataset's name, and DVC's digest or nothing"
+    )
 
 
 def require_code(name: str, commit: str, dirty: bool, root: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks import ledger, versioning, versions
+from tasks.lineage import COMMIT
 from tasks.modelfile import load_card
 from tasks.modelstore import files_of, version_at
 from tasks.paths import store
@@ -67,7 +68,8 @@ def data_place(dataset: str, digest: str, commit: str) -> tuple[str, str]:
     if versions.current(dataset) == digest:
         return f"{dataset} as it is checked out now ({digest})", ""
     if versioning.stage_of(store() / dataset):
-        command = f"git checkout {commit or 'COMMIT'} -- dvc.lock && .venv/bin/dvc checkout"
+        shown = commit if COMMIT.fullmatch(commit) else "COMMIT"  # it is to be pasted into a shell
+        command = f"git checkout {shown} -- dvc.lock && .venv/bin/dvc checkout"
         return f"{dataset} ({digest}), made by a stage", command
     number = next((each.number for each in versions.history(dataset) if each.md5 == digest), None)
     if number is None:

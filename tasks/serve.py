@@ -6,7 +6,6 @@ threads of their own, so that none of them holds up an answer for long.
 """
 
 import asyncio
-import ipaddress
 import logging
 import os
 import socket
@@ -172,11 +171,3 @@ def require_free(host: str, port: int) -> None:
         raise ValueError(
             f"cannot listen at {host}:{port}: {error.strerror or error}; give another --port, or --host"
         ) from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,14 +1,31 @@
 """Parameters that every family has: how long and where to train, how to evaluate."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from data.address import has_secret
 from data.parameters import Parameters
 
 Precision = Literal["auto", "bf16", "fp32"]
 DataMode = Literal["auto", "resident", "streaming"]
 ViewName = Literal["single", "mirror", "mirror_shift", "five_crop", "ten_crop", "multi_scale"]
+
+
+SECRET_IN_URL = (
+    "parameters are recorded with the run, so this URL may hold neither user and password nor a signature: put user "
+    "and password into ~/.netrc where this runs, or fetch the file and give its path"
+)
+
+
+def without_secret(source: str) -> str:
+    """A source as it may stand in parameters, which are recorded; a ValueError for a URL that opens a door."""
+    if has_secret(source):
+        raise ValueError(SECRET_IN_URL)
+    return source
+
+
+WeightsSource = Annotated[str, AfterValidator(without_secret)]
 
 
 class TrainConfig(Parameters):

@@ -8,7 +8,7 @@ from data.parameters import Parameters
 from models.classification import Architecture
 from models.style import Normalisation, Weights
 from models.taps import Pooling
-from tasks.settings import Precision
+from tasks.settings import Precision, WeightsSource
 
 Colour = Literal["style", "luminance", "histogram"]
 OptimizerName = Literal["lbfgs", "adam", "sgd"]
@@ -19,7 +19,7 @@ class StyleNetConfig(Parameters):
     """The network by whose features pictures are compared."""
 
     name: Architecture = Field(description="a network of the catalogue: ./convoy models list --catalogue")
-    weights: str = Field(
+    weights: WeightsSource = Field(
         min_length=1,
         description="its weights: a file, URL#sha256=…, package:NAME or a trained model; random: orthogonal filters "
         "of chance. Files that call layers conv1_1, … are taken as Caffe's: BGR, poolings round up",

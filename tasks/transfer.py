@@ -14,6 +14,7 @@ from data.parameters import Parameters
 from models.classification import Classifier
 from models.sides import is_side
 from models.stages import misfits, parameters_of, stages_of
+from tasks.settings import WeightsSource
 
 SHOWN = 8  # names in an error
 
@@ -21,7 +22,7 @@ SHOWN = 8  # names in an error
 class TransferConfig(Parameters):
     """What training starts from, and what of it is trained."""
 
-    weights: str = Field(
+    weights: WeightsSource = Field(
         description='"": none. FILE.safetensors or .pth, https://...#sha256=..., package:NAME of an installed package '
         "that ships them, or a trained model (models:/NAME@ALIAS, a run key, a model folder)"
     )

@@ -21,10 +21,10 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
+from data.address import without_password
 from data.files import scratch, write_whole
 from tasks.paths import ROOT, home
 
@@ -98,7 +98,7 @@ def set_remote(url: str, options: dict[str, str], *, local: bool) -> dict[str, s
 
     It goes to `.dvc/config`, which git tracks, or with `local` to `.dvc/config.local`, where secret options go anyway.
     """
-    if not local and urlsplit(url).password:
+    if not local and without_password(url) != url:
         raise ValueError(
             "the address has a password in it, and would go to git; give --local, or --option password=…"
         )
@@ -200,12 +200,15 @@ def _objects(cache: Path, recorded: str) -> dict[str, Path]:
 
 
 def _run(verb: str, before: str = "", **arguments: Any) -> dict[str, Any]:
-    """Run a verb of tasks.dvcprocess, in a process of its own and this folder, and return what it found."""
+    """Run a verb of tasks.dvcprocess, in a process of its own and this folder, and return what it found.
+
+    The arguments go through its input: a remote's password may be among them, and everybody may list processes.
+    """
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     child = subprocess.run(
-        [sys.executable, "-m", "tasks.dvcprocess", verb, str(home()), json.dumps(arguments)],
+        [sys.executable, "-m", "tasks.dvcprocess", verb, str(home())],
         env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
+        input=json.dumps(arguments),
         capture_output=True,
         text=True,
         check=False,
@@ -307,13 +310,19 @@ def _md5(file: Path) -> str:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(file.read_text()) or {}
+        values = yaml.safe_load(file.read_bytes()) or {}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{file} is not readable YAML: {one_line(str(error))}; mend it or restore it from git"
         ) from None
+    outs = values.get("outs", []) if isinstance(values, dict) else None
+    if not isinstance(outs, list) or not all(isinstance(out, dict) for out in outs):
+        raise ValueError(
+            f"{file} is no file of DVC's: its outs must be a list; mend it or restore it from git"
+        )
+    return dict(values)
 
 
 def one_line(text: str) -> str:

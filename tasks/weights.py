@@ -4,18 +4,17 @@ Read on the driver, once: workers get the tensors. No pickle is loaded but by to
 tensors and plain values and runs nothing. A package's code is not run either: its files are looked at where they lie.
 """
 
-import pickle
+import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data.address import is_url, public_url, split_checksum
+from data.address import has_secret, is_url, public_url, split_checksum
 from data.dataset import DatasetInfo
 from data.download import fetch
 from data.files import file_sha256
@@ -24,11 +23,13 @@ from models.faces import PUBLISHED
 from tasks.distil import Teacher
 from tasks.modelfile import load_card, model_sha256, weights_file
 from tasks.paths import downloads
+from tasks.settings import SECRET_IN_URL
 from tasks.transfer import Weights
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 HEADER_START = 8  # of safetensors, in bytes
-TORCH_MAGIC = (b"PK\x03\x04", b"\x80")  # a zip; before torch 1.6 a pickle
+ZIP_MAGIC = b"PK\x03\x04"
+TORCH_MAGIC = (ZIP_MAGIC, b"\x80")  # a zip; before torch 1.6 a pickle
 PACKAGE = "package:"
 MAX_BYTES = 10 * 10**9
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's weights
@@ -61,6 +62,8 @@ def read_weights(
         return of_file(source, file_in_package(source.removeprefix(PACKAGE), setting), architecture, channels)
     if is_url(source):
         address, sha256 = split_checksum(source, None)
+        if has_secret(source):
+            raise ValueError(f"{setting} (={public_url(source)}): {SECRET_IN_URL}")
         if sha256 is None:
             raise ValueError(f"{setting} (={source}): a URL needs its checksum: end it by #sha256=...")
         got = fetch(source, downloads(), max_bytes=MAX_BYTES)
@@ -153,7 +156,8 @@ def read_teacher(source: str, resolve_model: Callable[[str], Path]) -> Teacher:
 def read_state(file: Path) -> dict[str, Tensor]:
     """Named tensors of a file, told by its content: what a URL ends with says little.
 
-    Raises ValueError for one that is damaged, or holds anything else.
+    Raises ValueError for one that is damaged, or holds anything else. A bomb is refused: torch.save compresses nothing,
+    and keeps every number of a tensor.
     """
     with file.open("rb") as stream:
         head = stream.read(HEADER_START + 1)
@@ -165,15 +169,48 @@ def read_state(file: Path) -> dict[str, Tensor]:
     try:
         if is_safetensors(head):
             return load_file(file)
+        if head.startswith(ZIP_MAGIC):
+            require_stored(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise ValueError(f"{file}: cannot be read as named tensors ({reason})") from None
+    except OSError as error:
+        if error.errno is not None:  # the disk's, not the reader's
+            raise
+        raise unreadable(file, error) from None
+    except Exception as error:  # damaged files make the readers raise nearly anything
+        raise unreadable(file, error) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    named = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not named:
         raise ValueError(f"{file}: must hold named tensors (a state dict), and holds {type(state).__name__}")
+    if larger := [name for name, value in state.items() if not is_whole(value)]:
+        raise ValueError(
+            f"{file}: cannot be read as named tensors: {larger[0]!a} claims more numbers than it has"
+        )
     return dict(state)
+
+
+def require_stored(file: Path) -> None:
+    """Raise ValueError for a zip that unpacks to more than it holds: torch would do so in memory."""
+    with zipfile.ZipFile(file) as archive:
+        packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ValueError(f"{packed[0][:100]!a} is compressed, which torch.save does not do")
+
+
+def is_whole(value: Tensor) -> bool:
+    """Whether a tensor's numbers are all there, not one of them under many indices."""
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def unreadable(file: Path, error: Exception) -> ValueError:
+    """The error of a file that holds no named tensors."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return ValueError(f"{file}: cannot be read as named tensors ({reason})")
 
 
 def is_safetensors(head: bytes) -> bool:

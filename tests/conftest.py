@@ -25,6 +25,7 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 for _name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CONVOY_HOME"):
     os.environ.pop(_name, None)
 os.environ["CONVOY_HOME"] = _HOME
+os.environ["CONVOY_PRIVATE_URLS"] = "127.0.0.1"  # where tests' own servers are
 os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"  # its last lines would be sent when the server is gone
 
 from pipelines import environment  # noqa: E402

@@ -106,6 +106,15 @@ class Platform:
             return [str(row[0]) for row in database.execute(query, (key,))]
 
 
+def tiny_changes() -> list[str]:
+    """What makes a classifier's training the smallest one, for the command line."""
+    return [
+        f"--set={section}.{name}={json.dumps(value)}"
+        for section, values in CHANGES.items()
+        for name, value in (values.items() if isinstance(values, dict) else ())
+    ]
+
+
 def free_ports() -> dict[str, int]:
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]

@@ -15,11 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data.address import without_password
 from pipelines import adoption, bringup, keeper, plan, processes
 from pipelines.adoption import adopt, folder, read_exports
 from pipelines.bringup import check_ports, choose_plan, database_url, exclusive
 from pipelines.parameters import section
-from pipelines.plan import Plan, mlflow_records, read_plan, without_password, write_environment, write_plan
+from pipelines.plan import Plan, mlflow_records, read_plan, write_environment, write_plan
 from pipelines.ports import is_free
 from pipelines.services import FOREIGN, SERVICES, ask, insist, mlflow_command, service_environment
 from tasks.paths import ROOT

@@ -10,9 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data.address import is_loopback
 from data.dataset import Dataset
 from tasks.paths import ROOT, store
-from tests.platforms import CHANGES, ENDED, Platform, new_platform, running, wait_for
+from tests.platforms import CHANGES, ENDED, Platform, new_platform, running, tiny_changes, wait_for
+from tests.test_pipelines_listening import listening
 from tests.tiny import tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
@@ -47,14 +49,6 @@ def pids(platform: Platform) -> dict[str, int]:
     return {name: service["pid"] for name, service in platform.status().items()}
 
 
-def tiny_changes() -> list[str]:
-    return [
-        f"--set={section}.{name}={json.dumps(value)}"
-        for section, values in CHANGES.items()
-        for name, value in (values.items() if isinstance(values, dict) else ())
-    ]
-
-
 def test_an_up_that_is_killed_is_put_in_order_by_the_next_and_by_down(tmp_path: Path) -> None:
     platform = new_platform(tmp_path)
     for ended_by in ("up", "down"):
@@ -82,6 +76,12 @@ def test_a_second_up_starts_nothing(platform: Platform) -> None:
     document = platform.convoy("up")
     assert document["started"] == [] and document["healthy"]
     assert pids(platform) == before
+
+
+def test_a_started_platform_listens_on_the_loopback_alone(platform: Platform) -> None:
+    found = listening(platform.processes())
+    assert [each for each in found if not is_loopback(each[0])] == []
+    assert set(platform.ports.values()) <= {port for _, port, _ in found}
 
 
 @pytest.mark.parametrize("name", ["prefect", "mlflow", "ray", "worker"])

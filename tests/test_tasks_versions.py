@@ -691,7 +691,9 @@ def test_a_remotes_secrets_stay_out_of_the_file_that_git_tracks(home: Path, tmp_
     assert "/config.local" in (ROOT / ".dvc" / ".gitignore").read_text()
     with pytest.raises(ValueError, match="has a password in it, and would go to git"):
         versioning.set_remote("ssh://ann:pw@host/x", {}, local=False)
-    assert versioning.set_remote("ssh://ann:pw@host/x", {}, local=True)["url"] == "ssh://ann:***@host/x"
+    assert versioning.set_remote("ssh://ann:pw@host/x", {}, local=True)["url"] == "ssh://ann:…@host/x"
+    with pytest.raises(ValueError, match="has a password in it, and would go to git"):
+        versioning.set_remote("https://token@host/x", {}, local=False)
     assert "pw@host" not in (home / ".dvc" / "config").read_text()
     assert versioning.set_remote(str(tmp_path / "r"), {}, local=False)["url"] == str(tmp_path / "r")
     assert "hush" not in (home / ".dvc" / "config.local").read_text()  # another kind of place: its keys go
