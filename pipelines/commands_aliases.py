@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from pipelines import server
 from pipelines.options import Json
-from pipelines.render import emit, pairs, table
+from pipelines.render import ConsoleReporter, emit, pairs, table
 from tasks import ledger, restoring, retrainings
 from tasks.cost import Cost
 from tasks.modelstore import find_aliases, version_at
@@ -173,9 +174,14 @@ def require_known(model: str) -> None:
 
 
 def emit_move(move: ledger.Move, as_json: bool) -> None:
-    """Print a move, and what belongs to the version that is champion now."""
+    """Tell of a move where a server is to hear it, and print it with what belongs to the version that is champion now."""
     belongs = restoring.belongings(move.model, move.after["champion"])
-    document = {**asdict(move), "what": move.what, "restored": asdict(belongs)}
+    if server.is_named():
+        from pipelines.aliases import tell  # only now: Prefect takes seconds to import
+
+        tell(move, belongs, ConsoleReporter())
+    behind = behind_now(move.model, belongs.family)
+    document = {**asdict(move), "what": move.what, "restored": asdict(belongs), "galleries_behind": behind}
     values = {
         "moved": move.what,
         "because": move.because,
@@ -188,4 +194,20 @@ def emit_move(move: ledger.Move, as_json: bool) -> None:
         "trained on": belongs.data,
         "by the code of": belongs.commit or "not known",
     }
-    emit(document, [pairs(f"models:/{move.model}@champion is version {belongs.version}", values)], as_json)
+    views: list[Any] = [pairs(f"models:/{move.model}@champion is version {belongs.version}", values)]
+    if behind:
+        listed = ", ".join(f"{gallery} (version {version})" for gallery, version in behind.items())
+        views.append(
+            f"galleries with vectors of another version: {listed}; they answer by these until they are re-embedded, by "
+            "the server's trigger or by ./convoy faces gallery re-embed --gallery NAME"
+        )
+    emit(document, views, as_json)
+
+
+def behind_now(model: str, family: str) -> dict[str, str]:
+    """The galleries of faces that hold another version of the model than its champion, with theirs."""
+    if family != "faces":
+        return {}
+    from tasks.enrolment import galleries_behind  # only now, for torch takes seconds
+
+    return galleries_behind(model)

@@ -242,7 +242,9 @@ def conclude(
 
     def tell() -> bool:
         what = f"version {version} of {name}" if version else name
-        notify(f"convoy.retrain.{outcome}", name, f"{what}: {outcome}: {reason}", payload, reporter)
+        text = f"{what}: {outcome}: {reason}"
+        reporter.note(text)
+        notify(f"convoy.retrain.{outcome}", name, summary["family"], text, payload, reporter)
         return True
 
     journal.once("told", tell)
