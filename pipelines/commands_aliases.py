@@ -10,7 +10,7 @@ from pipelines import server
 from pipelines.options import Json
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from tasks import ledger, restoring, retrainings
-from tasks.cost import Cost
+from tasks.cost import Cost, told
 from tasks.modelstore import find_aliases, version_at
 from tasks.recordstore import connect
 from tasks.runrecords import costs_until
@@ -90,7 +90,7 @@ def history(
     now = ledger.aliases(model)
     costs = costs_of_champions(model, moves)
     rows = [
-        [move.number, move.when, move.action, move.what, move.who, move.because, told(costs.get(move.number))]
+        [move.number, move.when, move.action, move.what, move.who, move.because, since(costs.get(move.number))]
         for move in moves
     ]
     columns = ("", "when", "action", "what", "who", "because", "cost since the champion before")
@@ -123,12 +123,9 @@ def costs_of_champions(model: str, moves: list[ledger.Move]) -> dict[int, Cost]:
     return {move.number: cost for move, cost in zip(made, costs, strict=True)}
 
 
-def told(cost: Cost | None) -> str | None:
+def since(cost: Cost | None) -> str | None:
     """A cost in a line; None where none was measured."""
-    if cost is None or not cost.runs:
-        return None
-    runs = f"{cost.runs} run{'s' * (cost.runs != 1)}"
-    return f"{runs}: {cost.cpu_s:,.0f} CPU s, {cost.gpu_s:,.0f} GPU s, {cost.wall_s:,.0f} s"
+    return told(cost) if cost is not None and cost.runs else None
 
 
 def list_retrainings(model: str, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
+from tasks.cost import Cost, told
 from tasks.space import SearchMetric
 
 MAX_LISTED = 10  # trials
@@ -162,6 +163,7 @@ def about(summary: dict[str, Any]) -> dict[str, Any]:
         f"on {summary['num_validation']:,} validation samples",
         "as parameters": chosen,
         "figures": f"{summary['folder']}/history.png, slices.png",
+        "cost": told(Cost(**summary["cost"])),
         "key": summary["key"],
         "the search": summary["mlflow_url"],
     }
