@@ -139,8 +139,10 @@ def write_shards(dataset: Dataset, split: Split, kept: np.ndarray, folder: Path)
         ):
             for number in range(source.num_row_groups):
                 table = source.read_row_group(number)
-                target.write_table(table.filter(pa.array(rows[first : first + len(table)])))
+                inside = rows[first : first + len(table)]
                 first += len(table)
+                if inside.any():
+                    target.write_table(table.filter(pa.array(inside)))
         yield Shard(file=file.name, split=split, rows=int(rows.sum()), sha256=file_sha256(file))
 
 

@@ -57,7 +57,8 @@ def rollback(model: str, because: str, to: int | None = None, who: str = "") -> 
 
 def told(move: ledger.Move) -> dict[str, Any]:
     """Tell of a move; returns it with what belongs to the version that is champion now."""
-    belongs, reporter = restoring.belongings(move.model, move.after["champion"]), current_reporter() or LogReporter()
+    belongs = restoring.belongings(move.model, move.after["champion"])
+    reporter = current_reporter() or LogReporter()
     reporter.note(tell(move, belongs, reporter))
     return {**asdict(move), "what": move.what, "restored": asdict(belongs)}
 
