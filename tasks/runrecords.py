@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
 
 from data.storage import NAME
 from tasks.cost import WAITED, Cost, cost_of, summed
@@ -123,8 +124,13 @@ def costs_until(family: str, dataset: str, ends: Sequence[datetime]) -> list[Cos
 
 
 def recorded_cost(run_id: str) -> Cost | None:
-    """What a run cost, by its record; None where that was not measured."""
-    data = connect().get_run(run_id).data
+    """What a run cost, by its record; None where that was not measured, or the record is gone."""
+    try:
+        data = connect().get_run(run_id).data
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
     return cost_of(data.metrics, data.tags)
 
 

@@ -47,9 +47,9 @@ def ended(platform: Platform, run: str, name: str) -> None:
     assert platform.state(run) == name, (platform.folder / "logs" / "worker.log").read_text()
 
 
-def paused(platform: Platform, run: str) -> None:
-    wait_for(lambda: platform.state(run) in ("Paused", *ENDS), RUN_S, "the run waits for a person")
-    assert platform.state(run) == "Paused", (platform.folder / "logs" / "worker.log").read_text()
+def waits(platform: Platform, run: str) -> None:
+    wait_for(lambda: platform.state(run) in ("Suspended", *ENDS), RUN_S, "the run waits for a person")
+    assert platform.state(run) == "Suspended", (platform.folder / "logs" / "worker.log").read_text()
 
 
 def answer(platform: Platform, run: str, form: dict[str, Any]) -> str:
@@ -72,21 +72,38 @@ def test_nobody_who_answers_is_a_no_and_the_champion_stays(platform: Platform) -
 
 def test_a_run_that_waits_goes_on_by_its_form_alone_and_the_ledger_has_who_and_why(platform: Platform) -> None:
     run = retrain(platform, 12, approval="ask", executor="ray")
-    paused(platform, run)
+    waits(platform, run)
     asked = {name: platform.ask(f"/flow_runs/{run}/input/{key}") for name, key in keys_of(platform, run).items()}
     schema = asked["schema"]
     assert set(schema["properties"]) == {"approve", "because", "who"}
     assert all(field["description"] for field in schema["properties"].values())
     assert "Verdict: **promote**" in asked["description"]
     assert answer(platform, run, {"approve": "perhaps"}) == "REJECT"
-    assert platform.state(run) == "Paused"
+    wait_for(lambda: not processes_of(platform, run), 30, "the run that waits has no process")
+    assert platform.call("down").returncode == 0
+    platform.convoy("up")
+    assert platform.state(run) == "Suspended"
+    assert [each["state_type"] for each in closings(platform, run)] == ["SCHEDULED"]
     assert answer(platform, run, {"approve": True, "because": "seen in the UI", "who": "dora"}) == "ACCEPT"
     ended(platform, run, "Promoted")
     move = moves(platform)[0]
     assert (move["who"], move["key"]) == ("dora", run)
     assert move["because"].endswith("approved: seen in the UI")
+    assert closings(platform, run) == []
+
+
+def processes_of(platform: Platform, run: str) -> list[int]:
+    """The processes of a flow run."""
+    return [process.pid for process in platform.processes() if run in process.environ().get("PREFECT__FLOW_RUN_ID", "")]
+
+
+def closings(platform: Platform, run: str) -> list[dict[str, Any]]:
+    """The flow runs that would close the approval of a run."""
+    found = platform.ask("/deployments/name/close-approval/close-approval")
+    made = platform.ask("/flow_runs/filter", {"deployments": {"id": {"any_": [found["id"]]}}})
+    return [each for each in made if each["parameters"]["run"] == run]
 
 
 def keys_of(platform: Platform, run: str) -> dict[str, str]:
-    """The names of what the paused run asks with."""
+    """The names of what the suspended run asks with."""
     return dict(platform.ask(f"/flow_runs/{run}")["state"]["state_details"]["run_input_keyset"])
