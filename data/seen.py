@@ -147,7 +147,7 @@ def write_shards(dataset: Dataset, split: Split, kept: np.ndarray, folder: Path)
 
 
 def write_pairs(dataset: Dataset, ids: set[str], folder: Path) -> dict[str, str]:
-    """Write the pairs of the source whose pictures are both there; the file's SHA-256 by its name, {} where no pair is."""
+    """Write the pairs of the source whose pictures are both there; the file's SHA-256 by its name, {} for none."""
     if PAIRS_FILE not in dataset.info.files_sha256:
         return {}
     table = pq.read_table(dataset.path / PAIRS_FILE)

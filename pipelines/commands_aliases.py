@@ -90,7 +90,15 @@ def history(
     now = ledger.aliases(model)
     costs = costs_of_champions(model, moves)
     rows = [
-        [move.number, move.when, move.action, move.what, move.who, move.because, since(costs.get(move.number))]
+        [
+            move.number,
+            move.when,
+            move.action,
+            move.what,
+            move.who,
+            move.because,
+            since(costs.get(move.number)),
+        ]
         for move in moves
     ]
     columns = ("", "when", "action", "what", "who", "because", "cost since the champion before")
@@ -171,7 +179,7 @@ def require_known(model: str) -> None:
 
 
 def emit_move(move: ledger.Move, as_json: bool) -> None:
-    """Tell of a move where a server is to hear it, and print it with what belongs to the version that is champion now."""
+    """Tell of a move where a server is to hear it; print it, with what belongs to the version that is champion now."""
     belongs = restoring.belongings(move.model, move.after["champion"])
     if server.is_named():
         from pipelines.aliases import tell  # only now: Prefect takes seconds to import

@@ -33,8 +33,8 @@ from pipelines.reporting import Reporter, Status, current_reporter
 from pipelines.steps import step
 from pipelines.training import Job, Phases, end_badly, exclusive, read_job, run_folder, write_job
 from tasks import cluster, registry
-from tasks.distil import Teacher
 from tasks.cost import Meter, metered
+from tasks.distil import Teacher
 from tasks.ensemble import combine
 from tasks.lineage import Lineage, params_sha256
 from tasks.loop import Progress
@@ -217,9 +217,7 @@ def metered_team(
                 model = steps.register_model(job.family, data, folder / "model", run_ids[0], lineage)
                 model["alias"] = steps.promote_model(model["model"], model["version"], key)
         parts = [(result.train_time_s, result.cpu_s) for result in results]
-        registry.log_metrics(
-            run_ids[0], meter.cost_of_many(spent, parts, job.config.train.gpus_per_worker)
-        )
+        registry.log_metrics(run_ids[0], meter.cost_of_many(spent, parts, job.config.train.gpus_per_worker))
         for run_id in run_ids:
             registry.finish_run(run_id, "FINISHED")
     except BaseException as error:

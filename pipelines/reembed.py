@@ -74,7 +74,9 @@ def re_embed_galleries(model: str) -> dict[str, Any]:
         except (ValueError, FileNotFoundError) as error:
             refused.append(f"{gallery}: {error}")
     if refused:
-        raise ValueError(f"{len(refused)} of {len(behind)} galleries keep their vectors; {'; '.join(refused)}")
+        raise ValueError(
+            f"{len(refused)} of {len(behind)} galleries keep their vectors; {'; '.join(refused)}"
+        )
     return {"model": model, "galleries": summaries}
 
 

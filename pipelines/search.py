@@ -204,9 +204,7 @@ def run_trials(
         parts = [(trial.time_s, trial.cpu_s) for trial in study.trials()]
         costs = meter.cost_of_many(spent, parts, job.config.train.gpus_per_worker)
     registry.log_metrics(run_id, costs)
-    registry.set_tags(
-        run_id, {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address}
-    )
+    registry.set_tags(run_id, {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address})
     return study
 
 

@@ -41,7 +41,7 @@ def unseen_part(dataset: Dataset, split: Split, champion: ModelCard) -> Iterator
     if not digest or not versioning.is_cached(digest):
         where = f"{digest[:SHORT]} is not in DVC's cache" if digest else "was not recorded"
         seen = f"not known: the version of {champion.dataset} that it was trained on {where}"
-        note = f"whether the champion was fitted to some of these {noun} is not known, and they count for it: the version "
+        note = f"whether the champion was fitted to some of these {noun} is not known, and counts for it: the version "
         yield Unseen(dataset, seen, f"{note}of {champion.dataset} that it was trained on {where}")
         return
     with versions.opened(digest) as trained:
@@ -52,8 +52,8 @@ def unseen_part(dataset: Dataset, split: Split, champion: ModelCard) -> Iterator
         return
     told = f"{num_seen:,} of {num:,}, which are left out"
     note = (
-        f"{num_seen:,} of {num:,} {noun} are left out: the champion was fitted to them, or to the same picture, group or "
-        f"person, in the version {digest[:SHORT]} of the data"
+        f"{num_seen:,} of {num:,} {noun} are left out: the champion was fitted to them, or to the same picture, group "
+        f"or person, in the version {digest[:SHORT]} of the data"
     )
     with tempfile.TemporaryDirectory(prefix="convoy-unseen-") as folder:
         yield Unseen(write_kept(dataset, split, ~is_seen, Path(folder)), told, note, num_seen)

@@ -19,7 +19,11 @@ ALL_TEST = FIRST.model_copy(update={"val_fraction": 0.0, "test_fraction": 0.9})
 
 
 def make(
-    folder: Path, files: dict[str, bytes], config: IngestConfig, family: str = "classification", name: str = "set"
+    folder: Path,
+    files: dict[str, bytes],
+    config: IngestConfig,
+    family: str = "classification",
+    name: str = "set",
 ) -> Dataset:
     write_tree(folder / "source", files)
     ingest(folder / "source", name=name, family=family, store=folder, config=config, workers=1)
@@ -42,10 +46,14 @@ def test_a_sample_is_seen_where_its_bytes_stood_on_another_side(tmp_path: Path) 
 
 def test_a_person_is_seen_by_other_pictures_too_but_not_a_namesake_of_another_dataset(tmp_path: Path) -> None:
     people = class_tree("abcdefghij", 4)
-    others = {name.replace(".png", "-new.png"): encode(picture(5000 + place)) for place, name in enumerate(people)}
+    others = {
+        name.replace(".png", "-new.png"): encode(picture(5000 + place)) for place, name in enumerate(people)
+    }
     then = make(tmp_path / "then", people, FIRST, "faces")
     now = make(tmp_path / "now", others, LARGER, "faces")
-    trained = {then.info.classes[int(label)] for side in ("train", "val") for label in column(then, side, "label")}
+    trained = {
+        then.info.classes[int(label)] for side in ("train", "val") for label in column(then, side, "label")
+    }
     expected = [now.info.classes[int(label)] in trained for label in column(now, "test", "label")]
     assert 0 < sum(expected) < len(expected)
     assert seen_samples(now, "test", then).tolist() == expected
@@ -72,7 +80,9 @@ def test_what_is_kept_is_those_rows_of_that_split_and_counted_again(family: str,
     files = class_tree("ab", 20)
     if family == "detection":
         images = [{"file_name": name, "width": 48, "height": 40} for name in files]
-        boxes = [{"image_id": i, "category_id": 1, "bbox": [2, 3, 18, 20]} for i in range(len(files)) if i % 3]
+        boxes = [
+            {"image_id": i, "category_id": 1, "bbox": [2, 3, 18, 20]} for i in range(len(files)) if i % 3
+        ]
         files["boxes.json"] = coco_json(images, boxes)
     whole = make(tmp_path / "whole", files, LARGER, family)
     kept = np.arange(whole.info.num_images("test")) % 3 != 0

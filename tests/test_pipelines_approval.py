@@ -15,8 +15,22 @@ from tests.tiny import tiny_dataset
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 RUN_S = 400
 DEPLOYMENT = "retrain-classifier/retrain-classifier"
-GATE = {"latency_ratio": 0, "memory_ratio": 0, "num_draws": 200}  # what a busy machine measures decides nothing here
-ENDS = ("Promoted", "Held", "Inconclusive", "Declined", "Skipped", "Failed", "Crashed", "Cancelled", "Completed")
+GATE = {
+    "latency_ratio": 0,
+    "memory_ratio": 0,
+    "num_draws": 200,
+}  # what a busy machine measures decides nothing here
+ENDS = (
+    "Promoted",
+    "Held",
+    "Inconclusive",
+    "Declined",
+    "Skipped",
+    "Failed",
+    "Crashed",
+    "Cancelled",
+    "Completed",
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +84,14 @@ def test_nobody_who_answers_is_a_no_and_the_champion_stays(platform: Platform) -
     assert moves(platform)[0]["after"]["champion"] == 1
 
 
-def test_a_run_that_waits_goes_on_by_its_form_alone_and_the_ledger_has_who_and_why(platform: Platform) -> None:
+def test_a_run_that_waits_goes_on_by_its_form_alone_and_the_ledger_has_who_and_why(
+    platform: Platform,
+) -> None:
     run = retrain(platform, 12, approval="ask", executor="ray")
     waits(platform, run)
-    asked = {name: platform.ask(f"/flow_runs/{run}/input/{key}") for name, key in keys_of(platform, run).items()}
+    asked = {
+        name: platform.ask(f"/flow_runs/{run}/input/{key}") for name, key in keys_of(platform, run).items()
+    }
     schema = asked["schema"]
     assert set(schema["properties"]) == {"approve", "because", "who"}
     assert all(field["description"] for field in schema["properties"].values())
@@ -94,7 +112,11 @@ def test_a_run_that_waits_goes_on_by_its_form_alone_and_the_ledger_has_who_and_w
 
 def processes_of(platform: Platform, run: str) -> list[int]:
     """The processes of a flow run."""
-    return [process.pid for process in platform.processes() if run in process.environ().get("PREFECT__FLOW_RUN_ID", "")]
+    return [
+        process.pid
+        for process in platform.processes()
+        if run in process.environ().get("PREFECT__FLOW_RUN_ID", "")
+    ]
 
 
 def closings(platform: Platform, run: str) -> list[dict[str, Any]]:

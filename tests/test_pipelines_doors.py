@@ -7,7 +7,6 @@ import csv
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,11 @@ RUN_S = 400
 RUN_TAGS = {"convoy.key", "prefect.flow_run_id", "ray.job_id", "ray.address"}  # which run it was, and where
 TIMED = {"time_s", "images_per_s", "input_wait"}  # columns of the course of training
 MEASURED = ("images_per_s", "memory_mb", "latency_ms")  # ends of the names of metrics
-SPEAKS_OF_TIME = {"report.html", "pareto.png", "pareto.csv"}  # pages and figures of the test that have rates in them
+SPEAKS_OF_TIME = {
+    "report.html",
+    "pareto.png",
+    "pareto.csv",
+}  # pages and figures of the test that have rates in them
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Doors:
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Doors:
     checkout = Checkout(tmp_path_factory.mktemp("checkout"))
     home = checkout.folder
     checkout.commit()
@@ -48,7 +51,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
         wait_for(lambda: platform.state(run) in ENDED, RUN_S, "the run has ended")
         assert platform.state(run) == "Completed", (platform.folder / "logs" / "worker.log").read_text()
     folder, out = home / "runs" / run, home / "out" / "digits"
-    yield Doors(
+    return Doors(
         [out / "model", folder / "model"], [out / "history.csv", folder / "history.csv"],
         [out / "test", folder / "evaluation"], [record(home, first), record(home, run)],
     )  # fmt: skip
@@ -102,9 +105,7 @@ def test_the_test_gave_the_same_files_and_metrics(doors: Doors) -> None:
     assert first["predictions.parquet"] == second["predictions.parquet"]
     assert {Path(name).suffix for name in first} >= {".png", ".csv", ".parquet", ".html"}
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in doors.tests]
-    kept = [
-        {name: value for name, value in each.items() if not name.endswith(MEASURED)} for each in metrics
-    ]
+    kept = [{name: value for name, value in each.items() if not name.endswith(MEASURED)} for each in metrics]
     assert kept[0] == kept[1]
     assert kept[0]["accuracy"] > 0.5
 

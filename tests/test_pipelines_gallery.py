@@ -246,6 +246,7 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_galleries_follow_the_champion_of_their_model_and_say_so_until_they_have(
     run: Run, say: Say, people: People, apart: Path
 ) -> None:
+    assert not any(apart.iterdir())
     known = enrol(say, people, "door", 1)
     picture = str(people[known[0]][0])
     say("enrol", "eve", picture, "--gallery", "office", "--model", SECOND)
@@ -268,7 +269,7 @@ def test_galleries_follow_the_champion_of_their_model_and_say_so_until_they_have
 
 
 def test_a_gallery_that_the_champion_does_not_fit_keeps_its_vectors_and_the_others_follow(
-    run: Run, say: Say, people: People, apart: Path
+    say: Say, people: People, apart: Path
 ) -> None:
     picture = str(next(iter(people.values()))[0])
     say("enrol", "eve", picture, "--gallery", "later", "--model", SECOND)

@@ -57,7 +57,9 @@ def test_a_retraining_on_ray_comes_to_a_verdict_that_decides_who_is_champion(fam
     assert ledger.aliases(model) == {"champion": 2, "previous": 1}
     rules = FREE["families"][family]["metrics"]
     assert all(any(metric["name"].startswith(rule) for metric in verdict["metrics"]) for rule in rules)
-    assert verdict["about"]["samples that the champion was fitted to"] == "none: it was trained on this version"
+    assert (
+        verdict["about"]["samples that the champion was fitted to"] == "none: it was trained on this version"
+    )
     files = {artifact.path for artifact in connect().list_artifacts(second["mlflow_run"], "gate")}
     assert files == {"gate/gate.html", "gate/gate.md", "gate/verdict.json"}
     [run] = runs_with_key(second["key"])

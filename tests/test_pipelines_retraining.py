@@ -129,7 +129,8 @@ def test_explain_walks_from_the_alias_over_the_evidence_to_the_data(promoted: Bo
     links = links_of(out)
     assert list(links) == [
         "alias", "moved there", "evidence", "model", "trained because", "MLflow run",
-        "in the process of the command", "computed on", "cost", "Prefect run", "data", "code", "parameters", "trained again",
+        "in the process of the command", "computed on", "cost", "Prefect run", "data", "code", "parameters",
+        "trained again",
     ]  # fmt: skip
     assert "by anna" in links["moved there"][0]
     page = runs() / second["key"] / "gate" / "gate.html"

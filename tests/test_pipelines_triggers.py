@@ -107,7 +107,9 @@ def test_another_champion_by_hand_re_embeds_the_galleries_of_that_model(
     wait_for(lambda: gallery_version() == "1", RUN_S, "the gallery has those of the old one again")
     made = runs_of(platform, "re-embed-galleries")
     assert [run["parameters"] for run in made] == [{"model": model}] * 2
-    wait_for(lambda: {platform.state(run["id"]) for run in made} == {"Completed"}, RUN_S, "both runs end well")
+    wait_for(
+        lambda: {platform.state(run["id"]) for run in made} == {"Completed"}, RUN_S, "both runs end well"
+    )
 
 
 def test_a_new_version_starts_one_retraining_of_that_dataset_and_two_quick_ones_start_one(
