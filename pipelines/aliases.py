@@ -3,7 +3,7 @@
     ./convoy promote classifier-digits 2 --because "..."
     ./convoy rollback classifier-digits
 
-do the same without Prefect. Each move is a record of the ledger (tasks.ledger), and an event for automations.
+do the same without a flow run. Each move is a record of the ledger (tasks.ledger), and an event for automations.
 """
 
 from dataclasses import asdict
@@ -14,9 +14,10 @@ from prefect.runtime import flow_run
 
 from pipelines import environment
 from pipelines.notification import notify
-from pipelines.reporting import current_reporter
+from pipelines.reporting import Reporter, current_reporter
 from pipelines.steps import LogReporter
 from tasks import ledger, restoring
+from tasks.restoring import Belongings
 
 
 @flow(name="promote", flow_run_name="promote-{model}-{version}", persist_result=False)
@@ -57,8 +58,14 @@ def rollback(model: str, because: str, to: int | None = None, who: str = "") -> 
 def told(move: ledger.Move) -> dict[str, Any]:
     """Tell of a move; returns it with what belongs to the version that is champion now."""
     belongs = restoring.belongings(move.model, move.after["champion"])
-    document = {**asdict(move), "what": move.what, "restored": asdict(belongs)}
+    reporter = current_reporter() or LogReporter()
+    reporter.note(tell(move, belongs, reporter))
+    return {**asdict(move), "what": move.what, "restored": asdict(belongs)}
+
+
+def tell(move: ledger.Move, belongs: Belongings, reporter: Reporter) -> str:
+    """Tell automations and the webhook of a move; returns what they were told, in a line."""
     text = f"{move.model}: {move.what}, because: {move.because}; trained on {belongs.data}"
     payload = {"version": belongs.version, "because": move.because, "who": move.who}
-    notify(f"convoy.{move.action}", move.model, text, payload, current_reporter() or LogReporter())
-    return document
+    notify(f"convoy.{move.action}", move.model, belongs.family, text, payload, reporter)
+    return text

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from pipelines import server
 from pipelines.options import Json
-from pipelines.render import emit, pairs, table
+from pipelines.render import ConsoleReporter, emit, pairs, table
 from tasks import ledger, restoring, retrainings
-from tasks.cost import Cost
+from tasks.cost import Cost, told
 from tasks.modelstore import find_aliases, version_at
 from tasks.recordstore import connect
 from tasks.runrecords import costs_until
@@ -96,7 +97,15 @@ def history(
     now = ledger.aliases(model)
     costs = costs_of_champions(model, moves)
     rows = [
-        [move.number, move.when, move.action, move.what, move.who, move.because, told(costs.get(move.number))]
+        [
+            move.number,
+            move.when,
+            move.action,
+            move.what,
+            move.who,
+            move.because,
+            since(costs.get(move.number)),
+        ]
         for move in moves
     ]
     columns = ("", "when", "action", "what", "who", "because", "cost since the champion before")
@@ -129,12 +138,9 @@ def costs_of_champions(model: str, moves: list[ledger.Move]) -> dict[int, Cost]:
     return {move.number: cost for move, cost in zip(made, costs, strict=True)}
 
 
-def told(cost: Cost | None) -> str | None:
+def since(cost: Cost | None) -> str | None:
     """A cost in a line; None where none was measured."""
-    if cost is None or not cost.runs:
-        return None
-    runs = f"{cost.runs} run{'s' * (cost.runs != 1)}"
-    return f"{runs}: {cost.cpu_s:,.0f} CPU s, {cost.gpu_s:,.0f} GPU s, {cost.wall_s:,.0f} s"
+    return told(cost) if cost is not None and cost.runs else None
 
 
 def list_retrainings(model: str, as_json: bool) -> None:
@@ -180,9 +186,14 @@ def require_known(model: str) -> None:
 
 
 def emit_move(move: ledger.Move, as_json: bool) -> None:
-    """Print a move, and what belongs to the version that is champion now."""
+    """Tell of a move where a server is to hear it; print it, with what belongs to the version that is champion now."""
     belongs = restoring.belongings(move.model, move.after["champion"])
-    document = {**asdict(move), "what": move.what, "restored": asdict(belongs)}
+    if server.is_named():
+        from pipelines.aliases import tell  # only now: Prefect takes seconds to import
+
+        tell(move, belongs, ConsoleReporter())
+    behind = behind_now(move.model, belongs.family)
+    document = {**asdict(move), "what": move.what, "restored": asdict(belongs), "galleries_behind": behind}
     values = {
         "moved": move.what,
         "because": move.because,
@@ -195,4 +206,20 @@ def emit_move(move: ledger.Move, as_json: bool) -> None:
         "trained on": belongs.data,
         "by the code of": belongs.commit or "not known",
     }
-    emit(document, [pairs(f"models:/{move.model}@champion is version {belongs.version}", values)], as_json)
+    views: list[Any] = [pairs(f"models:/{move.model}@champion is version {belongs.version}", values)]
+    if behind:
+        listed = ", ".join(f"{gallery} (version {version})" for gallery, version in behind.items())
+        views.append(
+            f"galleries with vectors of another version: {listed}; they answer by these until they are re-embedded, by "
+            "the server's trigger or by ./convoy faces gallery re-embed --gallery NAME"
+        )
+    emit(document, views, as_json)
+
+
+def behind_now(model: str, family: str) -> dict[str, str]:
+    """The galleries of faces that hold another version of the model than its champion, with theirs."""
+    if family != "faces":
+        return {}
+    from tasks.enrolment import galleries_behind  # only now, for torch takes seconds
+
+    return galleries_behind(model)

@@ -14,6 +14,7 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
+from tasks.cost import Cost, told
 
 Models = Annotated[
     list[str] | None,
@@ -119,6 +120,7 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         "model": name or summary["folder"] + "/model",
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
         f"{summary['images_per_s']:,.0f} images/s; summed over members that ran side by side",
+        "cost": told(Cost(**summary["cost"])),
         "phases": ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in summary["phases_s"].items()),
         **({"report": str(report)} if report.is_file() else {}),
         "look at it": summary["mlflow_url"],

@@ -14,11 +14,19 @@ from pipelines.commands_predict import find_images
 from pipelines.options import Json
 from pipelines.render import ConsoleReporter, emit, table
 from pipelines.reporting import Clock, Status
-from tasks.enrolment import DEFAULT_GALLERY, EnrolledTree, bind, enrol_files, enrol_tree, open_gallery
-from tasks.facereading import Face, FaceReader, Threshold, describe_embedder, read_photos, reader_of
+from tasks.enrolment import (
+    DEFAULT_GALLERY,
+    EnrolledTree,
+    bind,
+    champion_instead,
+    enrol_files,
+    enrol_tree,
+    open_gallery,
+)
+from tasks.facereading import Face, FaceReader, Threshold, describe_embedder, read_photos, reader_of, uri_of
 from tasks.folders import IMAGE_SUFFIXES
 from tasks.gallery import Gallery
-from tasks.gallerystore import Enrolled, Recognition
+from tasks.gallerystore import Embedder, Enrolled, Recognition
 from tasks.identification import templates
 
 Row = tuple[str, tuple[float, ...] | None, Recognition]  # picture, where the face is on it, who it is
@@ -77,6 +85,7 @@ def enrol(
             raise FileNotFoundError(f"no folder or archive {source}")
         reader = bind(gallery, model, wanted)
         added = enrol_source(gallery, reader, source)
+    note_if_behind(gallery, reader.embedder)
     told = f"gallery {gallery}: {describe_embedder(reader.embedder)}"
     emit(enrolled_document(gallery, reader, added), [*enrolled_views(added), told], as_json)
     return int(bool(added.left_out))
@@ -175,6 +184,7 @@ def verify(
         limit = reader.threshold(false_accept_rate)
         vector = reader.embed([one_face(reader, image)])[0]
         found = opened.verify(name, vector, limit.distance, reader.embedder)
+    note_if_behind(gallery, reader.embedder)
     document = {
         "image": image, "name": name, "gallery": gallery, "same": found.same, "distance": found.distance,
         **limit_document(limit), "embedder": document_of(reader),
@@ -220,6 +230,7 @@ def recognise(
         faces, left_out = read_photos(photos, reader.only_face if together else reader.faces)
         rows = recognised(opened, reader, faces, limit, together)
         num_people = len(opened)
+    note_if_behind(gallery, reader.embedder)
     document = {
         "gallery": gallery, "people": num_people, **limit_document(limit), "embedder": document_of(reader),
         "faces": [row_document(row) for row in rows], "left_out": left_out,
@@ -276,6 +287,16 @@ def one_face(reader: FaceReader, image: Path) -> Face:
         return reader.face(image.read_bytes())
     except ValueError as error:
         raise ValueError(f"{image}: {error}") from None
+
+
+def note_if_behind(gallery: str, embedder: Embedder) -> None:
+    """Say on stderr that the model of a gallery has another champion than the version that it answers by."""
+    champion = champion_instead(embedder)
+    if champion is not None:
+        ConsoleReporter().note(
+            f"note: the gallery {gallery} holds vectors of {uri_of(embedder)}, and version {champion} is the champion: "
+            f"./convoy faces gallery re-embed --gallery {gallery}"
+        )
 
 
 def limit_document(limit: Threshold) -> dict[str, float]:

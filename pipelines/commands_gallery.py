@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from pipelines.commands_faces import document_of, one_face
+from pipelines.commands_faces import document_of, note_if_behind, one_face
 from pipelines.options import Json, Yes, confirm, quiet_stdout
 from pipelines.render import cell, emit, pairs, table
 from tasks.enrolment import DEFAULT_GALLERY, open_gallery
@@ -29,6 +29,7 @@ def list_people(*, gallery: str = DEFAULT_GALLERY, as_json: Json = False) -> Non
     """
     with open_gallery(gallery) as opened:
         people, embedder = opened.people(), opened.embedder
+    note_if_behind(gallery, embedder)
     document = {"gallery": gallery, "embedder": asdict(embedder), "people": [asdict(each) for each in people]}
     rows = [(each.name, each.num_pictures, each.first_enrolled, each.last_enrolled) for each in people]
     title = f"{len(people):,} people in the gallery {gallery}: {describe_embedder(embedder)}"
@@ -90,6 +91,7 @@ def search(image: Path, /, *, top: int = 10, gallery: str = DEFAULT_GALLERY, as_
         reader = reader_of(opened.embedder)
         vectors = reader.embed([one_face(reader, image)])
         [hits] = opened.search(vectors, top, reader.embedder)
+    note_if_behind(gallery, reader.embedder)
     document = {
         "image": image, "gallery": gallery, "embedder": document_of(reader),
         "people": [asdict(hit) for hit in hits],

@@ -15,6 +15,7 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
+from tasks.cost import Cost, told
 from tasks.space import SearchMetric
 
 MAX_LISTED = 10  # trials
@@ -151,17 +152,18 @@ def about(summary: dict[str, Any]) -> dict[str, Any]:
     """What came of it, and where it lies."""
     best, rows = summary["best"], summary["trials"]
     counts = {state: sum(row["state"] == state for row in rows) for state in ("stopped early", "failed")}
-    told = "".join(f", {count} {state}" for state, count in counts.items() if count)
+    others = "".join(f", {count} {state}" for state, count in counts.items() if count)
     values = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in best["changes"].items()
     }
     chosen = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in values.items())
     return {
-        "trials": f"{len(rows)} in {summary['spent_s']:.0f} s{told}",
+        "trials": f"{len(rows)} in {summary['spent_s']:.0f} s{others}",
         "best": f"trial {best['trial']}: {summary['metric']} {best['value']:.4g} "
         f"on {summary['num_validation']:,} validation samples",
         "as parameters": chosen,
         "figures": f"{summary['folder']}/history.png, slices.png",
+        "cost": told(Cost(**summary["cost"])),
         "key": summary["key"],
         "the search": summary["mlflow_url"],
     }

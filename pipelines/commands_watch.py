@@ -1,6 +1,5 @@
 """`./convoy data watch`: one look for datasets that have changed."""
 
-import os
 from typing import Any
 
 from pipelines import server
@@ -15,7 +14,7 @@ def watch(*, changes: Changes = None, as_json: Json = False) -> None:
     The deployment `watch-data` does the same on a schedule, once somebody has turned it on.
     Example: ./convoy data watch --set watch.settle_s=0
     """
-    if "PREFECT_API_URL" not in os.environ and not server.has_profile():
+    if not server.is_named():
         raise ValueError("nobody would hear of a change: no Prefect server is named; start one: ./convoy up")
     given = parse_changes(changes or []) or None
     # Only now, for these imports take seconds.

@@ -11,7 +11,7 @@ been trained are not trained again.
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,19 +26,21 @@ from pipelines.artifacts import ProgressBar
 from pipelines.configuration import AcceptForm, ChangesForm, RecipeForm
 from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
-from pipelines.interruption import interruptible, resume_command
+from pipelines.interruption import interruptible, resume_command, undisturbed
 from pipelines.members import plan_members, require_one_input
 from pipelines.parameters import AUTO, flatten
 from pipelines.reporting import Reporter, Status, current_reporter
 from pipelines.steps import step
 from pipelines.training import HELD, Job, Phases, end_badly, exclusive, read_job, run_folder, write_job
 from tasks import cluster, registry
+from tasks.cost import Meter, metered
 from tasks.distil import Teacher
 from tasks.ensemble import combine
 from tasks.lineage import Lineage, params_sha256
 from tasks.loop import Progress
 from tasks.members import MemberRun, share_of_cpus, train_members
 from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
+from tasks.runrecords import recorded_cost
 from tasks.train import TrainResult
 from tasks.transfer import Weights
 
@@ -163,10 +165,19 @@ def run_team(
     key: str, team: list[Member], reporter: Reporter, stop_after: StopAfter, executor: Executor
 ) -> dict[str, Any]:
     """The steps in their order, inside the records that MLflow keeps of them; returns the summary."""
+    with metered() as meter:
+        return metered_team(key, team, reporter, stop_after, executor, meter)
+
+
+def metered_team(
+    key: str, team: list[Member], reporter: Reporter, stop_after: StopAfter, executor: Executor, meter: Meter
+) -> dict[str, Any]:
+    """The steps, whose cost is kept with the ensemble's record, however they end."""
     folder, job, phase = run_folder(key), team[0].job, Phases()
     model: dict[str, Any] = {"model": "", "version": 0, "alias": ""}
     run_ids: list[str] = []  # the ensemble's, then the members'
     rows: list[dict[str, Any]] = []
+    spent: dict[str, float] = {}  # by earlier attempts
     try:
         require_one_input([member.job for member in team])
         with phase("prepare"):
@@ -183,6 +194,7 @@ def run_team(
             for config in {member.job.config.train.batch_size: member.job.config for member in team}.values():
                 steps.tell_smaller_batch(job.family, config, data, reporter)
             open_runs(team, data, lineage, weights, run_ids)
+            spent = registry.get_metrics(run_ids[0])
             checks.keep_findings(findings, verdict, folder, run_ids[0])
         with phase("train"):
             results = train_team(
@@ -205,9 +217,14 @@ def run_team(
             with phase("register"):
                 model = steps.register_model(job.family, data, folder / "model", run_ids[0], lineage)
                 model["alias"] = steps.promote_model(model["model"], model["version"], key)
+        parts = [(result.train_time_s, result.cpu_s) for result in results]
+        registry.log_metrics(run_ids[0], meter.cost_of_many(spent, parts, job.config.train.gpus_per_worker))
         for run_id in run_ids:
             registry.finish_run(run_id, "FINISHED")
     except BaseException as error:
+        if run_ids:
+            with undisturbed():
+                registry.log_progress(run_ids[0], 0, meter.cost(spent, 0.0))
         for run_id in run_ids or [""]:
             end_badly(run_id, error)
         raise
@@ -219,7 +236,9 @@ def run_team(
         "folder": str(folder),
     }
     record = {"mlflow_run": run_ids[0], "mlflow_url": registry.run_url(run_ids[0]), "metrics": metrics}
-    costs = {"comparison": rows, "phases_s": phase.seconds}
+    cost = recorded_cost(run_ids[0])
+    assert cost is not None
+    costs = {"comparison": rows, "phases_s": phase.seconds, "cost": asdict(cost)}
     return about | model | record | summary_of(team, results) | costs
 
 
@@ -324,7 +343,9 @@ def train_team(
         )
     if executor == "ray":
         for run_id in run_ids:
-            registry.set_tags(run_id, {"ray.job_id": cluster.job_id()})
+            registry.set_tags(
+                run_id, {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address}
+            )
     for run_id, run, result in zip(run_ids[1:], runs, results, strict=True):
         # a member's loop is that of one process, on Ray too
         steps.log_training(run_id, run.folder, result, "in_process")

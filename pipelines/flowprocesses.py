@@ -54,7 +54,8 @@ def let_go_on(plan: Plan, runs: list[str]) -> list[str]:
 
     To be called when no worker runs that could note yet how their processes ended.
     """
-    unfinished = {str(run["id"]) for run in flow_runs(plan, *UNDER_WAY, "CRASHED", "PAUSED")}
+    waiting = [run for run in flow_runs(plan, "PAUSED") if run["state_name"] != SUSPENDED]
+    unfinished = {str(run["id"]) for run in flow_runs(plan, *UNDER_WAY, "CRASHED") + waiting}
     stopped = [run for run in runs if run in unfinished]
     for run in stopped:
         set_state(plan, run, AGAIN, "the platform was stopped; the run goes on when it is started again")

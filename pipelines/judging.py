@@ -1,6 +1,8 @@
 """The gate as a step: champion and challenger scored afresh on the same data, compared, and the evidence kept."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tasks.gatecost import measure_costs
 from tasks.gatepage import gate_markdown, gate_page
 from tasks.modelfile import load_card
 from tasks.pairing import Paired
+from tasks.unseen import Unseen, unseen_part
 
 SPLIT: Split = "test"
 NUM_TIMED = 32  # samples that costs are measured on
@@ -46,28 +49,47 @@ def judge(
     uses = retrainings.count_use(run_id, family, retrainings.split_name(dataset, SPLIT))
     if cards[0].classes != cards[1].classes:
         return other_classes(cards, versions, uses)
-    reports = [
-        load(PIPELINES[family].evaluate)(
-            [model], dataset, split=SPLIT, config=as_registered(evaluate, card),
-            on_progress=progress_of(reporter, f"score version {version}"),
-        )
-        for model, card, version in zip(models, cards, versions, strict=True)
-    ]  # fmt: skip
     timed = dataset.table(SPLIT, ["image"])["image"][:NUM_TIMED].to_pylist()
+    with unseen_part(dataset, SPLIT, cards[0]) as unseen:
+        try:
+            paired, device = compare(family, models, versions, unseen, evaluate, config, reporter)
+        except gate.Incomparable as error:
+            return undecided(f"the two cannot be compared: {error}; promote the challenger by hand", uses)
     costs = measure_costs((models[0], models[1]), timed, config.cost_rounds)
-    try:
-        paired = load(PIPELINES[family].pair)(*reports, dataset, SPLIT, config)
-    except gate.Incomparable as error:
-        return undecided(f"the two cannot be compared: {error}; promote the challenger by hand", uses)
     verdict = gate.decide(paired, costs, uses, config, config.rules(family))
     about = {
         "model": name, "champion": versions[0], "challenger": versions[1], "dataset": dataset.info.name,
         "split": SPLIT, "version of the data": retrainings.split_name(dataset, SPLIT).partition("/")[0],
-        "samples": paired.num_samples, "uses of the split": uses, "alpha": config.alpha, "power": config.power,
-        "draws": config.num_draws, "device": str(reports[0].about["device"]),
+        "samples": paired.num_samples, "samples that the champion was fitted to": unseen.seen,
+        "uses of the split": uses, "alpha": config.alpha, "power": config.power,
+        "draws": config.num_draws, "device": device,
     }  # fmt: skip
     keep_evidence(about, paired, costs, verdict, config, folder, run_id, uses)
     return gate.document(paired, costs, verdict, uses)
+
+
+def compare(
+    family: str, models: Sequence[Path], versions: tuple[int, int], unseen: Unseen, evaluate: Any,
+    config: GateConfig, reporter: Reporter,
+) -> tuple[Paired, str]:  # fmt: skip
+    """What both make of the same samples, and the device that they computed on; raises gate.Incomparable."""
+    notes = [unseen.note] if unseen.note else []
+    for note in notes:
+        reporter.note(note)
+    try:
+        reports = [
+            load(PIPELINES[family].evaluate)(
+                [model], unseen.dataset, split=SPLIT, config=as_registered(evaluate, load_card(model)),
+                on_progress=progress_of(reporter, f"score version {version}"),
+            )
+            for model, version in zip(models, versions, strict=True)
+        ]  # fmt: skip
+        paired = load(PIPELINES[family].pair)(*reports, unseen.dataset, SPLIT, config)
+    except ValueError as error:
+        if not unseen.num_left_out:
+            raise
+        raise gate.Incomparable(f"{unseen.note}; of those that are left: {error}") from None
+    return replace(paired, notes=(*paired.notes, *notes)), str(reports[0].about["device"])
 
 
 def as_registered(evaluate: Any, card: ModelCard) -> Any:

@@ -1,4 +1,4 @@
-"""Who should know is told: an event for Prefect's automations, a line of the log, and a webhook where one is set.
+"""Who should know is told: an event for Prefect's automations, and a webhook where one is set.
 
 CONVOY_WEBHOOK_URL takes a POST of JSON: `text`, one line, as chats take it, and the event's payload beside it.
 """
@@ -13,16 +13,21 @@ from pipelines.reporting import Reporter
 
 WEBHOOK = "CONVOY_WEBHOOK_URL"
 TIMEOUT_S = 10.0
+FAMILY_LABEL = "convoy.family"
 
 
-def notify(event: str, model: str, text: str, payload: dict[str, Any], reporter: Reporter) -> None:
-    """Tell of `event`, as convoy.retrain.promoted, which concerns a registered model."""
-    announce(event, model_resource(model), text, {"model": model, **payload}, reporter)
+def notify(
+    event: str, model: str, family: str, text: str, payload: dict[str, Any], reporter: Reporter
+) -> None:
+    """Tell of `event`, as convoy.retrain.promoted, which concerns a registered model of a family."""
+    announce(event, model_resource(model, family), text, {"model": model, **payload}, reporter)
 
 
-def model_resource(model: str) -> dict[str, str]:
+def model_resource(model: str, family: str) -> dict[str, str]:
     """A registered model, as events name it."""
-    return {"prefect.resource.id": f"convoy.model.{model}", "prefect.resource.name": model}
+    return {
+        "prefect.resource.id": f"convoy.model.{model}", "prefect.resource.name": model, FAMILY_LABEL: family,
+    }  # fmt: skip
 
 
 def announce(
@@ -30,9 +35,8 @@ def announce(
 ) -> None:
     """Tell of `event`, which concerns a resource of Prefect's; `text` is one line.
 
-    A webhook that does not answer stops nothing: it is a note.
+    A webhook that does not answer stops nothing: `reporter` has a note of it.
     """
-    reporter.note(text)
     emit_event(event, resource=resource, payload={"text": text, **payload})
     url = os.environ.get(WEBHOOK)
     if not url:

@@ -2,6 +2,7 @@
 
     ./convoy faces gallery re-embed --model models:/faces@champion
 
+and the flow that does so with every gallery whose model has another champion, which prefect.yaml starts when one moves.
 There is nothing to resume by: vectors wait in the gallery, so that the flow called again goes on where it was stopped.
 """
 
@@ -16,7 +17,7 @@ from pipelines.engines import start_ray
 from pipelines.interruption import interruptible
 from pipelines.reporting import Clock, Reporter, Status, current_reporter
 from tasks import embedshards, registry
-from tasks.enrolment import DEFAULT_GALLERY, folder_of, open_gallery
+from tasks.enrolment import DEFAULT_GALLERY, folder_of, galleries_behind, open_gallery
 from tasks.facereading import FaceReader, describe_embedder, successor_of, uri_of
 from tasks.gallerystore import Embedder
 from tasks.modelfile import load_model
@@ -50,6 +51,33 @@ def re_embed_gallery(gallery: str = DEFAULT_GALLERY, model: str | None = None) -
     }  # fmt: skip
     publish_re_embedding(summary)
     return summary
+
+
+@flow(name="re-embed-galleries", flow_run_name="re-embed-galleries-{model}", persist_result=False)
+def re_embed_galleries(model: str) -> dict[str, Any]:
+    """Embed every gallery that holds another version of a model than its champion by the champion, one after the other.
+
+    Each is a run of `re-embed`, and switches when all its pictures are done. One that the champion does not fit keeps
+    its vectors, the others do not wait for it, and the run fails at the end.
+
+    Args:
+        model: name of a registered embedder of faces, such as faces (./convoy models list)
+    """
+    environment.prepare()
+    behind = galleries_behind(model)
+    if not behind:
+        (current_reporter() or steps.LogReporter()).note(f"no gallery holds an earlier version of {model}")
+    summaries, refused = [], []
+    for gallery in behind:
+        try:
+            summaries.append(re_embed_gallery(gallery))
+        except (ValueError, FileNotFoundError) as error:
+            refused.append(f"{gallery}: {error}")
+    if refused:
+        raise ValueError(
+            f"{len(refused)} of {len(behind)} galleries keep their vectors; {'; '.join(refused)}"
+        )
+    return {"model": model, "galleries": summaries}
 
 
 def champion_of(embedder: Embedder) -> str:

@@ -94,6 +94,8 @@ def run_retrain(
             )
         training.write_job(job, folder)
         asked = journal.once("request", lambda: complete(request, family))
+        if asked["approval"] == "ask":
+            approval.require_somebody()
         reporter = current_reporter() or steps.LogReporter()
         going_on = resume_command("retrain", key, executor)
         reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
@@ -138,7 +140,7 @@ def retrain(
     trained = journal.once(
         "trained", lambda: training.run_steps(job, key, folder, reporter, executor, "retrain")
     )
-    steps.publish(trained)
+    journal.once("published", lambda: steps.publish(trained))
     summary |= {"trained": trained, "version": trained["version"]}
     run_id = trained["mlflow_run"]
     if trained["alias"] == "champion":
@@ -196,13 +198,14 @@ def promote_if_better(
     )  # fmt: skip
     reason, page = verdict["reasons"][0], folder / "gate" / "gate.md"
     evidence = page.read_text() if page.is_file() else reason
-    publish_markdown(evidence, f"gate of {name}: {verdict['decision']}", f"gate-{name}".replace("_", "-"))
+    described, key_of_page = f"gate of {name}: {verdict['decision']}", f"gate-{name}".replace("_", "-")
+    journal.once("shown", lambda: publish_markdown(evidence, described, key_of_page))
     if verdict["decision"] != "promote":
         return "held" if verdict["decision"] == "hold" else "inconclusive", reason, champion
     because, who = reason, ledger.me()
     if asked["approval"] == "ask":
         if executor == "ray":
-            disconnect()  # a person may take hours
+            disconnect()  # the process may end here, and be started again with the answer
         timeout_s = 3600 * config.approval_timeout_h
         answer = journal.once("approval", lambda: asdict(approval.ask(evidence, timeout_s)))
         if not answer["approved"]:
@@ -242,7 +245,9 @@ def conclude(
 
     def tell() -> bool:
         what = f"version {version} of {name}" if version else name
-        notify(f"convoy.retrain.{outcome}", name, f"{what}: {outcome}: {reason}", payload, reporter)
+        text = f"{what}: {outcome}: {reason}"
+        reporter.note(text)
+        notify(f"convoy.retrain.{outcome}", name, summary["family"], text, payload, reporter)
         return True
 
     journal.once("told", tell)

@@ -10,7 +10,7 @@ A search that was cut off goes on by `resume`, with its own parameters; trials t
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,11 @@ from pipelines.interruption import interruptible, undisturbed
 from pipelines.parameters import choose_recipe, flatten, section
 from pipelines.reporting import Reporter, Status, current_reporter
 from pipelines.training import HELD, Job, begun, end_badly, exclusive, run_folder
-from tasks import registry
+from tasks import cluster, registry
+from tasks.cost import RANKS, Cost, metered, summed
 from tasks.families import FAMILIES
 from tasks.lineage import Lineage
+from tasks.runrecords import FAMILY_TAG, SEARCHES, recorded_cost
 from tasks.space import SearchConfig, Space, changed, parse_space
 from tasks.transfer import Weights
 
@@ -38,7 +40,6 @@ if TYPE_CHECKING:  # Ray Tune and Optuna take three seconds to import
     from tasks.study import Report, Study, Trial
 
 SECTION, JOB_FILE = "search", "search-job.json"
-EXPERIMENT = "convoy/searches"
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def run_steps(job: SearchJob, key: str, folder: Path, reporter: Reporter) -> dic
             winner = winner_job(job, summary["best"], run_id, job.stop_after)
             summary["winner"] = train_winner(winner, f"{key}-winner", reporter)
             registry.set_tags(run_id, {"winner.run_id": summary["winner"]["mlflow_run"]})
+        summary["cost"] = asdict(cost_of_all(run_id, summary.get("winner")))
         registry.finish_run(run_id, "FINISHED")
     except BaseException as error:
         end_badly(run_id, error)
@@ -171,9 +173,9 @@ def open_record(job: SearchJob, data: Dataset, lineage: Lineage) -> str:
     fixed = {name: value for name, value in flatten(job.config.model_dump()).items() if name not in searched}
     return registry.start_run(
         key=lineage.key,
-        experiment=EXPERIMENT,
+        experiment=SEARCHES,
         name=f"{data.info.name}-{lineage.dvc_digest[:8] or 'untracked'}",
-        tags=lineage.tags(),
+        tags={**lineage.tags(), FAMILY_TAG: job.family},
         parameters={**own, **{f"space.{name}": text for name, text in searched.items()}, **fixed},
         dataset=data,
         digest=lineage.dvc_digest,
@@ -185,18 +187,26 @@ def run_trials(
     job: SearchJob, data: Dataset, weights: Weights | None, lineage: Lineage, folder: Path, run_id: str,
     reporter: Reporter,
 ) -> "Study":  # fmt: skip
-    """Run what is left of the trials."""
+    """Run what is left of the trials, and keep with the record what they cost."""
     from tasks.search import search
 
     stopped = "stopped: trials that have ended are kept, others go on from their last checkpoint"
     bar = ProgressBar(f"searching on {data.info.name}")
     record = Record(job, data, lineage, run_id, reporter, bar)
-    with bar, interruptible("ray", reporter.note, resume_command(lineage.key), stopped):
+    spent = registry.get_metrics(run_id)  # by earlier attempts
+    with metered() as meter, bar, interruptible("ray", reporter.note, resume_command(lineage.key), stopped):
         try:
-            return search(job.family, job.config, job.space, job.search, data, folder, record, weights)
+            study = search(job.family, job.config, job.space, job.search, data, folder, record, weights)
         except BaseException:
             record.close()
+            with undisturbed():
+                registry.log_progress(run_id, 0, meter.cost(spent, 0.0))
             raise
+        parts = [(trial.time_s, trial.cpu_s) for trial in study.trials()]
+        costs = meter.cost_of_many(spent, parts, job.config.train.gpus_per_worker)
+    registry.log_metrics(run_id, costs)
+    registry.set_tags(run_id, {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address})
+    return study
 
 
 class Record:
@@ -212,7 +222,7 @@ class Record:
     def started(self, study: "Study", trial: "Trial") -> None:
         self.runs[trial.number] = registry.start_run(
             key=f"{self.lineage.key}.{trial.number}",
-            experiment=EXPERIMENT,
+            experiment=SEARCHES,
             name=f"trial-{trial.number}",
             tags={"mlflow.parentRunId": self.run_id, "search.trial": str(trial.number)},
             parameters=trial.changes,
@@ -228,6 +238,7 @@ class Record:
     def ended(self, study: "Study", trial: "Trial") -> None:
         run_id = self.runs.pop(trial.number, None) or registry.run_id_of(f"{self.lineage.key}.{trial.number}")
         registry.set_tags(run_id, {"trial.state": trial.state, "trial.reason": trial.reason})
+        registry.log_progress(run_id, 0, {RANKS: trial.cpu_s})
         registry.end_run(run_id, "FAILED" if trial.state == "failed" else "FINISHED")
         best = study.best()
         if best is not None and best.value is not None:
@@ -286,6 +297,15 @@ def keep(
         "mlflow_run": run_id,
         "mlflow_url": registry.run_url(run_id),
     }
+
+
+def cost_of_all(run_id: str, winner: dict[str, Any] | None) -> Cost:
+    """What the trials took, and the winner's training."""
+    return summed(
+        cost
+        for run in (run_id, *([winner["mlflow_run"]] if winner else []))
+        if (cost := recorded_cost(run)) is not None
+    )
 
 
 def winner_job(job: SearchJob, best: dict[str, Any], run_id: str, stop_after: StopAfter) -> Job:

@@ -32,7 +32,7 @@ def start() -> None:
     """
     global _server
     environment.make_prefect_home()
-    if _server is not None or "PREFECT_API_URL" in os.environ or has_profile():
+    if _server is not None or is_named():
         return
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     with socket.create_server(("127.0.0.1", 0)) as listener, log_file().open("wb") as log:
@@ -56,6 +56,11 @@ def log_file() -> Path:
 def has_profile() -> bool:
     """Whether a Prefect profile may name a server; Prefect reads it itself."""
     return (Path(os.environ["PREFECT_HOME"]) / "profiles.toml").is_file()
+
+
+def is_named() -> bool:
+    """Whether the environment, or a profile, names a server of somebody's that stays."""
+    return "PREFECT_API_URL" in os.environ or has_profile()
 
 
 def wait() -> None:

@@ -47,6 +47,12 @@ def summed(costs: Iterable[Cost]) -> Cost:
     )  # fmt: skip
 
 
+def told(cost: Cost) -> str:
+    """A cost in a line."""
+    runs = f"{cost.runs} run{'s' * (cost.runs != 1)}"
+    return f"{runs}: {cost.cpu_s:,.0f} CPU s, {cost.gpu_s:,.0f} GPU s, {cost.wall_s:,.0f} s"
+
+
 class Meter:
     """Adds up what this process and its descendants compute."""
 
@@ -68,11 +74,21 @@ class Meter:
                     self.latest[process.pid, process.create_time()] = spent.user + spent.system
 
     def cost(self, before: Mapping[str, float], gpu_s: float) -> dict[str, float]:
-        """The metrics of a run so far, with what its earlier attempts had cost."""
+        """The metrics of a run so far, with what its earlier attempts had cost; `gpu_s` is of this attempt."""
         self.look()
         cpu_s = sum(self.latest.values()) - self.at_first
         now = {CPU: cpu_s, GPU: gpu_s, WALL: time.perf_counter() - self.started}
         return {name: before.get(name, 0.0) + value for name, value in now.items()}
+
+    def cost_of_many(
+        self, before: Mapping[str, float], parts: Iterable[tuple[float, float]], gpus: float
+    ) -> dict[str, float]:
+        """The same of a run of many trainings, with `gpus` each; `parts`: seconds and processor seconds of each.
+
+        Their seconds are over all attempts.
+        """
+        seconds, ranks_s = zip(*parts, strict=True)
+        return {**self.cost({**before, GPU: 0.0}, gpus * sum(seconds)), RANKS: sum(ranks_s)}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from data.aligned import FaceAlignment
 from data.archive import FileTree
 from data.formats.listing import ignore_reason, is_image_name
-from tasks import registry
+from tasks import ledger, registry
 from tasks.facereading import (
     Face,
     FaceReader,
@@ -52,13 +52,34 @@ def folder_of(name: str) -> Path:
     return Path(name) if "/" in name else galleries() / name
 
 
+def gallery_names() -> list[str]:
+    """The galleries below the home folder, sorted."""
+    return sorted(file.parent.name for file in galleries().glob(f"*/{DATABASE}"))
+
+
+def galleries_behind(model: str) -> dict[str, str]:
+    """The galleries below the home folder that hold another version of a registered model than its champion: theirs."""
+    found = {}
+    for name in gallery_names():
+        with open_gallery(name) as gallery:
+            embedder = gallery.embedder
+        if embedder.name == model and champion_instead(embedder):
+            found[name] = embedder.version
+    return found
+
+
+def champion_instead(embedder: Embedder) -> int | None:
+    """The version that is champion of an embedder's model in its place; None where there is no such."""
+    champion = ledger.aliases(embedder.name).get("champion") if embedder.version else None
+    return None if champion is None or str(champion) == embedder.version else champion
+
+
 def open_gallery(name: str) -> Gallery:
     """The gallery of that name; raises FileNotFoundError naming those that there are."""
     folder = folder_of(name)
     if not (folder / DATABASE).is_file():
-        known = sorted(file.parent.name for file in galleries().glob(f"*/{DATABASE}"))
         raise FileNotFoundError(
-            f"no gallery {name!r} in {folder.parent}; known: {', '.join(known) or 'none yet'}. "
+            f"no gallery {name!r} in {folder.parent}; known: {', '.join(gallery_names()) or 'none yet'}. "
             "./convoy faces enrol makes one"
         )
     return Gallery.open(folder)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from data.dataset import Dataset, Split
 from tasks.facereport import Report
 from tasks.faces import far_of
-from tasks.gate import FamilyRules, GateConfig, MetricRule, metric_alphas
+from tasks.gate import FamilyRules, GateConfig, Incomparable, MetricRule, metric_alphas
 from tasks.pairing import Paired, Part, drawn_part, guard, weigh
 from tasks.personbootstrap import FEWEST_PEOPLE, paired_gains
 from tasks.slices import places_of, size_names, source_of
@@ -25,7 +25,7 @@ TAR = "tar_at_far"  # a rule of this name is for every FAR of the evaluation tha
 def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, config: GateConfig) -> Paired:
     """What the two reports, of one split of `dataset`, say together.
 
-    Raises ValueError where they are of other pairs, or of too few people.
+    Raises ValueError where they are of other pairs, Incomparable where these are too few, or of too few people.
     """
     if champion.ids != challenger.ids or not np.array_equal(champion.places, challenger.places):
         raise ValueError(
@@ -34,7 +34,7 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
     table = dataset.table(split, ["id", "label", "width", "height"])
     people = table["label"].to_numpy()[champion.places]
     if len(np.unique(people)) < FEWEST_PEOPLE:
-        raise ValueError(
+        raise Incomparable(
             f"the {split} pairs of {dataset.info.name} are of {len(np.unique(people))} people; a comparison draws "
             f"people, and needs {FEWEST_PEOPLE} or more"
         )
@@ -67,10 +67,10 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
 
 
 def stated_fars(report: Report) -> list[float]:
-    """The false-accept rates of an evaluation, the highest first; raises ValueError where the pairs can show none."""
+    """The false-accept rates of an evaluation, the highest first; raises Incomparable where the pairs show none."""
     names = [name.removeprefix("tar_at_") for name in report.looks[0].figures if name.startswith(TAR)]
     if not names:
-        raise ValueError(
+        raise Incomparable(
             f"{int((~report.same).sum()):,} pairs of two people can show no stated false-accept rate: "
             "set evaluate.false_accept_rates higher, or give more people"
         )

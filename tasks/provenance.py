@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import ledger, versioning
+from tasks.cost import cost_of, told
 from tasks.lineage import has_commit
 from tasks.machine import NAMES
 from tasks.modelstore import files_of, find_aliases, find_versions, version_at
@@ -18,7 +19,7 @@ from tasks.registry import run_url
 from tasks.reproduction import JOB_ARTIFACTS, REPORT_TAG, TRAINED
 from tasks.restoring import data_place
 from tasks.retrainings import MODEL_TAG, OUTCOME_TAG, REASON_TAG, WHY_TAG
-from tasks.runrecords import find_run, kept_files
+from tasks.runrecords import find_run, kept_files, recorded_cost
 
 PAGE = "gate/gate.html"
 
@@ -156,7 +157,17 @@ def job_links(subject: Subject) -> list[Link]:
     computed = ", ".join(f"{name} {tags[TRAINED + name]}" for name in NAMES if TRAINED + name in tags)
     here = folder.is_dir()
     value = f"{job}key {tags['convoy.key']}" + ("" if here else f"; its folder {folder} is gone")
-    return [Link(place, value, here, f"ls {folder}"), Link("computed on", computed)]
+    return [Link(place, value, here, f"ls {folder}"), Link("computed on", computed), *cost_links(subject)]
+
+
+def cost_links(subject: Subject) -> list[Link]:
+    """What the training took, and the search that chose its parameters; nothing where that was not measured."""
+    own = cost_of(subject.run.data.metrics, subject.tags) if subject.run else None
+    if own is None:
+        return []
+    search = recorded_cost(subject.tags["search.run_id"]) if "search.run_id" in subject.tags else None
+    text = told(own) + (f"; the trials of its search, {told(search)}" if search else "")
+    return [Link("cost", text, None, f"./convoy history {subject.name}" if subject.name else "")]
 
 
 def made_of(subject: Subject) -> list[Link]:

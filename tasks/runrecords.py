@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
 
 from data.files import holding, scratch
 from data.storage import NAME
@@ -21,6 +22,8 @@ from tasks.paths import runs
 from tasks.recordstore import connect, tracking_uri
 from tasks.registry import end_run, run_with_key
 
+SEARCHES = "convoy/searches"  # the experiment of searches, and of their trials
+FAMILY_TAG = "convoy.family"  # of a search: its experiment is that of all families
 TESTED = "test."  # before the names of the metrics of a run's test
 PER_PAGE = 1000
 
@@ -81,15 +84,20 @@ def records_on(family: str, dataset: str) -> list[RunRecord]:
 
 def _runs_on(family: str, dataset: str) -> list[Run]:
     """All runs of a family on a dataset, however they ended, the earliest first."""
+    return _runs_in(f"convoy/{family}", dataset)
+
+
+def _runs_in(name: str, dataset: str, condition: str = "") -> list[Run]:
+    """All runs of an experiment on a dataset, however they ended, the earliest first."""
     client = connect()
-    experiment = client.get_experiment_by_name(f"convoy/{family}")
+    experiment = client.get_experiment_by_name(name)
     found: list[Run] = []
     token: str | None = ""
     # a name that no dataset can have is in no record, and might be no text of MLflow's filters
     while token is not None and experiment is not None and NAME.fullmatch(dataset):
         page = client.search_runs(
             [experiment.experiment_id],
-            f"params.dataset = '{dataset}'",
+            f"params.dataset = '{dataset}'{condition}",
             max_results=PER_PAGE,
             order_by=["attributes.start_time ASC"],
             page_token=token or None,
@@ -102,17 +110,29 @@ def _runs_on(family: str, dataset: str) -> list[Run]:
 def costs_until(family: str, dataset: str, ends: Sequence[datetime]) -> list[Cost]:
     """What the runs of a family on a dataset cost together, that began after the end before and up to each of `ends`.
 
-    `ends` are in their order. Runs that failed or were stopped count too.
+    `ends` are in their order. Runs that failed or were stopped count too, and so do searches, with all their trials.
     """
+    searches = _runs_in(SEARCHES, dataset, f" and tags.`{FAMILY_TAG}` = '{family}'")
     began = [
         (datetime.fromtimestamp(run.info.start_time / 1000, UTC), cost_of(run.data.metrics, run.data.tags))
-        for run in _runs_on(family, dataset)
+        for run in [*_runs_on(family, dataset), *searches]
     ]
     starts = [datetime.min.replace(tzinfo=UTC), *ends]
     return [
         summed(cost for when, cost in began if cost is not None and start < when <= end)
         for start, end in zip(starts, ends, strict=False)
     ]
+
+
+def recorded_cost(run_id: str) -> Cost | None:
+    """What a run cost, by its record; None where that was not measured, or the record is gone."""
+    try:
+        data = connect().get_run(run_id).data
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return cost_of(data.metrics, data.tags)
 
 
 def find_run(name: str) -> Run:

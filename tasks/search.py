@@ -374,6 +374,7 @@ class Watch:
         self.plan, self.metric = plan, metric
         self.every = config.train.validate_every_epochs * plan.steps_per_epoch
         self.validated = False
+        self.cpu_began_s = time.process_time()  # a process runs one trial after the other
 
     def over(self, family: Family) -> Family:
         """The family, whose validations are noticed: what the loop says next is said of one."""
@@ -392,4 +393,5 @@ class Watch:
 
     def report(self, step: int, time_s: float, metrics: dict[str, float]) -> Report:
         epoch = step / self.plan.steps_per_epoch
-        return Report(-(-step // self.every), metrics[self.metric], step, epoch, time_s, metrics)
+        cpu_s = time.process_time() - self.cpu_began_s
+        return Report(-(-step // self.every), metrics[self.metric], step, epoch, time_s, metrics, cpu_s)

@@ -40,6 +40,7 @@ def rows_of(study: Study) -> list[dict[str, Any]]:
             "value": trial.value,
             "epochs": trial.epoch,
             "time_s": trial.time_s,
+            "cpu_s": trial.cpu_s,
             "changes": trial.changes,
             "reason": trial.reason,
         }
@@ -50,7 +51,7 @@ def rows_of(study: Study) -> list[dict[str, Any]]:
 def write_search(folder: Path, study: Study, metric: SearchMetric, what: str) -> list[Path]:
     """Write the three files."""
     table, history, slices = (folder / name for name in ("trials.csv", "history.png", "slices.png"))
-    columns = ["trial", "state", "value", "epochs", "time_s", *study.space, "reason"]
+    columns = ["trial", "state", "value", "epochs", "time_s", "cpu_s", *study.space, "reason"]
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

@@ -49,6 +49,7 @@ class Report:
     epoch: float
     time_s: float  # of training, validations included
     metrics: dict[str, float]
+    cpu_s: float = 0.0  # processor seconds of its process so far
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Trial:
     time_s: float  # of training, validations included
     metrics: dict[str, float]  # at its last validation
     reason: str  # why it failed, or was stopped
+    cpu_s: float = 0.0  # processor seconds of the process that ran it, up to its last validation
 
 
 class Study:
@@ -123,7 +125,7 @@ class Study:
         return self.trial(number)
 
     def keep(self, trial: optuna.trial.Trial, report: Report) -> None:
-        for name in ("epoch", "time_s", "metrics"):
+        for name in ("epoch", "time_s", "metrics", "cpu_s"):
             trial.set_user_attr(name, getattr(report, name))
         trial.report(report.value, report.validation)
 
@@ -145,6 +147,7 @@ class Study:
         return Trial(
             frozen.number, changes, STATES[frozen.state], last, values, kept.get("epoch", 0.0),
             kept.get("time_s", 0.0), kept.get("metrics", {}), kept.get("reason", ""),
+            kept.get("cpu_s", 0.0),
         )  # fmt: skip
 
     def trials(self) -> list[Trial]:

@@ -34,6 +34,7 @@ class Platform:
     home: Path
     environment: dict[str, str]
     ports: dict[str, int]
+    root: Path = ROOT  # the checkout whose code it runs
 
     @property
     def api(self) -> str:
@@ -54,7 +55,7 @@ class Platform:
         return subprocess.run(
             self.command(*arguments),
             env=self.environment,
-            cwd=ROOT,
+            cwd=self.root,
             capture_output=True,
             text=True,
             check=False,
@@ -74,15 +75,21 @@ class Platform:
     def prefect(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
         environment = {**self.environment, "PREFECT_API_URL": self.api}
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment, cwd=self.root, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         return insist(f"{self.api}{path}", body)
 
     def run(self, **parameters: Any) -> str:
-        """Trigger the deployment as the UI does; the id of the flow run."""
-        deployment = self.ask(f"/deployments/name/{DEPLOYMENT}")
+        """Trigger the deployment that trains classifiers as the UI does; the id of the flow run."""
+        return self.trigger(DEPLOYMENT, parameters)
+
+    def trigger(self, name: str, parameters: dict[str, Any]) -> str:
+        """Trigger a deployment, FLOW/NAME, as the UI does; the id of the flow run."""
+        deployment = self.ask(f"/deployments/name/{name}")
         created = self.ask(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
         return str(created["id"])
 
@@ -121,16 +128,17 @@ def free_ports() -> dict[str, int]:
         return {name: int(probe.getsockname()[1]) for name, probe in zip(PORTS, probes, strict=True)}
 
 
-def new_platform(home: Path) -> Platform:
+def new_platform(home: Path, root: Path = ROOT) -> Platform:
     environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    return Platform(home, {**environment, "CONVOY_HOME": str(home), "PYTHONPATH": path}, free_ports())
+    path = os.pathsep.join(part for part in (str(root), os.environ.get("PYTHONPATH", "")) if part)
+    own = {"CONVOY_HOME": str(home), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    return Platform(home, {**environment, **own}, free_ports(), root)
 
 
 @contextlib.contextmanager
-def running(home: Path) -> Iterator[Platform]:
-    """A platform from `up` to `down`, after which no process is left."""
-    platform = new_platform(home)
+def running(home: Path, root: Path = ROOT) -> Iterator[Platform]:
+    """A platform from `up` to `down`, after which no process is left; by the code of the checkout at `root`."""
+    platform = new_platform(home, root)
     try:
         platform.convoy("up")
         yield platform

@@ -1,6 +1,7 @@
 """The flow of ensembles, called in this process: members, records, one registered model, and going on."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipelines.parameters import AUTO
 from pipelines.reporting import set_reporter
 from pipelines.training import run_folder
 from tasks import modellist, registry
+from tasks.cost import cost_of
 from tasks.loop import Progress
 from tasks.modelfile import load_card
 from tasks.predict import load_predictor
@@ -71,6 +73,17 @@ def test_the_record_of_each_member_lies_below_the_ensembles(finished: dict[str, 
         assert run.data.tags["seed"] == str(place)
         assert run.info.status == "FINISHED"
         assert 0 < run.data.metrics["test.accuracy"] <= 1
+
+
+def test_an_ensemble_costs_what_all_its_members_do_and_counts_once(finished: dict[str, Any]) -> None:
+    (own,) = runs_with_key(finished["key"])
+    members = [runs_with_key(f"{finished['key']}-{place}")[0].data for place in range(3)]
+    in_loops = [member.metrics["train_cpu_s"] for member in members]
+    assert all(in_loops) and own.data.metrics["train_cpu_s"] == pytest.approx(sum(in_loops))
+    cost = cost_of(own.data.metrics, own.data.tags)
+    assert cost and finished["cost"] == asdict(cost)
+    assert cost.cpu_s > sum(in_loops) and cost.wall_s > sum(finished["phases_s"].values()) * 0.99
+    assert [cost_of(member.metrics, member.tags) for member in members] == [None] * 3
 
 
 def test_the_ensemble_is_one_model_that_names_its_members(finished: dict[str, Any]) -> None:

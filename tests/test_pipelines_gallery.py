@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data.aligned import FaceAlignment
 from data.dataset import Dataset
 from data.ingest import ingest
 from data.syntheticfaces import synthetic_faces
 from pipelines.faces import train_faces
+from pipelines.reembed import re_embed_galleries
 from pipelines.reporting import set_reporter
 from tasks.gallery import Gallery
+from tasks.gallerystore import Embedder
 from tasks.paths import galleries, store
 from tests.conftest import Run
+from tests.facegalleries import picture as gallery_picture
 from tests.facegalleries import write_embedder
 from tests.test_pipelines_training import Listener
 from tests.tiny import TINY, ingest_config
@@ -230,6 +234,56 @@ def test_a_promoted_embedder_takes_the_gallery_over(run: Run, say: Say, people: 
     assert FIRST in back["now"]
     with Gallery.open(galleries() / "moving") as gallery:
         assert gallery.check() == len(known)
+
+
+@pytest.fixture
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of galleries of its own."""
+    monkeypatch.setattr("tasks.enrolment.galleries", lambda: tmp_path)
+    return tmp_path
+
+
+def test_galleries_follow_the_champion_of_their_model_and_say_so_until_they_have(
+    run: Run, say: Say, people: People, apart: Path
+) -> None:
+    assert not any(apart.iterdir())
+    known = enrol(say, people, "door", 1)
+    picture = str(people[known[0]][0])
+    say("enrol", "eve", picture, "--gallery", "office", "--model", SECOND)
+    code, out, err = run("promote", NAME, "2", "--because", "an audit")
+    assert code == 0, err
+    assert "galleries with vectors of another version: door (version 1)" in " ".join(out.split())
+    note = f"the gallery door holds vectors of {FIRST}, and version 2 is the champion"
+    for words in (("recognise", picture), ("verify", picture, "--name", known[0]), ("gallery", "list"),
+                  ("gallery", "search", picture), ("enrol", known[0], str(people[known[0]][1]))):  # fmt: skip
+        code, _, err = run("faces", *words, "--gallery", "door", "--json")
+        assert code == 0 and note in err, (words, err)
+    assert note not in run("faces", "gallery", "list", "--gallery", "office")[2]
+    done = re_embed_galleries(NAME)
+    [one] = done["galleries"]
+    assert one["gallery"] == "door" and SECOND in one["now"] and one["num_pictures"] == len(known) + 1
+    assert note not in run("faces", "gallery", "list", "--gallery", "door")[2]
+    assert re_embed_galleries(NAME)["galleries"] == []
+    code, out, err = run("rollback", NAME, "--because", "the audit", "--json")
+    assert code == 0 and json.loads(out)["galleries_behind"] == {"door": "2", "office": "2"}, err
+
+
+def test_a_gallery_that_the_champion_does_not_fit_keeps_its_vectors_and_the_others_follow(
+    say: Say, people: People, apart: Path
+) -> None:
+    picture = str(next(iter(people.values()))[0])
+    say("enrol", "eve", picture, "--gallery", "later", "--model", SECOND)
+    alignment = FaceAlignment(method="mtcnn", side_px=32, weights=str(apart / "gone"))
+    other = Embedder(
+        name=NAME, version="2", sha256="ab" * 32, preprocessing=alignment.model_dump_json(), num_dims=32
+    )
+    with Gallery.create(apart / "first", other) as gallery:
+        gallery.enrol("bob", [gallery_picture("bob")], other)
+    with pytest.raises(ValueError, match=r"1 of 2 galleries keep their vectors; first: .*gone"):
+        re_embed_galleries(NAME)
+    assert say("gallery", "list", "--gallery", "later")["embedder"]["version"] == "1"
+    with Gallery.open(apart / "first") as gallery:
+        assert gallery.embedder == other
 
 
 def test_what_cannot_be_is_one_line(run: Run, say: Say, people: People, tmp_path: Path) -> None:

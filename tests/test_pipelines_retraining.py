@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
-from prefect.flow_runs import resume_flow_run
 
 from data.dataset import Dataset
 from pipelines import approval, families, retraining
@@ -131,7 +129,8 @@ def test_explain_walks_from_the_alias_over_the_evidence_to_the_data(promoted: Bo
     links = links_of(out)
     assert list(links) == [
         "alias", "moved there", "evidence", "model", "trained because", "MLflow run",
-        "in the process of the command", "computed on", "Prefect run", "data", "code", "parameters", "trained again",
+        "in the process of the command", "computed on", "cost", "Prefect run", "data", "code", "parameters",
+        "trained again",
     ]  # fmt: skip
     assert "by anna" in links["moved there"][0]
     page = runs() / second["key"] / "gate" / "gate.html"
@@ -246,50 +245,14 @@ def test_nobody_is_promoted_whom_a_person_declines(fresh: Callable[[str], str]) 
     assert ledger.aliases(name) == {"champion": 1, "challenger": 2}
 
 
-def paused(answer: Callable[[str], None]) -> threading.Thread:
-    """Calls `answer` with the first flow run that is paused."""
-
-    def wait() -> None:
-        with get_client(sync_client=True) as client:
-            while True:
-                waiting = [run for run in client.read_flow_runs() if run.state_name == "Paused"]
-                if waiting:
-                    answer(str(waiting[0].id))
-                    return
-                time.sleep(0.1)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
-
-
-def test_a_paused_run_is_approved_by_its_form(
-    fresh: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+def test_a_flow_run_whom_nobody_could_start_again_asks_nobody_and_says_so_before_it_trains(
+    fresh: Callable[[str], str],
 ) -> None:
-    name = fresh("classifier-form")
-    monkeypatch.setattr(approval, "POLL_S", 0.2)
+    name = fresh("classifier-alone")
     approval._asker.set(None)
-    form = {"approve": True, "because": "seen and fine", "who": "carla"}
-    thread = paused(lambda key: resume_flow_run(key, run_input=form))
-    summary = retrain(GOOD, approval="ask")
-    thread.join()
-    assert summary["outcome"] == "promoted"
-    move = ledger.history(name)[-1]
-    assert (move.who, move.because.rpartition("approved: ")[2]) == ("carla", "seen and fine")
-    assert state_of(summary["key"])[0] == "Promoted"
-
-
-def test_a_pause_that_nobody_answers_ends_as_declined(
-    fresh: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = fresh("classifier-late")
-    monkeypatch.setattr(approval, "POLL_S", 0.2)
-    approval._asker.set(None)
-    summary = retrain(GOOD, approval="ask", gate={"approval_timeout_h": 2 / 3600})
-    assert summary["outcome"] == "declined"
-    assert "nobody answered in 0.000555556 hours" in summary["reason"]
-    assert state_of(summary["key"]) == ("Declined", summary["reason"])
-    assert ledger.aliases(name)["champion"] == 1
+    with pytest.raises(ValueError, match="nobody can be asked here: this flow run is of no deployment"):
+        retrain(GOOD, approval="ask")
+    assert ledger.aliases(name) == {"champion": 1, "challenger": 1}
 
 
 SLOW = ("refresh", "compare", "champion", "approval", "told")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from pipelines.families import PIPELINES
 from pipelines.reporting import set_reporter
 from pipelines.training import read_job
 from tasks.cluster import disconnect
+from tasks.cost import Cost, cost_of
 from tasks.paths import ROOT, runs, store
 from tasks.recordstore import connect
+from tasks.runrecords import SEARCHES, costs_until
 from tests.conftest import Run
 from tests.test_pipelines_training import Listener
 from tests.tiny import TINY, tiny_dataset
@@ -66,7 +70,7 @@ def finished(digits: Dataset, prefect_api: str) -> Iterator[dict[str, Any]]:
 def children_of(run_id: str) -> dict[str, Any]:
     """Runs of MLflow below a run, by the number of their trial."""
     client = connect()
-    experiment = client.get_experiment_by_name(flows.EXPERIMENT)
+    experiment = client.get_experiment_by_name(SEARCHES)
     found = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
     return {run.data.tags["search.trial"]: run for run in found}
 
@@ -88,6 +92,22 @@ def test_a_search_leaves_a_record_with_a_run_for_each_trial(finished: dict[str, 
     assert len(steps) == 3 and steps == sorted(steps)  # an epoch each
     names = {file.path for file in connect().list_artifacts(finished["mlflow_run"], "search")}
     assert names == {"search/trials.csv", "search/history.png", "search/slices.png"}
+
+
+def test_a_search_costs_what_its_trials_do_and_what_the_winner_does(finished: dict[str, Any]) -> None:
+    own, winner = (connect().get_run(each["mlflow_run"]).data for each in (finished, finished["winner"]))
+    trials, training = cost_of(own.metrics, own.tags), cost_of(winner.metrics, winner.tags)
+    assert trials and training
+    in_loops = [run.data.metrics["train_cpu_s"] for run in children_of(finished["mlflow_run"]).values()]
+    assert all(in_loops) and own.metrics["train_cpu_s"] == pytest.approx(sum(in_loops))
+    assert trials.cpu_s > sum(
+        in_loops
+    )  # Ray was started by the search, whose meter sees the trials' processes
+    assert finished["cost"] == asdict(
+        Cost(2, trials.cpu_s + training.cpu_s, 0, trials.wall_s + training.wall_s)
+    )
+    assert costs_until("classification", "digits", [datetime.now(UTC)]) == [Cost(**finished["cost"])]
+    assert costs_until("detection", "digits", [datetime.now(UTC)]) == [Cost(0, 0, 0, 0)]
 
 
 def test_the_best_is_a_finished_trial_of_the_table(finished: dict[str, Any]) -> None:

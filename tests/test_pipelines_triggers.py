@@ -1,4 +1,5 @@
-"""Events start retrainings: a dataset that changed, and a model whose predictions drift, each one run of its family's.
+"""Events start what follows: a dataset that changed, or predictions that drift, one retraining of the family; another
+champion of an embedder the re-embedding of its galleries.
 
 The pool is closed once a watcher has run, so that what the triggers create stays in the queue and nothing is trained.
 """
@@ -16,10 +17,13 @@ import pytest
 
 from data.ingest import IngestConfig
 from pipelines.families import PIPELINES
-from tasks import versions
+from pipelines.parameters import flatten
+from tasks import versioning, versions
+from tasks.enrolment import open_gallery
 from tasks.paths import ROOT, store
 from tests.pictures import class_tree, write_tree
 from tests.platforms import ENDED, Platform, running, wait_for
+from tests.tiny import TINY, tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.3, near_duplicate_distance=0, max_source_gb=1)
@@ -66,7 +70,8 @@ def test_every_family_has_a_trigger_for_data_and_for_drift(platform: Platform) -
     automations = platform.ask("/automations/filter", {"limit": 200})
     found = {each["name"]: each for each in automations}
     flows = {pipeline.retrain.partition(":")[2].replace("_", "-") for pipeline in PIPELINES.values()}
-    assert set(found) == {f"{flow}: {what}" for flow in flows for what in ("new data", "drift")}
+    retrainings = {f"{flow}: {what}" for flow in flows for what in ("new data", "drift")}
+    assert set(found) == {*retrainings, "re-embed-galleries: new champion"}
     for family, pipeline in PIPELINES.items():
         flow = pipeline.retrain.partition(":")[2].replace("_", "-")
         for what in ("new data", "drift"):
@@ -74,6 +79,37 @@ def test_every_family_has_a_trigger_for_data_and_for_drift(platform: Platform) -
             assert each["enabled"] and each["trigger"]["match"]["convoy.family"] == family
             deployment = platform.ask(f"/deployments/{each['actions'][0]['deployment_id']}")
             assert deployment["name"] == flow
+
+
+def gallery_version() -> str:
+    with open_gallery("default") as gallery:
+        return gallery.embedder.version
+
+
+def test_another_champion_by_hand_re_embeds_the_galleries_of_that_model(
+    platform: Platform, module_home: Path
+) -> None:
+    dataset = tiny_dataset("faces", store())
+    versioning.add(dataset.path)
+    values = flatten({name: part for name, part in TINY["faces"].items() if name != "dataset"})
+    changes = [f"--set={name}={json.dumps(value)}" for name, value in values.items()]
+    train = ("train", "faces", "--dataset", dataset.info.name, "--executor", "in_process", *changes)
+    model = platform.convoy(*train)["model"]
+    assert platform.convoy(*train, "--set=train.seed=1")["version"] == 2
+    picture = module_home / "ann.jpg"
+    picture.write_bytes(dataset.rows("test", [0], ["image"])["image"][0].as_py())
+    platform.convoy("faces", "enrol", "ann", str(picture), "--model", f"models:/{model}/1")
+
+    moved = platform.convoy("promote", model, "2", "--because", "a trial")
+    assert moved["galleries_behind"] == {"default": "1"}
+    wait_for(lambda: gallery_version() == "2", RUN_S, "the gallery has the vectors of the new champion")
+    platform.convoy("rollback", model, "--because", "it was one")
+    wait_for(lambda: gallery_version() == "1", RUN_S, "the gallery has those of the old one again")
+    made = runs_of(platform, "re-embed-galleries")
+    assert [run["parameters"] for run in made] == [{"model": model}] * 2
+    wait_for(
+        lambda: {platform.state(run["id"]) for run in made} == {"Completed"}, RUN_S, "both runs end well"
+    )
 
 
 def test_a_new_version_starts_one_retraining_of_that_dataset_and_two_quick_ones_start_one(

@@ -57,6 +57,13 @@ def test_earlier_attempts_are_added() -> None:
     assert cost[GPU] == 7
 
 
+def test_a_run_of_many_sums_its_parts_whose_seconds_are_over_all_attempts() -> None:
+    with metered() as meter:
+        cost = meter.cost_of_many({CPU: 100.0, GPU: 50.0}, [(3.0, 2.0), (4.0, 5.0)], gpus=0.5)
+    assert cost[CPU] >= 100
+    assert (cost[GPU], cost["train_cpu_s"]) == (3.5, 7.0)
+
+
 def test_ranks_on_a_cluster_that_was_there_before_are_added_and_own_ones_are_in_already() -> None:
     metrics = {CPU: 10.0, GPU: 2.0, WALL: 5.0, "train_cpu_s": 30.0}
     assert cost_of(metrics, {"ray.address": "embedded"}) == cost_of(metrics, {}) == Cost(1, 10, 2, 5)

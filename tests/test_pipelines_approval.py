@@ -1,0 +1,131 @@
+"""A retraining on a worker that waits for a person: the form in Prefect's UI, and nobody who answers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.dataset import Dataset
+from tasks import versioning
+from tasks.paths import store
+from tests.platforms import CHANGES, Platform, running, wait_for
+from tests.tiny import tiny_dataset
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+RUN_S = 400
+DEPLOYMENT = "retrain-classifier/retrain-classifier"
+GATE = {
+    "latency_ratio": 0,
+    "memory_ratio": 0,
+    "num_draws": 200,
+}  # what a busy machine measures decides nothing here
+ENDS = (
+    "Promoted",
+    "Held",
+    "Inconclusive",
+    "Declined",
+    "Skipped",
+    "Failed",
+    "Crashed",
+    "Cancelled",
+    "Completed",
+)
+
+
+@pytest.fixture(scope="module")
+def digits(module_home: Path) -> Dataset:
+    assert store().is_relative_to(module_home)
+    dataset = tiny_dataset("classification", store())
+    versioning.add(dataset.path)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def platform(module_home: Path, digits: Dataset) -> Iterator[Platform]:
+    assert digits.info.name == "digits"
+    with running(module_home) as platform:
+        first = retrain(platform, 1, executor="in_process")
+        ended(platform, first, "Promoted")
+        yield platform
+
+
+def retrain(platform: Platform, epochs: float, **options: Any) -> str:
+    changes = {**CHANGES, "train": {**CHANGES["train"], "epochs": epochs}}
+    parameters = {"dataset": "digits", "refresh": "none", "changes": changes, "gate": GATE, **options}
+    return platform.trigger(DEPLOYMENT, parameters)
+
+
+def ended(platform: Platform, run: str, name: str) -> None:
+    wait_for(lambda: platform.state(run) in ENDS, RUN_S, f"the run has ended; it is {platform.state(run)}")
+    assert platform.state(run) == name, (platform.folder / "logs" / "worker.log").read_text()
+
+
+def waits(platform: Platform, run: str) -> None:
+    wait_for(lambda: platform.state(run) in ("Suspended", *ENDS), RUN_S, "the run waits for a person")
+    assert platform.state(run) == "Suspended", (platform.folder / "logs" / "worker.log").read_text()
+
+
+def answer(platform: Platform, run: str, form: dict[str, Any]) -> str:
+    """Send the form as the UI does; what the server makes of it."""
+    return str(platform.ask(f"/flow_runs/{run}/resume", {"run_input": form})["status"])
+
+
+def moves(platform: Platform) -> list[dict[str, Any]]:
+    return list(platform.convoy("history", "classifier-digits")["moves"])
+
+
+def test_nobody_who_answers_is_a_no_and_the_champion_stays(platform: Platform) -> None:
+    late = {**GATE, "approval_timeout_h": 4 / 3600}
+    run = retrain(platform, 11, approval="ask", executor="in_process", gate=late)
+    ended(platform, run, "Declined")
+    message = platform.ask(f"/flow_runs/{run}")["state"]["message"]
+    assert "nobody answered in 0.00111111 hours" in message
+    assert moves(platform)[0]["after"]["champion"] == 1
+
+
+def test_a_run_that_waits_goes_on_by_its_form_alone_and_the_ledger_has_who_and_why(
+    platform: Platform,
+) -> None:
+    run = retrain(platform, 12, approval="ask", executor="ray")
+    waits(platform, run)
+    asked = {
+        name: platform.ask(f"/flow_runs/{run}/input/{key}") for name, key in keys_of(platform, run).items()
+    }
+    schema = asked["schema"]
+    assert set(schema["properties"]) == {"approve", "because", "who"}
+    assert all(field["description"] for field in schema["properties"].values())
+    assert "Verdict: **promote**" in asked["description"]
+    assert answer(platform, run, {"approve": "perhaps"}) == "REJECT"
+    wait_for(lambda: not processes_of(platform, run), 30, "the run that waits has no process")
+    assert platform.call("down").returncode == 0
+    platform.convoy("up")
+    assert platform.state(run) == "Suspended"
+    assert [each["state_type"] for each in closings(platform, run)] == ["SCHEDULED"]
+    assert answer(platform, run, {"approve": True, "because": "seen in the UI", "who": "dora"}) == "ACCEPT"
+    ended(platform, run, "Promoted")
+    move = moves(platform)[0]
+    assert (move["who"], move["key"]) == ("dora", run)
+    assert move["because"].endswith("approved: seen in the UI")
+    assert closings(platform, run) == []
+
+
+def processes_of(platform: Platform, run: str) -> list[int]:
+    """The processes of a flow run."""
+    return [
+        process.pid
+        for process in platform.processes()
+        if run in process.environ().get("PREFECT__FLOW_RUN_ID", "")
+    ]
+
+
+def closings(platform: Platform, run: str) -> list[dict[str, Any]]:
+    """The flow runs that would close the approval of a run."""
+    found = platform.ask("/deployments/name/close-approval/close-approval")
+    made = platform.ask("/flow_runs/filter", {"deployments": {"id": {"any_": [found["id"]]}}})
+    return [each for each in made if each["parameters"]["run"] == run]
+
+
+def keys_of(platform: Platform, run: str) -> dict[str, str]:
+    """The names of what the suspended run asks with."""
+    return dict(platform.ask(f"/flow_runs/{run}")["state"]["state_details"]["run_input_keyset"])
