@@ -29,7 +29,7 @@ from tasks.paths import ROOT
 PYTHON = str(Path(sys.prefix).resolve() / "bin" / "python")
 PORTS = {"gcs": 6379, "mlflow": 5000, "prefect": 4200, "s3": 9000}
 KEYS = {"AWS_ACCESS_KEY_ID": "name", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_DEFAULT_REGION": "us-east-1"}
-START_S = 180.0
+START_S = 300.0
 STORE_BYTES = 100_000_000  # of a node's object store
 # Ray's own times are for networks that stutter: a minute each.
 QUICK_HEAD = {
@@ -134,6 +134,7 @@ class Node:
     folder: Path
     hidden: tuple[Path, ...]
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    num_cpus: int = 0  # that Ray has of it
     first: int = 0  # the process that all others of this machine end with
 
     @property
@@ -265,6 +266,7 @@ class Machines:
             PYTHON, "-m", "ray.scripts.scripts", "start", *where, "--block", "--node-ip-address", node.address,
             "--num-cpus", str(num_cpus), "--object-store-memory", str(STORE_BYTES), "--disable-usage-stats",
         ]  # fmt: skip
+        node.num_cpus = num_cpus
         node.popen(node.command(*start), {**self.ray_environment(), **QUICK_HEAD})
 
     def start_ray(self, num_cpus: int = 1) -> None:
@@ -276,9 +278,22 @@ class Machines:
         self.wait_for_nodes(len(self.nodes))
 
     def wait_for_nodes(self, number: int) -> None:
-        """Return when so many nodes are alive."""
-        count = self.desk.command(PYTHON, "-c", COUNT_NODES, self.ray_address, str(number))
-        subprocess.run(count, env=self.ray_environment(), check=True, timeout=START_S)
+        """Return when so many nodes are alive. One that could not start in the 30 s that Ray gives it starts again."""
+        count = [PYTHON, "-c", COUNT_NODES, self.ray_address, str(number)]
+        end = time.monotonic() + START_S
+        with subprocess.Popen(count, env=self.ray_environment(), cwd="/") as counting:
+            try:
+                while counting.poll() is None:
+                    assert time.monotonic() < end, f"after {START_S:.0f} s there are not {number} nodes"
+                    for node in self.nodes[1:]:
+                        if node.started[-1].poll() is not None:
+                            node.power_off()
+                            node.boot()
+                            self.join(node, node.num_cpus)
+                    time.sleep(0.3)
+            finally:
+                counting.kill()
+        assert counting.returncode == 0
 
     def boot_again(self) -> None:
         """Switch all machines off and on, and mend their cables."""

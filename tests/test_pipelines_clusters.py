@@ -271,7 +271,7 @@ def test_a_node_that_is_lost_ends_the_run_clearly_and_it_goes_on_when_the_node_i
     code, _, err = finish(process)
     assert code in (1, 2), err
     assert "do not fit: 1 such workers do" in err.splitlines()[-1]
-    wait_for(lambda: not far.processes(), 90, "the lost node's processes end by themselves")
+    wait_for(lambda: not far.processes(), 180, "the lost node's processes end by themselves")
     wait_for(lambda: not left_of_a_run(place), 30, "the run's processes are gone")
     far.mend()
     place.join(far, 1)
@@ -290,7 +290,7 @@ def test_a_head_that_is_lost_ends_the_run_clearly_and_it_goes_on_under_a_new_one
     assert code == 1, err
     assert f"the head of the Ray cluster ({place.ray_address}) has not answered for" in err.splitlines()[-1]
     wait_for(
-        lambda: not far.processes() and not desk.processes(), 90, "all nodes' processes end by themselves"
+        lambda: not far.processes() and not desk.processes(), 180, "all nodes' processes end by themselves"
     )
     assert mlflow_runs(place, key)[0][0] == "FAILED"
     place.boot_again()
