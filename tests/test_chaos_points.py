@@ -178,7 +178,7 @@ def test_a_training_whose_own_prefect_server_is_killed_says_so_and_goes_on(
         server.kill()
         hurt.let_go()
         code, err = hurt.end()
-        assert code == 1 and "Prefect" in err.splitlines()[-1], err
+        assert code == 1 and "Prefect (http://127.0.0.1:" in err.splitlines()[-1], err
         assert "Traceback" not in err
         assert statuses(hurt.key) == ["FAILED"]
         assert hurt.left_after(10) == []
