@@ -226,7 +226,8 @@ def main(arguments: list[str]) -> int:
         return complain(first_line(error), 1, debug)
     except Exception as error:
         told = full_disk(error) or server_away()
-        return complain(told or f"{first_line(error)} (--debug shows where)", 1, debug)
+        shown = f"{first_line(error)} (--debug shows where)"
+        return complain(f"{told} [{shown}]" if told else shown, 1, debug)
     return code if isinstance(code, int) else 0
 
 

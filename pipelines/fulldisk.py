@@ -25,9 +25,8 @@ def full_disk(error: BaseException) -> str:
     places = {name: place for name, place in watched().items() if free_bytes(place) < NEARLY_FULL_BYTES}
     if not told and not places:
         return ""
-    named = next(
-        (str(each.filename) for each in causes(error) if tells(each) and getattr(each, "filename", None)), ""
-    )
+    files = [getattr(each, "filename", None) for each in causes(error) if tells(each)]
+    named = next((str(file) for file in files if file), "")
     full = " and ".join(f"{name} ({place})" for name, place in places.items())
     where = full or named or " or ".join(f"{name} ({place})" for name, place in watched().items())
     return (

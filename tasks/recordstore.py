@@ -62,8 +62,11 @@ def _be_quiet() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.telemetry.set_telemetry_client()  # looks again: MLflow looked first when it was imported
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+        for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        for name in ("store.db.utils", "system_metrics.system_metrics_monitor"):
+            # a page of traceback for what is raised too, or what costs no more than a sample
+            logging.getLogger(f"mlflow.{name}").setLevel(logging.CRITICAL)
 
 
 def require_answer() -> None:

@@ -31,7 +31,7 @@ from tasks.recordstore import connect
 from tests.platforms import CHANGES, FOREIGN, wait_for
 
 POINTS = Path(__file__).parent / "points"
-REACH_S, END_S = 240.0, 240.0
+REACH_S, END_S = 600.0, 600.0
 # The agents of Ray look for their parent now and then, and nobody can tell them when it was killed.
 RAY_AGENTS_S = 90.0
 TRAIN = ("train", "classification", "--dataset", "digits")

@@ -81,7 +81,7 @@ def require_one_error(code: int, err: str) -> None:
     ours = [line for line in err.splitlines() if line.startswith("convoy: ")]
     assert code == 1 and len(ours) == 1, err
     assert ours[0].startswith("convoy: no space is left in CONVOY_HOME (") and WHAT_TO_DO in ours[0]
-    assert "Traceback" not in err and err.splitlines()[-1] == ours[0]
+    assert "Traceback" not in err and err.splitlines()[-1] == ours[0], err
 
 
 # --- ingest ----------------------------------------------------------------------------------------------------
