@@ -30,7 +30,7 @@ from tasks.cluster import connect
 import ray
 connect()
 print(ray._private.worker._global_node.get_session_dir_path(), flush=True)
-time.sleep(600)
+time.sleep(6000)
 """
 
 
@@ -62,14 +62,19 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.1)
 
 
-def naming(text: str) -> list[psutil.Process]:
-    """Living processes whose command names a text."""
+def belonging_to(session: Path) -> list[psutil.Process]:
+    """Living processes of a session, those too whose command says nothing of it."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if text in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+            if session.name in orphans.told_by(process):
                 found.append(process)
     return found
+
+
+def is_agent(process: psutil.Process) -> bool:
+    """Whether a process is one of those that look for their parent now and then."""
+    return " ".join(process.cmdline()).startswith("ray::RuntimeEnvAgent")
 
 
 def test_a_process_that_hangs_outlives_its_killed_driver_until_it_is_ended(place: Path) -> None:
@@ -78,16 +83,14 @@ def test_a_process_that_hangs_outlives_its_killed_driver_until_it_is_ended(place
         assert driver.stdout is not None
         session = Path(driver.stdout.readline().strip())
         assert session.parent == leftovers.RAY_SESSIONS
-        assert len(naming(session.name)) > 2
+        assert len(belonging_to(session)) > 2
         assert find(NOW) == [], "its driver lives"
-        [hung] = [
-            each for each in naming(session.name)
-            if any(word.endswith("runtime_env/agent/main.py") for word in each.cmdline())
-        ]  # fmt: skip
+        wait_for(lambda: [each for each in belonging_to(session) if is_agent(each)], "the agent runs")
+        [hung] = [each for each in belonging_to(session) if is_agent(each)]
         hung.suspend()
         driver.kill()
     wait_for(
-        lambda: [each.pid for each in naming(session.name)] == [hung.pid], "all but what hangs have ended"
+        lambda: [each.pid for each in belonging_to(session)] == [hung.pid], "all but what hangs have ended"
     )
     for config in (NOW, LATER):
         [item] = find(config)
@@ -97,7 +100,7 @@ def test_a_process_that_hangs_outlives_its_killed_driver_until_it_is_ended(place
     assert document(find(NOW), dry_run=True)["num_bytes"] > 1e6
     assert hung.is_running(), "looking ends nothing"
     assert [item.process for item in free(NOW, print)] == [hung]
-    assert naming(session.name) == []
+    assert belonging_to(session) == []
     [item] = find(NOW)
     assert (item.kind, item.path) == ("sessions", session)
     assert item.num_bytes > 1000 and [each.path for each in free(NOW, print)] == [session]
