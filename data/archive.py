@@ -83,6 +83,8 @@ def open_tree(path: Path, *, spool: Path, max_total_bytes: int) -> Iterator[File
         if path.is_dir():
             yield _folder_tree(path)
             return
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is a pipe or a device; give a folder or a file")
         kind = archive_kind(path)
         if kind is None:
             raise ValueError(

@@ -11,9 +11,9 @@ from data.address import has_secret, public_url
 
 
 class Parameters(BaseModel):
-    """Base of every configuration: immutable, and an unknown name is an error rather than a silent no-op."""
+    """Base of every configuration: immutable, finite, and an unknown name is an error rather than a silent no-op."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str) -> Self:

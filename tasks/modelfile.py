@@ -76,6 +76,10 @@ def load_model(folder: Path) -> SavedModel:
     members = []
     for member in card.members:
         file = weights_file(folder, member.weights)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} is missing, which model.json names: register the model again, or train it"
+            )
         try:
             module = FAMILIES[card.family].rebuild(card, member)
             module.load_state_dict(load_file(file), strict=True)

@@ -7,6 +7,7 @@ curl -F image=@one.jpg -F image=@two.jpg http://127.0.0.1:8000/predict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -77,6 +78,9 @@ async def form_items(request: Request, body: bytes, max_images: int) -> Items:
     async def chunks() -> AsyncGenerator[bytes, None]:
         yield body
 
+    boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
+    if b"--" + boundary + b"--" not in body:  # the parser would leave out what is cut off, and say nothing
+        raise RefusedError(400, "the form cannot be read: it ends before its last boundary")
     try:
         # one more than is allowed, so that what is wrong is told by us
         form = await MultiPartParser(

@@ -28,7 +28,7 @@ from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
 from data.report import IngestReport
 from data.sides import Earlier, join_earlier, losses, read_earlier
-from data.storage import check_name, link_files
+from data.storage import NAME, check_name, link_files
 from tasks import versioning
 from tasks.paths import store
 
@@ -145,9 +145,19 @@ def latest(versions: Sequence[Version]) -> Version:
     return next((version for version in reversed(versions) if UNRECORDED not in version.notes), versions[-1])
 
 
+def folder_of(name: str) -> Path:
+    """Where a dataset of that name lies, if there is one; raises ValueError for a path in place of a name."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"dataset (={name!r}) must be a name, as ./convoy data list shows them, of lower-case letters, digits, '-' "
+            "and '_'"
+        )
+    return store() / name
+
+
 def require_list(name: str) -> list[Version]:
     """The versions of a dataset; raises a ValueError where it has none, or a stage of dvc.yaml makes it."""
-    stage = versioning.stage_of(store() / name)
+    stage = versioning.stage_of(folder_of(name))
     if stage:
         if not (store() / name).exists():
             open_stored(name)  # says what brings it
@@ -166,7 +176,7 @@ def require_list(name: str) -> list[Version]:
 
 def open_stored(name: str) -> Dataset:
     """The dataset of that name in the store; where it is recorded and not here, the error says what brings it."""
-    path = store() / name
+    path = folder_of(name)
     if not (path / "dataset.json").is_file() and current(name):
         raise FileNotFoundError(f"dataset {name!r} is recorded and not here; {way_here(name)}")
     return Dataset.open(path)

@@ -21,6 +21,7 @@ from data import aligned
 from data.dataset import Dataset
 from data.report import read_report
 from pipelines import parameters
+from pipelines.reporting import shown
 from tasks.families import FAMILIES
 from tasks.modelfile import load_model
 from tasks.requests import RefusedError, form_items
@@ -108,7 +109,7 @@ def read_parameters(data: bytes) -> None:
 
 
 def read_changes(data: bytes) -> None:
-    values = parameters.parse_changes(data.decode("utf-8", "surrogateescape").split("\n")[:-1])
+    values = parameters.parse_changes(data.decode("utf-8", "replace").split("\n")[:-1])
     FAMILIES["classification"].config.parse(parameters.merge(TINY["classification"], values), "")
 
 
@@ -152,10 +153,10 @@ def parse(kind: str, data: bytes) -> str:
     """Read a file of a kind: "used"; raises ValueError, whose lines, one for each fault, are joined into one."""
     try:
         PARSERS[kind][1](data)
-    except ValueError as error:
-        if type(error) is not ValueError or "" in map(str.strip, str(error).split("\n")):
+    except (ValueError, FileNotFoundError) as error:  # a card may name weights that are not there
+        if type(error) not in (ValueError, FileNotFoundError) or "" in map(str.strip, str(error).split("\n")):
             raise
-        raise ValueError("; ".join(str(error).split("\n"))) from None
+        raise ValueError(shown("; ".join(str(error).split("\n")))) from None
     return "used"
 
 

@@ -11,13 +11,17 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tasks.paths import store
 from tests.conftest import Run
 from tests.corpus import pack
 from tests.pictures import class_tree, encode, picture, png, png_bomb, write_tree
+from tests.recording import make_model
 from tests.test_data_decode import with_orientation
+from tests.tiny import tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("module_home")
 JPEG = encode(picture(3), "JPEG")
@@ -85,7 +89,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
         "7z archives are not supported; repack",
     ),
     "something else": (file("x.txt", b"hello"), "is neither a folder, nor a tar or zip archive"),
-    "a device": (lambda _: "/dev/zero", "is neither a folder, nor a tar or zip archive"),
+    "a device": (lambda _: "/dev/zero", "is a pipe or a device; give a folder or a file"),
 }
 
 
@@ -110,21 +114,123 @@ ODD = {
     "b/noise.gif": b"GIF89a" + bytes(40),
 }
 FINE = {
-    "a/cmyk.jpg": encode(picture(11, mode="CMYK"), "JPEG"),
-    "a/deep.png": encode(picture(12, mode="I;16")) if False else png(12),
-    "a/moving.gif": encode(picture(13), "GIF", save_all=True, append_images=[picture(14)]),
-    "b/turned.jpg": with_orientation(6, 20),
+    "a/cmyk.jpg": encode(picture(11).convert("CMYK"), "JPEG"),
+    "a/deep.png": encode(Image.fromarray(np.arange(48 * 40, dtype=np.uint16).reshape(40, 48) * 30)),
+    "a/moving.gif": encode(
+        picture(13).convert("P"), "GIF", save_all=True, append_images=[picture(14).convert("P")]
+    ),
+    "b/turned.jpg": with_orientation(picture(15), 6, "JPEG"),
     "b/jpeg.png": JPEG,
 }
 
 
 def test_odd_pictures_are_used_and_broken_ones_set_aside_with_a_reason(run: Run, tmp_path: Path) -> None:
     source = write_tree(tmp_path / "source", SOUND | FINE | ODD)
-    (source / "a" / os.fsdecode(b"caf\xe9.png")).write_bytes(png(21))
     code, out, err = run("data", "add", str(source), "--name", "odd", "--json")
     assert code == 0, err
     report = json.loads(out)
     assert report["num_images"] == len(SOUND | FINE)
     reasons = {image["id"]: image["reason"] for image in report["set_aside"]}
-    assert set(ODD) <= set(reasons)
+    assert set(reasons) == set(ODD)
     assert all(reason and "\n" not in reason for reason in reasons.values())
+    assert "decompression bomb: 40000×40000" in reasons["a/bomb.png"]
+    assert reasons["a/empty.png"] == "empty file"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe or a device" in one_line(
+        run, "data", "add", str(tmp_path / "pipe"), "--name", "refused"
+    )
+
+
+@pytest.fixture
+def digits(module_home: Path) -> Path:
+    """The folder of a dataset."""
+    assert store().is_relative_to(module_home)
+    return tiny_dataset("classification", store()).path
+
+
+def test_a_damaged_dataset_is_one_line_that_says_what_to_do(run: Run, digits: Path) -> None:
+    whole = (digits / "dataset.json").read_bytes()
+    for content, said in (
+        (b"", "dataset.json is damaged, it is no JSON"),
+        (b"[]", "it must hold an object, got list"),
+        (b"{}", "schema_version (=None) is not 1; ingest the source again"),
+        (whole[:500], "move"),
+        (whole.replace(b'"channels": 1', b'"channels": "many"'), "dataset.json.channels (='many')"),
+        (whole.replace(b'"train-00000.parquet"', b'"../x"'), "must be a file name in that folder"),
+    ):
+        (digits / "dataset.json").write_bytes(content)
+        for command in (("data", "show", "digits"), ("train", "classification", "--dataset", "digits")):
+            assert said in one_line(run, *command)
+
+
+@pytest.mark.parametrize("name", ["../digits", "/etc", "digits/", "", ".", "DIGITS"])
+@pytest.mark.parametrize("command", [("data", "show"), ("data", "check"), ("data", "versions")])
+def test_a_path_is_no_datasets_name(command: tuple[str, ...], name: str, run: Run) -> None:
+    assert "must be a name, as ./convoy data list shows them" in one_line(run, *command, name)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("optim.lr=.inf", "Input should be a finite number"),
+        ("optim.lr=.nan", "optim.lr (=nan)"),
+        ("train.seed=1.5", "Input should be a valid integer"),
+        ("model=5", "model (=5) is a section: change one of its parameters, name"),
+        ("train.batch_size=1e30", "train.batch_size (=1e+30)"),
+        ("optim.lr=!!python/object/apply:os.getcwd []", "the value is not valid YAML"),
+        ("optim.lr=" + "9" * 5000, "the value is not valid YAML"),
+        ("optim.lr=2020-99-99", "the value is not valid YAML"),
+        ("optim.lr=" + "[" * 3000, "the value is not valid YAML"),
+        ("=1", "must be KEY.PATH=VALUE"),
+        (
+            "transfer.weights=https://me:hush@example.org/w.pth#sha256=" + "0" * 64,
+            "transfer.weights (='https://example.org/w.pth'): parameters are recorded with the run",
+        ),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_one_line(change: str, said: str, run: Run) -> None:
+    err = one_line(run, "train", "classification", "--dataset", "digits", "--set", change)
+    assert said in err and "hush" not in err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[", "is not valid YAML"),
+        (b"\xff\xfe\xfa", "is not valid YAML"),
+        (b"just text", "must hold sections"),
+        (b"classification: 5", "has no recipes for 'classification'"),
+        (b"classification: {default: 5}", "classification.default (=5) must be a section of parameters"),
+    ],
+)
+def test_params_yaml_that_cannot_be_is_one_line(
+    content: bytes, said: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_bytes(content)
+    monkeypatch.setattr("pipelines.parameters.PARAMS", tmp_path / "params.yaml")
+    assert said in one_line(run, "parameters", "classification")
+
+
+def test_predict_says_of_each_picture_what_is_wrong_and_a_name_does_not_steer_the_terminal(
+    run: Run, tmp_path: Path
+) -> None:
+    model = str(make_model(tmp_path / "model"))
+    folder = write_tree(
+        tmp_path / "pictures", {"fine.png": png(1), **{name[2:]: data for name, data in ODD.items()}}
+    )
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(png(2))
+    (folder / "esc\x1b[31m.png").write_bytes(png(3))
+    code, out, err = run("predict", model, str(folder))
+    assert (code, err) == (1, "")
+    assert "\x1b" not in out and "esc\\x1b[31m.png" in out and "caf\\udce9.png" in out
+    for said in ("decompression bomb", "empty file", "not an image", "damaged JPEG", "damaged GIF"):
+        assert said in out.replace("\n", " "), said
+    rows = json.loads(run("predict", model, str(folder), "--json")[1])["predictions"]
+    assert sum(row["error"] is None for row in rows) == 3
+    assert "is a pipe or a device" in one_line(run, "predict", model, "/dev/zero")
+    for damage, said in ((b"", "is damaged, it is no JSON"), (b"{}", "card_version (=None) is not")):
+        (tmp_path / "model" / "model.json").write_bytes(damage)
+        assert said in one_line(run, "predict", model, str(folder))

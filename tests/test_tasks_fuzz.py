@@ -26,7 +26,7 @@ def test_what_is_not_damaged_is_used(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", list(PARSERS))
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(other=st.sampled_from(list(PARSERS)), seed=st.integers(0, 2**32))
 def test_what_is_damaged_is_used_or_refused(kind: str, other: str, seed: int) -> None:
     data, _ = corrupt(SOUND[kind].data, Random(seed), SOUND[other].data)
@@ -34,7 +34,7 @@ def test_what_is_damaged_is_used_or_refused(kind: str, other: str, seed: int) ->
 
 
 @pytest.mark.parametrize("kind", list(PARSERS))
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(data=st.binary(max_size=300))
 def test_noise_is_refused(kind: str, data: bytes) -> None:
     end_of(kind, data)
