@@ -109,7 +109,7 @@ def close_approval(run: str, hours: float) -> dict[str, Any]:
         hours: how long it has waited
     """
     environment.prepare()
-    refusal = {"approve": False, "because": f"nobody answered in {hours:g} hours", "who": "nobody"}
+    refusal = {"approve": False, "because": f"nobody answered in {hours:g} hours", "who": "whoever was asked"}
     try:
         resume_flow_run(UUID(run), run_input=refusal)
     except NotPausedError:

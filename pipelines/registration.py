@@ -42,6 +42,12 @@ def change_pool(plan: Plan, values: dict[str, Any]) -> None:
     insist(f"{plan.prefect_api()}/work_pools/{POOL}", values, "PATCH")
 
 
+def limit_queues(plan: Plan) -> None:
+    """Have each queue that a deployment has to itself run one at a time; registering the deployment has made it."""
+    for queue in sorted({each["work_pool"].get("work_queue_name", "") for each in deployments()} - {""}):
+        insist(f"{plan.prefect_api()}/work_pools/{POOL}/queues/{queue}", {"concurrency_limit": 1}, "PATCH")
+
+
 def deploy_all(plan: Plan) -> bool:
     """Register the deployments of prefect.yaml, unless the server has them as they are; whether it did not.
 
@@ -62,6 +68,7 @@ def deploy_all(plan: Plan) -> bool:
             f"the deployments of prefect.yaml were not registered (code {done.returncode}): "
             f"{last_words(text)}; {file} has all of it"
         )
+    limit_queues(plan)
     write_whole(mark, now)
     return True
 
@@ -74,9 +81,14 @@ def digest(plan: Plan) -> str:
     return hashlib.sha256(f"{plan.prefect_database} {hashes}".encode()).hexdigest()
 
 
+def deployments() -> list[dict[str, Any]]:
+    """What prefect.yaml has."""
+    return list(yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"])
+
+
 def listed() -> set[str]:
     """The names in prefect.yaml."""
-    return {each["name"] for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    return {each["name"] for each in deployments()}
 
 
 def names_on_server(plan: Plan) -> set[str]:

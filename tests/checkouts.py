@@ -16,6 +16,7 @@ FILES = (
     "convoy",
     "dvc.yaml",
     "params.yaml",
+    "prefect.yaml",
     "requirements.lock",
     "pyproject.toml",
     ".dvcignore",

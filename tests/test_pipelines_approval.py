@@ -89,15 +89,14 @@ def test_a_run_that_waits_goes_on_by_its_form_alone_and_the_ledger_has_who_and_w
 ) -> None:
     run = retrain(platform, 12, approval="ask", executor="ray")
     waits(platform, run)
-    asked = {
-        name: platform.ask(f"/flow_runs/{run}/input/{key}") for name, key in keys_of(platform, run).items()
-    }
+    wait_for(lambda: not processes_of(platform, run), 60, "the run that waits has no process")
+    keys = platform.ask(f"/flow_runs/{run}")["state"]["state_details"]["run_input_keyset"]
+    asked = {name: platform.ask(f"/flow_runs/{run}/input/{keys[name]}") for name in ("schema", "description")}
     schema = asked["schema"]
     assert set(schema["properties"]) == {"approve", "because", "who"}
     assert all(field["description"] for field in schema["properties"].values())
     assert "Verdict: **promote**" in asked["description"]
     assert answer(platform, run, {"approve": "perhaps"}) == "REJECT"
-    wait_for(lambda: not processes_of(platform, run), 30, "the run that waits has no process")
     assert platform.call("down").returncode == 0
     platform.convoy("up")
     assert platform.state(run) == "Suspended"
@@ -124,8 +123,3 @@ def closings(platform: Platform, run: str) -> list[dict[str, Any]]:
     found = platform.ask("/deployments/name/close-approval/close-approval")
     made = platform.ask("/flow_runs/filter", {"deployments": {"id": {"any_": [found["id"]]}}})
     return [each for each in made if each["parameters"]["run"] == run]
-
-
-def keys_of(platform: Platform, run: str) -> dict[str, str]:
-    """The names of what the suspended run asks with."""
-    return dict(platform.ask(f"/flow_runs/{run}")["state"]["state_details"]["run_input_keyset"])

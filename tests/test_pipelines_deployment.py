@@ -55,7 +55,8 @@ def test_every_deployment_of_the_file_is_on_the_server(deployments: dict[str, An
         assert found["tags"] == listed["tags"]
         assert found["entrypoint"] == listed["entrypoint"]
         assert found["work_pool_name"] == "local"
-        assert (found["global_concurrency_limit"] or {}).get("limit") == listed.get("concurrency_limit")
+        assert found["global_concurrency_limit"] is None  # its lease would be lost with the server, and end the run
+        assert found["work_queue_name"] == listed["work_pool"].get("work_queue_name", "default")
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -105,6 +106,13 @@ def test_limits_of_parameters_are_limits_of_the_form(deployments: dict[str, Any]
     fields = deployments["train-classifier"]["parameter_openapi_schema"]["properties"]
     assert fields["changes"]["properties"]["optim"]["properties"]["lr"]["exclusiveMinimum"] == 0
     assert fields["executor"]["enum"] == ["ray", "in_process"]
+
+
+def test_a_queue_that_a_deployment_has_to_itself_runs_one_at_a_time(platform: Platform) -> None:
+    queues = {each["name"]: each for each in platform.ask("/work_pools/local/queues/filter", {"limit": 200})}
+    own = {name for name, listed in LISTED.items() if "work_queue_name" in listed["work_pool"]}
+    assert {name for name, queue in queues.items() if queue["concurrency_limit"] == 1} == own
+    assert own == set(LISTED) - {"stylize", "close-approval"}
 
 
 def test_the_pool_runs_as_many_at_once_as_the_plan_says(platform: Platform) -> None:

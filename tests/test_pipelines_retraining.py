@@ -414,7 +414,7 @@ def test_a_deployment_for_each_family_and_its_schedule_is_paused() -> None:
             continue
         name = pipeline.retrain.rpartition(":")[2].replace("_", "-")
         assert deployments[name]["entrypoint"] == pipeline.retrain
-        assert deployments[name]["concurrency_limit"] == 1
+        assert deployments[name]["work_pool"]["work_queue_name"] == name
         assert not any(schedule["active"] for schedule in deployments[name]["schedules"])
         assert families.load(pipeline.retrain).name == name, family
         assert families.load(pipeline.pair) is not None
