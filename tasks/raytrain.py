@@ -1,15 +1,13 @@
 """A training run on Ray Train: its trainer, a rank's session, and the thread that follows a run on the driver.
 
-What is private to Ray Train is named here alone.
+What is private to Ray Train is named here and in tasks.raysnapshot alone.
 """
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import ray
@@ -23,15 +21,11 @@ from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
-from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
-    _CheckpointManagerState,
-    _TrainingResultState,
-)
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from data.dataset import Dataset, Split
-from data.files import scratch, write_whole
+from data.files import scratch
 from data.stream import Layout
 from tasks.calls import compute_features
 from tasks.cluster import (
@@ -51,6 +45,7 @@ from tasks.feed import PREFETCH_BATCHES, Feeds, cache_bytes, choose_mode, fit_fr
 from tasks.loop import Progress, Session
 from tasks.mailbox import Bell, open_mailbox, read_mailbox
 from tasks.nodes import ClusterLost, Head, beside_driver, is_embedded, use_own_interface
+from tasks.raysnapshot import mend_snapshot
 from tasks.result import Listener
 from tasks.settings import TrainConfig
 from tasks.train import CHECKPOINTS, NUM_KEPT_CHECKPOINTS
@@ -287,38 +282,6 @@ def why_failed(error: Exception, settings: TrainConfig) -> RuntimeError:
     except ValueError as lacking:
         return RuntimeError(f"the cluster has lost nodes that the training ran on: {lacking}")
     return RuntimeError(f"training failed: {last_line(error)}")
-
-
-def mend_snapshot(folder: Path, fewest_workers: int) -> None:
-    """Write Ray Train's list of a run's checkpoints anew where it cannot be read; it names the newest whole one.
-
-    Ray writes the list in place: a kill or a full disk leaves half of it, and Ray would not go on with the run.
-    """
-    file = folder / "checkpoint_manager_snapshot.json"
-    if not file.is_file():
-        return
-    try:
-        json.loads(file.read_text())
-    except ValueError:
-        names = sorted(place.name for place in folder.glob("checkpoint_*") if is_whole(place, fewest_workers))
-        results = [_TrainingResultState(checkpoint_dir_name=name, metrics={}) for name in names[-1:]]
-        state = _CheckpointManagerState(
-            checkpoint_results=results, checkpoint_report_indices=[1] * len(results),
-            latest_checkpoint_result=results[0] if results else None, pending_training_results=[],
-            pending_validation_specs=[], current_report_index=len(results), validated_checkpoint_dir_names=[],
-            timed_out_validation_checkpoint_dir_names=[], failed_validation_checkpoint_dir_names=[],
-        )  # fmt: skip
-        write_whole(file, state.json())
-
-
-def is_whole(checkpoint: Path, fewest_workers: int) -> bool:
-    """Whether every file that the ranks of a run keep in a checkpoint is there and can be read."""
-    try:
-        for name in ("state", *(f"random-{rank}" for rank in range(fewest_workers))):
-            torch.load(checkpoint / f"{name}.pt", map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError):
-        return False
-    return True
 
 
 def source_of(
