@@ -57,8 +57,9 @@ def num_places(cpus: float, gpus: float) -> int:
 
 
 def inventory(nodes: Sequence[dict[str, float]]) -> str:
-    """`8 CPUs and 1 GPUs, 2 × 4 CPUs and 0 GPUs`: the nodes, those that are alike together."""
-    texts = Counter(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    """`8 CPUs and 1 GPUs, 2 × 4 CPUs and 0 GPUs`: the nodes, the largest first, those that are alike together."""
+    sizes = sorted(((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes), reverse=True)
+    texts = Counter(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in sizes)
     return ", ".join(text if number == 1 else f"{number} × {text}" for text, number in texts.items())
 
 

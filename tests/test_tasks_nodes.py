@@ -30,7 +30,7 @@ def test_as_many_fit_as_a_node_has_whole_places_for(cpus: float, gpus: float, pl
 
 
 def test_nodes_that_are_alike_are_told_together() -> None:
-    assert inventory([{"CPU": 4.0}, NODE, {"CPU": 4.0}]) == "2 × 4 CPUs and 0 GPUs, 8 CPUs and 3 GPUs"
+    assert inventory([{"CPU": 4.0}, NODE, {"CPU": 4.0}]) == "8 CPUs and 3 GPUs, 2 × 4 CPUs and 0 GPUs"
 
 
 def test_a_head_that_is_silent_for_long_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
