@@ -11,9 +11,9 @@ Each flow trains LeNet-5 on the digits for a few steps, tests it, and keeps the 
 After each block of a row: memory of the process and of the servers below it (their own pages), open files, threads,
 processes, shared memory, files that are left in the folder for temporary ones, and bytes of the databases. Flat is what
 grows by no more than its tolerance in 100 flows, give or take two standard errors, by the slope of a straight line
-through the blocks after the first quarter, in which caches fill. Databases grow by what is stored: that is linear where a
-flow of the second half takes at most a tenth more bytes than one of the first. Exits with 1 where something is not flat,
-or a flow fails.
+through the blocks after the first quarter, in which caches fill. Databases grow by what is stored: that is linear where
+a flow of the second half takes at most a tenth more bytes than one of the first. Exits with 1 where something is not
+flat, or a flow fails.
 """
 
 import argparse

@@ -4,7 +4,7 @@ Records in a local file: a lock of the file system, which ends with its process.
 machine, and a tag of the registered model for the others. MLflow cannot compare and set, so the tag is written, left to
 settle, and read again: the last writer has the turn, the others see that it is not theirs (Fischer's algorithm: Lamport
 1987, "A fast mutual exclusion algorithm", section 2). It is safe while a write takes less than `SETTLE_S`. A turn whose
-process died ends by itself after `LEASE_S`. Who waits does so for no longer than `WAIT_S` while the same one has the turn.
+process died ends by itself after `LEASE_S`. Who waits gives up after `WAIT_S` in which the same one has the turn.
 """
 
 import fcntl
