@@ -10,9 +10,10 @@ Each flow trains LeNet-5 on the digits for a few steps, tests it, and keeps the 
 
 After each block of a row: memory of the process and of the servers below it (their own pages), open files, threads,
 processes, shared memory, files that are left in the folder for temporary ones, and bytes of the databases. Flat is what
-grows by no more than its tolerance in 100 flows, by the slope of a straight line through the blocks after the first
-quarter, in which caches fill. Databases grow by what is stored: that is linear where a flow of the second half takes at
-most a tenth more bytes than one of the first. Exits with 1 where something is not flat, or a flow fails.
+grows by no more than its tolerance in 100 flows, give or take two standard errors, by the slope of a straight line
+through the blocks after the first quarter, in which caches fill. Databases grow by what is stored: that is linear where
+a flow of the second half takes at most a tenth more bytes than one of the first. Exits with 1 where something is not
+flat, or a flow fails.
 """
 
 import argparse
@@ -116,10 +117,14 @@ def run_row(home: Path, flows: int, every: int, executor: Any) -> None:
             run_flow("classification", "digits", "digits", CHANGES, stop_after="evaluate", executor=executor)
 
 
-def slope(rows: Sequence[dict[str, float]], name: str) -> float:
-    """By how much a measure grows in 100 flows, after the warm-up."""
+def slope(rows: Sequence[dict[str, float]], name: str) -> tuple[float, float]:
+    """By how much a measure grows in 100 flows after the warm-up, and two standard errors of that."""
     kept = rows[int(len(rows) * WARM_SHARE) :]
-    return float(np.polyfit([row["flows"] for row in kept], [row[name] for row in kept], 1)[0]) * 100
+    flows, values = (np.array([row[key] for row in kept]) for key in ("flows", name))
+    rise, start = np.polyfit(flows, values, 1)
+    left = values - (rise * flows + start)
+    variance = (left**2).sum() / (len(kept) - 2) / ((flows - flows.mean()) ** 2).sum()
+    return float(rise) * 100, float(np.sqrt(variance)) * 200
 
 
 def growth(rows: Sequence[dict[str, float]], name: str) -> tuple[float, float]:
@@ -143,9 +148,10 @@ def show_row(rows: Sequence[dict[str, float]], console: Console, executor: str) 
     verdicts = Table("measure", "grows by", "tolerance", "", title="In 100 flows, after the first quarter")
     good = True
     for name, most in TOLERANCE.items():
-        found = slope(rows, name)
-        good &= found <= most
-        verdicts.add_row(name, f"{found:+.2f}", f"{most:g}", "flat" if found <= most else "GROWS")
+        found, error = slope(rows, name)
+        flat = found - error <= most
+        good &= flat
+        verdicts.add_row(name, f"{found:+.2f} ± {error:.2f}", f"{most:g}", "flat" if flat else "GROWS")
     for name in STORED:
         early, late = growth(rows, name)
         linear = late <= early * LINEAR

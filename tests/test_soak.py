@@ -13,10 +13,13 @@ ROWS = [{"flows": 10.0 * n, "kept": 100.0, "lost": 100.0 + 4 * n, "square": 1.0 
 
 
 def test_a_slope_is_of_a_hundred_flows_and_leaves_the_warm_up_out() -> None:
-    assert slope(ROWS, "kept") == pytest.approx(0)
-    assert slope(ROWS, "lost") == pytest.approx(40)  # 4 in 10 flows
+    assert slope(ROWS, "kept") == pytest.approx((0, 0))
+    assert slope(ROWS, "lost") == pytest.approx((40, 0))  # 4 in 10 flows
     cold = [{**row, "lost": 0.0} if row["flows"] < 30 else row for row in ROWS]
-    assert slope(cold, "lost") == pytest.approx(40)
+    assert slope(cold, "lost") == pytest.approx((40, 0))
+    # in the six rows left, 1, -1, 1, -1, 1, -1 beside the line: scipy.stats.linregress gives the same
+    rough = [{**row, "lost": row["lost"] + (-1) ** n} for n, row in enumerate(ROWS)]
+    assert slope(rough, "lost") == pytest.approx((38.28571429, 5.59883370), rel=1e-6)
 
 
 def test_growth_is_of_one_flow_in_the_first_and_in_the_second_half() -> None:

@@ -262,41 +262,6 @@ def test_on_a_server_one_process_at_a_time_has_the_turn(home: Path, monkeypatch:
     assert turns.standing("leased") is None
 
 
-def test_who_writes_late_over_a_turn_waits_until_that_is_over(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_versions(home, "slow", 1)
-    monkeypatch.setattr(turns, "SETTLE_S", 0.5)
-    monkeypatch.setattr(turns, "LEASE_S", 4.0)
-    inside, most, order = list[str](), list[int](), list[str]()
-    asked, write = threading.Event(), turns.claim
-
-    def claim(name: str, value: str) -> None:
-        if threading.current_thread().name == "late" and not asked.is_set():
-            asked.set()  # it has seen that nobody has the turn, and its word takes its time
-            threading.Event().wait(1.5)
-        write(name, value)
-
-    def work(long_s: float) -> None:
-        with turns.leased("slow"):
-            own = threading.current_thread().name
-            order.append(own)
-            inside.append(own)
-            most.append(len(inside))
-            threading.Event().wait(long_s)
-            inside.remove(own)
-
-    monkeypatch.setattr(turns, "claim", claim)
-    late = threading.Thread(target=work, args=(0.1,), name="late")
-    quick = threading.Thread(target=work, args=(2.5,), name="quick")
-    late.start()
-    assert asked.wait(30)
-    quick.start()
-    for thread in (late, quick):
-        thread.join()
-    assert (order, most) == (["quick", "late"], [1, 1])
-
-
 def test_the_turn_of_a_process_that_died_on_a_server_ends_by_itself(
     home: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

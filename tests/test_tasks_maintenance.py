@@ -142,6 +142,7 @@ def test_what_a_dead_process_left_half_written_goes_and_a_living_ones_stays() ->
     for each in (left, alive):
         each.mkdir()
         (each / "shard.parquet").touch()
+    runs().mkdir(exist_ok=True)
     half = runs() / f".job.json.{NOBODY}-0123abcd"
     half.touch()
     lock = store() / ".nosuch.versions.lock"
