@@ -1,5 +1,6 @@
 """What a command starts for itself listens on the loopback alone: nobody else's machine is asked for a password."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -24,17 +25,14 @@ server.start()
 from ray import serve
 from ray.serve.config import HTTPOptions
 from tasks import cluster
+from tests.test_pipelines_listening import listening
 cluster.connect()
 server.wait()
 with socket.create_server(("127.0.0.1", 0)) as free:
     port = free.getsockname()[1]
 serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host="127.0.0.1", port=port))
 me = psutil.Process()
-found = []
-for process in (me, *me.children(recursive=True)):
-    for each in process.net_connections(kind="inet"):
-        if each.status == psutil.CONN_LISTEN:
-            found.append((each.laddr.ip, each.laddr.port, " ".join(process.cmdline())[:90]))
+found = listening([me, *me.children(recursive=True)])
 print(json.dumps({"found": found, "port": port}))
 cluster.disconnect()
 server.stop()
@@ -43,12 +41,15 @@ server.stop()
 
 def listening(processes: list[psutil.Process]) -> list[tuple[str, int, str]]:
     """Address, port and program of what listens for TCP in these processes."""
-    return [
-        (each.laddr.ip, each.laddr.port, " ".join(process.cmdline())[:90])
-        for process in processes
-        for each in process.net_connections(kind="inet")
-        if each.status == psutil.CONN_LISTEN
-    ]
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+            found += [
+                (each.laddr.ip, each.laddr.port, " ".join(process.cmdline())[:90])
+                for each in process.net_connections(kind="inet")
+                if each.status == psutil.CONN_LISTEN
+            ]
+    return found
 
 
 @pytest.mark.slow
