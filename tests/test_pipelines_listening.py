@@ -1,13 +1,11 @@
 """What a command starts for itself listens on the loopback alone: nobody else's machine is asked for a password."""
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from data.address import is_loopback
@@ -25,7 +23,7 @@ server.start()
 from ray import serve
 from ray.serve.config import HTTPOptions
 from tasks import cluster
-from tests.test_pipelines_listening import listening
+from tests.platforms import listening
 cluster.connect()
 server.wait()
 with socket.create_server(("127.0.0.1", 0)) as free:
@@ -37,19 +35,6 @@ print(json.dumps({"found": found, "port": port}))
 cluster.disconnect()
 server.stop()
 """
-
-
-def listening(processes: list[psutil.Process]) -> list[tuple[str, int, str]]:
-    """Address, port and program of what listens for TCP in these processes."""
-    found = []
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
-            found += [
-                (each.laddr.ip, each.laddr.port, " ".join(process.cmdline())[:90])
-                for each in process.net_connections(kind="inet")
-                if each.status == psutil.CONN_LISTEN
-            ]
-    return found
 
 
 @pytest.mark.slow
