@@ -79,9 +79,11 @@ def check_scheme(url: str, sha256: str | None) -> None:
 def is_loopback(host: str) -> bool:
     """Whether a host or address is this machine, and what listens there is reached by this machine alone."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
         return False
+    inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (inner or address).is_loopback
 
 
 def file_name(url: str) -> str:

@@ -151,6 +151,19 @@ def running(home: Path, root: Path = ROOT) -> Iterator[Platform]:
     assert left == []
 
 
+def listening(processes: list[psutil.Process]) -> list[tuple[str, int, str]]:
+    """Address, port and program of what listens for TCP in these processes."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+            found += [
+                (each.laddr.ip, each.laddr.port, " ".join(process.cmdline())[:90])
+                for each in process.net_connections(kind="inet")
+                if each.status == psutil.CONN_LISTEN
+            ]
+    return found
+
+
 def wait_for(condition: Callable[[], object], seconds: float, what: str, every_s: float = 0.3) -> None:
     end = time.monotonic() + seconds
     while not condition():

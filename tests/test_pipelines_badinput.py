@@ -215,17 +215,20 @@ def test_params_yaml_that_cannot_be_is_one_line(
 
 
 def test_predict_says_of_each_picture_what_is_wrong_and_a_name_does_not_steer_the_terminal(
-    run: Run, tmp_path: Path
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = str(make_model(tmp_path / "model"))
+    monkeypatch.chdir(tmp_path)  # short names, which a table does not break
+    model = str(make_model(Path("model")))
     folder = write_tree(
-        tmp_path / "pictures", {"fine.png": png(1), **{name[2:]: data for name, data in ODD.items()}}
+        Path("pictures"), {"fine.png": png(1), **{name[2:]: data for name, data in ODD.items()}}
     )
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(png(2))
     (folder / "esc\x1b[31m.png").write_bytes(png(3))
     code, out, err = run("predict", model, str(folder))
     assert (code, err) == (1, "")
-    assert "\x1b" not in out and "esc\\x1b[31m.png" in out and "caf\\udce9.png" in out
+    assert "\x1b" not in out
+    assert "esc\\x1b[31m.png" in out
+    assert "caf\\udce9.png" in out
     for said in ("decompression bomb", "empty file", "not an image", "damaged JPEG", "damaged GIF"):
         assert said in out.replace("\n", " "), said
     rows = json.loads(run("predict", model, str(folder), "--json")[1])["predictions"]

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from data.address import is_loopback
@@ -24,31 +23,18 @@ server.start()
 from ray import serve
 from ray.serve.config import HTTPOptions
 from tasks import cluster
+from tests.platforms import listening
 cluster.connect()
 server.wait()
 with socket.create_server(("127.0.0.1", 0)) as free:
     port = free.getsockname()[1]
 serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host="127.0.0.1", port=port))
 me = psutil.Process()
-found = []
-for process in (me, *me.children(recursive=True)):
-    for each in process.net_connections(kind="inet"):
-        if each.status == psutil.CONN_LISTEN:
-            found.append((each.laddr.ip, each.laddr.port, " ".join(process.cmdline())[:90]))
+found = listening([me, *me.children(recursive=True)])
 print(json.dumps({"found": found, "port": port}))
 cluster.disconnect()
 server.stop()
 """
-
-
-def listening(processes: list[psutil.Process]) -> list[tuple[str, int, str]]:
-    """Address, port and program of what listens for TCP in these processes."""
-    return [
-        (each.laddr.ip, each.laddr.port, " ".join(process.cmdline())[:90])
-        for process in processes
-        for each in process.net_connections(kind="inet")
-        if each.status == psutil.CONN_LISTEN
-    ]
 
 
 @pytest.mark.slow

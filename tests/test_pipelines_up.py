@@ -13,8 +13,16 @@ import pytest
 from data.address import is_loopback
 from data.dataset import Dataset
 from tasks.paths import ROOT, store
-from tests.platforms import CHANGES, ENDED, Platform, new_platform, running, tiny_changes, wait_for
-from tests.test_pipelines_listening import listening
+from tests.platforms import (
+    CHANGES,
+    ENDED,
+    Platform,
+    listening,
+    new_platform,
+    running,
+    tiny_changes,
+    wait_for,
+)
 from tests.tiny import tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
