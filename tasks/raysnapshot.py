@@ -32,7 +32,7 @@ def mend_snapshot(folder: Path, fewest_workers: int) -> None:
             pending_validation_specs=[], current_report_index=len(results), validated_checkpoint_dir_names=[],
             timed_out_validation_checkpoint_dir_names=[], failed_validation_checkpoint_dir_names=[],
         )  # fmt: skip
-        write_whole(file, state.json())
+        write_whole(file, state.model_dump_json())
 
 
 def is_whole(checkpoint: Path, fewest_workers: int) -> bool:

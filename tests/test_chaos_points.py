@@ -165,27 +165,6 @@ def test_a_training_outlasts_the_sleep_of_a_laptop(
         assert slept.left_after(10) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("point", ["between checkpoints", "before the version"])
-def test_a_training_whose_own_prefect_server_is_killed_says_so_and_goes_on(
-    point: str, straight: Straight, tmp_path: Path
-) -> None:
-    with running(
-        straight.home, tmp_path / "hurt", [*TRAIN, IN_PROCESS, *tiny_changes()], POINTS[point]
-    ) as hurt:
-        hurt.reach()
-        [server] = hurt.named("pipelines.server")
-        server.kill()
-        hurt.let_go()
-        code, err = hurt.end()
-        assert code == 1 and "Prefect (http://127.0.0.1:" in err.splitlines()[-1], err
-        assert "Traceback" not in err
-        assert statuses(hurt.key) == ["FAILED"]
-        assert hurt.left_after(10) == []
-    again = run(straight.home, tmp_path / "again", "train", "--resume", hurt.key, IN_PROCESS)
-    judge_run(straight, hurt.key, again)
-
-
 # --- the embedded Ray ------------------------------------------------------------------------------------------
 
 RAY_POINTS = {"before the first checkpoint": 1, "between checkpoints": 3}

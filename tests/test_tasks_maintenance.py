@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from data.ingest import IngestConfig
-from tasks import leftovers, maintenance, registry, versioning, versions
+from tasks import leftovers, maintenance, registry, runrecords, versioning, versions
 from tasks.leftovers import Item
 from tasks.maintenance import MaintainConfig, find, free
 from tasks.paths import home, runs, store
@@ -114,6 +114,22 @@ def run_folder(key: str, *, result: bool = True) -> Path:
     if result:
         (runs() / key / "result.json").write_text("{}")
     return runs() / key
+
+
+def test_records_of_killed_runs_are_closed_and_those_of_living_ones_stay() -> None:
+    run_ids = {key: start_run(key) for key in ("lost", "living", "elsewhere")}
+    run_folder("lost")
+    with (run_folder("living") / "lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        runrecords.close_lost()
+    status = {key: registry.connect().get_run(run_id).info.status for key, run_id in run_ids.items()}
+    assert status == {
+        "lost": "KILLED",
+        "living": "RUNNING",
+        "elsewhere": "RUNNING",
+    }  # on another machine, say
+    for key in ("lost", "living"):
+        shutil.rmtree(runs() / key)
 
 
 def test_checkpoints_go_when_a_run_is_finished_and_has_its_result() -> None:
