@@ -49,7 +49,9 @@ def explain_model(
         return
     links = chain(subject)
     flow = flow_link(subject.tags.get("prefect.flow_run_id", ""))
-    after_job = 1 + max(i for i, link in enumerate(links) if link.what in ("MLflow run", "computed on", "cost"))
+    after_job = 1 + max(
+        i for i, link in enumerate(links) if link.what in ("MLflow run", "computed on", "cost")
+    )
     links[after_job:after_job] = [flow]
     document = {
         "model": model, "name": subject.name, "version": subject.version, "run_id": subject.run_id,
