@@ -55,9 +55,8 @@ def test_every_deployment_of_the_file_is_on_the_server(deployments: dict[str, An
         assert found["tags"] == listed["tags"]
         assert found["entrypoint"] == listed["entrypoint"]
         assert found["work_pool_name"] == "local"
-        assert (
-            found["global_concurrency_limit"] is None
-        )  # its lease would be lost with the server, and end the run
+        # its lease would be lost with the server, and end the run
+        assert found["global_concurrency_limit"] is None
         assert found["work_queue_name"] == listed["work_pool"].get("work_queue_name", "default")
 
 
