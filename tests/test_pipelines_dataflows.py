@@ -96,6 +96,7 @@ def test_a_model_is_tested_and_its_report_is_kept_and_shown(listener: Listener) 
     assert listener.notes
 
 
+@pytest.mark.slow
 def test_what_would_go_is_shown_and_stays_until_it_is_told_to_go(listener: Listener) -> None:
     tiny_dataset("classification", store())
     trained = train_classifier("digits", stop_after="train", executor="in_process")

@@ -26,6 +26,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_the_server_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"CONVOY_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}

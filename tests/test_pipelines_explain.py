@@ -154,6 +154,7 @@ def test_versions_of_other_layers_are_not_compared(models: list[str], weights: s
         request_of(job)
 
 
+@pytest.mark.slow
 def test_a_look_that_was_stopped_goes_on_with_what_it_had(
     models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

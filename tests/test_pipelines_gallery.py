@@ -209,6 +209,7 @@ def test_a_person_or_a_picture_is_removed_for_good_by_a_yes_alone(
         assert gallery.check() == len(known) - 1
 
 
+@pytest.mark.slow
 def test_a_promoted_embedder_takes_the_gallery_over(run: Run, say: Say, people: People) -> None:
     known = enrol(say, people, "moving", 2)
     picture = str(people[known[0]][0])

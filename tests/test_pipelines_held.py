@@ -86,8 +86,15 @@ def remove_it() -> None:
     assert not (store() / "letters").exists()
 
 
-@pytest.mark.parametrize("mode", ["resident", "streaming"])
-@pytest.mark.parametrize("meddle", [replace_it, remove_it])
+@pytest.mark.parametrize(
+    ("meddle", "mode"),
+    [
+        (replace_it, "streaming"),
+        pytest.param(replace_it, "resident", marks=pytest.mark.slow),
+        pytest.param(remove_it, "streaming", marks=pytest.mark.slow),
+        pytest.param(remove_it, "resident", marks=pytest.mark.slow),
+    ],
+)
 def test_a_dataset_that_is_replaced_or_removed_stays_the_same_for_a_training_that_reads_it(
     letters: str, mode: str, meddle: Callable[[], None]
 ) -> None:

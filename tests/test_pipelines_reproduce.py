@@ -69,6 +69,7 @@ def here(checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     return tmp_path / "temporary"
 
 
+@pytest.mark.slow
 def test_the_same_commit_data_and_parameters_give_the_same_weights_and_leave_only_a_report(
     trained: dict[str, Any], checkout: Path, here: Path, run: Run
 ) -> None:

@@ -217,6 +217,7 @@ def test_the_same_data_and_parameters_are_skipped_and_the_reason_is_kept(
     assert len(ledger.history(NAME)) == 3, "first registered, second registered, second promoted"
 
 
+@pytest.mark.slow
 def test_a_worse_model_is_held_and_not_trained_again_on_the_same(
     promoted: Both,
 ) -> None:
@@ -289,6 +290,7 @@ def test_a_run_that_is_cut_off_after_any_step_goes_on_to_one_record(
     assert summary["gate"]["uses"] == len(users)
 
 
+@pytest.mark.slow
 def test_a_promotion_by_another_meanwhile_holds_the_challenger(
     fresh: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

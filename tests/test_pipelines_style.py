@@ -50,6 +50,7 @@ def test_the_flow_ends_in_a_registered_champion(finished: dict[str, Any]) -> Non
     assert tags["weights.source"] == "random" and len(tags["weights.sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_a_challenger_is_judged_by_what_j_is_of_the_same_pictures(
     finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_registered_stylizer_is_served_with_its_first_style(finished: dict[str
     ]
 
 
+@pytest.mark.slow
 def test_commands_evaluate_and_preview(finished: dict[str, Any], run: Run, tmp_path: Path) -> None:
     code, out, err = run("evaluate", URI, "--recipe", "default", "--out", str(tmp_path / "report"), "--json")
     assert code == 0, err

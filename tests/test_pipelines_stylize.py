@@ -97,6 +97,7 @@ def test_a_stopped_run_goes_on_with_its_own_pictures(
     assert connect().get_run(resumed["mlflow_run"]).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_grid_renders_on_ray_into_one_sheet(photos: tuple[str, str], run: Run, tmp_path: Path) -> None:
     arguments = (
         "--grid",

@@ -45,6 +45,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny", "digits")
+@pytest.mark.slow
 def test_training_starts_from_the_champion_of_the_registry() -> None:
     first = train_classifier("digits", changes={"train": {"epochs": 1.0}}, executor="in_process")
     assert first["alias"] == "champion"

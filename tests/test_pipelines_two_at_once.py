@@ -313,6 +313,7 @@ def registered_at_once(place: Place, name: str, delays_s: list[float]) -> list[t
     return found
 
 
+@pytest.mark.slow
 def test_models_that_are_registered_at_once_are_versions_each_of_its_own_run(place: Place) -> None:
     generator = random.Random(4)
     found = registered_at_once(place, "rushed", [generator.uniform(0, 0.2) for _ in range(4)])
@@ -438,6 +439,7 @@ server.stop()
 """
 
 
+@pytest.mark.slow
 def test_prefects_servers_that_start_at_once_in_an_empty_home_all_answer(tmp_path: Path) -> None:
     own = racers.environment(tmp_path)
     with contextlib.ExitStack() as stack:

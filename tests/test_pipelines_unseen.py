@@ -80,6 +80,7 @@ def test_test_pictures_that_the_champion_was_fitted_to_are_left_out_and_counted(
     assert about["samples"] == len(test)
 
 
+@pytest.mark.slow
 def test_where_the_champions_version_is_gone_that_is_said_and_all_samples_count(redrawn: Redrawn) -> None:
     assert placing.checkout("digits", "1").md5 == redrawn.before
     lost = home() / ".dvc" / "cache" / "files" / "md5" / redrawn.after[:2] / redrawn.after[2:]

@@ -144,6 +144,7 @@ def test_no_more_is_read_than_is_predicted(resolved: Resolved, photos: Path, tmp
     assert len(read) == len(set(read)) == 11
 
 
+@pytest.mark.slow
 def test_on_ray_it_is_the_same_file(resolved: Resolved, photos: Path, tmp_path: Path) -> None:
     predict(tmp_path / "here.parquet", resolved, photos)
     source, out = open_source(str(photos)), tmp_path / "ray.parquet"

@@ -283,6 +283,7 @@ def embedded_ray() -> Iterator[None]:
     cluster.disconnect()
 
 
+@pytest.mark.slow
 def test_two_workers_train_on_people_of_their_own(
     drawn: Dataset,
     tmp_path: Path,
@@ -298,6 +299,7 @@ def test_two_workers_train_on_people_of_their_own(
 
 @pytest.mark.data
 @pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is not there")
+@pytest.mark.slow
 def test_real_faces_are_learnt(tmp_path: Path) -> None:
     ingest(REAL, name="lfw", family="faces", store=tmp_path, config=ingest_config())
     dataset = Dataset.open(tmp_path / "lfw")

@@ -73,6 +73,7 @@ def test_places_are_those_of_the_upright_picture(resize: str, size: tuple[int, i
 
 @pytest.mark.data
 @pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is not there")
+@pytest.mark.slow
 def test_real_faces_are_found_better_than_by_the_mean_shape(tmp_path: Path) -> None:
     ingest(REAL, name="keypoints", family="landmarks", store=tmp_path, config=ingest_config())
     dataset = Dataset.open(tmp_path / "keypoints")

@@ -71,6 +71,7 @@ def test_members_are_the_runs_that_they_would_be_alone_and_share_one_decode(
         assert (tmp_path / "together" / run.key / "history.csv").is_file()
 
 
+@pytest.mark.slow
 def test_what_has_ended_is_not_trained_again_and_what_was_stopped_goes_on(
     digits: Dataset, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_killed_member_is_begun_again_and_nothing_changes(digits: Dataset, tmp
     assert_equal_weights(runs[0].folder, reference.folder)
 
 
+@pytest.mark.slow
 def test_a_members_error_is_raised_as_itself(digits: Dataset, tmp_path: Path) -> None:
     runs = runs_in(tmp_path, optim__lr=1e30, optim__clip_norm=0.0)
     with pytest.raises(FloatingPointError, match="the loss is not finite at step"):

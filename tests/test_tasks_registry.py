@@ -110,6 +110,7 @@ def test_a_database_whose_making_was_cut_short_leaves_nothing_behind(
     assert list(tmp_path.glob("mlflow*")) == []
 
 
+@pytest.mark.slow
 def test_two_processes_may_start_on_a_fresh_home_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

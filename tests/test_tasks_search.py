@@ -140,6 +140,7 @@ def test_a_hopeless_trial_is_stopped_and_the_next_one_is_not_disturbed(
     assert trials[0].values == trials[2].values
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_has_failed_and_the_others_go_on(digits: Dataset, tmp_path: Path) -> None:
     study = run(digits, tmp_path / "run", "optim.lr=0.05,1e9", how={"trials": 4}, **DIVERGING)
     trials = study.trials()
@@ -150,6 +151,7 @@ def test_a_trial_that_diverges_has_failed_and_the_others_go_on(digits: Dataset, 
     assert best is not None and best.changes["optim.lr"] == 0.05
 
 
+@pytest.mark.slow
 def test_a_search_in_which_all_fail_says_why(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"all 2 trials failed; the first: the loss is not finite at step"):
         run(digits, tmp_path / "run", "optim.lr=1e9,1e10", how={"trials": 2}, **DIVERGING)
@@ -175,6 +177,7 @@ def test_ended_trials_are_not_run_again_and_more_can_be_asked_for(digits: Datase
     assert [trial.values for trial in straight] == [trial.values for trial in after]
 
 
+@pytest.mark.slow
 def test_a_search_whose_time_is_up_says_so_and_starts_nothing(digits: Dataset, tmp_path: Path) -> None:
     audience = Audience()
     with pytest.raises(ValueError, match="none of 1 trials came to its end; give the search more time"):
@@ -216,6 +219,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(digits: Dat
     assert one.trials()[0].values == straight.trials()[0].values
 
 
+@pytest.mark.slow
 def test_an_unfinished_trial_of_an_earlier_attempt_is_the_first_to_go_on(
     digits: Dataset, tmp_path: Path
 ) -> None:
@@ -273,6 +277,7 @@ def test_what_a_trial_raises_is_told_and_not_tried_again(monkeypatch: pytest.Mon
     assert module.run_trial({"number": 0, "changes": "{}"}, {}) == {"failed": "KeyError: 'classes'"}
 
 
+@pytest.mark.slow
 def test_what_whoever_is_told_raises_ends_the_search_as_itself(digits: Dataset, tmp_path: Path) -> None:
     class Deaf(Audience):
         def ended(self, study: Study, trial: Trial) -> None:

@@ -65,6 +65,7 @@ def test_ray_gives_the_weights_of_this_process(digits: Dataset, reference: Path,
     assert messages[-1].step == messages[-1].num_steps and messages[-1].metrics["val_accuracy"] > 0
 
 
+@pytest.mark.slow
 def test_augmentation_workers_change_no_bit(digits: Dataset, reference: Path, tmp_path: Path) -> None:
     run(digits, tmp_path / "run", train__augment_workers=2)
     assert_equal_weights(tmp_path / "run", reference)
@@ -76,7 +77,7 @@ STREAMED = {
 }  # a window of less than half of the split
 
 
-@pytest.mark.parametrize("num_helpers", [0, 2])
+@pytest.mark.parametrize("num_helpers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_streaming_changes_no_bit(digits: Dataset, tmp_path: Path, num_helpers: int) -> None:
     run(digits, tmp_path / "run", **STREAMED, train__augment_workers=num_helpers, train__batch_size=16)
     run(digits, tmp_path / "held", "in_process", train__data_gb=1.5e-4, train__batch_size=16)
@@ -276,6 +277,7 @@ def test_killed_readers_and_augmenters_are_replaced_and_nothing_changes(
     assert_equal_weights(tmp_path / "run", tmp_path / "held")
 
 
+@pytest.mark.slow
 def test_an_error_of_ours_is_raised_as_itself(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="not finite at step"):
         run(digits, tmp_path / "run", optim__lr=1e9, optim__bias_lr=1e9, optim__clip_norm=0.0)
