@@ -75,7 +75,7 @@ def ask_in_prefect(evidence: str, timeout_s: float) -> Answer:
     """
     closing = schedule_closing(str(flow_run.id), timeout_s)
     form = suspend_flow_run(
-        wait_for_input=ApprovalForm.with_initial_data(description=evidence, approve=False),
+        wait_for_input=ApprovalForm.with_initial_data(description=evidence),
         timeout=int(timeout_s + SPARE_S),
     )
     call_off(closing)

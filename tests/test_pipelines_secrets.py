@@ -181,12 +181,13 @@ def chain(site: Site) -> list[tuple[str, ...]]:
     """The commands from a picture to a champion, and those that look at what became of it."""
     source = site.url.replace("//", f"//me:{HUSH}-source@") + f"?token={HUSH}-signature"
     train = ("train", "classification", "--dataset", "shots", *tiny_changes())
+    other = (*(each for each in train if not each.startswith("--set=train.seed=")), "--set", "train.seed=1")
     champion = "models:/classifier-shots@champion"
     return [
         ("data", "add", source, "--name", "shots"),
         ("data", "remote", "s3://bucket/convoy", "--option", f"secret_access_key={HUSH}-remote"),
         ("data", "versions", "shots"), ("data", "check", "shots", "--html", "checks.html"), train,
-        (*train, "--set", "train.seed=1"), ("promote", "classifier-shots", "2"),
+        other, ("promote", "classifier-shots", "2"),
         ("evaluate", champion, "--out", "report"), ("explain", champion),
         ("models", "list"), ("models", "show", champion), ("doctor",), ("status",),
     ]  # fmt: skip
