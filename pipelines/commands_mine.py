@@ -14,6 +14,7 @@ from data.decode import decode_image
 from data.export import export
 from data.ingest import IngestConfig
 from data.samples import read_photo
+from pipelines.families import Executor
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, merge, parse_changes, section
 from pipelines.render import ConsoleReporter, emit, table
@@ -43,6 +44,7 @@ def mine(
     most: int = 120,
     recipe: str = AUTO,
     changes: Changes = None,
+    executor: Executor = "ray",
     as_json: Json = False,
 ) -> None:
     """Add a classifier's false alarms in photographs to its dataset, round by round.
@@ -75,6 +77,8 @@ def mine(
         At most so many of each photograph in a round, the most probable first.
     recipe
         Which recipe of params.yaml; auto: the one called like the dataset, else `default`.
+    executor
+        Where to train: ray, or in_process.
     """
     if rounds < 1 or steps < 1:
         raise ValueError(f"rounds (={rounds}) and steps (={steps}) must be at least 1")
@@ -87,7 +91,7 @@ def mine(
             export(data, "folders", pictures)
         for number in range(1, rounds + 1):
             data = versions.open_stored(name)
-            summary = train(data, name, recipe, nested, steps)
+            summary = train(data, name, recipe, nested, steps, executor)
             files, looked = false_alarms(
                 Path(summary["folder"]) / "model", every, label, score, most, pictures, other
             )
@@ -119,13 +123,16 @@ def require_classes(data: Dataset, label: str, other: str) -> None:
         )
 
 
-def train(data: Dataset, name: str, recipe: str, nested: dict[str, Any], steps: int) -> dict[str, Any]:
+def train(
+    data: Dataset, name: str, recipe: str, nested: dict[str, Any], steps: int, executor: Executor
+) -> dict[str, Any]:
     """A run of `steps` steps, not tested."""
     from pipelines.configuration import configuration
 
     config = cast(ClassificationConfig, configuration(FAMILY, name, recipe, nested))
     epochs = steps * config.train.batch_size / data.info.num_images("train")
-    return run_flow(FAMILY, name, recipe, merge(nested, {"train": {"epochs": epochs}}), stop_after="train")
+    changes = merge(nested, {"train": {"epochs": epochs}})
+    return run_flow(FAMILY, name, recipe, changes, stop_after="train", executor=executor)
 
 
 def false_alarms(

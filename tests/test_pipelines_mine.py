@@ -1,0 +1,64 @@
+"""`./convoy mine`, as a person types it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.dataset import Dataset
+from tasks.paths import store
+from tests.conftest import Run
+
+CLASSES = ("blank", "square")
+
+
+@pytest.fixture
+def patches(run: Run, tmp_path: Path) -> None:
+    """Thirty noisy patches of each class, of which a half has a bright square, as the dataset `patches`."""
+    draw = np.random.default_rng(0)
+    for label in CLASSES:
+        (tmp_path / "source" / label).mkdir(parents=True)
+        for number in range(30):
+            pixels = draw.integers(0, 120, (28, 28), dtype=np.uint8)
+            if label == "square":
+                pixels[8:20, 8:20] = 250
+            Image.fromarray(pixels).save(tmp_path / "source" / label / f"{number}.png")
+    code, _out, err = run("data", "add", str(tmp_path / "source"), "--name", "patches")
+    assert code == 0, err
+
+
+@pytest.mark.usefixtures("patches")
+def test_false_alarms_become_training_pictures_and_nothing_else_changes(run: Run, tmp_path: Path) -> None:
+    photo, pictures = tmp_path / "noise.png", tmp_path / "mined"
+    draw = np.random.default_rng(1)
+    Image.fromarray(draw.integers(0, 256, (90, 120), dtype=np.uint8)).save(photo)
+    before = Dataset.open(store() / "patches").info
+    code, out, err = run(
+        "mine", "patches", str(photo), "--class", "square", "--as", "blank", "--pictures", str(pictures),
+        "--rounds", "1", "--steps", "3", "--score", "0", "--most", "9", "--recipe", "faces_patches",
+        "--executor", "in_process", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    [row] = json.loads(out)["rounds"]
+    after = Dataset.open(store() / "patches").info
+    assert row["round"] == 1 and row["training pictures"] == before.num_images("train")
+    assert 0 < row["false alarms"] <= 9
+    assert after.counts["train"]["blank"] == before.counts["train"]["blank"] + row["false alarms"]
+    assert after.counts["train"]["square"] == before.counts["train"]["square"]
+    assert [after.counts[side] for side in ("val", "test")] == [
+        before.counts[side] for side in ("val", "test")
+    ]
+    assert len(list((pictures / "train" / "blank").glob("noise-*.png"))) == row["false alarms"]
+
+
+@pytest.mark.usefixtures("patches")
+@pytest.mark.parametrize("other", ["square", "circle"])
+def test_the_class_and_that_of_its_false_alarms_are_two_of_the_dataset(
+    run: Run, tmp_path: Path, other: str
+) -> None:
+    words = ("mine", "patches", "skimage:coffee", "--class", "square", "--pictures", str(tmp_path / "mined"))
+    code, _out, err = run(*words, "--as", other)
+    assert code == 2 and "must be two classes of patches: blank, square" in err
+    assert not (tmp_path / "mined").exists()
