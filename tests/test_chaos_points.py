@@ -131,7 +131,8 @@ def test_a_training_goes_on_from_any_point_to_the_same_bits_and_one_record(
         if not fault.startswith("kill"):
             assert "Traceback" not in err and err.splitlines()[-1] == "convoy: stopped"
             assert statuses(hurt.key) == ([] if point == "prepare" else ["KILLED"])
-            assert running_records() == []
+            if point != "alias moved":  # a move that was cut off is finished by the next command
+                assert running_records() == []
     again = run(straight.home, tmp_path / "again", "train", "--resume", hurt.key, IN_PROCESS)
     judge_run(straight, hurt.key, again)
 
@@ -308,7 +309,10 @@ WORDS = {
     "promote": ["promote", "moved", "2", "--because", "it is better"],
     "rollback": ["rollback", "moved", "--because", "it drifts"],
 }
-AFTER = {"promote": {"champion": 2, "previous": 1}, "rollback": {"champion": 1, "previous": 2}}
+AFTER = {  # the first version is the challenger too, until it is made the champion
+    "promote": {"champion": 2, "previous": 1, "challenger": 1},
+    "rollback": {"champion": 1, "previous": 2},
+}
 MOVES = [("rollback", "alias moved"), *(slow(*cell) for cell in (
     ("promote", "before the alias"), ("promote", "alias moved"), ("rollback", "before the alias"),
 ))]  # fmt: skip
