@@ -93,7 +93,9 @@ def test_a_process_that_hangs_outlives_its_killed_driver_until_it_is_ended(place
         lambda: [each.pid for each in belonging_to(session)] == [hung.pid], "all but what hangs have ended"
     )
     for config in (NOW, LATER):
-        [item] = find(config)
+        found = find(config)
+        assert len(found) == 1, found
+        [item] = found
         assert (item.kind, item.process, item.path) == ("processes", hung, Path("/proc") / str(hung.pid))
         assert item.num_bytes > 1e6
         assert session.name in item.why and f"process {driver.pid}, has ended" in item.why
