@@ -63,10 +63,13 @@ def partial_files() -> Iterator[Item]:
 
 
 def ended_sessions() -> Iterator[Item]:
-    """Ray's folders of our user whose cluster has ended: no process has their name in its command."""
-    commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    """Ray's folders of our user whose cluster has ended: no process tells that it belongs to it."""
+    told = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            told.append(orphans.told_by(process))
     for folder in sorted(RAY_SESSIONS.glob("session_2*")):
-        alive = any(folder.name in command for command in commands)
+        alive = any(folder.name in each for each in told)
         if is_of_dead(folder.name) and not alive and is_ours(folder):
             yield Item("sessions", folder, *size_of(folder), "its processes have ended")
 
