@@ -77,6 +77,7 @@ def is_agent(process: psutil.Process) -> bool:
     return " ".join(process.cmdline()).startswith("ray::RuntimeEnvAgent")
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_outlives_its_killed_driver_until_it_is_ended(place: Path) -> None:
     command = [sys.executable, "-c", DRIVER]
     with subprocess.Popen(command, env=environment(place), stdout=subprocess.PIPE, text=True) as driver:

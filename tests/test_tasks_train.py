@@ -266,6 +266,7 @@ class KillHelpers:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_killed_readers_and_augmenters_are_replaced_and_nothing_changes(
     digits: Dataset, tmp_path: Path
 ) -> None:
