@@ -115,6 +115,16 @@ def judge_run(straight: Straight, key: str, document: dict[str, Any]) -> None:
     judge_home()
 
 
+def suffer(hurt: Command, fault: str) -> str:
+    """Hurt a command at its point, and let what is left of it end, by the code that the fault has: its stderr."""
+    hurt.reach()
+    FAULTS[fault](hurt)
+    hurt.let_go()
+    code, err = hurt.end()
+    assert code == CODES[fault], err
+    return err
+
+
 @pytest.mark.parametrize(("point", "fault"), CELLS)
 def test_a_training_goes_on_from_any_point_to_the_same_bits_and_one_record(
     point: str, fault: str, straight: Straight, tmp_path: Path
@@ -122,11 +132,7 @@ def test_a_training_goes_on_from_any_point_to_the_same_bits_and_one_record(
     with running(
         straight.home, tmp_path / "hurt", [*TRAIN, IN_PROCESS, *tiny_changes()], POINTS[point]
     ) as hurt:
-        hurt.reach()
-        FAULTS[fault](hurt)
-        hurt.let_go()
-        code, err = hurt.end()
-        assert code == CODES[fault], err
+        err = suffer(hurt, fault)
         assert hurt.left_after(10) == []
         if not fault.startswith("kill"):
             assert "Traceback" not in err and err.splitlines()[-1] == "convoy: stopped"
@@ -397,11 +403,7 @@ def test_a_re_embedding_typed_again_leaves_what_an_undisturbed_one_leaves(
     with running(
         module_home, tmp_path / "hurt", re_embed_words(gallery, enrolled), EMBED_POINTS[point]
     ) as hurt:
-        hurt.reach()
-        FAULTS[fault](hurt)
-        hurt.let_go()
-        code, err = hurt.end()
-        assert code == CODES[fault], err
+        err = suffer(hurt, fault)
         assert "Traceback" not in err
         with Gallery.open(folder_of(gallery)) as opened:  # whole, old or new
             assert opened.check() == len(opened.people())

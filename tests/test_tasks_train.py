@@ -122,19 +122,25 @@ def straight(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return made
 
 
+def stopped(digits: Dataset, folder: Path, num_workers: int) -> tuple[dict[str, Any], int]:
+    """A long run that is told to stop after its first step: its changes, and the step at which it did."""
+    changes = {**LONG, "train__num_workers": num_workers, "train__checkpoint_every_steps": 10**6}
+    stop = StopAfter(1)
+    with pytest.raises(Interrupted) as interrupted:
+        run(digits, folder, on_progress=stop, stopping=stop.stopping, **changes)
+    assert stop.seen == interrupted.value.step  # the last step was told of
+    return changes, interrupted.value.step
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_run_told_to_stop_goes_on_at_that_step_and_nothing_changes(
     num_workers: int, digits: Dataset, straight: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    changes = {**LONG, "train__num_workers": num_workers, "train__checkpoint_every_steps": 10**6}
-    stop = StopAfter(1)
-    with pytest.raises(Interrupted) as stopped:
-        run(digits, tmp_path / "run", on_progress=stop, stopping=stop.stopping, **changes)
-    assert stop.seen == stopped.value.step  # the last step was told of
+    changes, stopped_at = stopped(digits, tmp_path / "run", num_workers)
     run(digits, tmp_path / "run", **changes)
     result = read_result(tmp_path / "run")
-    assert 1 < result.resumed_from_step == stopped.value.step < result.num_steps
+    assert 1 < result.resumed_from_step == stopped_at < result.num_steps
     assert_equal_weights(tmp_path / "run", straight(num_workers))
 
 
@@ -144,17 +150,14 @@ def test_a_list_of_checkpoints_that_was_cut_short_is_written_anew(
     num_workers: int, digits: Dataset, straight: Callable[[int], Path], tmp_path: Path
 ) -> None:
     """As a kill or a full disk leaves it: Ray Train writes its list in place."""
-    changes = {**LONG, "train__num_workers": num_workers, "train__checkpoint_every_steps": 10**6}
-    stop = StopAfter(1)
-    with pytest.raises(Interrupted) as stopped:
-        run(digits, tmp_path / "run", on_progress=stop, stopping=stop.stopping, **changes)
+    changes, stopped_at = stopped(digits, tmp_path / "run", num_workers)
     [listed] = (tmp_path / "run" / "ray").glob("*snapshot.json")
     listed.write_bytes(listed.read_bytes()[:40])
     newest = max((tmp_path / "run" / "ray").glob("checkpoint_*/"))
     half = Path(shutil.copytree(newest, newest.with_name("checkpoint_9")))  # as one that was being copied
     os.truncate(half / "state.pt", (half / "state.pt").stat().st_size // 2)
     run(digits, tmp_path / "run", **changes)
-    assert read_result(tmp_path / "run").resumed_from_step == stopped.value.step
+    assert read_result(tmp_path / "run").resumed_from_step == stopped_at
     assert_equal_weights(tmp_path / "run", straight(num_workers))
 
 
