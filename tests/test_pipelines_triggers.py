@@ -92,10 +92,16 @@ def test_another_champion_by_hand_re_embeds_the_galleries_of_that_model(
     dataset = tiny_dataset("faces", store())
     versioning.add(dataset.path)
     values = flatten({name: part for name, part in TINY["faces"].items() if name != "dataset"})
-    changes = [f"--set={name}={json.dumps(value)}" for name, value in values.items()]
-    train = ("train", "faces", "--dataset", dataset.info.name, "--executor", "in_process", *changes)
-    model = platform.convoy(*train)["model"]
-    assert platform.convoy(*train, "--set=train.seed=1")["version"] == 2
+
+    def train(seed: int) -> Any:
+        changes = (
+            f"--set={name}={json.dumps(value)}" for name, value in {**values, "train.seed": seed}.items()
+        )
+        where = ("--dataset", dataset.info.name, "--executor", "in_process")
+        return platform.convoy("train", "faces", *where, *changes)
+
+    model = train(0)["model"]
+    assert train(1)["version"] == 2
     picture = module_home / "ann.jpg"
     picture.write_bytes(dataset.rows("test", [0], ["image"])["image"][0].as_py())
     platform.convoy("faces", "enrol", "ann", str(picture), "--model", f"models:/{model}/1")

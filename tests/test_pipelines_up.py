@@ -123,7 +123,9 @@ def test_a_command_uses_the_platform_and_does_without_when_it_is_away(platform: 
     assert with_it["mlflow_url"].startswith(f"http://127.0.0.1:{platform.ports['mlflow_port']}")
     assert platform.state(with_it["key"]) == "Completed"
     off = platform.call(*TRAIN, *tiny_changes(), "--json")
-    psutil.Process(pids(platform)["mlflow"]).kill()
+    server = psutil.Process(pids(platform)["mlflow"])
+    for process in (*server.children(recursive=True), server):  # the children alone would still answer
+        process.kill()
     wait_for(lambda: platform.status()["mlflow"]["state"] == "stopped", 20, "the death is seen")
     without = platform.call(*TRAIN, *tiny_changes(), "--json")
     platform.convoy("up")
