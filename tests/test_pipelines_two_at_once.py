@@ -27,6 +27,7 @@ from tasks.recordstore import connect
 from tasks.runrecords import find_run
 from tests import postgres, racers
 from tests.pictures import class_tree, write_tree
+from tests.platforms import key_of_training
 from tests.postgres import Postgres, needs_postgres
 from tests.racers import Done, ended, race, side_by_side, start
 from tests.recording import make_model, pictures
@@ -179,11 +180,7 @@ def test_one_run_is_trained_by_one_process(place: Place) -> None:
         assert side_by_side(place.own, ("data", "add", "sklearn:digits", "--name", "digits"))[0].code == 0
     first = start(place.own, *command)
     assert first.stderr is not None
-    key = ""
-    for line in first.stderr:
-        key = line.split()[1].rstrip(":") if line.startswith("run ") else key
-        if line.startswith("train "):
-            break
+    key = key_of_training(first.stderr)
     [second] = side_by_side(place.own, ("train", "--resume", key, "--executor", "in_process"))
     assert refused(second) == (
         f"convoy: run {key} is being trained by process {first.pid}; wait for it, stop it, or start a run of its own"

@@ -19,6 +19,7 @@ import pytest
 from tasks import leftovers, orphans
 from tasks.maintenance import MaintainConfig, document, find, free
 from tasks.paths import ROOT, runs
+from tests.platforms import key_of_training
 from tests.recording import make_model
 
 pytestmark = pytest.mark.chaos
@@ -145,18 +146,13 @@ def test_maintenance_beside_a_training_takes_nothing_of_it(place: Path, module_h
     )  # fmt: skip
     try:
         assert training.stderr is not None
-        key = ""
-        for line in training.stderr:
-            key = line.split()[1].rstrip(":") if line.startswith("run ") else key
-            if line.startswith("train "):
-                break
-        folder = runs() / key
+        folder = runs() / key_of_training(training.stderr)
         wait_for(lambda: list(folder.rglob("state.pt")), "a checkpoint is kept")
         [session] = (place / "ray").glob("session_2*")
         maintain = [*command, "maintain", "--apply", "--set", "keep_days=0", "--json"]
         done = subprocess.run(maintain, env=own, cwd=ROOT, capture_output=True, text=True, check=True)
         taken = [item["path"] for item in json.loads(done.stdout)["items"]]
-        assert not [path for path in taken if key in path or session.name in path or "/proc/" in path]
+        assert not [path for path in taken if folder.name in path or session.name in path or "/proc/" in path]
         assert (folder / "data" / "dataset.json").is_file() and list(folder.rglob("state.pt"))
         training.terminate()
         _, err = training.communicate(timeout=WAIT_S)
