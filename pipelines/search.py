@@ -27,10 +27,9 @@ from pipelines.families import SearchStop, StopAfter
 from pipelines.interruption import interruptible, undisturbed
 from pipelines.parameters import choose_recipe, flatten, section
 from pipelines.reporting import Reporter, Status, current_reporter
-from pipelines.training import HELD, Job, begun, end_badly, exclusive, run_folder
+from pipelines.training import HELD, Job, begun, begun_config, end_badly, exclusive, run_folder
 from tasks import cluster, registry
 from tasks.cost import RANKS, Cost, metered, summed
-from tasks.families import FAMILIES
 from tasks.lineage import Lineage
 from tasks.runrecords import FAMILY_TAG, SEARCHES, recorded_cost
 from tasks.space import SearchConfig, Space, changed, parse_space
@@ -128,11 +127,11 @@ def write_job(job: SearchJob, folder: Path) -> None:
 
 def read_job(folder: Path) -> SearchJob:
     """The job of a search that was started before; raises ValueError if there is none in `folder`."""
-    file = begun(folder / JOB_FILE, "search")
-    values = json.loads(file.read_text())
+    file = folder / JOB_FILE
+    values = begun(file, "search")
     return SearchJob(
         values["family"], values["dataset"], values["recipe"],
-        FAMILIES[values["family"]].config.parse(values["config"], str(file)),
+        begun_config(values["family"], values["config"], file),
         tuple(values["space"]), SearchConfig.parse(values["search"], str(file)), tuple(values["accept"]),
         values.get("stop_after", "promote"),  # not in searches of before it was kept
     )  # fmt: skip

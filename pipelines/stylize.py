@@ -134,8 +134,8 @@ def named_inputs(job: StyleJob) -> dict[str, str]:
 
 def read_job(folder: Path) -> StyleJob:
     """The job of a run that was started before; raises ValueError if there is none in `folder`."""
-    file = begun(folder / JOB_FILE, "style transfer")
-    values = json.loads(file.read_text())
+    file = folder / JOB_FILE
+    values = begun(file, "style transfer")
     return StyleJob(
         values["content"], tuple(values["styles"]), tuple(values["weights"]), tuple(values["masks"]), values["recipe"],
         StylizeConfig.parse(values["config"], str(file)),
