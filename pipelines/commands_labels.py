@@ -17,7 +17,7 @@ from tasks.labelpage import write_label_page
 from tasks.modelfile import load_card
 from tasks.report import SUSPECT_COLUMNS, write_csv
 from tasks.versions import open_stored
-from tasks.views import view_named
+from tasks.views import VIEWS, view_named
 
 MAX_LISTED = 20
 
@@ -52,7 +52,7 @@ def label_errors(
     """
     folder = registry.resolve_model(model)
     card, data = load_card(folder), open_stored(name)
-    config = evaluate_configuration(card, name, AUTO, [view_named(card.views)])
+    config = evaluate_configuration(card, name, AUTO, [view_named(card.views, VIEWS)])
     notes = [note] if (note := trained_on_another_version(card, data)) else []
     if split == "train" and card.dataset == name:
         notes.append(

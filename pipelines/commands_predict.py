@@ -171,13 +171,14 @@ def predict_boxes(
     """What a detector finds in files; see `predict`."""
     from tasks import detectionpredict as detection
     from tasks.drawing import write_drawn
+    from tasks.views import view_named
 
     if least_score is not None and not 0 <= least_score <= 1:
         raise ValueError(f"--least-score (={least_score}) must lie in 0…1")
     predictor = detection.DetectionPredictor(load_model(folder), tile_overlap=tile_overlap)
     if least_score is not None:
         predictor.least_score = least_score
-    name = None if view is None else detection.view_named(view)
+    name = None if view is None else view_named(view, detection.VIEWS)
     rows = in_pieces(files, lambda blobs: predictor.predict(blobs, name))
     classes = predictor.card.classes
     if draw is not None:

@@ -29,6 +29,7 @@ from tasks.precision import predicting, resolve_precision
 from tasks.predict import default_device, placed
 from tasks.settings import Precision
 from tasks.tiling import detect_in_tiles
+from tasks.views import view_named
 
 BATCH_SIZE = 16  # pictures a forward pass
 PIECE_IMAGES, PIECE_LARGE = 64, 4  # decoded at a time: as squares, and at their full size for tiles
@@ -103,7 +104,7 @@ class DetectionPredictor:
         self.preprocessing, self.resize = saved.card.preprocessing, saved.card.preprocessing.resize
         self.batch_size, self.tile_overlap = batch_size, tile_overlap
         self.networks = [on_device(member, self.device) for member in saved.members]
-        self.view = view_named(saved.card.views)
+        self.view = view_named(saved.card.views, VIEWS)
         # what it would report if nothing had been chosen on validation
         self.min_score = max(network.finding.min_score for network in self.networks)
         self.least_score = saved.card.thresholds.get("score", self.min_score)
@@ -233,13 +234,6 @@ def on_device(member: nn.Module, device: torch.device) -> Detector:
     assert isinstance(member, Detector)
     placed(member, device)
     return member
-
-
-def view_named(name: str) -> DetectionView:
-    """The view of that name; raises ValueError naming those that there are."""
-    if name not in VIEWS:
-        raise ValueError(f"unknown view {name!r}; known: {', '.join(VIEWS)}")
-    return name
 
 
 def coco_results(

@@ -145,7 +145,7 @@ def test_the_registered_least_score_decides_unless_another_is_given(
     code, _out, err = run("predict", uri, str(pictures[1]), "--least-score", "7")
     assert code == 2 and "must lie in 0…1" in err
     code, _out, err = run("predict", uri, str(pictures[1]), "--view", "ten_crop")
-    assert code == 2 and "unknown view 'ten_crop'; known: single, mirror, multi_scale" in err
+    assert code == 2 and "view 'ten_crop' is not known; known: single, mirror, multi_scale" in err
 
 
 def test_several_detectors_are_tested_together_and_each_alone(
