@@ -21,11 +21,12 @@ from data import colour, geometry
 from data.augment import Draws, colour_maps, shrink
 from data.classification import colours_of
 from data.dataset import CROWD, DIFFICULT, DatasetInfo
-from data.decode import BORDER, decode_many
+from data.decode import decode_many
 from data.letterbox import Whole, into_square, placement
 from data.mixing import mosaic
 from data.parameters import Parameters
 from data.random import SampleGenerator
+from data.squares import BORDER
 
 COLUMNS = ("image", "width", "height", "boxes_xyxy", "box_labels", "box_flags")
 STRIDE = 32  # of the coarsest map of a detector: sides are multiples of it

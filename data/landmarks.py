@@ -127,7 +127,7 @@ class LandmarkBatch:
 
 
 def square_maps(sizes_px: np.ndarray, config: LandmarkInput) -> tuple[np.ndarray, np.ndarray]:
-    """How data.decode fits upright pictures of `sizes_px` (N, 2) (width, height) to squares.
+    """How data.squares fits upright pictures of `sizes_px` (N, 2) (width, height) to squares.
 
     Returns scale and shift, (N, 2) each: an edge at x of the picture stands at x * scale + shift of the square.
     """

@@ -6,9 +6,9 @@ from pydantic import Field
 
 from data.aligned import FaceAlignment
 from data.dataset import DatasetInfo
-from data.decode import Resize
 from data.fitting import ArrayPreprocessing
 from data.parameters import Parameters
+from data.squares import Resize
 
 CARD_VERSION = 1
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data.decode import decode_image, read_size, to_square
+from data.decode import decode_image, read_size
 from data.detection import STRIDE, resized
 from data.letterbox import out_of_square, placement
+from data.squares import to_square
 from models.detector import Detector, Found
 from tasks.card import Preprocessing
 from tasks.detection import DetectionView
