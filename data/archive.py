@@ -212,9 +212,8 @@ class _Member(tarfile.TarInfo):
             tar.saw_end = True  # `tarfile` ends quietly at a damaged header too
             raise
 
-    def _proc_member(
-        self, tar: tarfile.TarFile
-    ) -> tarfile.TarInfo:  # documented in tarfile.py as overridable
+    # documented in tarfile.py as overridable
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if not (self.isreg() or self.isdir()) and self.size > MAX_HEADER_BYTES:
             raise ValueError(
                 f"archive bomb: member {self.name!r} has an extended header of {self.size:,} bytes"

@@ -290,9 +290,8 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (
-        Exception
-    ):  # a damaged EXIF block raises nearly anything, and the pixels may be fine: taken as upright
+    except Exception:
+        # a damaged EXIF block raises nearly anything, and the pixels may be fine: taken as upright
         return 1
     return orientation if isinstance(orientation, int) else 1
 
@@ -353,9 +352,8 @@ def _failures_as_decode_errors(data: bytes) -> Iterator[None]:
         yield
     except DecodeError:
         raise
-    except (
-        Exception
-    ) as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, KeyError, ...
+    except Exception as error:
+        # damaged files make Pillow raise OSError, SyntaxError, struct.error, KeyError, ...
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise DecodeError(f"damaged {sniff_format(data)}: {text}") from None
 

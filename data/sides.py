@@ -198,9 +198,8 @@ def know_again(found: Found, distance: int, earlier: Earlier | None) -> Known:
     given = {item.split for item in found.items if item.split}
     sides = [own or other for own, other in zip(images, similar, strict=True)]
     for i, item in enumerate(found.items):
-        if (
-            item.split == "train" and sides[i] in given
-        ):  # a copy stands there, or stood: the source parts them
+        # a copy stands there, or stood: the source parts them
+        if item.split == "train" and sides[i] in given:
             sides[i] = "train" if itself[i] in given else itself[i] or "train"
     return Known(
         without_copies(

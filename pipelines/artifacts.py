@@ -47,9 +47,8 @@ class ProgressBar:
         if share < 1 and time.monotonic() - self.last_s < UPDATE_EVERY_S:
             return
         self.last_s = time.monotonic()
-        if not listens(
-            str(self.client.api_url)
-        ):  # Prefect's client would try for a minute, and the step would wait
+        # Prefect's client would try for a minute, and the step would wait
+        if not listens(str(self.client.api_url)):
             return
         try:
             self.client.update_artifact(self.id, ArtifactUpdate(data=round(100 * share, 1)))

@@ -62,9 +62,8 @@ def rollback(
         Why; it is kept in the ledger.
     """
     require_known(model)
-    move = ledger.take_up(
-        model, "rollback", because, to
-    )  # else the version before would be the one that was left
+    # else the version before would be the one that was left
+    move = ledger.take_up(model, "rollback", because, to)
     if move is None:
         expected = ledger.aliases(model).get("champion")
         version = restoring.earlier_champion(model) if to is None else to

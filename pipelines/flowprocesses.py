@@ -30,9 +30,8 @@ def flow_processes() -> dict[str, list[psutil.Process]]:
             members = found.setdefault(run, [])
             members.append(process)
             with suppress(psutil.Error):
-                members += process.children(
-                    recursive=True
-                )  # some hide their environment (pipelines.processes)
+                # some hide their environment (pipelines.processes)
+                members += process.children(recursive=True)
     return {run: list(dict.fromkeys(members)) for run, members in found.items()}
 
 

@@ -160,9 +160,8 @@ def mlflow_command(plan: Plan) -> list[str]:
 
 def mlflow_environment(plan: Plan) -> dict[str, str]:
     return {
-        "MLFLOW_BACKEND_STORE_URI": mlflow_records(
-            plan
-        ),  # not in the command, where others could read a password
+        # not in the command, where others could read a password
+        "MLFLOW_BACKEND_STORE_URI": mlflow_records(plan),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 1.4 GB less
     }
 

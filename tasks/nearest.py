@@ -34,9 +34,8 @@ class Matrix:
 
     exact: np.ndarray  # (N, D) float32
     coarse: np.ndarray  # (N, D) int8
-    bounds: (
-        np.ndarray
-    )  # (N, 2) float32: the value of one coarse step, and the row's distance from its coarse one
+    # (N, 2) float32: the value of one coarse step, and the row's distance from its coarse one
+    bounds: np.ndarray
 
     def __len__(self) -> int:
         return len(self.exact)

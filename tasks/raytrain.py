@@ -269,9 +269,8 @@ def cpus_of_each(settings: TrainConfig) -> int:
     """CPUs of each worker; raises ValueError where not even the fewest fit that there may be."""
     sizes, cpus = settings.world_sizes, settings.cpus_per_worker
     if len(sizes) > 1 and not cpus:
-        cpus = max(
-            1, cluster_info().num_cpus // sizes[-1]
-        )  # that of the most workers: it stays when some are gone
+        # that of the most workers: it stays when some are gone
+        cpus = max(1, cluster_info().num_cpus // sizes[-1])
     return require_resources(sizes[0], cpus, settings.gpus_per_worker)
 
 

@@ -84,9 +84,8 @@ def test_published_weights_load_strictly_whether_their_keys_are_old_or_new() -> 
         .replace("rpn.head.conv.0.0.", "rpn.head.conv."): value
         for key, value in new.items()
     }  # fmt: skip
-    assert (
-        len(old.keys() - new.keys()) == 18
-    )  # eight convolutions of the pyramid and one of the proposal network
+    # eight convolutions of the pyramid and one of the proposal network
+    assert len(old.keys() - new.keys()) == 18
     for state in (new, old):
         renamed = torchvision_state(state)
         assert renamed.keys() == new.keys()
@@ -264,9 +263,8 @@ def test_detections_are_by_class_with_the_box_of_that_class() -> None:
     assert found.labels.tolist() == [0, 1] and found.image.tolist() == [0, 0]
     assert found.boxes_xyxy.tolist() == [[0, 0, 10, 10], [10, 0, 20, 10]]
     assert found.scores.tolist() == pytest.approx([torch.e / (1 + 2 * torch.e)] * 2)
-    sure = heads.find(
-        -logits, offsets, proposals, 2, 45, COMMON["finding"]
-    )  # now the second picture's are sure
+    # now the second picture's are sure
+    sure = heads.find(-logits, offsets, proposals, 2, 45, COMMON["finding"])
     assert sure.boxes_xyxy[sure.image == 1].tolist() == [[40, 40, 45, 45]] * 2  # cut at the edge
 
 

@@ -196,9 +196,8 @@ def test_large_pictures_are_looked_at_in_tiles_where_that_is_asked_for(
     whole, tiled = (
         json.loads(run(*command, *more)[1])["predictions"] for more in ((), ("--tile", "--overlap", "0.5"))
     )
-    np.testing.assert_allclose(
-        whole[1]["scores"], tiled[1]["scores"], atol=1e-4
-    )  # in a batch of another size
+    # in a batch of another size
+    np.testing.assert_allclose(whole[1]["scores"], tiled[1]["scores"], atol=1e-4)
     assert len(whole[0]["boxes_xyxy"]) < len(tiled[0]["boxes_xyxy"])
     assert all(0 <= x0 <= x1 <= 192 and 0 <= y0 <= y1 <= 192 for x0, y0, x1, y1 in tiled[0]["boxes_xyxy"])
     code, _out, err = run("predict", uri, *files, "--overlap", "0.5")

@@ -94,9 +94,8 @@ def test_a_search_costs_what_its_trials_do_and_what_the_winner_does(finished: di
     assert trials and training
     in_loops = [run.data.metrics["train_cpu_s"] for run in children_of(finished["mlflow_run"]).values()]
     assert all(in_loops) and own.metrics["train_cpu_s"] == pytest.approx(sum(in_loops))
-    assert trials.cpu_s > sum(
-        in_loops
-    )  # Ray was started by the search, whose meter sees the trials' processes
+    # Ray was started by the search, whose meter sees the trials' processes
+    assert trials.cpu_s > sum(in_loops)
     assert finished["cost"] == asdict(
         Cost(2, trials.cpu_s + training.cpu_s, 0, trials.wall_s + training.wall_s)
     )

@@ -114,9 +114,8 @@ def test_a_stopped_training_leaves_no_process_and_is_marked_killed(
     assert err.splitlines()[-1] == "convoy: stopped"
     assert out == ""
     told = re.search(r"^stopped after step (\d+): no step is lost; go on: (.*)$", err, re.MULTILINE)
-    if (
-        number == signal.SIGTERM and group
-    ):  # Ray's own processes have ended too, and nobody was left to keep anything
+    # Ray's own processes have ended too, and nobody was left to keep anything
+    if number == signal.SIGTERM and group:
         assert told is None and "stopped without a checkpoint" in err
         return
     assert told is not None, err
