@@ -55,10 +55,8 @@ COMMON_FIELDS = pa.schema(
         ("id", pa.string()),  # path inside the source, '/'-separated: unique in the dataset
         ("image", pa.binary()),  # the encoded file, byte for byte
         ("format", pa.string()),  # what the bytes are, by their content: JPEG, PNG, ...
-        (
-            "width",
-            pa.int32(),
-        ),  # pixels, after the EXIF orientation is applied; the last axis of signals, volumes
+        # pixels, after the EXIF orientation is applied; the last axis of signals, volumes
+        ("width", pa.int32()),
         ("height", pa.int32()),  # 1 of signals; the axis before the last of volumes
         ("sha256", pa.string()),  # of `image`, hex
         ("phash", pa.uint64()),  # perceptual hash, see data.duplicates; 0 of signals and volumes

@@ -20,13 +20,8 @@ from data.decode import decode_many
 from data.parameters import Parameters
 from data.random import SampleGenerator
 
-COLUMNS = (
-    "image",
-    "points_xy",
-    "visible",
-    "width",
-    "height",
-)  # of a dataset's rows: what samples are made of
+# of a dataset's rows: what samples are made of
+COLUMNS = ("image", "points_xy", "visible", "width", "height")
 
 # of the 68 points of https://ibug.doc.ic.ac.uk/resources/300-W/, counted from 0: which change places in a mirror
 IBUG68_PAIRS: tuple[tuple[int, int], ...] = (

@@ -32,10 +32,8 @@ POOL = "local"  # prefect.yaml names it
 WORKER = "convoy"
 ASK_S, BUSY_S = 5.0, 60.0
 MB = 1_000_000
-CLIENT_PORT, AGENT_PORT = (
-    20001,
-    52365,
-)  # of parts of Ray that cannot be left out; or the next ones that are free
+# of parts of Ray that cannot be left out; or the next ones that are free
+CLIENT_PORT, AGENT_PORT = 20001, 52365
 # What a shell may have set for other servers; a service of ours gets what the plan says.
 FOREIGN = (
     "PREFECT_PROFILE", "PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_DATABASE_CONNECTION_URL",
@@ -180,10 +178,8 @@ def ray_command(plan: Plan) -> list[str]:
 
 
 def ray_environment(plan: Plan) -> dict[str, str]:
-    from tasks.cluster import (
-        ALLOCATOR,
-        SETTINGS,
-    )  # here, for they take seconds to import, and status needs none
+    # here, for they take seconds to import, and status needs none
+    from tasks.cluster import ALLOCATOR, SETTINGS
 
     own = plan.client_environment()
     auth = {name: own[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", RAY_CLUSTERS)}

@@ -37,13 +37,8 @@ from tasks.weights import teacher_of
 RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
 PERMANENT = (ValueError, FileNotFoundError, FloatingPointError, ClusterLost)
-FOLLOWING = (
-    "ray.job_id",
-    "checks.accepted",
-    "ensemble.members",
-    "search.run_id",
-    "search.trial",
-)  # tags of a run that its model gets too
+# tags of a run that its model gets too
+FOLLOWING = ("ray.job_id", "checks.accepted", "ensemble.members", "search.run_id", "search.trial")
 NUM_EXAMPLES = 4  # test images kept with a registered model, to try it on
 
 

@@ -44,10 +44,8 @@ VIEWS: dict[DetectionView, Looks] = {
 
 DETECTION_SCHEMA = pa.schema(
     [
-        (
-            "boxes_xyxy",
-            pa.list_(pa.list_(pa.float32())),
-        ),  # edges in pixels of the upright picture, best first
+        # edges in pixels of the upright picture, best first
+        ("boxes_xyxy", pa.list_(pa.list_(pa.float32()))),
         ("labels", pa.list_(pa.string())),  # class of each box
         ("scores", pa.list_(pa.float32())),  # in [0, 1]
         ("error", pa.string()),  # why the picture could not be read; null where it could

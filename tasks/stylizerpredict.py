@@ -33,10 +33,8 @@ BAND_PX = 600_000
 
 STYLE_SCHEMA = pa.schema(
     [
-        (
-            "picture",
-            pa.binary(),
-        ),  # an RGB PNG of the size of the upright picture; null where it cannot be read
+        # an RGB PNG of the size of the upright picture; null where it cannot be read
+        ("picture", pa.binary()),
         ("error", pa.string()),  # why the picture could not be read; null where it could
     ]
 )

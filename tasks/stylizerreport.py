@@ -13,11 +13,8 @@ from tasks.figures import BLUE, GREY, VERMILLION, save_figure, title
 from tasks.pareto import TableRows
 from tasks.report import columns_of, write_csv, write_json
 
-CELL_PX, GAP_PX, CAPTION_PX = (
-    224,
-    6,
-    18,
-)  # of the sheet: a picture's longer side, between them, the line above
+# of the sheet: a picture's longer side, between them, the line above
+CELL_PX, GAP_PX, CAPTION_PX = 224, 6, 18
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 

@@ -197,11 +197,8 @@ def test_the_proposal_network_keeps_the_best_of_each_level_then_of_all() -> None
     found = rpn.propose(logits, [torch.zeros(2, 3, 4), torch.zeros(2, 2, 4)], grids, 64)
     assert found.image.tolist() == [0, 0, 0, 1, 1, 1]
     assert found.boxes_xyxy[:3].tolist() == [[0, 0, 16, 16], [0, 0, 8, 8], [40, 0, 48, 8]]
-    assert found.boxes_xyxy[3:].tolist() == [
-        [20, 0, 28, 8],
-        [40, 0, 48, 8],
-        [0, 40, 8, 56],
-    ]  # cut at the edge
+    # cut at the edge
+    assert found.boxes_xyxy[3:].tolist() == [[20, 0, 28, 8], [40, 0, 48, 8], [0, 40, 8, 56]]
 
 
 def test_a_box_is_only_suppressed_by_one_of_its_level() -> None:

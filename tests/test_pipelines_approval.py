@@ -12,11 +12,8 @@ from tests.platforms import CHANGES, Platform, running, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 RUN_S = 400
 DEPLOYMENT = "retrain-classifier/retrain-classifier"
-GATE = {
-    "latency_ratio": 0,
-    "memory_ratio": 0,
-    "num_draws": 200,
-}  # what a busy machine measures decides nothing here
+# what a busy machine measures decides nothing here
+GATE = {"latency_ratio": 0, "memory_ratio": 0, "num_draws": 200}
 ENDS = (
     "Promoted",
     "Held",
