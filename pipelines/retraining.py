@@ -18,7 +18,7 @@ from prefect.states import Completed
 
 from data.files import write_whole
 from pipelines import approval, environment, steps, training
-from pipelines.artifacts import publish_markdown
+from pipelines.artifacts import publish_artifact
 from pipelines.engines import start_ray
 from pipelines.families import Executor, registered_name
 from pipelines.interruption import resume_command
@@ -198,8 +198,8 @@ def promote_if_better(
     )  # fmt: skip
     reason, page = verdict["reasons"][0], folder / "gate" / "gate.md"
     evidence = page.read_text() if page.is_file() else reason
-    described, key_of_page = f"gate of {name}: {verdict['decision']}", f"gate-{name}".replace("_", "-")
-    journal.once("shown", lambda: publish_markdown(evidence, described, key_of_page))
+    described = f"gate of {name}: {verdict['decision']}"
+    journal.once("shown", lambda: publish_artifact("markdown", evidence, described, f"gate-{name}"))
     if verdict["decision"] != "promote":
         return "held" if verdict["decision"] == "hold" else "inconclusive", reason, champion
     because, who = reason, ledger.me()
