@@ -9,7 +9,8 @@ from data.dataset import Split, noun_of
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO
 from pipelines.render import ConsoleReporter, emit, pairs, table
-from pipelines.scoring import evaluate_configuration, hearer, trained_on_another_version
+from pipelines.reporting import progress_of
+from pipelines.scoring import evaluate_configuration, trained_on_another_version
 from tasks import registry
 from tasks.evaluate import Report, evaluate
 from tasks.labelerrors import noisy_pairs, weakness
@@ -64,7 +65,8 @@ def label_errors(
             reporter.note(f"note: {note}")
         try:
             report = evaluate(
-                [folder], data, split=split, config=config, on_progress=hearer(reporter), called=[model]
+                [folder], data, split=split, config=config, on_progress=progress_of(reporter, "evaluate"),
+                called=[model],
             )
         finally:
             reporter.close()

@@ -6,6 +6,7 @@ it, and a flow that a worker runs finds the log.
 
 import re
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
@@ -70,6 +71,16 @@ class Reporter(Protocol):
 
     def show(self, status: Status) -> None:
         """Show how far a step is; called often."""
+
+
+def progress_of(reporter: Reporter, step: str, unit: str = "images") -> Callable[[int, int | None], None]:
+    """What a step calls with how many are done, and how many there are: None where that is not known."""
+    clock = Clock()
+
+    def hear(done: int, total: int | None) -> None:
+        reporter.show(Status(step, done, total, clock.rate(done), unit=unit))
+
+    return hear
 
 
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)

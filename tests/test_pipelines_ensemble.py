@@ -179,7 +179,7 @@ def test_without_a_number_there_are_five_members() -> None:
 
 
 def test_an_unknown_ensemble_lists_the_known_ones(finished: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=rf"no ensemble 'nope' was begun; known: .*{finished['key']}"):
+    with pytest.raises(ValueError, match=rf"no ensemble 'nope' in .*; known: .*{finished['key']}"):
         ensemble.read_team("nope")
 
 
