@@ -90,8 +90,8 @@ COMMANDS = {
     "down": ("commands_platform:down", "Stop what up started; flow runs leave a checkpoint."),
     "status": ("commands_platform:status", "Show which servers run, since when, and what is in the queue."),
 }  # fmt: skip
-for place, (name, (where, told)) in enumerate(COMMANDS.items()):
-    app.command(f"pipelines.{where}", name=name, help=told, sort_key=place)
+for _place, (_name, (_where, _help)) in enumerate(COMMANDS.items()):
+    app.command(f"pipelines.{_where}", name=_name, help=_help, sort_key=_place)
 
 PLATFORM = {"up", "down", "status"}  # they know the platform by themselves, and mend it
 

@@ -126,11 +126,9 @@ def predict_parts(
 ) -> Done:  # fmt: skip
     """Predict what is left, telling how far it is."""
     clock = Clock()
-    before: list[int] = []
 
     def hear(done: int, total: int) -> None:
-        before.append(done)
-        reporter.show(Status("predict", done, total, clock.rate(done - before[0])))
+        reporter.show(Status("predict", done, total, clock.own_rate(done)))
 
     kept = "stopped: parts that are done are kept"
     with interruptible(executor, reporter.note, "the same command", kept):

@@ -97,11 +97,9 @@ def resolve_embedder(before: Embedder, model: str) -> FaceReader:
 def embed_pictures(gallery: str, reader: FaceReader, reporter: Reporter) -> int:
     """Embed what has no new vector yet, and switch; how many pictures the gallery has."""
     clock = Clock()
-    begun: list[int] = []  # with how many pictures done
 
     def show(done: int, total: int) -> None:
-        begun.append(done)
-        reporter.show(Status("re-embed", done, total, clock.rate(done - begun[0]), unit="pictures"))
+        reporter.show(Status("re-embed", done, total, clock.own_rate(done), unit="pictures"))
         bar.show(done / max(1, total))
 
     saved = load_model(registry.resolve_model(uri_of(reader.embedder)))

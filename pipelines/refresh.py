@@ -73,12 +73,9 @@ def bring(source: str, sha256: str | None, config: IngestConfig, reporter: Repor
     from data.download import fetch  # only now: it takes a while to import, and most sources are local
 
     clock = Clock()
-    first: list[int] = []
 
     def hear(done: int, total: int | None) -> None:
-        if not first:
-            first.append(done)  # what an earlier attempt left does not count as fast
-        rate = clock.rate(done - first[0]) or 0.0
+        rate = clock.own_rate(done) or 0.0
         size = (done // 10**6, total and total // 10**6)
         reporter.show(Status("download", *size, rate / 1e6, unit="MB"))
 

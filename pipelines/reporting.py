@@ -48,15 +48,22 @@ class Status:
 
 
 class Clock:
-    """How fast something goes on, from its first progress."""
+    """How fast something goes on."""
 
     def __init__(self) -> None:
         self.started_s = time.monotonic()
+        self.before: int | None = None  # what was done already when first told of
 
     def rate(self, done: int) -> float | None:
         """Items a second so far; None before anything can be said."""
         time_s = self.seconds()
         return done / time_s if done and time_s > 0 else None
+
+    def own_rate(self, done: int) -> float | None:
+        """The same without what was done when this was first asked: what an earlier attempt left is not fast."""
+        if self.before is None:
+            self.before = done
+        return self.rate(done - self.before)
 
     def seconds(self) -> float:
         """Since the start."""
