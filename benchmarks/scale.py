@@ -179,6 +179,37 @@ def ring_s(gpus: int, link_bytes_s: float) -> float:
     return 2 * (nodes - 1) / nodes * PARAMETERS * 4 / link_bytes_s
 
 
+def training_table(picture: float, read_by_ray: float, options: argparse.Namespace) -> Table:
+    """What training on many GPUs asks of the rest; `picture` in bytes, `read_by_ray` in bytes a second."""
+    table = Table(
+        "GPUs", "images/s", "reader GB/s", "readers", "cores to decode, a GPU", "gradients, s a step",
+        "share of a step", "validation / epoch of 10^6", title="Training of ResNet-50's size on photographs",
+    )  # fmt: skip
+    step = options.gpu_batch / options.gpu_rate
+    for gpus in GPUS:
+        rate, ring = gpus * options.gpu_rate, ring_s(gpus, options.link_gb_s * 1e9)
+        table.add_row(
+            f"{gpus}", f"{rate:,.0f}", f"{rate * picture / 1e9:.2f}", f"{rate * picture / read_by_ray:.1f}",
+            f"{options.gpu_rate / DECODED_PER_CORE:.1f}", f"{ring:.4f}", f"{ring / step:.0%}",
+            f"{VALIDATED / (3 * options.gpu_rate) / (1e6 / rate):.2f}",
+        )  # fmt: skip
+    return table
+
+
+def ingest_table(picture: float, ingest_s: float, ingest_bytes: float, hashed: float) -> Table:
+    """What ingest of many pictures takes, by what one more takes; `hashed` in bytes a second."""
+    table = Table(
+        "pictures", "TB", "ingest, h", "its memory, GB", "MD5, h", "shards", title="Ingest, one process"
+    )
+    for count in PICTURES:
+        size = count * picture
+        table.add_row(
+            f"{count:,}", f"{size / 1e12:.2f}", f"{count * ingest_s / 3600:.1f}", f"{count * ingest_bytes / 1e9:.1f}",
+            f"{size / hashed / 3600:.1f}", f"{size / (64 << 20):,.0f}",
+        )  # fmt: skip
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -219,37 +250,6 @@ def main() -> None:
     console.print(constants)
     console.print(training_table(picture, read_by_ray, options))
     console.print(ingest_table(picture, ingest_s, ingest_bytes, hashed))
-
-
-def training_table(picture: float, read_by_ray: float, options: argparse.Namespace) -> Table:
-    """What training on many GPUs asks of the rest; `picture` in bytes, `read_by_ray` in bytes a second."""
-    table = Table(
-        "GPUs", "images/s", "reader GB/s", "readers", "cores to decode, a GPU", "gradients, s a step",
-        "share of a step", "validation / epoch of 10^6", title="Training of ResNet-50's size on photographs",
-    )  # fmt: skip
-    step = options.gpu_batch / options.gpu_rate
-    for gpus in GPUS:
-        rate, ring = gpus * options.gpu_rate, ring_s(gpus, options.link_gb_s * 1e9)
-        table.add_row(
-            f"{gpus}", f"{rate:,.0f}", f"{rate * picture / 1e9:.2f}", f"{rate * picture / read_by_ray:.1f}",
-            f"{options.gpu_rate / DECODED_PER_CORE:.1f}", f"{ring:.4f}", f"{ring / step:.0%}",
-            f"{VALIDATED / (3 * options.gpu_rate) / (1e6 / rate):.2f}",
-        )  # fmt: skip
-    return table
-
-
-def ingest_table(picture: float, ingest_s: float, ingest_bytes: float, hashed: float) -> Table:
-    """What ingest of many pictures takes, by what one more takes; `hashed` in bytes a second."""
-    table = Table(
-        "pictures", "TB", "ingest, h", "its memory, GB", "MD5, h", "shards", title="Ingest, one process"
-    )
-    for count in PICTURES:
-        size = count * picture
-        table.add_row(
-            f"{count:,}", f"{size / 1e12:.2f}", f"{count * ingest_s / 3600:.1f}", f"{count * ingest_bytes / 1e9:.1f}",
-            f"{size / hashed / 3600:.1f}", f"{size / (64 << 20):,.0f}",
-        )  # fmt: skip
-    return table
 
 
 if __name__ == "__main__":
