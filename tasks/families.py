@@ -45,9 +45,8 @@ class Family:
     card: Callable[..., ModelCard]  # (config, info, digest, run) -> card of one trained model
     rebuild: Callable[..., nn.Module]  # (card, member) -> a model of that shape, weights still to be loaded
     layout: Callable[..., Layout] = plain_layout  # (config, dataset) -> train's, and how batches are drawn
-    judge: Callable[..., None] = (
-        no_fault  # (means, step, num_steps, config) -> raises where training went wrong
-    )
+    # (means, step, num_steps, config) -> raises where training went wrong
+    judge: Callable[..., None] = no_fault
     kept: Callable[..., dict[str, Any]] = without_sides  # state dict in training -> that of the saved model
 
 

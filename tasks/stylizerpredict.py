@@ -26,9 +26,8 @@ from tasks.predict import default_device
 from tasks.settings import Precision
 
 LEAST_PX = 16  # side of a picture
-MAX_WHOLE_PX = (
-    2_500_000  # of a picture that is rendered in one pass: some 1.5 GB at the paper's width in float32
-)
+# of a picture that is rendered in one pass: some 1.5 GB at the paper's width in float32
+MAX_WHOLE_PX = 2_500_000
 BAND_PX = 600_000
 
 STYLE_SCHEMA = pa.schema(
