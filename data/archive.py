@@ -48,9 +48,8 @@ class FileTree:
     name: str  # of the source, for messages
     sizes: dict[str, int]  # bytes of each file, in order of name
     folders: frozenset[str]  # every folder, empty ones too
-    read: Callable[
-        [str], bytes
-    ]  # raises OSError, or ValueError with the reason, for a file that cannot be read
+    # raises OSError, or ValueError with the reason, for a file that cannot be read
+    read: Callable[[str], bytes]
 
 
 def archive_kind(path: Path) -> Kind | None:

@@ -177,9 +177,8 @@ class Known:
     """What earlier versions say of N images."""
 
     images: list[Split | None]  # the side on which the image itself stood; None for a new copy of one
-    sides: list[
-        Split | None
-    ]  # the same, and for some new images that of a lost one, or of their group's name
+    # the same, and for some new images that of a lost one, or of their group's name
+    sides: list[Split | None]
     thumbs: dict[str, bytes]  # of lost val and test images
 
 

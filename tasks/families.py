@@ -37,9 +37,8 @@ class Family:
     empty: Callable[..., Any]  # (info, config) -> arrays of a split without samples
     records: Callable[..., Any]  # (tensors of a split) -> records: len(), .to(device)
     batch: Callable[..., Any]  # (records, indices, info, config, generator, shrink_px, rows) -> batch
-    model: Callable[
-        ..., nn.Module
-    ]  # (config, info, sample) -> a fresh model; sample() gives some plain batches
+    # (config, info, sample) -> a fresh model; sample() gives some plain batches
+    model: Callable[..., nn.Module]
     loss: Callable[..., Any]  # (model, batch, config) -> (scalar, {name: tensor}); it owns the forward pass
     validate: Callable[..., dict[str, float]]  # (model, batches of a split, config) -> metrics
     card: Callable[..., ModelCard]  # (config, info, digest, run) -> card of one trained model

@@ -43,9 +43,8 @@ class Compared:
     optimised: float  # the least of all its time
     time_to_equal_s: float | None  # until it was as low as the network; None: never
     trace: tuple[tuple[float, float], ...]  # seconds, J
-    pictures: tuple[
-        np.ndarray, np.ndarray, np.ndarray
-    ]  # content, by the network, by optimisation: (H, W, 3) uint8
+    # content, by the network, by optimisation: (H, W, 3) uint8
+    pictures: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
