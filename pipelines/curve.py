@@ -25,7 +25,7 @@ from pipelines.engines import start_ray
 from pipelines.families import Executor
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, section
-from pipelines.reporting import Reporter, Status, current_reporter
+from pipelines.reporting import Reporter, Status
 from pipelines.training import (
     HELD,
     begun,
@@ -90,7 +90,7 @@ def learning_curve(
             if resume
             else start_job(dataset, recipe, changes or {}, curve or {}, accept, folder)
         )
-        reporter = current_reporter() or steps.LogReporter()
+        reporter = steps.reporter_here()
         going_on = resume_command("learning-curve", key, executor)
         reporter.note(f"learning curve {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         return run_steps(job, key, folder, reporter, executor)

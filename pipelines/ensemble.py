@@ -29,7 +29,7 @@ from pipelines.families import Executor, StopAfter
 from pipelines.interruption import interruptible, resume_command, undisturbed
 from pipelines.members import plan_members, require_one_input, with_train
 from pipelines.parameters import AUTO, flatten
-from pipelines.reporting import Reporter, Status, current_reporter, progress_of
+from pipelines.reporting import Reporter, Status, progress_of
 from pipelines.steps import step
 from pipelines.training import HELD, Job, Phases, begun, end_badly, exclusive, read_job, run_folder, write_job
 from tasks import cluster, registry
@@ -102,7 +102,7 @@ def train_ensemble(
         write_record(key, team, stop_after)  # an ensemble that goes on may be asked for more
         for member in team:
             held.enter_context(exclusive(member.folder))
-        reporter = current_reporter() or steps.LogReporter()
+        reporter = steps.reporter_here()
         going_on = resume_command("ensemble", key, executor)
         reporter.note(f"ensemble {key}: {len(team)} members; if cut off: {going_on}")
         summary = run_team(key, team, reporter, stop_after, executor)

@@ -27,7 +27,7 @@ from pipelines.engines import start_ray
 from pipelines.families import Executor
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import flatten, section
-from pipelines.reporting import Reporter, Status, current_reporter, progress_of
+from pipelines.reporting import Reporter, Status, progress_of
 from pipelines.training import end_badly, exclusive, require_same_beginning, run_folder
 from pipelines.unitrequest import (
     JOB_FILE,
@@ -90,7 +90,7 @@ def explain_units(
         start_ray()
     key = resume or str(flow_run.id)
     folder = run_folder(key)
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     with exclusive(folder):
         if resume or (folder / JOB_FILE).is_file():
             job = read_job(folder)

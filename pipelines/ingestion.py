@@ -15,7 +15,7 @@ from pipelines.checks import run_checks
 from pipelines.configuration import AcceptForm, SectionForm
 from pipelines.parameters import section
 from pipelines.refresh import bring
-from pipelines.reporting import Reporter, current_reporter, progress_of
+from pipelines.reporting import Reporter, progress_of
 from tasks import versions
 from tasks.paths import store
 from tasks.versions import Added
@@ -54,7 +54,7 @@ def ingest_dataset(
             "and delete this flow run"
         )
     config = section("ingest", IngestConfig, changes or {})
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     added = ingest(source, name, family, licence, subset, sha256, fresh_splits, config, reporter)
     for text in (*added.losses, *versions.moves(added.report)):
         reporter.note(f"ATTENTION: {text}")

@@ -18,7 +18,7 @@ from pipelines.engines import start_ray
 from pipelines.families import Executor
 from pipelines.interruption import interruptible
 from pipelines.parameters import section
-from pipelines.reporting import Clock, Reporter, Status, current_reporter
+from pipelines.reporting import Clock, Reporter, Status
 from pipelines.training import exclusive
 from tasks.batchpredict import (
     Done,
@@ -60,7 +60,7 @@ def predict_folder(
         changes: how the files are cut into parts, where that differs from params.yaml
     """
     environment.prepare()
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     config = section(SECTION, PredictConfig, changes or {})
     target = require_target(out)
     files = open_source(source)

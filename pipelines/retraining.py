@@ -26,7 +26,7 @@ from pipelines.judging import judge, require_paired
 from pipelines.notification import notify
 from pipelines.parameters import flatten, section
 from pipelines.refresh import Refresh, refresh_dataset
-from pipelines.reporting import Reporter, current_reporter
+from pipelines.reporting import Reporter
 from pipelines.training import HELD, Job
 from tasks import ledger, registry, retrainings
 from tasks.cluster import disconnect
@@ -96,7 +96,7 @@ def run_retrain(
         asked = journal.once("request", lambda: complete(request, family))
         if asked["approval"] == "ask":
             approval.require_somebody()
-        reporter = current_reporter() or steps.LogReporter()
+        reporter = steps.reporter_here()
         going_on = resume_command("retrain", key, executor)
         reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         try:

@@ -26,7 +26,7 @@ from pipelines.engines import start_ray
 from pipelines.families import SearchStop, StopAfter
 from pipelines.interruption import interruptible, resume_command, undisturbed
 from pipelines.parameters import choose_recipe, flatten, section
-from pipelines.reporting import Reporter, Status, current_reporter
+from pipelines.reporting import Reporter, Status
 from pipelines.training import HELD, Job, begun, begun_config, end_badly, exclusive, run_folder
 from tasks import registry
 from tasks.cost import RANKS, Cost, metered, summed
@@ -83,7 +83,7 @@ def run_search(
             job = job_of(family, dataset, space, recipe, changes, search, accept, stop_after)
         job = replace(job, stop_after=stop_after)  # a search that goes on may be asked for more
         write_job(job, folder)
-        reporter = current_reporter() or steps.LogReporter()
+        reporter = steps.reporter_here()
         going_on = resume_command("search", key, "ray")
         reporter.note(f"search {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         summary = run_steps(job, key, folder, reporter)

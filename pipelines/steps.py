@@ -21,7 +21,7 @@ from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
-from pipelines.reporting import Reporter, Status, progress_of, shown
+from pipelines.reporting import Reporter, Status, current_reporter, progress_of, shown
 from tasks import cluster, ledger, registry, runrecords
 from tasks.batches import BatchPlan
 from tasks.distil import Teacher
@@ -69,6 +69,11 @@ class LogReporter:
         if time.monotonic() - self.last_s >= LOG_EVERY_S or status.done == status.total:
             self.last_s = time.monotonic()
             self.logger.info(str(status))
+
+
+def reporter_here() -> Reporter:
+    """Whom a flow tells: whoever has asked to be told, else the log of its run."""
+    return current_reporter() or LogReporter()
 
 
 def splits_needed(stop_after: str) -> tuple[Split, ...]:

@@ -25,7 +25,7 @@ from pipelines.artifacts import ProgressBar, publish_artifact, publish_style
 from pipelines.engines import start_ray
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, merge, recipes, section
-from pipelines.reporting import Reporter, Status, current_reporter
+from pipelines.reporting import Reporter, Status
 from pipelines.training import begun, end_badly, exclusive, run_folder
 from tasks import registry
 from tasks.featurenet import StyleNet
@@ -81,7 +81,7 @@ def stylize_picture(
     environment.prepare()
     key = resume or str(flow_run.id)
     folder = run_folder(key)
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     with exclusive(folder):
         if resume or (folder / JOB_FILE).is_file():
             job = read_job(folder)

@@ -26,7 +26,7 @@ from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
 from pipelines.interruption import resume_command, undisturbed
 from pipelines.parameters import choose_recipe, flatten
-from pipelines.reporting import Reporter, current_reporter
+from pipelines.reporting import Reporter
 from tasks import registry
 from tasks.cluster import disconnect
 from tasks.cost import Meter, metered
@@ -199,7 +199,7 @@ def run_job(
         job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, accept, folder)
         job = replace(job, stop_after=stop_after)  # a run that goes on may be asked for more
         write_job(job, folder)
-        reporter = current_reporter() or steps.LogReporter()
+        reporter = steps.reporter_here()
         going_on = resume_command("train", key, executor)
         reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         summary = run_steps(job, key, folder, reporter, executor)
