@@ -82,7 +82,9 @@ def main(source: Path, workers: int, spool: Path) -> None:
         )
 
     rows.append(("ingest", *timed(whole)))
-    Console().print(table_of(f"{source.name}: {len(blobs):,} images", rows, (limit_s, limit_cpu_s), reports[0]))
+    Console().print(
+        table_of(f"{source.name}: {len(blobs):,} images", rows, (limit_s, limit_cpu_s), reports[0])
+    )
     findings = find(Dataset.open(spool / "bench")).findings
     print(
         f"near-duplicates: {reports[0].near_duplicate_images:,} pictures in "

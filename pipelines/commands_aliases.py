@@ -96,7 +96,15 @@ def history(
     now = ledger.aliases(model)
     costs = costs_of_champions(model, moves)
     rows = [
-        [each.number, each.when, each.action, each.what, each.who, each.because, since(costs.get(each.number))]
+        [
+            each.number,
+            each.when,
+            each.action,
+            each.what,
+            each.who,
+            each.because,
+            since(costs.get(each.number)),
+        ]
         for each in moves
     ]
     columns = ("", "when", "action", "what", "who", "because", "cost since the champion before")

@@ -65,7 +65,11 @@ def label_errors(
             reporter.note(f"note: {note}")
         try:
             report = evaluate(
-                [folder], data, split=split, config=config, on_progress=progress_of(reporter, "evaluate"),
+                [folder],
+                data,
+                split=split,
+                config=config,
+                on_progress=progress_of(reporter, "evaluate"),
                 called=[model],
             )
         finally:

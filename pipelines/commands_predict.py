@@ -114,7 +114,9 @@ def predict(
     if out is not None and (whole or card.family != "style"):
         from pipelines.commands_batch import predict_into
 
-        return predict_into(model, images, out, executor, record, changes, {"--view": view, **options}, as_json)
+        return predict_into(
+            model, images, out, executor, record, changes, {"--view": view, **options}, as_json
+        )
     if changes:
         raise ValueError("--set is for --out FILE.parquet: give it too")
     if draw is not None and draw.exists() and not draw.is_dir():

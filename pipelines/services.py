@@ -61,7 +61,7 @@ class Service:
 def ask(
     url: str, body: dict[str, Any] | None = None, method: str | None = None, timeout_s: float = ASK_S
 ) -> Any:
-    """What a server of ours answers: JSON, a text that is none, or None for nothing; raises OSError where it does not."""
+    """What a server of ours answers, JSON or a text; None for nothing. Raises OSError where it does not answer."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy

@@ -228,7 +228,9 @@ def render_picture(
             registry.log_progress(run_id, done, {**parts, "total": step.total, "iteration_s": step.time_s})
         if file is not None:
             registry.log_folder(run_id, file, "pictures")
-            publish_artifact("image", data_uri(file), f"after {done} of {total} iterations", "stylize-picture")
+            publish_artifact(
+                "image", data_uri(file), f"after {done} of {total} iterations", "stylize-picture"
+            )
         bar.show(done / total)
 
     with bar, interruptible("in_process", reporter.note, going_on(key)) as stop:

@@ -31,10 +31,14 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
             f"the two models were not looked at on the same {split} pictures of {dataset.info.name}, in the same styles"
         )
     require_same_judge(champion, challenger)
-    assert dataset.table(split, ["id"])["id"].to_pylist() == list(dict.fromkeys(row.id for row in champion.rows))
+    assert dataset.table(split, ["id"])["id"].to_pylist() == list(
+        dict.fromkeys(row.id for row in champion.rows)
+    )
     values = {name: (shares(champion, name), shares(challenger, name)) for name in METRICS}
     first, second = values[METRICS[0]]
-    styles = [("style", name, first[:, i], second[:, i]) for i, (name, _picture) in enumerate(champion.styles)]
+    styles = [
+        ("style", name, first[:, i], second[:, i]) for i, (name, _picture) in enumerate(champion.styles)
+    ]
     means = {name: (one.mean(1), other.mean(1)) for name, (one, other) in values.items()}
     same = [row.costs for row in champion.rows] == [row.costs for row in challenger.rows]
     more = styles if len(styles) > 1 else []

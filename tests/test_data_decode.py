@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from data import decode
-from data.decode import FORMATS, DecodeError, decode_image, decode_many, inspect_image, quiet_pillow, sniff_format
+from data.decode import (
+    FORMATS,
+    DecodeError,
+    decode_image,
+    decode_many,
+    inspect_image,
+    quiet_pillow,
+    sniff_format,
+)
 from data.squares import to_square
 from tests.pictures import encode, picture, png, png_bomb
 

@@ -80,7 +80,8 @@ def test_a_run_whose_parameters_cannot_be_read_says_so(
     content: str | None, message: str, tmp_path: Path
 ) -> None:
     write_job(
-        Job("classification", "digits", "digits", configuration("classification", "digits", AUTO, {})), tmp_path
+        Job("classification", "digits", "digits", configuration("classification", "digits", AUTO, {})),
+        tmp_path,
     )
     file = tmp_path / JOB_FILE
     values = json.loads(file.read_text())

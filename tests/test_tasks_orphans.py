@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,9 @@ def test_a_process_that_hangs_outlives_its_killed_driver_until_it_is_ended(place
         hung.suspend()
         driver.kill()
     wait_for(
-        lambda: [each.pid for each in belonging_to(session)] == [hung.pid], WAIT_S, "all but what hangs have ended"
+        lambda: [each.pid for each in belonging_to(session)] == [hung.pid],
+        WAIT_S,
+        "all but what hangs have ended",
     )
     for config in (NOW, LATER):
         found = find(config)
