@@ -96,17 +96,9 @@ def history(
     now = ledger.aliases(model)
     costs = costs_of_champions(model, moves)
     rows = [
-        [
-            each.number,
-            each.when,
-            each.action,
-            each.what,
-            each.who,
-            each.because,
-            since(costs.get(each.number)),
-        ]
+        [each.number, each.when, each.action, each.what, each.who, each.because, since(costs.get(each.number))]
         for each in moves
-    ]
+    ]  # fmt: skip
     columns = ("", "when", "action", "what", "who", "because", "cost since the champion before")
     made = table(f"Moves of {model}", columns, rows) if moves else f"no move of {model} is recorded"
     standing = ", ".join(f"{alias} {version}" for alias, version in sorted(now.items())) or "no alias"

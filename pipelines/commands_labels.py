@@ -65,13 +65,9 @@ def label_errors(
             reporter.note(f"note: {note}")
         try:
             report = evaluate(
-                [folder],
-                data,
-                split=split,
-                config=config,
+                [folder], data, split=split, config=config, called=[model],
                 on_progress=progress_of(reporter, "evaluate"),
-                called=[model],
-            )
+            )  # fmt: skip
         finally:
             reporter.close()
         if note := weakness(report.metrics["accuracy"]):

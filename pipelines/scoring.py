@@ -59,14 +59,9 @@ def score_models(
     for note in notes:
         reporter.note(f"note: {note}")
     report = load(PIPELINES[card.family].evaluate)(
-        folders,
-        data,
-        split=split,
-        config=config,
-        on_progress=progress_of(reporter, "evaluate"),
-        called=tuple(called),
+        folders, data, split=split, config=config, on_progress=progress_of(reporter, "evaluate"), called=tuple(called),
         **tiles,
-    )
+    )  # fmt: skip
     return Tested(tuple(map(str, folders)), data.info.name, split, tuple(notes), report)
 
 

@@ -31,9 +31,8 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
             f"the two models were not looked at on the same {split} pictures of {dataset.info.name}, in the same styles"
         )
     require_same_judge(champion, challenger)
-    assert dataset.table(split, ["id"])["id"].to_pylist() == list(
-        dict.fromkeys(row.id for row in champion.rows)
-    )
+    ids = list(dict.fromkeys(row.id for row in champion.rows))
+    assert dataset.table(split, ["id"])["id"].to_pylist() == ids
     values = {name: (shares(champion, name), shares(challenger, name)) for name in METRICS}
     first, second = values[METRICS[0]]
     styles = [
