@@ -38,11 +38,8 @@ OFF: dict[str, Any] = {
 }  # fmt: skip
 LIGHT = {"mirror": True, "random_crop": True, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
 HEAVY = {**LIGHT, "rotation_deg": 15, "shear_deg": 10, "pca_colour": 0.1}
-PHOTO_COMPONENTS = (
-    (-4.6, 20.5, 68.4),
-    (9.7, -0.6, 70.2),
-    (-5.2, -19.3, 70.8),
-)  # of 200 photographs of streets
+# of 200 photographs of streets
+PHOTO_COMPONENTS = ((-4.6, 20.5, 68.4), (9.7, -0.6, 70.2), (-5.2, -19.3, 70.8))
 
 
 def ours(changes: dict[str, Any], images: Tensor) -> Callable[[int], Tensor]:

@@ -83,9 +83,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     given = parser.parse_args()
     dataset = Dataset.open(store() / given.dataset)
-    epochs = (
-        given.epochs or given.seconds / 6
-    )  # mosaic ends by epochs: about what the recipe does on two cores
+    # mosaic ends by epochs: about what the recipe does on two cores
+    epochs = given.epochs or given.seconds / 6
     print(f"{given.seconds:g} s of training each; AP on {dataset.info.num_images('val')} validation pictures")
     print(f"{'variant':32}{'AP':>7}{'AP50':>7}{'images/s':>10}{'epochs':>8}", flush=True)
     for name in given.only:

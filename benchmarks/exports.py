@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from data.decode import to_square
+from data.squares import to_square
 from models.classification import build
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.export import FILES, Format, Program, free_axes, open_program, trace, write

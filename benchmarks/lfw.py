@@ -73,11 +73,11 @@ from tasks.verification import (
     pair_distances,
 )
 from tasks.weights import read_weights
+from tests.datasets import DATASETS
 
-FOLDER = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parent.parent.parent / "shared" / "datasets"))
-LFW, ORL = FOLDER / "lfw_deepfunneled_c128.tar.xz", FOLDER / "orl_faces.tar.xz"
+LFW, ORL = DATASETS / "lfw_deepfunneled_c128.tar.xz", DATASETS / "orl_faces.tar.xz"
 NET, POINTS = (
-    str(FOLDER / "weights" / f"{name}.safetensors")
+    str(DATASETS / "weights" / f"{name}.safetensors")
     for name in ("face_resnet128_fp16", "face_landmark68_fp32")
 )
 INGEST = {"val_fraction": 0.1, "test_fraction": 0.2, "near_duplicate_distance": 0, "max_source_gb": 1}

@@ -148,10 +148,8 @@ def stream(dataset: Dataset, budget_gb: float, epochs: float) -> tuple[int, int,
         if num % (16 * BATCH) == 0:
             time.sleep(0.2)
     greatest = watch.stop()
-    for actor in (
-        reader,
-        *crew.workers,
-    ):  # else they would be there, and counted, for a while of the next stream
+    # else they would be there, and counted, for a while of the next stream
+    for actor in (reader, *crew.workers):
         cluster.ray.kill(actor)
     while any("Reader" in name or "Augm" in name for name in names_below()):
         time.sleep(EVERY_S)

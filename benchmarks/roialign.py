@@ -50,34 +50,28 @@ def main() -> None:
     named = {str(i): each for i, each in enumerate(maps)}
     one = maps[2:3]  # stride 16
     level, first = levels_of(boxes, STRIDES), torch.zeros(NUM_BOXES, dtype=torch.int64)
-    table = Table(
-        "",
-        "differ by",
-        "torchvision, ms",
-        "ours, ms",
-        "ratio",
-        "and back: torchvision, ms",
-        "ours, ms",
-        "ratio",
-    )
-    table.add_row(
-        *row(
-            "RoIAlign, four levels", maps, lambda: pyramid(named, parts, [(SIDE_PX, SIDE_PX)] * NUM_IMAGES),
+    ways = {  # of torchvision, and ours
+        "RoIAlign, four levels": (
+            maps,
+            lambda: pyramid(named, parts, [(SIDE_PX, SIDE_PX)] * NUM_IMAGES),
             lambda: our_roi_align(maps, boxes, image, level, STRIDES, 7),
-        )
-    )  # fmt: skip
-    table.add_row(
-        *row(
-            "RoIAlign, stride 16", one, lambda: roi_align(one[0], rois, 7, 1 / 16, 2),
+        ),
+        "RoIAlign, stride 16": (
+            one,
+            lambda: roi_align(one[0], rois, 7, 1 / 16, 2),
             lambda: our_roi_align(one, boxes, image, first, [16], 7),
-        )
-    )  # fmt: skip
-    table.add_row(
-        *row(
-            "max pooling, stride 16", one, lambda: roi_pool(one[0], rois, 7, 1 / 16),
+        ),
+        "max pooling, stride 16": (
+            one,
+            lambda: roi_pool(one[0], rois, 7, 1 / 16),
             lambda: roi_max_pool(one[0], boxes, image, 16, 7),
-        )
+        ),
+    }
+    table = Table(
+        "", "differ by", "torchvision, ms", "ours, ms", "ratio", "and back: torchvision, ms", "ours, ms", "ratio"
     )  # fmt: skip
+    for name, way in ways.items():
+        table.add_row(*row(name, *way))
     Console(width=130).print(table)
 
 

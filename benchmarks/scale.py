@@ -179,6 +179,37 @@ def ring_s(gpus: int, link_bytes_s: float) -> float:
     return 2 * (nodes - 1) / nodes * PARAMETERS * 4 / link_bytes_s
 
 
+def training_table(picture: float, read_by_ray: float, options: argparse.Namespace) -> Table:
+    """What training on many GPUs asks of the rest; `picture` in bytes, `read_by_ray` in bytes a second."""
+    table = Table(
+        "GPUs", "images/s", "reader GB/s", "readers", "cores to decode, a GPU", "gradients, s a step",
+        "share of a step", "validation / epoch of 10^6", title="Training of ResNet-50's size on photographs",
+    )  # fmt: skip
+    step = options.gpu_batch / options.gpu_rate
+    for gpus in GPUS:
+        rate, ring = gpus * options.gpu_rate, ring_s(gpus, options.link_gb_s * 1e9)
+        table.add_row(
+            f"{gpus}", f"{rate:,.0f}", f"{rate * picture / 1e9:.2f}", f"{rate * picture / read_by_ray:.1f}",
+            f"{options.gpu_rate / DECODED_PER_CORE:.1f}", f"{ring:.4f}", f"{ring / step:.0%}",
+            f"{VALIDATED / (3 * options.gpu_rate) / (1e6 / rate):.2f}",
+        )  # fmt: skip
+    return table
+
+
+def ingest_table(picture: float, ingest_s: float, ingest_bytes: float, hashed: float) -> Table:
+    """What ingest of many pictures takes, by what one more takes; `hashed` in bytes a second."""
+    table = Table(
+        "pictures", "TB", "ingest, h", "its memory, GB", "MD5, h", "shards", title="Ingest, one process"
+    )
+    for count in PICTURES:
+        size = count * picture
+        table.add_row(
+            f"{count:,}", f"{size / 1e12:.2f}", f"{count * ingest_s / 3600:.1f}", f"{count * ingest_bytes / 1e9:.1f}",
+            f"{size / hashed / 3600:.1f}", f"{size / (64 << 20):,.0f}",
+        )  # fmt: skip
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -193,54 +224,32 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=120)
     options = parser.parse_args()
-    console = Console()
     connect()
     read, read_by_ray, picture = reader_rates(Dataset.open(store() / options.photos))
     rates = training_rates(options.steps)
     disconnect()
-    reduced, written, hashed = reduction_s(), best(checkpoint_rate), best(hash_rate)
+    hashed = best(hash_rate)
     ingest_s, ingest_bytes = ingest_costs((5_000, 20_000))
-    measured = Table("measured here", "value", title="Constants")
-    for name, value in (
-        ("training, 1 worker, images/s", f"{rates[1]:,.0f}"),
-        ("training, 2 workers, images/s", f"{rates[2]:,.0f}"),
-        ("efficiency of 2 workers", f"{rates[2] / rates[1] / 2:.2f}"),
-        ("reader, MB/s", f"{read / MB:,.0f}"),
-        ("reader through Ray, MB/s", f"{read_by_ray / MB:,.0f}"),
-        ("a photograph, KB", f"{picture / 1e3:.1f}"),
-        ("sum of 102 MB between 2 processes, Gloo, s", f"{reduced:.3f}"),
-        ("checkpoint, MB/s", f"{written / MB:,.0f}"),
-        ("MD5, MB/s", f"{hashed / MB:,.0f}"),
-        ("ingest, ms for one more picture of 32 px", f"{ingest_s * 1e3:.3f}"),
-        ("ingest, bytes for one more picture", f"{ingest_bytes:,.0f}"),
-    ):
-        measured.add_row(name, value)
-    console.print(measured)
-    link = options.link_gb_s * 1e9
-    table = Table(
-        "GPUs", "images/s", "reader GB/s", "readers", "cores to decode, a GPU", "gradients, s a step",
-        "share of a step", "validation / epoch of 10^6", title="Training of ResNet-50's size on photographs",
-    )  # fmt: skip
-    for gpus in GPUS:
-        rate = gpus * options.gpu_rate
-        step = options.gpu_batch / options.gpu_rate
-        ring = ring_s(gpus, link)
-        table.add_row(
-            f"{gpus}", f"{rate:,.0f}", f"{rate * picture / 1e9:.2f}", f"{rate * picture / read_by_ray:.1f}",
-            f"{options.gpu_rate / DECODED_PER_CORE:.1f}", f"{ring:.4f}", f"{ring / step:.0%}",
-            f"{VALIDATED / (3 * options.gpu_rate) / (1e6 / rate):.2f}",
-        )  # fmt: skip
-    console.print(table)
-    table = Table(
-        "pictures", "TB", "ingest, h", "its memory, GB", "MD5, h", "shards", title="Ingest, one process"
-    )
-    for count in PICTURES:
-        size = count * picture
-        table.add_row(
-            f"{count:,}", f"{size / 1e12:.2f}", f"{count * ingest_s / 3600:.1f}", f"{count * ingest_bytes / 1e9:.1f}",
-            f"{size / hashed / 3600:.1f}", f"{size / (64 << 20):,.0f}",
-        )  # fmt: skip
-    console.print(table)
+    measured = {
+        "training, 1 worker, images/s": f"{rates[1]:,.0f}",
+        "training, 2 workers, images/s": f"{rates[2]:,.0f}",
+        "efficiency of 2 workers": f"{rates[2] / rates[1] / 2:.2f}",
+        "reader, MB/s": f"{read / MB:,.0f}",
+        "reader through Ray, MB/s": f"{read_by_ray / MB:,.0f}",
+        "a photograph, KB": f"{picture / 1e3:.1f}",
+        "sum of 102 MB between 2 processes, Gloo, s": f"{reduction_s():.3f}",
+        "checkpoint, MB/s": f"{best(checkpoint_rate) / MB:,.0f}",
+        "MD5, MB/s": f"{hashed / MB:,.0f}",
+        "ingest, ms for one more picture of 32 px": f"{ingest_s * 1e3:.3f}",
+        "ingest, bytes for one more picture": f"{ingest_bytes:,.0f}",
+    }
+    constants = Table("measured here", "value", title="Constants")
+    for row in measured.items():
+        constants.add_row(*row)
+    console = Console()
+    console.print(constants)
+    console.print(training_table(picture, read_by_ray, options))
+    console.print(ingest_table(picture, ingest_s, ingest_bytes, hashed))
 
 
 if __name__ == "__main__":

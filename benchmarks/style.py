@@ -45,13 +45,8 @@ from tasks.weights import IMAGENET, read_state
 
 CONTENT, STYLE = "skimage:chelsea", "skimage:ihc"
 CONTENT_LAYER = "conv2_2"
-STYLE_LAYERS = {
-    "conv1_1": 64,
-    "conv1_2": 64,
-    "conv2_1": 128,
-    "conv2_2": 128,
-    "conv3_1": 256,
-}  # and their channels
+# layers, and their channels
+STYLE_LAYERS = {"conv1_1": 64, "conv1_2": 64, "conv2_1": 128, "conv2_2": 128, "conv3_1": 256}
 STYLE_WEIGHT, PER_CALL, ROW_EVERY = 1e6, 20, 100
 CAFFE_SCALE = 255 * 0.225  # of its features, over those of networks that take pictures of deviation 1
 HISTORY = 20  # as the recipes

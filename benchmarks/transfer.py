@@ -35,8 +35,8 @@ from tasks.registry import resolve_model
 from tasks.train import train
 from tasks.transfer import Weights
 from tasks.weights import read_weights
+from tests.datasets import DATASETS
 
-FOLDER = Path(os.environ.get("CONVOY_DATASETS", Path(__file__).parent.parent.parent / "shared" / "datasets"))
 BAR = 20
 MODES_PX = 128
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=Path, default=FOLDER / "hymenoptera_240.tar")
+    parser.add_argument("--source", type=Path, default=DATASETS / "hymenoptera_240.tar")
     parser.add_argument("--weights", default=config_of({}).transfer.weights)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30)

@@ -48,9 +48,8 @@ class FileTree:
     name: str  # of the source, for messages
     sizes: dict[str, int]  # bytes of each file, in order of name
     folders: frozenset[str]  # every folder, empty ones too
-    read: Callable[
-        [str], bytes
-    ]  # raises OSError, or ValueError with the reason, for a file that cannot be read
+    # raises OSError, or ValueError with the reason, for a file that cannot be read
+    read: Callable[[str], bytes]
 
 
 def archive_kind(path: Path) -> Kind | None:
@@ -212,9 +211,8 @@ class _Member(tarfile.TarInfo):
             tar.saw_end = True  # `tarfile` ends quietly at a damaged header too
             raise
 
-    def _proc_member(
-        self, tar: tarfile.TarFile
-    ) -> tarfile.TarInfo:  # documented in tarfile.py as overridable
+    # documented in tarfile.py as overridable
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if not (self.isreg() or self.isdir()) and self.size > MAX_HEADER_BYTES:
             raise ValueError(
                 f"archive bomb: member {self.name!r} has an extended header of {self.size:,} bytes"

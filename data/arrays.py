@@ -273,10 +273,8 @@ def resample(values: np.ndarray, rate_hz: float, wanted_hz: float) -> np.ndarray
     cutoff = min(1.0, wanted_hz / rate_hz)  # of the old rate's band
     reach = math.ceil(16 / cutoff)
     result = np.empty((len(values), num), np.float32)
-    bounds = [
-        *range(0, num, max(1, (1 << 21) // (2 * reach))),
-        num,
-    ]  # so many outputs that their taps stay small
+    # so many outputs that their taps stay small
+    bounds = [*range(0, num, max(1, (1 << 21) // (2 * reach))), num]
     for start, stop in pairwise(bounds):
         centres = np.arange(start, stop) * (rate_hz / wanted_hz)  # in samples of the old rate
         taps = np.floor(centres).astype(np.int64)[:, None] + np.arange(1 - reach, reach + 1)

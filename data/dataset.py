@@ -55,10 +55,8 @@ COMMON_FIELDS = pa.schema(
         ("id", pa.string()),  # path inside the source, '/'-separated: unique in the dataset
         ("image", pa.binary()),  # the encoded file, byte for byte
         ("format", pa.string()),  # what the bytes are, by their content: JPEG, PNG, ...
-        (
-            "width",
-            pa.int32(),
-        ),  # pixels, after the EXIF orientation is applied; the last axis of signals, volumes
+        # pixels, after the EXIF orientation is applied; the last axis of signals, volumes
+        ("width", pa.int32()),
         ("height", pa.int32()),  # 1 of signals; the axis before the last of volumes
         ("sha256", pa.string()),  # of `image`, hex
         ("phash", pa.uint64()),  # perceptual hash, see data.duplicates; 0 of signals and volumes
@@ -187,15 +185,13 @@ class DatasetInfo(Parameters):
     shards: tuple[Shard, ...]
     num_boxes: dict[Split, dict[str, int]] = Field(default={})  # detection: by split and class
     points: tuple[str, ...] = ()  # landmarks: their names, in order
-    mirror_pairs: tuple[
-        tuple[int, int], ...
-    ] = ()  # landmarks that change places in a mirror, by number; () unknown
+    # landmarks that change places in a mirror, by number; () unknown
+    mirror_pairs: tuple[tuple[int, int], ...] = ()
     # of pixels, in grey levels squared: up to COLOUR_PIXELS of each train image; colour images only
     colour_covariance: tuple[tuple[float, ...], ...] = ()
     files_sha256: dict[str, str] = Field(default={})  # of what lies beside the shards, by file name
-    axes: tuple[
-        tuple[int, int, int], ...
-    ] = ()  # signals, volumes: least, median, greatest length of each axis
+    # signals, volumes: least, median, greatest length of each axis
+    axes: tuple[tuple[int, int, int], ...] = ()
     rate_hz: float = 0.0  # signals: the most common rate, 0 where no file says
     spacing_mm: tuple[float, ...] = ()  # volumes: the median sides of a voxel, () where no file says
     alignment: FaceAlignment | None = None  # faces: how they were cut out, where the source says so

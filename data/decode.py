@@ -31,6 +31,7 @@ from PIL import (
 )
 
 from data.jpeg import MAX_SCANS, SCAN, Scaled, decode_upper
+from data.squares import Resize, fit
 
 MAX_PIXELS = 120_000_000  # 108-megapixel phone photos pass; decoded as RGB this is half a gigabyte
 MAX_DEFLATE_RATIO = 1032
@@ -85,9 +86,6 @@ _UPRIGHT = {
 _FROM_16_BIT = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 _MODES_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _MODES_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
-
-Resize = Literal["crop", "squash", "letterbox"]  # how a picture is fitted to a square
-BORDER = 114  # grey level around a letterboxed picture, and beyond the edge of a moved one
 
 
 class DecodeError(ValueError):
@@ -171,26 +169,6 @@ def read_size(data: bytes) -> tuple[int, int]:
         return _upright_size(_open(data))
 
 
-def to_square(
-    image: Image.Image, side_px: int, resize: Resize, full_wh: tuple[int, int] | None = None
-) -> np.ndarray:
-    """Fit an L or RGB image to a square: (C, side_px, side_px) uint8, C = 1 or 3.
-
-    `crop` scales the shorter side to `side_px` and keeps the centre; `squash` scales both sides; `letterbox` scales the
-    longer side and fills with grey. Scaling is antialiased bilinear; where the sizes fit already, pixels are copied
-    untouched. `full_wh` is the size of an image that was decoded smaller: a letterbox's border depends on it.
-    """
-    pixels = np.asarray(_fit(image, side_px, resize, full_wh or image.size))
-    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return np.ascontiguousarray(planes)
-
-
-def letterboxed(width_px: int, height_px: int, side_px: int) -> tuple[int, int]:
-    """Width and height of a picture whose longer side becomes `side_px`; at least one pixel."""
-    scale = side_px / max(width_px, height_px)
-    return max(1, round(width_px * scale)), max(1, round(height_px * scale))
-
-
 def decode_many(
     blobs: Sequence[bytes], side_px: int, channels: Literal[1, 3], resize: Resize, *, draft: bool = True
 ) -> np.ndarray:
@@ -203,7 +181,7 @@ def decode_many(
         for i, blob in enumerate(blobs):
             try:
                 image, full_wh = _decode(blob, channels, side_px if draft else None)
-                pixels = np.asarray(_fit(image, side_px, resize, full_wh))
+                pixels = np.asarray(fit(image, side_px, resize, full_wh))
             except DecodeError as error:
                 raise DecodeError(f"image {i} of {len(blobs)}: {error}") from None
             squares[i] = pixels if channels == 1 else pixels.transpose(2, 0, 1)
@@ -312,9 +290,8 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (
-        Exception
-    ):  # a damaged EXIF block raises nearly anything, and the pixels may be fine: taken as upright
+    except Exception:
+        # a damaged EXIF block raises nearly anything, and the pixels may be fine: taken as upright
         return 1
     return orientation if isinstance(orientation, int) else 1
 
@@ -369,36 +346,14 @@ def _scale_16_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _fit(image: Image.Image, side_px: int, resize: Resize, full_wh: tuple[int, int]) -> Image.Image:
-    width, height = image.size
-    if width == height == side_px and resize != "letterbox":
-        return image
-    if resize == "letterbox":
-        size = letterboxed(*full_wh, side_px)
-        inner = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
-        square = Image.new(image.mode, (side_px, side_px), (BORDER,) * len(image.getbands()))
-        square.paste(inner, ((side_px - size[0]) // 2, (side_px - size[1]) // 2))
-        return square
-    if resize == "squash":
-        return image.resize((side_px, side_px), Image.Resampling.BILINEAR)
-    side = min(width, height)
-    if side == side_px:
-        left, top = (width - side) // 2, (height - side) // 2
-        return image.crop((left, top, left + side, top + side))
-    left_px, top_px = (width - side) / 2, (height - side) / 2  # only the pixels that stay are scaled
-    box = (left_px, top_px, left_px + side, top_px + side)
-    return image.resize((side_px, side_px), Image.Resampling.BILINEAR, box=box)
-
-
 @contextmanager
 def _failures_as_decode_errors(data: bytes) -> Iterator[None]:
     try:
         yield
     except DecodeError:
         raise
-    except (
-        Exception
-    ) as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, KeyError, ...
+    except Exception as error:
+        # damaged files make Pillow raise OSError, SyntaxError, struct.error, KeyError, ...
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise DecodeError(f"damaged {sniff_format(data)}: {text}") from None
 

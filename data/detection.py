@@ -21,11 +21,12 @@ from data import colour, geometry
 from data.augment import Draws, colour_maps, shrink
 from data.classification import colours_of
 from data.dataset import CROWD, DIFFICULT, DatasetInfo
-from data.decode import BORDER, decode_many
+from data.decode import decode_many
 from data.letterbox import Whole, into_square, placement
 from data.mixing import mosaic
 from data.parameters import Parameters
 from data.random import SampleGenerator
+from data.squares import BORDER
 
 COLUMNS = ("image", "width", "height", "boxes_xyxy", "box_labels", "box_flags")
 STRIDE = 32  # of the coarsest map of a detector: sides are multiples of it
@@ -196,9 +197,8 @@ class Scenes:
         return len(self.num_boxes)
 
     def to(self, device: torch.device) -> "Scenes":
-        return Scenes(
-            self.images.to(device), self.boxes_xyxy, self.labels, self.flags, self.num_boxes
-        )  # boxes are few: they are chosen on the CPU
+        # boxes are few: they are chosen on the CPU
+        return Scenes(self.images.to(device), self.boxes_xyxy, self.labels, self.flags, self.num_boxes)
 
     @cached_property
     def ends(self) -> Tensor:
@@ -339,9 +339,8 @@ def moved(stored_px: int, side_px: int, config: DetectionAugment, draws: Draws) 
     """Where each pixel of the new squares comes from: maps (B, 2, 3), see data.geometry."""
     B = len(draws.indices)
     low, high = np.log(config.scale)
-    shown = stored_px / torch.exp(
-        low + draws.uniform("scale")[:, 0] * (high - low)
-    )  # (B,) side, in old pixels
+    # (B,) side, in old pixels
+    shown = stored_px / torch.exp(low + draws.uniform("scale")[:, 0] * (high - low))
     shift = draws.around("translate", config.translate, 2) * shown[:, None]
     centre = stored_px / 2 + shift
     half = shown[:, None] / 2

@@ -197,9 +197,8 @@ def compare_groups(matched: Iterable[tuple[Seen | None, Seen | None]]) -> list[G
     """Which groups differ. A group is known by its images, since a cluster's name is that of its least member."""
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
-    sources: dict[str, set[str]] = defaultdict(
-        set
-    )  # group of the later version: those that its images had before
+    # group of the later version: those that its images had before
+    sources: dict[str, set[str]] = defaultdict(set)
     targets: dict[str, set[str]] = defaultdict(set)
     for old, new in matched:
         before.update([old.side.group] if old else [])

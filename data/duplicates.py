@@ -58,9 +58,8 @@ def perceptual_hashes(thumbs: np.ndarray) -> np.ndarray:
     rightward = (means[:, :, 1:] > means[:, :, :-1]).reshape(len(thumbs), -1)
     downward = (means[:, 1:] > means[:, :-1]).reshape(len(thumbs), -1)
     bits = np.concatenate([rightward, downward], 1)  # (N, 60)
-    pieces = bits.reshape(len(thumbs), -1, _NUM_PIECES).transpose(
-        0, 2, 1
-    )  # each piece takes bits from all over
+    # each piece takes bits from all over
+    pieces = bits.reshape(len(thumbs), -1, _NUM_PIECES).transpose(0, 2, 1)
     padded = np.pad(pieces, ((0, 0), (0, 0), (0, 1)))  # (N, 4, 16)
     return np.packbits(padded.reshape(len(thumbs), -1), axis=1, bitorder="little").view("<u8")[:, 0]
 
@@ -192,9 +191,8 @@ class Pictures:
     """What comparing needs of N images; `describe` makes it."""
 
     thumbs: np.ndarray  # (N, 32, 32) uint8, grey
-    root_independent: (
-        np.ndarray
-    )  # (N,) float32: fourth root of independent_pixels; the product of two is a √n
+    # (N,) float32: fourth root of independent_pixels; the product of two is a √n
+    root_independent: np.ndarray
     coarse: np.ndarray  # (N, 64) float32: 8×8 block means; products are correlations
     half: np.ndarray  # (N, 16, 16) float16: detail at half the size; products are correlations
 

@@ -171,9 +171,8 @@ def _leaks(evidence: Evidence, numbers: np.ndarray, where: np.ndarray) -> Found:
     split, count, num = max(sides, key=lambda side: (side[1] >= FEWEST_TO_STOP, side[1] / max(1, side[2])))
     others = dict(_HELD_OUT)[split]
     learnt = np.flatnonzero(np.isin(evidence.split, [SPLITS.index(other) for other in others]))
-    partner = dict(
-        zip(numbers[learnt[::-1]].tolist(), learnt[::-1].tolist(), strict=True)
-    )  # the first of each
+    # the first of each
+    partner = dict(zip(numbers[learnt[::-1]].tolist(), learnt[::-1].tolist(), strict=True))
     places = np.flatnonzero(leaked & evidence.inside(split)).tolist()
     pairs = np.array([[place, partner[numbers[place].item()]] for place in places], np.int64).reshape(-1, 2)
     texts = [f"{number:,} of {of:,} in {side}" for side, number, of in sides if number and side != split]

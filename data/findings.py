@@ -121,9 +121,8 @@ def judge(findings: Findings, accepted: Sequence[str], waived: Sequence[str] = (
     )
 
 
-_found: dict[
-    tuple[Path, str], Findings
-] = {}  # of the dataset that was asked about last, by its path and info
+# of the dataset that was asked about last, by its path and info
+_found: dict[tuple[Path, str], Findings] = {}
 
 
 def examine(

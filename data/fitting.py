@@ -30,12 +30,10 @@ class ArrayPreprocessing(Parameters):
     stored: tuple[int, ...]  # length of each axis, once decoded
     crop: tuple[int, ...]  # of the part that the network sees
     rate_hz: float  # signals that tell theirs are resampled to it; 0: they stay as they are
-    spacing_mm: (
-        float  # volumes that tell theirs are resampled to cubes of this side; 0: they stay as they are
-    )
-    normalise: (
-        Normalise  # item: each to zero mean and unit deviation; dataset: the network does, by train's figures
-    )
+    # volumes that tell theirs are resampled to cubes of this side; 0: they stay as they are
+    spacing_mm: float
+    # item: each to zero mean and unit deviation; dataset: the network does, by train's figures
+    normalise: Normalise
     fill: tuple[float, ...]  # what is put around shorter ones, by channel: the mean
 
     @property

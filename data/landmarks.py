@@ -20,13 +20,8 @@ from data.decode import decode_many
 from data.parameters import Parameters
 from data.random import SampleGenerator
 
-COLUMNS = (
-    "image",
-    "points_xy",
-    "visible",
-    "width",
-    "height",
-)  # of a dataset's rows: what samples are made of
+# of a dataset's rows: what samples are made of
+COLUMNS = ("image", "points_xy", "visible", "width", "height")
 
 # of the 68 points of https://ibug.doc.ic.ac.uk/resources/300-W/, counted from 0: which change places in a mirror
 IBUG68_PAIRS: tuple[tuple[int, int], ...] = (
@@ -127,7 +122,7 @@ class LandmarkBatch:
 
 
 def square_maps(sizes_px: np.ndarray, config: LandmarkInput) -> tuple[np.ndarray, np.ndarray]:
-    """How data.decode fits upright pictures of `sizes_px` (N, 2) (width, height) to squares.
+    """How data.squares fits upright pictures of `sizes_px` (N, 2) (width, height) to squares.
 
     Returns scale and shift, (N, 2) each: an edge at x of the picture stands at x * scale + shift of the square.
     """

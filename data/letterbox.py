@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from data.decode import letterboxed
+from data.squares import letterboxed
 
 Whole = Literal["letterbox", "squash"]
 

@@ -44,9 +44,8 @@ class Measured:
     orientation: np.ndarray  # (N,) uint8: of EXIF, 1 to 8; 1 is upright as stored
     sums: np.ndarray  # (N, 3) int64: sum of the pixels of each channel, 0 to 255; a grey one three times
     squares: np.ndarray  # (N, 3) int64: and of their squares
-    colour: (
-        np.ndarray
-    )  # (N, 10) int64: number, sums and products (rr, rg, rb, gg, gb, bb) of pixels here and there
+    # (N, 10) int64: number, sums and products (rr, rg, rb, gg, gb, bb) of pixels here and there
+    colour: np.ndarray
     phash: np.ndarray  # (N,) uint64, see data.duplicates
     pictures: Pictures  # of N thumbnails
     facts: list[arrays.Facts | None]  # of signals and volumes; None of pictures, and of what cannot be used
@@ -163,9 +162,8 @@ def _colour_moments(found: Inspected) -> np.ndarray:
     if sparse.width * sparse.height > COLOUR_PIXELS:
         sides = (min(sparse.width, COLOUR_SIDE_PX), min(sparse.height, COLOUR_SIDE_PX))
         sparse = sparse.resize(sides, Image.Resampling.NEAREST)
-    pixels = (
-        np.asarray(sparse).reshape(-1, 3).astype(np.float64)
-    )  # whole numbers, so sums are exact in any order
+    # whole numbers, so sums are exact in any order
+    pixels = np.asarray(sparse).reshape(-1, 3).astype(np.float64)
     products = (pixels.T @ pixels)[np.triu_indices(3)]
     return np.concatenate([[len(pixels)], pixels.sum(0), products]).astype(np.int64)
 

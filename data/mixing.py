@@ -128,9 +128,8 @@ def mosaic(
     clipped = torch.cat(
         [moved[..., :2].maximum(low[:, :, None]), moved[..., 2:].minimum(high[:, :, None])], 3
     )
-    clipped = torch.cat(
-        [clipped[..., :2], clipped[..., 2:].maximum(clipped[..., :2])], 3
-    )  # wholly outside: empty
+    # wholly outside: empty
+    clipped = torch.cat([clipped[..., :2], clipped[..., 2:].maximum(clipped[..., :2])], 3)
     areas = (moved[..., 2:] - moved[..., :2]).prod(3).clamp(min=1e-6)
     seen = (clipped[..., 2:] - clipped[..., :2]).prod(3) / areas
     return mixed, clipped.flatten(1, 2), seen.flatten(1), owners

@@ -25,9 +25,8 @@ Fault = Literal[
     "unreadable", "truncated", "not-an-image", "decompression-bomb", "annotation-unreadable",
     "not-numeric", "not-finite", "no-values", "wrong-shape",
 ]  # fmt: skip
-BEGINNINGS: tuple[
-    tuple[Fault, str], ...
-] = (  # of the reasons that decoders give, as patterns; the first counts
+# of the reasons that decoders give, as patterns; the first counts
+BEGINNINGS: tuple[tuple[Fault, str], ...] = (
     ("decompression-bomb", r"decompression bomb"),
     ("not-an-image", r"empty file|not an image|unsupported format|not a signal: neither"),
     ("not-an-image", r"[^:]*: not a (signal|volume) \(supported|unsupported (WAV|NIfTI)|no numbers in it"),
@@ -130,9 +129,8 @@ class IngestReport(Parameters):
     axes: tuple[tuple[int, int, int], ...] = ()  # signals, volumes: see DatasetInfo
     oddity_examples: dict[str, tuple[str, ...]] = Field(default={})  # ids, by the names of `oddities`
     left_out: dict[str, tuple[LeftOut, ...]] = Field(default={})  # boxes, by id: some of each fault
-    near_duplicates: tuple[
-        tuple[str, ...], ...
-    ] = ()  # all clusters of at least two different files: their ids
+    # all clusters of at least two different files: their ids
+    near_duplicates: tuple[tuple[str, ...], ...] = ()
     known_images: int = 0  # that earlier versions held
     moved: tuple[Moved, ...] = ()
     source: str = ""  # as dataset.json has it

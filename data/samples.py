@@ -75,12 +75,8 @@ def _shipped(package: str, file: str) -> Path:
 
 DIGITS_LICENCE = "CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)"
 NO_SCENES = ("horse", "page", "text")  # of PHOTOS: silhouettes and letters
-HELD_OUT = {
-    "astronaut": "test",
-    "chelsea": "test",
-    "coffee": "test",
-    "rocket": "val",
-}  # of few, chance holds out none
+# of few, chance holds out none
+HELD_OUT = {"astronaut": "test", "chelsea": "test", "coffee": "test", "rocket": "val"}
 PHOTOS = {  # name → file in scikit-image
     f"skimage:{Path(file).stem}": f"data/{file}"
     for file in (

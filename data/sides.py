@@ -177,9 +177,8 @@ class Known:
     """What earlier versions say of N images."""
 
     images: list[Split | None]  # the side on which the image itself stood; None for a new copy of one
-    sides: list[
-        Split | None
-    ]  # the same, and for some new images that of a lost one, or of their group's name
+    # the same, and for some new images that of a lost one, or of their group's name
+    sides: list[Split | None]
     thumbs: dict[str, bytes]  # of lost val and test images
 
 
@@ -198,9 +197,8 @@ def know_again(found: Found, distance: int, earlier: Earlier | None) -> Known:
     given = {item.split for item in found.items if item.split}
     sides = [own or other for own, other in zip(images, similar, strict=True)]
     for i, item in enumerate(found.items):
-        if (
-            item.split == "train" and sides[i] in given
-        ):  # a copy stands there, or stood: the source parts them
+        # a copy stands there, or stood: the source parts them
+        if item.split == "train" and sides[i] in given:
             sides[i] = "train" if itself[i] in given else itself[i] or "train"
     return Known(
         without_copies(

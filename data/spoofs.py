@@ -24,11 +24,8 @@ from data.augment import Draws
 from data.colour import to_levels
 
 SAMPLES = 3  # along each side of a camera pixel
-INK_RGB = (
-    (0.12, 0.60, 0.85),
-    (0.85, 0.16, 0.48),
-    (0.98, 0.90, 0.20),
-)  # what cyan, magenta, yellow let through
+# what cyan, magenta, yellow let through
+INK_RGB = ((0.12, 0.60, 0.85), (0.85, 0.16, 0.48), (0.98, 0.90, 0.20))
 INK_ANGLES_DEG = (15.0, 75.0, 0.0)
 DOT_GAIN = 0.06  # softness of a dot's edge, as a share of ink
 PITCH = (0.008, 0.016)  # of the halftone's dots, as shares of the face's side: coarse, as office printers

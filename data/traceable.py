@@ -1,7 +1,7 @@
 """What becomes of decoded items before a network sees them, as tensor programs that torch.export can trace.
 
 For any size, which is known only when the program runs: so weights are made of lengths that are tensors, and nothing
-branches. data.decode and data.fitting do the same to one item at a time.
+branches. data.squares and data.fitting do the same to one item at a time.
 """
 
 from typing import Literal
@@ -15,7 +15,7 @@ PRECISION = 2.0**22  # Pillow's weights are whole multiples of 1 / this
 
 
 def to_squares(images: Tensor, side_px: int, resize: Literal["crop", "squash"]) -> Tensor:
-    """Fit pictures to squares: (B, H, W, C) uint8 → (B, C, side_px, side_px) uint8, bit for bit data.decode.to_square.
+    """Fit pictures to squares: (B, H, W, C) uint8 → (B, C, side_px, side_px) uint8, bit for bit data.squares.to_square.
 
     Scaling is that of Pillow 13 (https://github.com/python-pillow/Pillow/blob/main/src/libImaging/Resample.c): along
     rows and columns, one after the other, rounded to uint8 each time, with weights of 22 bits. Dense matrices hold the

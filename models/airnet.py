@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LOGIT_SCALE = 1 / 9
-BATCH_NORM_MOMENTUM = (
-    0.4  # torch's convention: the share of the new statistics; the paper's 0.6 is the share kept
-)
+# torch's convention: the share of the new statistics; the paper's 0.6 is the share kept
+BATCH_NORM_MOMENTUM = 0.4
 WHITENING_EPS = 5e-4
 
 

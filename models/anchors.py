@@ -13,9 +13,8 @@ from torch import Tensor
 
 from models.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
-MAX_LOG_SCALE = math.log(
-    1000 / 16
-)  # of a decoded box's side over its anchor's: exp() of raw outputs overflows
+# of a decoded box's side over its anchor's: exp() of raw outputs overflows
+MAX_LOG_SCALE = math.log(1000 / 16)
 MAX_ITERATIONS = 300
 
 

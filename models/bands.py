@@ -20,9 +20,8 @@ from models.stylizer import PROBE_PX, AdaINStylizer, JohnsonStylizer, Stylizer
 from models.transformnet import STRIDE, Moments, TransformNet, Unit, run_units
 
 HEAD_HALO = 8  # pixels: 4 of the first convolution, 1 of the second, 2 of the third; in whole strides
-TAIL_HALO = (
-    2  # places of the trunk: 1 of the first enlargement; less than 1 of the second and the last convolution
-)
+# places of the trunk: 1 of the first enlargement; less than 1 of the second and the last convolution
+TAIL_HALO = 2
 
 
 def in_bands(stylizer: Stylizer, picture: Tensor, manner: Any, rows: int) -> Tensor:

@@ -21,9 +21,8 @@ from models.resnet import ResNet
 
 STRIDES = (8, 16, 32)
 SLOPE = 0.1  # of leaky ReLU
-PLAIN: dict[
-    str, tuple[tuple[int, ...], tuple[int, ...]]
-] = {  # widths at strides 2, 4, 8, 16, 32, and residual blocks
+# widths at strides 2, 4, 8, 16, 32, and residual blocks
+PLAIN: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "plain_tiny": ((8, 16, 32, 48, 64), (0, 0, 1, 1, 1)),
     "plain_small": ((16, 32, 64, 128, 192), (0, 1, 2, 2, 1)),
     "plain_medium": ((24, 48, 96, 192, 288), (0, 1, 2, 3, 2)),

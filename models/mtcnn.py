@@ -21,11 +21,8 @@ from models.boxes import area, nms
 
 PNET_PX, RNET_PX, ONET_PX = 12, 24, 48
 PNET_STRIDE = 2
-LEVEL_IOU, STAGE_IOU, NESTED = (
-    0.5,
-    0.7,
-    0.7,
-)  # suppression in a level, after a stage, and of boxes inside others
+# suppression in a level, after a stage, and of boxes inside others
+LEVEL_IOU, STAGE_IOU, NESTED = 0.5, 0.7, 0.7
 MAX_CROPS = 512  # looked at together
 
 

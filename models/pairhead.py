@@ -65,9 +65,8 @@ def fit_logistic(features: Tensor, same: Tensor, decay: float) -> tuple[Tensor, 
             f"{int(same.sum())} of {len(same)} pairs are of one person; a head needs pairs of both kinds"
         )
     target = same.double()
-    weight = torch.zeros(
-        features.shape[1] + 1, dtype=torch.float64, requires_grad=True
-    )  # the bias is the last
+    # the bias is the last
+    weight = torch.zeros(features.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weight], max_iter=MOST_STEPS, tolerance_grad=TOLERANCE, tolerance_change=TOLERANCE**2,
         line_search_fn="strong_wolfe",

@@ -21,10 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 aten = torch.ops.aten
-NOTHING = (
-    math.inf,
-    -math.inf,
-)  # start and end of what sees no pixel: channels that a shortcut fills with zeros
+# start and end of what sees no pixel: channels that a shortcut fills with zeros
+NOTHING = (math.inf, -math.inf)
 
 
 @dataclass(frozen=True)

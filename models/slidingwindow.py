@@ -29,9 +29,8 @@ from models.resnet import CifarResNet, ResNet
 from models.squeezenet import SqueezeNet
 from models.vgg import VGG
 
-REACH_PX = (
-    1024  # by how much a picture is widened to see how many places that adds: all strides here divide it
-)
+# by how much a picture is widened to see how many places that adds: all strides here divide it
+REACH_PX = 1024
 NO_MEANING_IN_MAPS = (nn.Dropout, nn.Flatten)  # left out: a converted network is not trained
 
 

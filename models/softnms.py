@@ -49,9 +49,8 @@ def soft_nms(
     alive = alive[left[alive] >= min_score]
     kept = [np.empty(0, np.int64)]
     while len(alive):
-        which = first_best(
-            groups[alive], left[alive]
-        )  # (n,) for each box, where the best of its group stands
+        # (n,) for each box, where the best of its group stands
+        which = first_best(groups[alive], left[alive])
         best = alive[which]
         kept.append(np.unique(best))
         overlap = iou(boxes[best], boxes[alive]).numpy()

@@ -97,9 +97,8 @@ class StyleNorm(nn.Module):
 
     def forward(self, x: Tensor, shares: Tensor, moments: Moments | None = None) -> Tensor:
         scale, shift = ((shares[:, :, None] * each).sum(1) for each in (self.scale, self.shift))
-        if (
-            moments is None and len(x) == 1 and not x.requires_grad
-        ):  # one pass over the places in place of two
+        # one pass over the places in place of two
+        if moments is None and len(x) == 1 and not x.requires_grad:
             return F.group_norm(x, x.shape[1], scale[0].to(x.dtype), shift[0].to(x.dtype), EPS)
         if moments is None:
             return _Normalise.apply(x, scale, shift)

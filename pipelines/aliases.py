@@ -14,8 +14,8 @@ from prefect.runtime import flow_run
 
 from pipelines import environment
 from pipelines.notification import notify
-from pipelines.reporting import Reporter, current_reporter
-from pipelines.steps import LogReporter
+from pipelines.reporting import Reporter
+from pipelines.steps import reporter_here
 from tasks import ledger, restoring
 from tasks.restoring import Belongings
 
@@ -58,7 +58,7 @@ def rollback(model: str, because: str, to: int | None = None, who: str = "") -> 
 def told(move: ledger.Move) -> dict[str, Any]:
     """Tell of a move; returns it with what belongs to the version that is champion now."""
     belongs = restoring.belongings(move.model, move.after["champion"])
-    reporter = current_reporter() or LogReporter()
+    reporter = reporter_here()
     reporter.note(tell(move, belongs, reporter))
     return {**asdict(move), "what": move.what, "restored": asdict(belongs)}
 

@@ -47,9 +47,8 @@ class ProgressBar:
         if share < 1 and time.monotonic() - self.last_s < UPDATE_EVERY_S:
             return
         self.last_s = time.monotonic()
-        if not listens(
-            str(self.client.api_url)
-        ):  # Prefect's client would try for a minute, and the step would wait
+        # Prefect's client would try for a minute, and the step would wait
+        if not listens(str(self.client.api_url)):
             return
         try:
             self.client.update_artifact(self.id, ArtifactUpdate(data=round(100 * share, 1)))
@@ -57,11 +56,22 @@ class ProgressBar:
             self.logger.warning("the progress bar was not moved: %s", error)
 
 
-def artifact(kind: str, data: Any, description: str, key: str | None = None) -> ArtifactCreate:
-    """An artifact of the current run; `key`, of a-z, 0-9 and -, gives it a history over runs."""
+def artifact(kind: str, data: Any, description: str, key: str = "") -> ArtifactCreate:
+    """An artifact of the current run; a `key`, of a-z, 0-9, _ and -, gives it a history over runs."""
     values: dict[str, Any] = {"type": kind, "data": data, "description": description}
     values |= {"flow_run_id": flow_run.id, "task_run_id": task_run.id}
-    return ArtifactCreate(**values, **({"key": key} if key else {}))
+    return ArtifactCreate(**values, **({"key": key.replace("_", "-")} if key else {}))
+
+
+def publish_artifact(kind: str, data: Any, description: str, key: str = "") -> None:
+    """Leave an artifact on the run's page; an image's data is its address, which may be a data URI."""
+    with get_client(sync_client=True) as client:
+        client.create_artifact(artifact(kind, data, description, key))
+
+
+def publish_table(rows: list[dict[str, Any]], description: str, key: str = "") -> None:
+    """Leave a table on the run's page."""
+    publish_artifact("table", json.dumps(rows), description, key)
 
 
 def publish_result(summary: dict[str, Any]) -> None:
@@ -80,15 +90,7 @@ def publish_result(summary: dict[str, Any]) -> None:
         f"{summary['images_per_s']:,.0f} images/s.\n\n| metric | value |\n| --- | ---: |\n{rows}\n"
     )
     description = f"{summary['dataset']} by the recipe {summary['recipe']}"
-    key = f"{summary['family']}-{summary['dataset']}".replace("_", "-")
-    with get_client(sync_client=True) as client:
-        client.create_artifact(artifact("markdown", markdown, description, key))
-
-
-def publish_markdown(text: str, description: str, key: str) -> None:
-    """Leave a text in Markdown on the run's page; `key`, of a-z, 0-9 and -, gives it a history over runs."""
-    with get_client(sync_client=True) as client:
-        client.create_artifact(artifact("markdown", text, description, key))
+    publish_artifact("markdown", markdown, description, f"{summary['family']}-{summary['dataset']}")
 
 
 def publish_findings(findings: Findings, verdict: Verdict) -> None:
@@ -105,9 +107,7 @@ def publish_findings(findings: Findings, verdict: Verdict) -> None:
         for finding in findings.findings
     ]
     description = f"{findings.name}: {len(verdict.stopped_by)} errors stop training, {len(rows)} findings"
-    key = f"checks-{findings.name}".replace("_", "-")
-    with get_client(sync_client=True) as client:
-        client.create_artifact(artifact("table", json.dumps(rows), description, key))
+    publish_table(rows, description, f"checks-{findings.name}")
 
 
 def publish_metrics(model: str, document: dict[str, Any]) -> None:
@@ -115,25 +115,19 @@ def publish_metrics(model: str, document: dict[str, Any]) -> None:
     rows = [{"metric": name, "value": f"{value:.4g}"} for name, value in document["metrics"].items()]
     notes = "; ".join(["", *document["notes"]])
     description = f"{model} on {document['dataset']}, {document['split']}{notes}"
-    key = f"evaluation-{document['dataset']}".replace("_", "-")
-    with get_client(sync_client=True) as client:
-        client.create_artifact(artifact("table", json.dumps(rows), description, key))
+    publish_table(rows, description, f"evaluation-{document['dataset']}")
 
 
 def publish_freed(document: dict[str, Any]) -> None:
     """Leave what was freed, or would be, on the run's page, as a table."""
     done = "would be freed" if document["dry_run"] else "freed"
-    with get_client(sync_client=True) as client:
-        description = f"{document['num_bytes'] / 1e6:,.1f} MB {done}"
-        client.create_artifact(artifact("table", json.dumps(document["items"]), description, "maintain"))
+    publish_table(document["items"], f"{document['num_bytes'] / 1e6:,.1f} MB {done}", "maintain")
 
 
 def publish_curve(summary: dict[str, Any]) -> None:
     """Leave a learning curve on its run's page, as a table."""
     description = f"{summary['dataset']} by the recipe {summary['recipe']}: accuracy on validation by mode"
-    key = f"curve-{summary['dataset']}".replace("_", "-")
-    with get_client(sync_client=True) as client:
-        client.create_artifact(artifact("table", json.dumps(summary["points"]), description, key))
+    publish_table(summary["points"], description, f"curve-{summary['dataset']}")
 
 
 def publish_units(summary: dict[str, Any]) -> None:
@@ -143,9 +137,7 @@ def publish_units(summary: dict[str, Any]) -> None:
         for layer in summary["layers"]
         for unit in layer["units"]
     ]
-    description = f"units of {summary['model']}; gallery: {summary['mlflow_url']}"
-    with get_client(sync_client=True) as client:
-        client.create_artifact(artifact("table", json.dumps(rows), description))
+    publish_table(rows, f"units of {summary['model']}; gallery: {summary['mlflow_url']}")
 
 
 def publish_search(summary: dict[str, Any]) -> None:
@@ -154,22 +146,13 @@ def publish_search(summary: dict[str, Any]) -> None:
     rows = [{**row, **row["changes"]} for row in summary["trials"]]
     for row in rows:
         del row["changes"]
-    key = f"search-{summary['family']}-{summary['dataset']}".replace("_", "-")
-    with get_client(sync_client=True) as client:
-        client.create_artifact(artifact("table", json.dumps(rows), description, key))
+    publish_table(rows, description, f"search-{summary['family']}-{summary['dataset']}")
 
 
 def publish_re_embedding(summary: dict[str, Any]) -> None:
     """Leave what a gallery was re-embedded from and to on the run's page, as a table."""
     rows = [{"what": name, "value": summary[name]} for name in ("before", "now", "num_pictures")]
-    with get_client(sync_client=True) as client:
-        client.create_artifact(artifact("table", json.dumps(rows), f"gallery {summary['gallery']}"))
-
-
-def publish_image(address: str, description: str, key: str) -> None:
-    """Leave a picture on the run's page; `address` may be a data URI, which needs nobody to serve it."""
-    with get_client(sync_client=True) as client:
-        client.create_artifact(artifact("image", address, description, key))
+    publish_table(rows, f"gallery {summary['gallery']}")
 
 
 def publish_style(summary: dict[str, Any]) -> None:
@@ -179,20 +162,13 @@ def publish_style(summary: dict[str, Any]) -> None:
     ]
     rows += [{"what": f"{name} cost", "value": f"{value:.4g}"} for name, value in summary["costs"].items()]
     rows += [{"what": "MLflow run", "value": summary["mlflow_url"]}]
-    with get_client(sync_client=True) as client:
-        client.create_artifact(artifact("table", json.dumps(rows), f"stylize {summary['key']}", "stylize"))
+    publish_table(rows, f"stylize {summary['key']}", "stylize")
 
 
 def publish_predictions(summary: dict[str, Any]) -> None:
     """Leave what was predicted on the run's page."""
     names = ("model", "source", "out", "files", "errors", "model_sha256", "dataset", "dataset_digest")
     rows = "\n".join(f"| {name} | {summary[name]} |" for name in names)
-    with get_client(sync_client=True) as client:
-        client.create_artifact(
-            artifact(
-                "markdown",
-                f"| | |\n| --- | --- |\n{rows}\n",
-                f"predictions of {summary['source']}",
-                "predictions",
-            )
-        )
+    publish_artifact(
+        "markdown", f"| | |\n| --- | --- |\n{rows}\n", f"predictions of {summary['source']}", "predictions"
+    )

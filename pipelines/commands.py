@@ -37,134 +37,61 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-app.command(
-    "pipelines.commands_data:app", name="data", help="Ingest, list, show and check datasets.", sort_key=1
-)
-app.command(
-    "pipelines.commands_train:train", name="train",
-    help="Train a model on a dataset, test it, and register it.", sort_key=2,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_retrain:retrain", name="retrain",
-    help="Train again on new data, and promote the model if the gate finds it better.", sort_key=2.2,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_aliases:promote", name="promote",
-    help="Make a version the champion.", sort_key=5.1,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_aliases:rollback", name="rollback",
-    help="Make the version before the champion again.", sort_key=5.2,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_aliases:history", name="history",
-    help="List the moves of a model's aliases: what, when, who, why.", sort_key=5.3,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_ensemble:ensemble", name="ensemble",
-    help="Train several models in parallel, and register them as one.", sort_key=2,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_search:search", name="search",
-    help="Search better parameters by many trials, and train the best.", sort_key=2.5,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_models:evaluate", name="evaluate",
-    help="Test a model, or several together, on a dataset.", sort_key=3,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_compare:compare", name="compare",
-    help="Compare tested runs: mean and sd over seeds, and differences.", sort_key=3.5,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_predict:predict", name="predict",
-    help="Classify images, or find objects in them.", sort_key=4,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_serve:serve", name="serve",
-    help="Answer predictions over HTTP, and follow the model's alias.", sort_key=4.2,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_drift:drift", name="drift",
-    help="Tell whether what a model is asked about has drifted.", sort_key=4.3,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_models:app", name="models", help="List and show registered models.", sort_key=5
-)
-app.command(
-    "pipelines.commands_train:parameters", name="parameters",
-    help="Explain the parameters of a recipe, for train --set.", sort_key=6,
-)  # fmt: skip
-app.command(
-    "pipelines.doctor:doctor", name="doctor", help="Check that this machine can run everything.", sort_key=7
-)
-app.command(
-    "pipelines.commands_maintain:maintain", name="maintain",
-    help="Free what nothing needs any more: old checkpoints, cache, leftovers.", sort_key=7.5,
-)  # fmt: skip
-app.command(
-    "pipelines.demo:demo",
-    name="demo",
-    help="Train and register two classifiers of handwritten digits, and a detector.",
-    sort_key=8,
-)
-app.command(
-    "pipelines.commands_curve:learning_curve", name="learning-curve",
-    help="Compare the modes of transfer learning on few and on many pictures.", sort_key=7,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_edges:edges", name="edges",
-    help="Write the edge maps of a picture, by Sobel's filters and others.", sort_key=9,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_windows:detect_windows", name="detect-windows",
-    help="Find what a classifier knows in a picture, by sliding windows.", sort_key=4.5,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_mine:mine", name="mine",
-    help="Add a classifier's false alarms in photographs to its dataset, and train again.", sort_key=4.55,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_align:align", name="align",
-    help="Find the face of each picture of a folder, and write it aligned.", sort_key=1.5,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_liveness:app", name="liveness",
-    help="Tell real faces from presentation attacks: simulated sets, APCER, BPCER.", sort_key=4.8,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_faces:app", name="faces",
-    help="Enrol people by pictures of their faces, verify and recognise them.", sort_key=4.6,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_explain:app", name="explain",
-    help="Show where a model comes from; what its units see, and where it finds what it predicts.", sort_key=4.7,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_lineage:reproduce", name="reproduce",
-    help="Train a model again by its own commit, data and parameters, and compare.", sort_key=5.4,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_stylize:stylize", name="stylize",
-    help="Render a picture in the style of others.", sort_key=4.9,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_platform:up", name="up",
-    help="Start Prefect, MLflow and Ray as servers, with a worker and all deployments.", sort_key=11,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_platform:down", name="down",
-    help="Stop what up started; flow runs leave a checkpoint.", sort_key=11.1,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_platform:status", name="status",
-    help="Show which servers run, since when, and what is in the queue.", sort_key=11.2,
-)  # fmt: skip
-app.command(
-    "pipelines.commands_export:export", name="export",
-    help="Write a model as one ONNX or torch.export file, with its preprocessing inside.", sort_key=10,
-)  # fmt: skip
-
+# By name, in the order of --help: where it is, and what it does.
+COMMANDS = {
+    "data": ("commands_data:app", "Ingest, list, show and check datasets."),
+    "align": ("commands_align:align", "Find the face of each picture of a folder, and write it aligned."),
+    "train": ("commands_train:train", "Train a model on a dataset, test it, and register it."),
+    "ensemble": ("commands_ensemble:ensemble", "Train several models in parallel, and register them as one."),
+    "retrain": (
+        "commands_retrain:retrain",
+        "Train again on new data, and promote the model if the gate finds it better.",
+    ),
+    "search": ("commands_search:search", "Search better parameters by many trials, and train the best."),
+    "learning-curve": (
+        "commands_curve:learning_curve",
+        "Compare the modes of transfer learning on few and on many pictures.",
+    ),
+    "evaluate": ("commands_models:evaluate", "Test a model, or several together, on a dataset."),
+    "compare": ("commands_compare:compare", "Compare tested runs: mean and sd over seeds, and differences."),
+    "predict": ("commands_predict:predict", "Classify images, or find objects in them."),
+    "serve": ("commands_serve:serve", "Answer predictions over HTTP, and follow the model's alias."),
+    "drift": ("commands_drift:drift", "Tell whether what a model is asked about has drifted."),
+    "detect-windows": (
+        "commands_windows:detect_windows",
+        "Find what a classifier knows in a picture, by sliding windows.",
+    ),
+    "mine": ("commands_mine:mine", "Add a classifier's false alarms in photographs to its dataset, and train again."),
+    "faces": ("commands_faces:app", "Enrol people by pictures of their faces, verify and recognise them."),
+    "explain": (
+        "commands_explain:app",
+        "Show where a model comes from; what its units see, and where it finds what it predicts.",
+    ),
+    "liveness": ("commands_liveness:app", "Tell real faces from presentation attacks: simulated sets, APCER, BPCER."),
+    "stylize": ("commands_stylize:stylize", "Render a picture in the style of others."),
+    "models": ("commands_models:app", "List and show registered models."),
+    "promote": ("commands_aliases:promote", "Make a version the champion."),
+    "rollback": ("commands_aliases:rollback", "Make the version before the champion again."),
+    "history": ("commands_aliases:history", "List the moves of a model's aliases: what, when, who, why."),
+    "reproduce": (
+        "commands_lineage:reproduce",
+        "Train a model again by its own commit, data and parameters, and compare.",
+    ),
+    "parameters": ("commands_train:parameters", "Explain the parameters of a recipe, for train --set."),
+    "doctor": ("doctor:doctor", "Check that this machine can run everything."),
+    "maintain": ("commands_maintain:maintain", "Free what nothing needs any more: old checkpoints, cache, leftovers."),
+    "demo": ("demo:demo", "Train and register two classifiers of handwritten digits, and a detector."),
+    "edges": ("commands_edges:edges", "Write the edge maps of a picture, by Sobel's filters and others."),
+    "export": (
+        "commands_export:export",
+        "Write a model as one ONNX or torch.export file, with its preprocessing inside.",
+    ),
+    "up": ("commands_platform:up", "Start Prefect, MLflow and Ray as servers, with a worker and all deployments."),
+    "down": ("commands_platform:down", "Stop what up started; flow runs leave a checkpoint."),
+    "status": ("commands_platform:status", "Show which servers run, since when, and what is in the queue."),
+}  # fmt: skip
+for _place, (_name, (_where, _help)) in enumerate(COMMANDS.items()):
+    app.command(f"pipelines.{_where}", name=_name, help=_help, sort_key=_place)
 
 PLATFORM = {"up", "down", "status"}  # they know the platform by themselves, and mend it
 

@@ -15,7 +15,7 @@ from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import parse_changes, section
 from pipelines.refresh import bring
 from pipelines.render import ConsoleReporter, cell, emit, pairs, table
-from pipelines.reporting import Clock, Status
+from pipelines.reporting import progress_of
 from tasks import versioning, versions
 from tasks.paths import store
 
@@ -71,17 +71,13 @@ def add(
     config = section("ingest", IngestConfig, parse_changes(changes or []))
     before = replaced(name)
     reporter = ConsoleReporter()
-    clock = Clock()
-
-    def hear(done: int, total: int | None) -> None:
-        reporter.show(Status("ingest", done, total, clock.rate(done), unit=noun_of(family)))
-
     with quiet_stdout(as_json):
         try:
             found = bring(source, sha256, config, reporter)
             added = versions.add(
                 found, name=name, family=family, config=config, licence=licence, fresh_splits=fresh_splits,
-                subset=subset, progress=hear, note=reporter.note, workers=workers,
+                subset=subset, progress=progress_of(reporter, "ingest", noun_of(family)), note=reporter.note,
+                workers=workers,
             )  # fmt: skip
         finally:
             reporter.close()

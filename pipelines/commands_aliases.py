@@ -62,9 +62,8 @@ def rollback(
         Why; it is kept in the ledger.
     """
     require_known(model)
-    move = ledger.take_up(
-        model, "rollback", because, to
-    )  # else the version before would be the one that was left
+    # else the version before would be the one that was left
+    move = ledger.take_up(model, "rollback", because, to)
     if move is None:
         expected = ledger.aliases(model).get("champion")
         version = restoring.earlier_champion(model) if to is None else to
@@ -97,22 +96,12 @@ def history(
     now = ledger.aliases(model)
     costs = costs_of_champions(model, moves)
     rows = [
-        [
-            move.number,
-            move.when,
-            move.action,
-            move.what,
-            move.who,
-            move.because,
-            since(costs.get(move.number)),
-        ]
-        for move in moves
-    ]
+        [each.number, each.when, each.action, each.what, each.who, each.because, since(costs.get(each.number))]
+        for each in moves
+    ]  # fmt: skip
     columns = ("", "when", "action", "what", "who", "because", "cost since the champion before")
-    shown: list[Any] = [table(f"Moves of {model}", columns, rows)]
-    shown.append(
-        "now: " + (", ".join(f"{alias} {version}" for alias, version in sorted(now.items())) or "no alias")
-    )
+    made = table(f"Moves of {model}", columns, rows) if moves else f"no move of {model} is recorded"
+    standing = ", ".join(f"{alias} {version}" for alias, version in sorted(now.items())) or "no alias"
     notes = remarks(model, moves, now)
     document = {
         "model": model, "aliases": now, "moves": [
@@ -122,7 +111,7 @@ def history(
         ],
         "notes": notes,
     }  # fmt: skip
-    emit(document, [*(shown if moves else [f"no move of {model} is recorded", shown[1]]), *notes], as_json)
+    emit(document, [made, f"now: {standing}", *notes], as_json)
 
 
 def costs_of_champions(model: str, moves: list[ledger.Move]) -> dict[int, Cost]:
@@ -147,17 +136,9 @@ def list_retrainings(model: str, as_json: bool) -> None:
     """Print what came of each retraining, and why."""
     found = retrainings.retrainings(model)
     rows = [
-        [
-            each.when,
-            each.outcome,
-            each.reason,
-            each.why or None,
-            each.champion,
-            each.digest[:8] or None,
-            each.key,
-        ]
+        [each.when, each.outcome, each.reason, each.why or None, each.champion, each.digest[:8] or None, each.key]
         for each in found
-    ]
+    ]  # fmt: skip
     columns = ("when", "outcome", "because", "retrained because", "champion", "data", "run")
     empty = f"{model} was never retrained: ./convoy retrain"
     document = {"model": model, "retrainings": [asdict(each) for each in found]}

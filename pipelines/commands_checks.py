@@ -12,7 +12,7 @@ from data.dataset import Dataset, noun_of, way_back
 from data.findings import Finding, Findings, Verdict, find, judge, parse_accepted
 from pipelines.options import Accept, Json, quiet_stdout
 from pipelines.render import ConsoleReporter, emit, table
-from pipelines.reporting import Clock, Status
+from pipelines.reporting import Clock, progress_of
 from tasks.paths import store
 from tasks.versions import open_stored
 
@@ -73,13 +73,10 @@ def damage(dataset: Dataset, quick: bool) -> tuple[tuple[str, ...], int, float]:
         ]
         problems = tuple(f"{file}: {fault}" for file, fault in faults if fault)
         return problems, sum(shard.rows for shard in dataset.info.shards), clock.seconds()
-    reporter, clock = ConsoleReporter(), Clock()
-
-    def hear(done: int, total: int | None) -> None:
-        reporter.show(Status("check", done, total, clock.rate(done)))
-
+    reporter = ConsoleReporter()
+    hear = progress_of(reporter, "check") if reporter.console.is_terminal else None
     try:
-        report = check_bytes(dataset, progress=hear if reporter.console.is_terminal else None)
+        report = check_bytes(dataset, progress=hear)
     finally:
         reporter.close()
     return report.problems, report.num_images, report.time_s

@@ -18,35 +18,27 @@ from tasks.versions import open_stored
 Span = tuple[int, int, int]  # least, median, greatest
 
 app = App(name="data", help="Ingest, list, show and check datasets.")
-app.command(
-    "pipelines.commands_add:add", name="add",
-    help="Ingest images: check every one, find duplicates, split, store, and record the version with DVC.",
-)  # fmt: skip
-app.command(
-    "pipelines.commands_checks:check", name="check",
-    help="Say whether a dataset is what ingest wrote, and what is wrong with it.",
-)  # fmt: skip
-app.command(
-    "pipelines.commands_labels:label_errors", name="label-errors",
-    help="Find labels that are probably wrong, by what a model makes of the images.",
-)  # fmt: skip
-app.command(
-    "pipelines.commands_remove:remove", name="remove", help="Remove a dataset; DVC's cache keeps its bytes."
-)
-for _name, _help in {
-    "versions": "List the versions of a dataset.",
-    "checkout": "Put a version of a dataset into its folder.",
-    "diff": "Compare two versions of a dataset.",
-    "remote": "Show or set where versions are pushed to.",
-    "push": "Copy versions to the remote.",
-    "pull": "Fetch datasets from the remote.",
-}.items():
-    app.command(f"pipelines.commands_versions:{_name}", name=_name, help=_help)
-app.command(
-    "pipelines.commands_watch:watch",
-    name="watch",
-    help="Tell Prefect's server of datasets that have changed.",
-)
+COMMANDS = {  # that are imported when they are called: where each is, and what it does
+    "add": (
+        "commands_add:add",
+        "Ingest images: check every one, find duplicates, split, store, and record the version with DVC.",
+    ),
+    "check": ("commands_checks:check", "Say whether a dataset is what ingest wrote, and what is wrong with it."),
+    "label-errors": (
+        "commands_labels:label_errors",
+        "Find labels that are probably wrong, by what a model makes of the images.",
+    ),
+    "remove": ("commands_remove:remove", "Remove a dataset; DVC's cache keeps its bytes."),
+    "versions": ("commands_versions:versions", "List the versions of a dataset."),
+    "checkout": ("commands_versions:checkout", "Put a version of a dataset into its folder."),
+    "diff": ("commands_versions:diff", "Compare two versions of a dataset."),
+    "remote": ("commands_versions:remote", "Show or set where versions are pushed to."),
+    "push": ("commands_versions:push", "Copy versions to the remote."),
+    "pull": ("commands_versions:pull", "Fetch datasets from the remote."),
+    "watch": ("commands_watch:watch", "Tell Prefect's server of datasets that have changed."),
+}  # fmt: skip
+for _name, (_where, _help) in COMMANDS.items():
+    app.command(f"pipelines.{_where}", name=_name, help=_help)
 
 
 def sizes(axes: tuple[Span, ...], width: Span, height: Span) -> dict[str, str]:

@@ -7,9 +7,10 @@ from pipelines.commands_predict import in_pieces
 from pipelines.render import emit, table
 from tasks import registry
 from tasks.answers import document_of
-from tasks.facepredict import FacePredictor, view_named
+from tasks.facepredict import VIEWS, FacePredictor
 from tasks.livenessmodel import answer_real, open_liveness
 from tasks.modelfile import load_model
+from tasks.views import view_named
 
 MOST_COLUMNS = 8  # distances that the console shows
 
@@ -23,7 +24,7 @@ def predict_embeddings(
     """
     predictor = FacePredictor(load_model(folder))
     if view is not None:
-        predictor.view = view_named(view)
+        predictor.view = view_named(view, VIEWS)
     answer = predictor.predict
     check = None if liveness is None else open_liveness(registry.resolve_model(liveness), liveness)
     if check is not None:

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from data.findings import parse_accepted
 from pipelines import server
-from pipelines.commands_train import collect, require_replaceable
+from pipelines.commands_train import collect, course_of, model_of, require_replaceable
 from pipelines.engines import start_engines
 from pipelines.families import Executor, StopAfter
 from pipelines.options import Accept, Changes, Json, quiet_stdout
@@ -102,28 +102,20 @@ def ensemble(
         )  # fmt: skip
         if out is not None:
             collect(Path(summary["folder"]), out)
-    emit(summary, [*summary_views(summary)], as_json)
+    emit(summary, summary_views(summary), as_json)
 
 
 def summary_views(summary: dict[str, Any]) -> list[Any]:
     """An ensemble's summary, for a person."""
     from tasks.pareto import shown_rows  # with it comes matplotlib
 
-    name = (
-        f"models:/{summary['model']}/{summary['version']} ({summary['alias']})"
-        if summary["version"]
-        else None
-    )
-    report = Path(summary["folder"]) / "evaluation" / "report.html"
     values = {
         "ensemble": summary["key"],
-        "model": name or summary["folder"] + "/model",
+        "model": model_of(summary),
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
         f"{summary['images_per_s']:,.0f} images/s; summed over members that ran side by side",
         "cost": told(Cost(**summary["cost"])),
-        "phases": ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in summary["phases_s"].items()),
-        **({"report": str(report)} if report.is_file() else {}),
-        "look at it": summary["mlflow_url"],
+        **course_of(summary),
     }
     rows = [(key, value) for key, value in summary["metrics"].items() if "." not in key]
     members = summary["members"]

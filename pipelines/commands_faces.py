@@ -13,7 +13,7 @@ from data.files import scratch
 from pipelines.commands_predict import find_images
 from pipelines.options import Json
 from pipelines.render import ConsoleReporter, emit, table
-from pipelines.reporting import Clock, Status
+from pipelines.reporting import progress_of
 from tasks.enrolment import (
     DEFAULT_GALLERY,
     EnrolledTree,
@@ -98,17 +98,13 @@ def read_alignment(file: Path) -> FaceAlignment:
 
 def enrol_source(gallery: str, reader: FaceReader, source: Path) -> EnrolledTree:
     """Enrol a folder or an archive of people, showing how far it is."""
-    reporter, clock = ConsoleReporter(), Clock()
-
-    def show(done: int, total: int) -> None:
-        reporter.show(Status("enrol", done, total, clock.rate(done)))
-
+    reporter = ConsoleReporter()
     try:
         with (
             scratch("people") as spool,
             open_tree(source, spool=spool, max_total_bytes=int(MAX_SOURCE_GB * 1e9)) as tree,
         ):
-            return enrol_tree(gallery, reader, tree, show)
+            return enrol_tree(gallery, reader, tree, progress_of(reporter, "enrol"))
     finally:
         reporter.close()
 

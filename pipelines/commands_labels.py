@@ -9,7 +9,8 @@ from data.dataset import Split, noun_of
 from pipelines.options import Json, quiet_stdout
 from pipelines.parameters import AUTO
 from pipelines.render import ConsoleReporter, emit, pairs, table
-from pipelines.scoring import evaluate_configuration, hearer, trained_on_another_version
+from pipelines.reporting import progress_of
+from pipelines.scoring import evaluate_configuration, trained_on_another_version
 from tasks import registry
 from tasks.evaluate import Report, evaluate
 from tasks.labelerrors import noisy_pairs, weakness
@@ -17,7 +18,7 @@ from tasks.labelpage import write_label_page
 from tasks.modelfile import load_card
 from tasks.report import SUSPECT_COLUMNS, write_csv
 from tasks.versions import open_stored
-from tasks.views import view_named
+from tasks.views import VIEWS, view_named
 
 MAX_LISTED = 20
 
@@ -52,7 +53,7 @@ def label_errors(
     """
     folder = registry.resolve_model(model)
     card, data = load_card(folder), open_stored(name)
-    config = evaluate_configuration(card, name, AUTO, [view_named(card.views)])
+    config = evaluate_configuration(card, name, AUTO, [view_named(card.views, VIEWS)])
     notes = [note] if (note := trained_on_another_version(card, data)) else []
     if split == "train" and card.dataset == name:
         notes.append(
@@ -64,8 +65,9 @@ def label_errors(
             reporter.note(f"note: {note}")
         try:
             report = evaluate(
-                [folder], data, split=split, config=config, on_progress=hearer(reporter), called=[model]
-            )
+                [folder], data, split=split, config=config, called=[model],
+                on_progress=progress_of(reporter, "evaluate"),
+            )  # fmt: skip
         finally:
             reporter.close()
         if note := weakness(report.metrics["accuracy"]):

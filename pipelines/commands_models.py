@@ -33,12 +33,8 @@ LEAST_SIDES: dict[str, Callable[[str], int]] = {  # family → side of the small
     "signals": signals.least_length,
     "volumes": volumes.least_voxels,
 }
-COMBINED = (
-    "classification",
-    "detection",
-    "signals",
-    "volumes",
-)  # families whose predictors take several networks
+# families whose predictors take several networks
+COMBINED = ("classification", "detection", "signals", "volumes")
 MAX_CLASSES = 12  # named of a model
 
 app = App(name="models", help="List and show registered models.")

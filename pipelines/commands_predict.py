@@ -21,6 +21,17 @@ from tasks.settings import ViewName
 
 PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
 NUM_LIKELY = 3  # classes shown beside the most likely one
+LOOKED_AT_ONCE = ("landmarks", "style")  # families without views
+# Options that not all models take: the families whose models do, and what these are called.
+TAKEN_BY = {
+    "--least-score": (("detection",), "models that find things"),
+    "--draw": (("detection", "landmarks"), "models that find things"),
+    "--coco": (("detection",), "models that find things"),
+    "--tile": (("detection",), "models that find things"),
+    "--liveness": (("faces",), "embedders of faces"),
+    "--style": (("style",), "stylizers"),
+    "--strength": (("style",), "stylizers"),
+}
 
 
 def predict(
@@ -94,27 +105,24 @@ def predict(
         require_there(paths)
     folder = registry.resolve_model(model)
     card = load_card(folder)
-    if liveness is not None and card.family != "faces":
-        raise ValueError(
-            f"--liveness is for embedders of faces, and {model} is for {card.family}: leave it out"
-        )
-    if card.family != "style":
-        for option, given_to in {"--style": style, "--strength": strength}.items():
-            if given_to is not None:
-                raise ValueError(f"{option} is for stylizers, and {model} is for {card.family}: leave it out")
+    options = {
+        "--least-score": least_score, "--draw": draw, "--coco": coco, "--tile": tile or None, "--liveness": liveness,
+        "--style": style, "--strength": strength,
+    }  # fmt: skip
+    require_taken(options, model, card.family)
+    tile_overlap = overlap_of(tile, overlap)
     if out is not None and (whole or card.family != "style"):
         from pipelines.commands_batch import predict_into
 
-        one_look = {
-            "--view": view, "--least-score": least_score, "--draw": draw, "--coco": coco, "--tile": tile or None,
-            "--liveness": liveness,
-        }  # fmt: skip
-        return predict_into(model, images, out, executor, record, changes, one_look, as_json)
+        return predict_into(
+            model, images, out, executor, record, changes, {"--view": view, **options}, as_json
+        )
     if changes:
         raise ValueError("--set is for --out FILE.parquet: give it too")
-    tile_overlap = overlap_of(tile, overlap)
     if draw is not None and draw.exists() and not draw.is_dir():
         raise ValueError(f"--draw {draw} is a file: give a folder")
+    if card.family in LOOKED_AT_ONCE and view not in (None, "single"):
+        raise ValueError(f"--view (={view}) must be single for {card.family}: a picture is looked at once")
     files = find_images(paths, suffixes_of(card.family))
     if record:
         from pipelines.commands_batch import record_files
@@ -122,24 +130,13 @@ def predict(
         record_files(model, files)
     if card.family == "detection":
         return predict_boxes(model, folder, files, view, least_score, draw, coco, tile_overlap, as_json)
-    draws = card.family == "landmarks"
-    given = {
-        "--least-score": least_score, "--coco": coco, "--tile": tile_overlap, **({} if draws else {"--draw": draw})
-    }  # fmt: skip
-    for option, value in given.items():
-        if value is not None:
-            raise ValueError(
-                f"{option} is for models that find things, and {model} is for {card.family}: leave it out"
-            )
     if card.family == "style":
-        require_single(view, card.family)
         from pipelines.commands_styled import predict_styled
 
         return predict_styled(
             model, folder, files, style or (), 1.0 if strength is None else strength, out, as_json
         )
-    if draws:
-        require_single(view, card.family)
+    if card.family == "landmarks":
         from pipelines.commands_points import predict_points
 
         return predict_points(model, folder, files, draw, as_json)
@@ -147,18 +144,26 @@ def predict(
         from pipelines.commands_embed import predict_embeddings
 
         return predict_embeddings(model, folder, files, view, liveness, as_json)
+    return predict_classes(model, folder, files, view, as_json)
+
+
+def require_taken(options: dict[str, Any], model: str, family: str) -> None:
+    """Raise ValueError for an option with a value that models of another family take."""
+    for option, value in options.items():
+        families, called = TAKEN_BY[option]
+        if value is not None and family not in families:
+            raise ValueError(f"{option} is for {called}, and {model} is for {family}: leave it out")
+
+
+def predict_classes(model: str, folder: Path, files: list[Path], view: ViewName | None, as_json: bool) -> int:
+    """What a classifier makes of files; see `predict`."""
     predictor = load_predictor(folder)
+    classes = predictor.card.classes
     rows = in_pieces(files, lambda blobs: predictor.predict(blobs, view))
-    lines = []
-    for file, row in zip(files, rows, strict=True):
-        lines.append(
-            (
-                file,
-                row["label"],
-                row["confidence"],
-                row["error"] or runners_up(card.classes, row["probabilities"]),
-            )
-        )
+    lines = [
+        (file, row["label"], row["confidence"], row["error"] or runners_up(classes, row["probabilities"]))
+        for file, row in zip(files, rows, strict=True)
+    ]
     document = document_of(model, predictor, [str(file) for file in files], rows)
     emit(document, [table("", ("image", "label", "confidence", "next, or what is wrong"), lines)], as_json)
     return int(any(row["error"] for row in rows))
@@ -171,13 +176,14 @@ def predict_boxes(
     """What a detector finds in files; see `predict`."""
     from tasks import detectionpredict as detection
     from tasks.drawing import write_drawn
+    from tasks.views import view_named
 
     if least_score is not None and not 0 <= least_score <= 1:
         raise ValueError(f"--least-score (={least_score}) must lie in 0…1")
     predictor = detection.DetectionPredictor(load_model(folder), tile_overlap=tile_overlap)
     if least_score is not None:
         predictor.least_score = least_score
-    name = None if view is None else detection.view_named(view)
+    name = None if view is None else view_named(view, detection.VIEWS)
     rows = in_pieces(files, lambda blobs: predictor.predict(blobs, name))
     classes = predictor.card.classes
     if draw is not None:
@@ -195,12 +201,6 @@ def predict_boxes(
     title = f"Boxes of a score of {predictor.least_score:.3g} and more"
     emit(document, [table(title, ("image", "boxes", "of what, or what is wrong"), lines)], as_json)
     return int(any(row["error"] for row in rows))
-
-
-def require_single(view: ViewName | None, family: str) -> None:
-    """Raise ValueError for a view that a family without views does not have."""
-    if view not in (None, "single"):
-        raise ValueError(f"--view (={view}) must be single for {family}: a picture is looked at once")
 
 
 def counted(labels: list[str]) -> str:

@@ -81,7 +81,7 @@ def train(
         )  # fmt: skip
         if out is not None:
             collect(Path(summary["folder"]), out)
-    emit(summary, [*summary_views(summary)], as_json)
+    emit(summary, summary_views(summary), as_json)
 
 
 def collect(run: Path, out: Path) -> None:
@@ -107,26 +107,35 @@ def require_replaceable(model: Path) -> None:
 
 def summary_views(summary: dict[str, Any]) -> list[Any]:
     """A run's summary, for a person."""
-    metrics, first_step_s = summary["metrics"], summary["to_first_step_s"]
-    model = (
-        f"models:/{summary['model']}/{summary['version']} ({summary['alias']})"
-        if summary["version"]
-        else None
-    )
-    report = Path(summary["folder"]) / "evaluation" / "report.html"
+    first_step_s = summary["to_first_step_s"]
     values: dict[str, Any] = {
         "run": summary["key"],
         "recipe": f"{summary['recipe']}, {summary['architecture']}",
-        "model": model or summary["folder"] + "/model",
+        "model": model_of(summary),
         **({} if first_step_s is None else {"first step after": f"{first_step_s:.1f} s"}),
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
         f"{summary['images_per_s']:,.0f} images/s, {summary['input_wait']:.1%} of it waiting for input",
+        **course_of(summary),
+    }
+    rows = [(name, value) for name, value in summary["metrics"].items() if "." not in name]
+    return [pairs(f"Trained on {summary['dataset']}", values), table("", ("metric", "value"), rows)]
+
+
+def model_of(summary: dict[str, Any]) -> str:
+    """The registered model that came of a run, or the folder of one that was not registered."""
+    if summary["version"]:
+        return f"models:/{summary['model']}/{summary['version']} ({summary['alias']})"
+    return f"{summary['folder']}/model"
+
+
+def course_of(summary: dict[str, Any]) -> dict[str, str]:
+    """How long the phases of a run took, and where it can be looked at."""
+    report = Path(summary["folder"]) / "evaluation" / "report.html"
+    return {
         "phases": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["phases_s"].items()),
         **({"report": str(report)} if report.is_file() else {}),
         "look at it": summary["mlflow_url"],
     }
-    rows = [(name, value) for name, value in metrics.items() if "." not in name]
-    return [pairs(f"Trained on {summary['dataset']}", values), table("", ("metric", "value"), rows)]
 
 
 def parameters(

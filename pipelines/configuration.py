@@ -23,9 +23,8 @@ def configuration(family: str, dataset: str, recipe: str, changes: dict[str, Any
     name = choose_recipe(family, dataset, recipe)
     model = FAMILIES[family].config
     values = {**recipes(family)[name], "dataset": dataset}
-    model.parse(
-        values, f"{PARAMS.name}: {family}.{name}"
-    )  # the recipe's own faults, told apart from the changes'
+    # the recipe's own faults, told apart from the changes'
+    model.parse(values, f"{PARAMS.name}: {family}.{name}")
     return model.parse(merge(values, changes), "")
 
 
@@ -91,9 +90,8 @@ def optional_form(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[s
         target = definitions[schema["$ref"].rpartition("/")[2]]
         schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
     form = {key: value for key, value in schema.items() if key not in ("$defs", "required")}
-    if (
-        form.get("type") == "boolean"
-    ):  # a switch is never empty: untouched, it would turn the recipe's value off
+    # a switch is never empty: untouched, it would turn the recipe's value off
+    if form.get("type") == "boolean":
         form.pop("type")
         form["enum"] = [True, False]
     if "properties" in form:

@@ -25,8 +25,16 @@ from pipelines.engines import start_ray
 from pipelines.families import Executor
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, section
-from pipelines.reporting import Reporter, Status, current_reporter
-from pipelines.training import HELD, begun, end_badly, exclusive, require_same_beginning, run_folder
+from pipelines.reporting import Reporter, Status
+from pipelines.training import (
+    HELD,
+    begun,
+    begun_config,
+    end_badly,
+    exclusive,
+    require_same_beginning,
+    run_folder,
+)
 from tasks import registry
 from tasks.classification import ClassificationConfig
 from tasks.curve import Point, measure, points_of, scarce, steps_of
@@ -82,7 +90,7 @@ def learning_curve(
             if resume
             else start_job(dataset, recipe, changes or {}, curve or {}, accept, folder)
         )
-        reporter = current_reporter() or steps.LogReporter()
+        reporter = steps.reporter_here()
         going_on = resume_command("learning-curve", key, executor)
         reporter.note(f"learning curve {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         return run_steps(job, key, folder, reporter, executor)
@@ -133,12 +141,12 @@ def start_job(
 
 def read_job(folder: Path) -> CurveJob:
     """The job of a curve that was started before; raises ValueError if there is none in `folder`."""
-    file = begun(folder / JOB_FILE, "learning curve")
-    values = json.loads(file.read_text())
+    file = folder / JOB_FILE
+    values = begun(file, "learning curve")
     return CurveJob(
         values["dataset"],
         values["recipe"],
-        ClassificationConfig.parse(values["config"], str(file)),
+        begun_config(FAMILY, values["config"], file),
         CurveConfig.parse(values["curve"], str(file)),
         tuple(values["accept"]),
     )

@@ -13,7 +13,6 @@ from pipelines import environment, steps
 from pipelines.configuration import SectionForm
 from pipelines.events import tell_drift
 from pipelines.parameters import section
-from pipelines.reporting import current_reporter
 from tasks.drift import DriftConfig
 from tasks.driftlooks import TooFew, drift_document
 from tasks.modelfile import load_card
@@ -32,7 +31,7 @@ def watch_drift(
     """
     environment.prepare()
     config = section("drift", DriftConfig, changes or {})
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     resolved = resolve(model)
     try:
         document = drift_document(resolved, config)

@@ -27,11 +27,11 @@ from pipelines.configuration import AcceptForm, ChangesForm, RecipeForm
 from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
 from pipelines.interruption import interruptible, resume_command, undisturbed
-from pipelines.members import plan_members, require_one_input
+from pipelines.members import plan_members, require_one_input, with_train
 from pipelines.parameters import AUTO, flatten
-from pipelines.reporting import Reporter, Status, current_reporter
+from pipelines.reporting import Reporter, Status, progress_of
 from pipelines.steps import step
-from pipelines.training import HELD, Job, Phases, end_badly, exclusive, read_job, run_folder, write_job
+from pipelines.training import HELD, Job, Phases, begun, end_badly, exclusive, read_job, run_folder, write_job
 from tasks import cluster, registry
 from tasks.cost import Meter, metered
 from tasks.distil import Teacher
@@ -92,8 +92,7 @@ def train_ensemble(
     key = resume or str(flow_run.id)
     with ExitStack() as held:
         held.enter_context(exclusive(run_folder(key)))
-        begun = (run_folder(key) / RECORD).is_file()
-        if resume or begun:
+        if resume or (run_folder(key) / RECORD).is_file():
             team = read_team(key)
         else:
             jobs = plan_members(
@@ -103,7 +102,7 @@ def train_ensemble(
         write_record(key, team, stop_after)  # an ensemble that goes on may be asked for more
         for member in team:
             held.enter_context(exclusive(member.folder))
-        reporter = current_reporter() or steps.LogReporter()
+        reporter = steps.reporter_here()
         going_on = resume_command("ensemble", key, executor)
         reporter.note(f"ensemble {key}: {len(team)} members; if cut off: {going_on}")
         summary = run_team(key, team, reporter, stop_after, executor)
@@ -116,19 +115,7 @@ def with_cpus(jobs: list[Job], executor: Executor) -> list[Job]:
     if executor != "ray":
         return jobs
     share = share_of_cpus(len(jobs), cluster.connect().num_cpus)
-    return [
-        replace(
-            job,
-            config=job.config.model_copy(
-                update={
-                    "train": job.config.train.model_copy(
-                        update={"cpus_per_worker": job.config.train.cpus_per_worker or share}
-                    )
-                }
-            ),
-        )
-        for job in jobs
-    ]
+    return [with_train(job, cpus_per_worker=job.config.train.cpus_per_worker or share) for job in jobs]
 
 
 def begin_team(key: str, jobs: list[Job]) -> list[Member]:
@@ -147,11 +134,7 @@ def write_record(key: str, team: list[Member], stop_after: StopAfter) -> None:
 
 def read_record(key: str) -> tuple[list[str], StopAfter]:
     """The members' keys, and where it is to end; raises ValueError if no ensemble of that key was begun."""
-    file = run_folder(key) / RECORD
-    if not file.is_file():
-        known = sorted(path.parent.name for path in run_folder(key).parent.glob(f"*/{RECORD}"))
-        raise ValueError(f"no ensemble {key!r} was begun; known: {', '.join(known) or 'none'}")
-    values = json.loads(file.read_text())
+    values = begun(run_folder(key) / RECORD, "ensemble")
     return values["members"], values.get("stop_after", "promote")  # not in those of before it was kept
 
 
@@ -342,10 +325,7 @@ def train_team(
             team[0].job.family, runs, data, digest=digest, executor=executor, on_progress=hear, on_start=begin
         )
     if executor == "ray":
-        for run_id in run_ids:
-            registry.set_tags(
-                run_id, {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address}
-            )
+        steps.tag_cluster(*run_ids)
     for run_id, run, result in zip(run_ids[1:], runs, results, strict=True):
         # a member's loop is that of one process, on Ray too
         steps.log_training(run_id, run.folder, result, "in_process")
@@ -372,7 +352,7 @@ def test_team(
         data,
         split="test",
         config=config.evaluate,
-        on_progress=steps.progress_of(reporter, "evaluate"),
+        on_progress=progress_of(reporter, "evaluate"),
     )
     report.write(folder / "evaluation")
     registry.log_metrics(run_ids[0], {f"test.{name}": value for name, value in report.metrics.items()})

@@ -13,7 +13,7 @@ from pipelines import environment, steps
 from pipelines.artifacts import publish_metrics
 from pipelines.options import overlap_of
 from pipelines.parameters import AUTO
-from pipelines.reporting import Reporter, current_reporter
+from pipelines.reporting import Reporter
 from pipelines.scoring import Tested, score_models
 from pipelines.training import run_folder
 from tasks.settings import ViewName
@@ -41,7 +41,7 @@ def evaluate_model(
         tile: detectors alone: look at images that are larger than the network's input in tiles of its size
     """
     environment.prepare()
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     tested = score((model, *members), dataset, split, views, recipe, tile, reporter)
     folder = run_folder(str(flow_run.id)) / "evaluation"
     tested.report.write(folder)

@@ -27,7 +27,7 @@ from pipelines.engines import start_ray
 from pipelines.families import Executor
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import flatten, section
-from pipelines.reporting import Reporter, Status, current_reporter
+from pipelines.reporting import Reporter, Status, progress_of
 from pipelines.training import end_badly, exclusive, require_same_beginning, run_folder
 from pipelines.unitrequest import (
     JOB_FILE,
@@ -90,7 +90,7 @@ def explain_units(
         start_ray()
     key = resume or str(flow_run.id)
     folder = run_folder(key)
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     with exclusive(folder):
         if resume or (folder / JOB_FILE).is_file():
             job = read_job(folder)
@@ -168,7 +168,7 @@ def open_record(request: Request, lineage: Lineage) -> str:
 def look(request: Request, where: Place, file: Path, reporter: Reporter) -> Seen:
     """The strongest patches of all units of the layers; `file` keeps them while they are found."""
     assert request.dataset is not None
-    hear = steps.progress_of(reporter, "look")
+    hear = progress_of(reporter, "look")
     return look_at_split(request.dataset, request.split, request.subjects, request.layers, where, file, hear)
 
 

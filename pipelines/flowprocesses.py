@@ -5,6 +5,7 @@ them to themselves; Prefect then believes that they run for ever.
 """
 
 from contextlib import suppress
+from typing import Any
 
 import psutil
 
@@ -30,9 +31,8 @@ def flow_processes() -> dict[str, list[psutil.Process]]:
             members = found.setdefault(run, [])
             members.append(process)
             with suppress(psutil.Error):
-                members += process.children(
-                    recursive=True
-                )  # some hide their environment (pipelines.processes)
+                # some hide their environment (pipelines.processes)
+                members += process.children(recursive=True)
     return {run: list(dict.fromkeys(members)) for run, members in found.items()}
 
 
@@ -49,13 +49,18 @@ def cut_off(plan: Plan, seconds: float) -> list[str]:
     return list(running)
 
 
+def unended(plan: Plan, *types: str) -> list[dict[str, Any]]:
+    """Flow runs that Prefect believes to have a process, and those in states of these types."""
+    paused = [run for run in flow_runs(plan, "PAUSED") if run["state_name"] != SUSPENDED]
+    return flow_runs(plan, *UNDER_WAY, *types) + paused
+
+
 def let_go_on(plan: Plan, runs: list[str]) -> list[str]:
     """Put runs that were stopped back into the queue, for the next worker; those that were done by then are left out.
 
     To be called when no worker runs that could note yet how their processes ended.
     """
-    waiting = [run for run in flow_runs(plan, "PAUSED") if run["state_name"] != SUSPENDED]
-    unfinished = {str(run["id"]) for run in flow_runs(plan, *UNDER_WAY, "CRASHED") + waiting}
+    unfinished = {str(run["id"]) for run in unended(plan, "CRASHED")}
     stopped = [run for run in runs if run in unfinished]
     for run in stopped:
         set_state(plan, run, AGAIN, "the platform was stopped; the run goes on when it is started again")
@@ -68,8 +73,7 @@ def take_up(plan: Plan) -> list[str]:
     A run that was being cancelled is cancelled. To be called while no worker of the pool runs.
     """
     living = flow_processes()
-    waiting = [run for run in flow_runs(plan, "PAUSED") if run["state_name"] != SUSPENDED]
-    lost = [run for run in flow_runs(plan, *UNDER_WAY) + waiting if str(run["id"]) not in living]
+    lost = [run for run in unended(plan) if str(run["id"]) not in living]
     for run in lost:
         if run["state_type"] == "CANCELLING":
             set_state(plan, str(run["id"]), CANCELLED, "its process was gone")

@@ -15,7 +15,7 @@ from pipelines.checks import run_checks
 from pipelines.configuration import AcceptForm, SectionForm
 from pipelines.parameters import section
 from pipelines.refresh import bring
-from pipelines.reporting import Clock, Reporter, Status, current_reporter
+from pipelines.reporting import Reporter, progress_of
 from tasks import versions
 from tasks.paths import store
 from tasks.versions import Added
@@ -54,7 +54,7 @@ def ingest_dataset(
             "and delete this flow run"
         )
     config = section("ingest", IngestConfig, changes or {})
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     added = ingest(source, name, family, licence, subset, sha256, fresh_splits, config, reporter)
     for text in (*added.losses, *versions.moves(added.report)):
         reporter.note(f"ATTENTION: {text}")
@@ -76,12 +76,8 @@ def ingest(
     config: IngestConfig, reporter: Reporter,
 ) -> Added:  # fmt: skip
     """Fetch the source where it is a URL, and make the next version of it; the same bytes are no new version."""
-    clock = Clock()
-
-    def hear(done: int, total: int | None) -> None:
-        reporter.show(Status("ingest", done, total, clock.rate(done), unit=noun_of(family)))
-
     return versions.add(
         bring(source, sha256, config, reporter), name=name, family=family, config=config, licence=licence,
-        fresh_splits=fresh_splits, subset=subset, progress=hear, note=reporter.note,
+        fresh_splits=fresh_splits, subset=subset, progress=progress_of(reporter, "ingest", noun_of(family)),
+        note=reporter.note,
     )  # fmt: skip

@@ -36,8 +36,8 @@ def interruptible(
     """Have the first signal ask a training to stop, and give the handlers back to whoever had them.
 
     `say` tells a person what happens, `resume` is the command that goes on with the run, `idle` the account of what was
-    stopped where no loop is under way. While Ray is waited for,
-    nothing but KeyboardInterrupt gets out: Prefect's own exception for SIGTERM would be lost in the wait.
+    stopped where no loop is under way. While Ray is waited for, nothing but KeyboardInterrupt gets out: Prefect's own
+    exception for SIGTERM would be lost in the wait.
     """
     stop, over, told = Stop(), threading.Event(), list[int]()
     if threading.current_thread() is not threading.main_thread():

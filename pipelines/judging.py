@@ -9,8 +9,8 @@ from typing import Any
 from data.dataset import Dataset, Split
 from data.files import write_whole
 from pipelines.families import PIPELINES, load
-from pipelines.reporting import Reporter
-from pipelines.steps import progress_of, step
+from pipelines.reporting import Reporter, progress_of
+from pipelines.steps import step
 from tasks import gate, registry, retrainings
 from tasks.card import ModelCard
 from tasks.gate import Cost, GateConfig, Verdict

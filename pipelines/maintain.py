@@ -12,7 +12,7 @@ from pipelines import environment, steps
 from pipelines.artifacts import publish_freed
 from pipelines.configuration import SectionForm
 from pipelines.parameters import section
-from pipelines.reporting import Reporter, current_reporter
+from pipelines.reporting import Reporter
 from tasks.leftovers import Item
 from tasks.maintenance import MaintainConfig, document, find, free
 
@@ -29,7 +29,7 @@ def maintain(
     """
     environment.prepare()
     config = section("maintain", MaintainConfig, changes or {})
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     found = document(tidy(config, dry_run, reporter), dry_run)
     publish_freed(found)
     reporter.note(f"{'would free' if dry_run else 'freed'} {found['num_bytes'] / 1e6:,.1f} MB")

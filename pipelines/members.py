@@ -33,7 +33,8 @@ def plan_members(
             f"an ensemble of {number} members is too small: give --members of at least {max(2, len(models))}"
         )
     first = [member_job(family, dataset, name, recipe, changes, accept) for name in models or ("",)]
-    jobs = [with_seed(first[place % len(first)], place) for place in range(number)]
+    turns = [first[place % len(first)] for place in range(number)]
+    jobs = [with_train(job, seed=job.config.train.seed + place) for place, job in enumerate(turns)]
     require_one_input(jobs)
     return jobs
 
@@ -55,9 +56,9 @@ def member_job(
     return Job(family, dataset, choose_recipe(family, dataset, recipe), config, accept)
 
 
-def with_seed(job: Job, place: int) -> Job:
-    """The job with a seed of its own, that far from the recipe's."""
-    train = job.config.train.model_copy(update={"seed": job.config.train.seed + place})
+def with_train(job: Job, **changes: Any) -> Job:
+    """The job with other values in its section `train`."""
+    train = job.config.train.model_copy(update=changes)
     return replace(job, config=job.config.model_copy(update={"train": train}))
 
 

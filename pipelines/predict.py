@@ -18,7 +18,7 @@ from pipelines.engines import start_ray
 from pipelines.families import Executor
 from pipelines.interruption import interruptible
 from pipelines.parameters import section
-from pipelines.reporting import Clock, Reporter, Status, current_reporter
+from pipelines.reporting import Clock, Reporter, Status
 from pipelines.training import exclusive
 from tasks.batchpredict import (
     Done,
@@ -60,7 +60,7 @@ def predict_folder(
         changes: how the files are cut into parts, where that differs from params.yaml
     """
     environment.prepare()
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     config = section(SECTION, PredictConfig, changes or {})
     target = require_target(out)
     files = open_source(source)
@@ -126,11 +126,9 @@ def predict_parts(
 ) -> Done:  # fmt: skip
     """Predict what is left, telling how far it is."""
     clock = Clock()
-    before: list[int] = []
 
     def hear(done: int, total: int) -> None:
-        before.append(done)
-        reporter.show(Status("predict", done, total, clock.rate(done - before[0])))
+        reporter.show(Status("predict", done, total, clock.own_rate(done)))
 
     kept = "stopped: parts that are done are kept"
     with interruptible(executor, reporter.note, "the same command", kept):

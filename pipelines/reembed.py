@@ -15,7 +15,7 @@ from pipelines import environment, steps
 from pipelines.artifacts import ProgressBar, publish_re_embedding
 from pipelines.engines import start_ray
 from pipelines.interruption import interruptible
-from pipelines.reporting import Clock, Reporter, Status, current_reporter
+from pipelines.reporting import Clock, Reporter, Status
 from tasks import embedshards, registry
 from tasks.enrolment import DEFAULT_GALLERY, folder_of, galleries_behind, open_gallery
 from tasks.facereading import FaceReader, describe_embedder, successor_of, uri_of
@@ -34,7 +34,7 @@ def re_embed_gallery(gallery: str = DEFAULT_GALLERY, model: str | None = None) -
     """
     environment.prepare()
     start_ray()
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     started_s = time.monotonic()
     with open_gallery(gallery) as opened:
         before = opened.embedder
@@ -66,7 +66,7 @@ def re_embed_galleries(model: str) -> dict[str, Any]:
     environment.prepare()
     behind = galleries_behind(model)
     if not behind:
-        (current_reporter() or steps.LogReporter()).note(f"no gallery holds an earlier version of {model}")
+        steps.reporter_here().note(f"no gallery holds an earlier version of {model}")
     summaries, refused = [], []
     for gallery in behind:
         try:
@@ -97,11 +97,9 @@ def resolve_embedder(before: Embedder, model: str) -> FaceReader:
 def embed_pictures(gallery: str, reader: FaceReader, reporter: Reporter) -> int:
     """Embed what has no new vector yet, and switch; how many pictures the gallery has."""
     clock = Clock()
-    begun: list[int] = []  # with how many pictures done
 
     def show(done: int, total: int) -> None:
-        begun.append(done)
-        reporter.show(Status("re-embed", done, total, clock.rate(done - begun[0]), unit="pictures"))
+        reporter.show(Status("re-embed", done, total, clock.own_rate(done), unit="pictures"))
         bar.show(done / max(1, total))
 
     saved = load_model(registry.resolve_model(uri_of(reader.embedder)))

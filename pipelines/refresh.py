@@ -6,7 +6,7 @@ from data.address import Fetched, is_url
 from data.dataset import Dataset, noun_of
 from data.ingest import IngestConfig
 from pipelines.parameters import section
-from pipelines.reporting import Clock, Reporter, Status
+from pipelines.reporting import Clock, Reporter, Status, progress_of
 from tasks import placing, versioning, versions
 from tasks.paths import downloads, store
 
@@ -39,15 +39,10 @@ def ingest_again(name: str, reporter: Reporter) -> str:
     info = versions.open_stored(name).info
     source, subset = source_of(name)
     config = section("ingest", IngestConfig, {})
-    clock = Clock()
-
-    def hear(done: int, total: int | None) -> None:
-        reporter.show(Status("ingest", done, total, clock.rate(done), unit=noun_of(info.family)))
-
     found = bring(source, None, config, reporter)
     added = versions.add(
-        found, name=name, family=info.family, config=config, licence=info.licence, subset=subset, progress=hear,
-        note=reporter.note,
+        found, name=name, family=info.family, config=config, licence=info.licence, subset=subset,
+        progress=progress_of(reporter, "ingest", noun_of(info.family)), note=reporter.note,
     )  # fmt: skip
     for text in (*added.losses, *versions.moves(added.report)):
         reporter.note(f"ATTENTION: {text}")
@@ -78,12 +73,9 @@ def bring(source: str, sha256: str | None, config: IngestConfig, reporter: Repor
     from data.download import fetch  # only now: it takes a while to import, and most sources are local
 
     clock = Clock()
-    first: list[int] = []
 
     def hear(done: int, total: int | None) -> None:
-        if not first:
-            first.append(done)  # what an earlier attempt left does not count as fast
-        rate = clock.rate(done - first[0]) or 0.0
+        rate = clock.own_rate(done) or 0.0
         size = (done // 10**6, total and total // 10**6)
         reporter.show(Status("download", *size, rate / 1e6, unit="MB"))
 

@@ -6,6 +6,7 @@ it, and a flow that a worker runs finds the log.
 
 import re
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,15 +48,22 @@ class Status:
 
 
 class Clock:
-    """How fast something goes on, from its first progress."""
+    """How fast something goes on."""
 
     def __init__(self) -> None:
         self.started_s = time.monotonic()
+        self.before: int | None = None  # what was done already when first told of
 
     def rate(self, done: int) -> float | None:
         """Items a second so far; None before anything can be said."""
         time_s = self.seconds()
         return done / time_s if done and time_s > 0 else None
+
+    def own_rate(self, done: int) -> float | None:
+        """The same without what was done when this was first asked: what an earlier attempt left is not fast."""
+        if self.before is None:
+            self.before = done
+        return self.rate(done - self.before)
 
     def seconds(self) -> float:
         """Since the start."""
@@ -70,6 +78,16 @@ class Reporter(Protocol):
 
     def show(self, status: Status) -> None:
         """Show how far a step is; called often."""
+
+
+def progress_of(reporter: Reporter, step: str, unit: str = "images") -> Callable[[int, int | None], None]:
+    """What a step calls with how many are done, and how many there are: None where that is not known."""
+    clock = Clock()
+
+    def hear(done: int, total: int | None) -> None:
+        reporter.show(Status(step, done, total, clock.rate(done), unit=unit))
+
+    return hear
 
 
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)

@@ -35,9 +35,8 @@ def reproduce(name: str, seconds_limit: float) -> dict[str, Any]:
         home = place / "home"
         reproduction.place_data(origin, home)
         folder = reproduction.place_job(origin, home)
-        if (
-            downloads().is_dir()
-        ):  # weights that were fetched from a URL are checked, and need not be fetched again
+        # weights that were fetched from a URL are checked, and need not be fetched again
+        if downloads().is_dir():
             (home / ".cache").mkdir()
             (home / ".cache" / "downloads").symlink_to(downloads())
         with reproduction.code_at(ROOT, origin.commit, place / "code") as code:

@@ -18,7 +18,7 @@ from prefect.states import Completed
 
 from data.files import write_whole
 from pipelines import approval, environment, steps, training
-from pipelines.artifacts import publish_markdown
+from pipelines.artifacts import publish_artifact
 from pipelines.engines import start_ray
 from pipelines.families import Executor, registered_name
 from pipelines.interruption import resume_command
@@ -26,7 +26,7 @@ from pipelines.judging import judge, require_paired
 from pipelines.notification import notify
 from pipelines.parameters import flatten, section
 from pipelines.refresh import Refresh, refresh_dataset
-from pipelines.reporting import Reporter, current_reporter
+from pipelines.reporting import Reporter
 from pipelines.training import HELD, Job
 from tasks import ledger, registry, retrainings
 from tasks.cluster import disconnect
@@ -96,7 +96,7 @@ def run_retrain(
         asked = journal.once("request", lambda: complete(request, family))
         if asked["approval"] == "ask":
             approval.require_somebody()
-        reporter = current_reporter() or steps.LogReporter()
+        reporter = steps.reporter_here()
         going_on = resume_command("retrain", key, executor)
         reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         try:
@@ -198,8 +198,8 @@ def promote_if_better(
     )  # fmt: skip
     reason, page = verdict["reasons"][0], folder / "gate" / "gate.md"
     evidence = page.read_text() if page.is_file() else reason
-    described, key_of_page = f"gate of {name}: {verdict['decision']}", f"gate-{name}".replace("_", "-")
-    journal.once("shown", lambda: publish_markdown(evidence, described, key_of_page))
+    described = f"gate of {name}: {verdict['decision']}"
+    journal.once("shown", lambda: publish_artifact("markdown", evidence, described, f"gate-{name}"))
     if verdict["decision"] != "promote":
         return "held" if verdict["decision"] == "hold" else "inconclusive", reason, champion
     because, who = reason, ledger.me()

@@ -1,6 +1,6 @@
 """Models tested on a dataset: what `./convoy evaluate` and the deployment `evaluate` do."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ from data.dataset import Dataset, Split
 from data.parameters import Parameters
 from pipelines.families import PIPELINES, load
 from pipelines.parameters import choose_recipe, recipes
-from pipelines.reporting import Clock, Reporter, Status
+from pipelines.reporting import Reporter, progress_of
 from tasks import registry, versioning
 from tasks.card import ModelCard
 from tasks.families import FAMILIES
@@ -59,8 +59,9 @@ def score_models(
     for note in notes:
         reporter.note(f"note: {note}")
     report = load(PIPELINES[card.family].evaluate)(
-        folders, data, split=split, config=config, on_progress=hearer(reporter), called=tuple(called), **tiles
-    )
+        folders, data, split=split, config=config, on_progress=progress_of(reporter, "evaluate"), called=tuple(called),
+        **tiles,
+    )  # fmt: skip
     return Tested(tuple(map(str, folders)), data.info.name, split, tuple(notes), report)
 
 
@@ -87,13 +88,3 @@ def evaluate_configuration(
     section = FAMILIES[card.family].config.model_fields["evaluate"].annotation
     assert isinstance(section, type) and issubclass(section, Parameters)
     return section.parse(values, f"{card.family}.{name}.evaluate")
-
-
-def hearer(reporter: Reporter) -> Callable[[int, int], None]:
-    """What evaluation tells its progress to."""
-    clock = Clock()
-
-    def hear(done: int, total: int) -> None:
-        reporter.show(Status("evaluate", done, total, clock.rate(done)))
-
-    return hear

@@ -24,13 +24,12 @@ from pipelines.artifacts import ProgressBar, publish_search
 from pipelines.configuration import configuration
 from pipelines.engines import start_ray
 from pipelines.families import SearchStop, StopAfter
-from pipelines.interruption import interruptible, undisturbed
+from pipelines.interruption import interruptible, resume_command, undisturbed
 from pipelines.parameters import choose_recipe, flatten, section
-from pipelines.reporting import Reporter, Status, current_reporter
-from pipelines.training import HELD, Job, begun, end_badly, exclusive, run_folder
-from tasks import cluster, registry
+from pipelines.reporting import Reporter, Status
+from pipelines.training import HELD, Job, begun, begun_config, end_badly, exclusive, run_folder
+from tasks import registry
 from tasks.cost import RANKS, Cost, metered, summed
-from tasks.families import FAMILIES
 from tasks.lineage import Lineage
 from tasks.runrecords import FAMILY_TAG, SEARCHES, recorded_cost
 from tasks.space import SearchConfig, Space, changed, parse_space
@@ -84,18 +83,12 @@ def run_search(
             job = job_of(family, dataset, space, recipe, changes, search, accept, stop_after)
         job = replace(job, stop_after=stop_after)  # a search that goes on may be asked for more
         write_job(job, folder)
-        reporter = current_reporter() or steps.LogReporter()
-        reporter.note(
-            f"search {key}: {job.dataset} by recipe {job.recipe}; if cut off: {resume_command(key)}"
-        )
+        reporter = steps.reporter_here()
+        going_on = resume_command("search", key, "ray")
+        reporter.note(f"search {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         summary = run_steps(job, key, folder, reporter)
     publish_search(summary)
     return summary
-
-
-def resume_command(key: str) -> str:
-    """What a person types to go on with a search."""
-    return f"./convoy search --resume {key}"
 
 
 def job_of(
@@ -128,11 +121,11 @@ def write_job(job: SearchJob, folder: Path) -> None:
 
 def read_job(folder: Path) -> SearchJob:
     """The job of a search that was started before; raises ValueError if there is none in `folder`."""
-    file = begun(folder / JOB_FILE, "search")
-    values = json.loads(file.read_text())
+    file = folder / JOB_FILE
+    values = begun(file, "search")
     return SearchJob(
         values["family"], values["dataset"], values["recipe"],
-        FAMILIES[values["family"]].config.parse(values["config"], str(file)),
+        begun_config(values["family"], values["config"], file),
         tuple(values["space"]), SearchConfig.parse(values["search"], str(file)), tuple(values["accept"]),
         values.get("stop_after", "promote"),  # not in searches of before it was kept
     )  # fmt: skip
@@ -194,7 +187,8 @@ def run_trials(
     bar = ProgressBar(f"searching on {data.info.name}")
     record = Record(job, data, lineage, run_id, reporter, bar)
     spent = registry.get_metrics(run_id)  # by earlier attempts
-    with metered() as meter, bar, interruptible("ray", reporter.note, resume_command(lineage.key), stopped):
+    going_on = resume_command("search", lineage.key, "ray")
+    with metered() as meter, bar, interruptible("ray", reporter.note, going_on, stopped):
         try:
             study = search(job.family, job.config, job.space, job.search, data, folder, record, weights)
         except BaseException:
@@ -205,7 +199,7 @@ def run_trials(
         parts = [(trial.time_s, trial.cpu_s) for trial in study.trials()]
         costs = meter.cost_of_many(spent, parts, job.config.train.gpus_per_worker)
     registry.log_metrics(run_id, costs)
-    registry.set_tags(run_id, {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address})
+    steps.tag_cluster(run_id)
     return study
 
 

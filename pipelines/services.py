@@ -32,10 +32,8 @@ POOL = "local"  # prefect.yaml names it
 WORKER = "convoy"
 ASK_S, BUSY_S = 5.0, 60.0
 MB = 1_000_000
-CLIENT_PORT, AGENT_PORT = (
-    20001,
-    52365,
-)  # of parts of Ray that cannot be left out; or the next ones that are free
+# of parts of Ray that cannot be left out; or the next ones that are free
+CLIENT_PORT, AGENT_PORT = 20001, 52365
 # What a shell may have set for other servers; a service of ours gets what the plan says.
 FOREIGN = (
     "PREFECT_PROFILE", "PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_DATABASE_CONNECTION_URL",
@@ -63,7 +61,7 @@ class Service:
 def ask(
     url: str, body: dict[str, Any] | None = None, method: str | None = None, timeout_s: float = ASK_S
 ) -> Any:
-    """The JSON that a server of ours answers, None for an empty answer; raises OSError where it does not."""
+    """What a server of ours answers, JSON or a text; None for nothing. Raises OSError where it does not answer."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy
@@ -160,9 +158,8 @@ def mlflow_command(plan: Plan) -> list[str]:
 
 def mlflow_environment(plan: Plan) -> dict[str, str]:
     return {
-        "MLFLOW_BACKEND_STORE_URI": mlflow_records(
-            plan
-        ),  # not in the command, where others could read a password
+        # not in the command, where others could read a password
+        "MLFLOW_BACKEND_STORE_URI": mlflow_records(plan),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 1.4 GB less
     }
 
@@ -181,10 +178,8 @@ def ray_command(plan: Plan) -> list[str]:
 
 
 def ray_environment(plan: Plan) -> dict[str, str]:
-    from tasks.cluster import (
-        ALLOCATOR,
-        SETTINGS,
-    )  # here, for they take seconds to import, and status needs none
+    # here, for they take seconds to import, and status needs none
+    from tasks.cluster import ALLOCATOR, SETTINGS
 
     own = plan.client_environment()
     auth = {name: own[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", RAY_CLUSTERS)}

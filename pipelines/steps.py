@@ -21,7 +21,7 @@ from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
-from pipelines.reporting import Clock, Reporter, Status, shown
+from pipelines.reporting import Reporter, Status, current_reporter, progress_of, shown
 from tasks import cluster, ledger, registry, runrecords
 from tasks.batches import BatchPlan
 from tasks.distil import Teacher
@@ -37,13 +37,8 @@ from tasks.weights import teacher_of
 RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
 PERMANENT = (ValueError, FileNotFoundError, FloatingPointError, ClusterLost)
-FOLLOWING = (
-    "ray.job_id",
-    "checks.accepted",
-    "ensemble.members",
-    "search.run_id",
-    "search.trial",
-)  # tags of a run that its model gets too
+# tags of a run that its model gets too
+FOLLOWING = ("ray.job_id", "checks.accepted", "ensemble.members", "search.run_id", "search.trial")
 NUM_EXAMPLES = 4  # test images kept with a registered model, to try it on
 
 
@@ -74,6 +69,11 @@ class LogReporter:
         if time.monotonic() - self.last_s >= LOG_EVERY_S or status.done == status.total:
             self.last_s = time.monotonic()
             self.logger.info(str(status))
+
+
+def reporter_here() -> Reporter:
+    """Whom a flow tells: whoever has asked to be told, else the log of its run."""
+    return current_reporter() or LogReporter()
 
 
 def splits_needed(stop_after: str) -> tuple[Split, ...]:
@@ -209,11 +209,16 @@ def train_model(
             on_start=begin, stopping=stop.asked.is_set, weights=weights, teacher=teacher,
         )  # fmt: skip
     if executor == "ray":  # known only once Ray is connected, which training does
-        registry.set_tags(
-            run_id, {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address}
-        )
+        tag_cluster(run_id)
     log_training(run_id, folder, result, executor)
     return result, first_step_at
+
+
+def tag_cluster(*run_ids: str) -> None:
+    """Keep with records on which cluster they were computed, and as which job of it; Ray must be connected."""
+    tags = {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address}
+    for run_id in run_ids:
+        registry.set_tags(run_id, tags)
 
 
 def log_progress(run_id: str, progress: Progress) -> None:
@@ -274,16 +279,6 @@ def evaluate_model(
     registry.log_metrics(run_id, {f"test.{name}": value for name, value in report.metrics.items()})
     registry.log_folder(run_id, folder / "evaluation", "evaluation")
     return dict(report.metrics)
-
-
-def progress_of(reporter: Reporter, name: str) -> Callable[[int, int], None]:
-    """What the step `name` calls with the images looked at so far, and in all."""
-    clock = Clock()
-
-    def hear(done: int, total: int) -> None:
-        reporter.show(Status(name, done, total, clock.rate(done)))
-
-    return hear
 
 
 @step("register")

@@ -21,11 +21,11 @@ from prefect.runtime import flow_run
 from data.files import write_whole
 from data.samples import read_photo
 from pipelines import environment, steps
-from pipelines.artifacts import ProgressBar, publish_image, publish_style
+from pipelines.artifacts import ProgressBar, publish_artifact, publish_style
 from pipelines.engines import start_ray
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, merge, recipes, section
-from pipelines.reporting import Reporter, Status, current_reporter
+from pipelines.reporting import Reporter, Status
 from pipelines.training import begun, end_badly, exclusive, run_folder
 from tasks import registry
 from tasks.featurenet import StyleNet
@@ -81,7 +81,7 @@ def stylize_picture(
     environment.prepare()
     key = resume or str(flow_run.id)
     folder = run_folder(key)
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     with exclusive(folder):
         if resume or (folder / JOB_FILE).is_file():
             job = read_job(folder)
@@ -134,8 +134,8 @@ def named_inputs(job: StyleJob) -> dict[str, str]:
 
 def read_job(folder: Path) -> StyleJob:
     """The job of a run that was started before; raises ValueError if there is none in `folder`."""
-    file = begun(folder / JOB_FILE, "style transfer")
-    values = json.loads(file.read_text())
+    file = folder / JOB_FILE
+    values = begun(file, "style transfer")
     return StyleJob(
         values["content"], tuple(values["styles"]), tuple(values["weights"]), tuple(values["masks"]), values["recipe"],
         StylizeConfig.parse(values["config"], str(file)),
@@ -228,7 +228,9 @@ def render_picture(
             registry.log_progress(run_id, done, {**parts, "total": step.total, "iteration_s": step.time_s})
         if file is not None:
             registry.log_folder(run_id, file, "pictures")
-            publish_image(data_uri(file), f"after {done} of {total} iterations", "stylize-picture")
+            publish_artifact(
+                "image", data_uri(file), f"after {done} of {total} iterations", "stylize-picture"
+            )
         bar.show(done / total)
 
     with bar, interruptible("in_process", reporter.note, going_on(key)) as stop:
@@ -250,7 +252,7 @@ def render_cells(
     with interruptible("ray", reporter.note, going_on(key), stopped):
         sheet = render_grid(job.config, job.grid, pictures, net, folder, hear)
     registry.log_folder(run_id, sheet, "grid")
-    publish_image(data_uri(sheet), f"{job.content}: β/α by layers and seeds", "stylize-grid")
+    publish_artifact("image", data_uri(sheet), f"{job.content}: β/α by layers and seeds", "stylize-grid")
     return sheet
 
 
@@ -263,8 +265,8 @@ def keep(job: StyleJob, key: str, folder: Path, run_id: str, result: Stylized) -
     for file in (folder / RESULT, folder / "costs.csv", curve):
         registry.log_folder(run_id, file, "style")
     registry.log_metrics(run_id, {f"final.{name}": value for name, value in result.final.items()})
-    publish_image(data_uri(folder / RESULT), f"{job.content}, done", "stylize-picture")
-    publish_image(data_uri(curve), "the parts of J", "stylize-costs")
+    publish_artifact("image", data_uri(folder / RESULT), f"{job.content}, done", "stylize-picture")
+    publish_artifact("image", data_uri(curve), "the parts of J", "stylize-costs")
     render_s = sum(step.time_s for step in result.steps)
     summary = {
         **about(job, key, folder, run_id), "picture": str(folder / RESULT), "costs": result.final,

@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
-from data.files import write_whole
+from data.files import read_object, write_whole
 from data.findings import parse_accepted
 from pipelines import checks, environment, steps
 from pipelines.configuration import configuration
@@ -26,7 +26,7 @@ from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
 from pipelines.interruption import resume_command, undisturbed
 from pipelines.parameters import choose_recipe, flatten
-from pipelines.reporting import Reporter, current_reporter
+from pipelines.reporting import Reporter
 from tasks import registry
 from tasks.cluster import disconnect
 from tasks.cost import Meter, metered
@@ -36,6 +36,7 @@ from tasks.paths import runs
 from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
 from tasks.train import TrainResult
 
+TRAINED_BEFORE = {"min_workers": 0}  # what runs did of before these parameters were there
 HELD = "data"  # in a run's folder: links to the dataset's files, while they are read
 
 
@@ -79,27 +80,38 @@ def write_job(job: Job, folder: Path) -> None:
 
 def read_job(folder: Path) -> Job:
     """The job of a run that was started before; raises ValueError if there is none in `folder`."""
-    file = begun(folder / JOB_FILE, "run")
-    values = json.loads(file.read_text())
-    config = FAMILIES[values["family"]].config.parse(values["config"], str(file))
+    file = folder / JOB_FILE
+    values = begun(file, "run")
     return Job(
         values["family"],
         values["dataset"],
         values["recipe"],
-        config,
+        begun_config(values["family"], values["config"], file),
         tuple(values["accept"]),
         values["origin"],
         values.get("stop_after", "promote"),  # not in runs of before it was kept
     )
 
 
-def begun(file: Path, what: str) -> Path:
-    """`file` of a run's folder; raises ValueError naming the runs that have such a file, where this one has none."""
+def begun(file: Path, what: str) -> dict[str, Any]:
+    """What a run was begun with, of its folder; raises ValueError naming the runs that there are, where it has none."""
     if not file.is_file():
         folder = file.parent
         known = sorted(path.parent.name for path in folder.parent.glob(f"*/{file.name}"))
         raise ValueError(f"no {what} {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
-    return file
+    return read_object(file, "start it anew")
+
+
+def begun_config(family: str, values: dict[str, Any], file: Path) -> Any:
+    """The parameters of a run as `file` keeps them; raises ValueError where they are not those of this code."""
+    try:
+        return FAMILIES[family].config.parse(
+            {**values, "train": {**TRAINED_BEFORE, **values["train"]}}, str(file)
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; another version of the code began this: go on with it by that version, or start it anew"
+        ) from None
 
 
 def run_folder(key: str) -> Path:
@@ -187,7 +199,7 @@ def run_job(
         job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, accept, folder)
         job = replace(job, stop_after=stop_after)  # a run that goes on may be asked for more
         write_job(job, folder)
-        reporter = current_reporter() or steps.LogReporter()
+        reporter = steps.reporter_here()
         going_on = resume_command("train", key, executor)
         reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         summary = run_steps(job, key, folder, reporter, executor)

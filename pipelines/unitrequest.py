@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -60,8 +59,8 @@ def keep_job(job: UnitsJob, folder: Path) -> None:
 
 def read_job(folder: Path) -> UnitsJob:
     """What was asked of a run that was started before; raises ValueError if there is none in `folder`."""
-    file = begun(folder / JOB_FILE, "look at units")
-    values: dict[str, Any] = json.loads(file.read_text())
+    file = folder / JOB_FILE
+    values = begun(file, "look at units")
     lists = {name: tuple(values[name]) for name in ("layers", "units", "class_names")}
     return UnitsJob(**{**values, **lists, "config": ExplainConfig.parse(values["config"], str(file))})
 

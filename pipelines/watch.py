@@ -14,7 +14,6 @@ from pipelines import environment, steps
 from pipelines.configuration import SectionForm
 from pipelines.events import tell_change
 from pipelines.parameters import section
-from pipelines.reporting import current_reporter
 from tasks.watching import Change, WatchConfig, difference_of, watch
 
 
@@ -27,7 +26,7 @@ def watch_data(changes: Annotated[dict[str, Any] | None, SectionForm(WatchConfig
     """
     environment.prepare()
     config = section("watch", WatchConfig, changes or {})
-    reporter = current_reporter() or steps.LogReporter()
+    reporter = steps.reporter_here()
     told: list[dict[str, Any]] = []
 
     def tell(change: Change) -> None:

@@ -16,7 +16,7 @@ from data.records import Records
 from data.signals import SignalInput
 from data.volumes import VolumeInput
 from models import signals, volumes
-from tasks.card import CARD_VERSION, Member, ModelCard
+from tasks.card import Member, ModelCard, card_of_one
 from tasks.settings import EvaluateConfig, TrainConfig
 
 COLUMNS = ("image", "label")  # of a dataset's rows: what samples are made of
@@ -85,20 +85,10 @@ def rebuild(card: ModelCard, member: Member) -> nn.Module:
 
 def card(config: ArrayConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
     """What a single trained network says of itself."""
-    member = Member(
-        architecture=config.model.name, arguments=config.arguments(), weights="member-0.safetensors", run=run
-    )
-    return ModelCard(
-        card_version=CARD_VERSION,
-        family=info.family,
-        classes=info.classes,
-        preprocessing=config.preprocessing(info),
-        views="single",
-        thresholds={},
-        members=(member,),
-        dataset=info.name,
-        dataset_digest=digest,
-    )
+    return card_of_one(
+        config, info, digest, run,
+        arguments=config.arguments(), classes=info.classes, preprocessing=config.preprocessing(info),
+    )  # fmt: skip
 
 
 def draw_all(arrays: np.ndarray) -> np.ndarray:

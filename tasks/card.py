@@ -5,9 +5,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from data.aligned import FaceAlignment
-from data.decode import Resize
+from data.dataset import DatasetInfo
 from data.fitting import ArrayPreprocessing
 from data.parameters import Parameters
+from data.squares import Resize
 
 CARD_VERSION = 1
 
@@ -73,3 +74,33 @@ class ModelCard(Parameters):
     temperature: float = Field(default=1.0, gt=0)  # of `views` and these members: see tasks.temperature
     alignment: FaceAlignment | None = None  # faces: how they had been cut out to train on; None: not known
     calibrated_on: str = ""  # what the temperature was fitted to, or why it is 1; "" if nobody tried
+
+
+def card_of_one(
+    config: Any,
+    info: DatasetInfo,
+    digest: str,
+    run: str,
+    *,
+    arguments: dict[str, Any],
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing | ArrayPreprocessing,
+    thresholds: dict[str, float] | None = None,
+    alignment: FaceAlignment | None = None,
+) -> ModelCard:
+    """The card of a single trained network of any family, whose parameters are `config`."""
+    member = Member(
+        architecture=config.model.name, arguments=arguments, weights="member-0.safetensors", run=run
+    )
+    return ModelCard(
+        card_version=CARD_VERSION,
+        family=info.family,
+        classes=classes,
+        preprocessing=preprocessing,
+        views=config.evaluate.registered_view,
+        thresholds=thresholds or {},
+        members=(member,),
+        dataset=info.name,
+        dataset_digest=digest,
+        alignment=alignment,
+    )

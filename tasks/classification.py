@@ -35,7 +35,7 @@ from models.classification import (
     saved_arguments_of,
 )
 from models.sides import WithSides
-from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
+from tasks.card import Member, ModelCard, Preprocessing, card_of_one
 from tasks.distil import DistilConfig, divergence
 from tasks.optim import OptimConfig
 from tasks.settings import EvaluateConfig, TrainConfig
@@ -219,23 +219,12 @@ def validate(model: nn.Module, batches: Iterable[Batch], config: Any) -> dict[st
 
 def card(config: ClassificationConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
     """What a single trained classifier says of itself."""
-    member = Member(
-        architecture=config.model.name,
+    return card_of_one(
+        config, info, digest, run,
         arguments=saved_arguments_of(config.model.name, config.input.crop_px),
-        weights="member-0.safetensors",
-        run=run,
-    )
-    return ModelCard(
-        card_version=CARD_VERSION,
-        family="classification",
         classes=info.classes,
         preprocessing=Preprocessing(**config.input.model_dump(), channels=info.picture_channels),
-        views=config.evaluate.registered_view,
-        thresholds={},
-        members=(member,),
-        dataset=info.name,
-        dataset_digest=digest,
-    )
+    )  # fmt: skip
 
 
 def rebuild(card: ModelCard, member: Member) -> nn.Module:

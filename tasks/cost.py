@@ -58,9 +58,8 @@ class Meter:
 
     def __init__(self) -> None:
         self.started, self.lock = time.perf_counter(), threading.Lock()
-        self.latest: dict[
-            tuple[int, float], float
-        ] = {}  # (pid, begin) → seconds, of processes that ended too
+        # (pid, begin) → seconds, of processes that ended too
+        self.latest: dict[tuple[int, float], float] = {}
         self.look()
         self.at_first = sum(self.latest.values())
 

@@ -26,7 +26,7 @@ from models.bodies import load_body
 from models.detection import DetectorConfig, build
 from models.detector import Finding, Found, Suppression
 from models.yolo import Yolo
-from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
+from tasks.card import Member, ModelCard, Preprocessing, card_of_one
 from tasks.detectionjoin import joined, moved, of_batch
 from tasks.detectionmatches import Detections, Objects, box_areas, match
 from tasks.detectionmetrics import known_aps
@@ -221,29 +221,16 @@ def detections_of(batches: Sequence[tuple[int, Found]]) -> Detections:
 
 def card(config: DetectionConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
     """What a single trained detector says of itself; the least score is chosen later (tasks.detectionevaluate)."""
-    member = Member(
-        architecture=config.model.name,
+    side_px = config.input.stored_px
+    return card_of_one(
+        config, info, digest, run,
         arguments=config.arguments(),
-        weights="member-0.safetensors",
-        run=run,
-    )
-    return ModelCard(
-        card_version=CARD_VERSION,
-        family="detection",
         classes=info.classes,
         preprocessing=Preprocessing(
-            stored_px=config.input.stored_px,
-            crop_px=config.input.stored_px,
-            pad_px=0,
-            channels=info.picture_channels,
-            resize=config.input.resize,
+            stored_px=side_px, crop_px=side_px, pad_px=0, channels=info.picture_channels, resize=config.input.resize
         ),
-        views=config.evaluate.registered_view,
         thresholds={"precision": config.evaluate.precision},
-        members=(member,),
-        dataset=info.name,
-        dataset_digest=digest,
-    )
+    )  # fmt: skip
 
 
 def rebuild(card: ModelCard, member: Member) -> nn.Module:

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data.decode import decode_image, read_size, to_square
+from data.decode import decode_image, read_size
 from data.detection import STRIDE, resized
 from data.letterbox import out_of_square, placement
+from data.squares import to_square
 from models.detector import Detector, Found
 from tasks.card import Preprocessing
 from tasks.detection import DetectionView
@@ -29,6 +30,7 @@ from tasks.precision import predicting, resolve_precision
 from tasks.predict import default_device, placed
 from tasks.settings import Precision
 from tasks.tiling import detect_in_tiles
+from tasks.views import view_named
 
 BATCH_SIZE = 16  # pictures a forward pass
 PIECE_IMAGES, PIECE_LARGE = 64, 4  # decoded at a time: as squares, and at their full size for tiles
@@ -42,10 +44,8 @@ VIEWS: dict[DetectionView, Looks] = {
 
 DETECTION_SCHEMA = pa.schema(
     [
-        (
-            "boxes_xyxy",
-            pa.list_(pa.list_(pa.float32())),
-        ),  # edges in pixels of the upright picture, best first
+        # edges in pixels of the upright picture, best first
+        ("boxes_xyxy", pa.list_(pa.list_(pa.float32()))),
         ("labels", pa.list_(pa.string())),  # class of each box
         ("scores", pa.list_(pa.float32())),  # in [0, 1]
         ("error", pa.string()),  # why the picture could not be read; null where it could
@@ -103,7 +103,7 @@ class DetectionPredictor:
         self.preprocessing, self.resize = saved.card.preprocessing, saved.card.preprocessing.resize
         self.batch_size, self.tile_overlap = batch_size, tile_overlap
         self.networks = [on_device(member, self.device) for member in saved.members]
-        self.view = view_named(saved.card.views)
+        self.view = view_named(saved.card.views, VIEWS)
         # what it would report if nothing had been chosen on validation
         self.min_score = max(network.finding.min_score for network in self.networks)
         self.least_score = saved.card.thresholds.get("score", self.min_score)
@@ -233,13 +233,6 @@ def on_device(member: nn.Module, device: torch.device) -> Detector:
     assert isinstance(member, Detector)
     placed(member, device)
     return member
-
-
-def view_named(name: str) -> DetectionView:
-    """The view of that name; raises ValueError naming those that there are."""
-    if name not in VIEWS:
-        raise ValueError(f"unknown view {name!r}; known: {', '.join(VIEWS)}")
-    return name
 
 
 def coco_results(

@@ -19,9 +19,8 @@ COLOURS = (
     "#64d2ff",
 )  # of classes, again from the first
 MIN_FONT_PX = 12
-LEAST_DRAWN_PX = (
-    320  # shorter side of what is written: on a smaller picture texts would hide what they tell of
-)
+# shorter side of what is written: on a smaller picture texts would hide what they tell of
+LEAST_DRAWN_PX = 320
 DASH_PX = 6
 
 

@@ -97,9 +97,8 @@ def evaluate(
         outcome.about.append(piece.about)
         decoded = decode_piece(piece, predictors)
         for view in views:
-            if (
-                piece.start == 0
-            ):  # the first pass of a shape compiles and allocates: it is not what the view costs
+            # the first pass of a shape compiles and allocates: it is not what the view costs
+            if piece.start == 0:
                 warm_up(predictors, decoded, view)
             seen = look(predictors, decoded, view, piece.labels, outcome.costs[view], comparison)
             outcome.uncalibrated[view][rows] = seen

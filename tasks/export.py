@@ -35,7 +35,7 @@ from tasks.inputs import AnyPreprocessing
 from tasks.modelfile import SavedModel, load_model
 from tasks.predict import Scorer, load_predictor
 from tasks.temperature import divided
-from tasks.views import view_named
+from tasks.views import VIEWS, view_named
 
 Format = Literal["onnx", "torch"]
 FILES: dict[Format, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
@@ -58,7 +58,7 @@ class Program(nn.Module):
         scorer = Scorer(saved.card, saved.members).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.scorer = scorer
         self.preprocessing = saved.card.preprocessing
-        self.view = view_named(saved.card.views)
+        self.view = view_named(saved.card.views, VIEWS)
         self.temperature = saved.card.temperature
 
     def forward(self, items: Tensor) -> Tensor:

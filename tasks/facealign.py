@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from data.aligned import Choice, FaceAlignment
 from data.alignment import align, five_of_68
-from data.decode import decode_image, to_square
+from data.decode import decode_image
+from data.squares import to_square
 from models import facelandmarks68
 from models.boxes import area
 from models.facelandmarks68 import FaceLandmarks68

@@ -20,9 +20,10 @@ from tasks.modelfile import SavedModel
 from tasks.precision import predicting, resolve_precision
 from tasks.predict import default_device, placed
 from tasks.settings import Precision
-from tasks.views import single
+from tasks.views import single, view_named
 
 BATCH_SIZE = 64  # pictures a forward pass
+VIEWS: tuple[FaceView, ...] = get_args(FaceView)
 
 FACE_SCHEMA = pa.schema(
     [
@@ -49,7 +50,7 @@ class FacePredictor:
         want = saved.card.preprocessing
         assert isinstance(want, Preprocessing)
         self.preprocessing = want
-        self.view = view_named(saved.card.views)
+        self.view = view_named(saved.card.views, VIEWS)
         self.batch_size = batch_size
         [member] = saved.members
         self.dim: int = saved.card.members[0].arguments["dim"]
@@ -84,11 +85,3 @@ class FacePredictor:
         if view == "mirror":
             embeddings = F.normalize(embeddings[: len(images)] + embeddings[len(images) :])
         return embeddings
-
-
-def view_named(name: str) -> FaceView:
-    """The view of that name; raises ValueError naming those that there are."""
-    for view in get_args(FaceView):
-        if view == name:
-            return view
-    raise ValueError(f"view (={name!r}) must be one of {', '.join(get_args(FaceView))} for faces")

@@ -52,9 +52,8 @@ class Report:
     looks: tuple[Looked, ...]
     thresholds: dict[str, float]
     shown: tuple[Shown, ...]
-    band: (
-        tuple[np.ndarray, np.ndarray, np.ndarray] | None
-    )  # of the curve: FARs, low and high TAR; None: few people
+    # of the curve: FARs, low and high TAR; None: few people
+    band: tuple[np.ndarray, np.ndarray, np.ndarray] | None
     open_set: OpenSetCurve | None = None  # of recognition in one gallery; None: nobody to recognise
 
     @property

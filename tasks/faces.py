@@ -34,7 +34,7 @@ from models.faces import (
     least_face_px,
     load_published,
 )
-from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
+from tasks.card import Member, ModelCard, Preprocessing, card_of_one
 from tasks.facepairs import neighbour_loss, pair_figures, pairs_of_people
 from tasks.optim import OptimConfig
 from tasks.settings import TrainConfig, WeightsSource
@@ -250,27 +250,15 @@ def validate(model: nn.Module, batches: Iterable[Batch], config: Any) -> dict[st
 
 def card(config: FaceConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
     """What a single trained embedder says of itself; it names nobody."""
-    member = Member(
-        architecture=config.model.name,
+    rates = [f"far_{far_name(rate)}" for rate in config.evaluate.false_accept_rates]
+    return card_of_one(
+        config, info, digest, run,
         arguments=config.model.arguments(config.input.crop_px),
-        weights="member-0.safetensors",
-        run=run,
-    )
-    return ModelCard(
-        card_version=CARD_VERSION,
-        family="faces",
         classes=(),
         preprocessing=Preprocessing(**config.input.model_dump(), channels=info.picture_channels),
-        views=config.evaluate.registered_view,
-        thresholds={
-            ACCURACY: NOTHING,
-            **{f"far_{far_name(rate)}": NOTHING for rate in config.evaluate.false_accept_rates},
-        },
-        members=(member,),
-        dataset=info.name,
-        dataset_digest=digest,
+        thresholds=dict.fromkeys([ACCURACY, *rates], NOTHING),
         alignment=info.alignment,
-    )
+    )  # fmt: skip
 
 
 def far_of(name: str) -> float:

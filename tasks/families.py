@@ -37,17 +37,15 @@ class Family:
     empty: Callable[..., Any]  # (info, config) -> arrays of a split without samples
     records: Callable[..., Any]  # (tensors of a split) -> records: len(), .to(device)
     batch: Callable[..., Any]  # (records, indices, info, config, generator, shrink_px, rows) -> batch
-    model: Callable[
-        ..., nn.Module
-    ]  # (config, info, sample) -> a fresh model; sample() gives some plain batches
+    # (config, info, sample) -> a fresh model; sample() gives some plain batches
+    model: Callable[..., nn.Module]
     loss: Callable[..., Any]  # (model, batch, config) -> (scalar, {name: tensor}); it owns the forward pass
     validate: Callable[..., dict[str, float]]  # (model, batches of a split, config) -> metrics
     card: Callable[..., ModelCard]  # (config, info, digest, run) -> card of one trained model
     rebuild: Callable[..., nn.Module]  # (card, member) -> a model of that shape, weights still to be loaded
     layout: Callable[..., Layout] = plain_layout  # (config, dataset) -> train's, and how batches are drawn
-    judge: Callable[..., None] = (
-        no_fault  # (means, step, num_steps, config) -> raises where training went wrong
-    )
+    # (means, step, num_steps, config) -> raises where training went wrong
+    judge: Callable[..., None] = no_fault
     kept: Callable[..., dict[str, Any]] = without_sides  # state dict in training -> that of the saved model
 
 

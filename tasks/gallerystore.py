@@ -333,9 +333,8 @@ def finish_removals(connection: sqlite3.Connection, folder: Path) -> None:
                 f"removed, but a process has been reading an earlier state for {WAIT_S:.0f} s, so that the bytes are "
                 "still in the gallery's log; end that process and open the gallery again"
             )
-        time.sleep(
-            AGAIN_S
-        )  # another process may be finishing the same removal, which SQLite does not wait for
+        # another process may be finishing the same removal, which SQLite does not wait for
+        time.sleep(AGAIN_S)
     with writing(connection):
         state = read_state(connection)
         slots = [slot for (slot,) in connection.execute("SELECT slot FROM gap WHERE wiped = 0")]

@@ -6,19 +6,15 @@
 
 Each is the mean over the styles of the model. Less is better. As shares they need no unit, so a margin means the same
 whatever the weights of J. The judge of J travels with a model (models.stylizer): two models can be compared only
-where J is the same of both. Slices by style, by the size of pictures, and by source. Pictures of one group are drawn
-together.
+where J is the same of both. Slices by style, where there are several, and those of tasks.gatemeans.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
-import pyarrow as pa
 
 from data.dataset import Dataset, Split
-from tasks.gate import GateConfig, Incomparable, metric_alphas
-from tasks.pairing import Paired, cluster_counts, group_notes, guard, mean_gains, mean_part, weigh
-from tasks.slices import picture_slices
+from tasks.gate import GateConfig, Incomparable
+from tasks.gatemeans import pair_means
+from tasks.pairing import Paired
 from tasks.stylizerreport import Rendered, Report
 
 METRICS = ("total_share", "content_share", "style_share")
@@ -30,39 +26,22 @@ def pair(champion: Report, challenger: Report, dataset: Dataset, split: Split, c
 
     Raises ValueError where they are of other pictures or styles, Incomparable where J is not the same of both.
     """
-    ids = list(dict.fromkeys(row.id for row in champion.rows))
     if [(row.id, row.style) for row in champion.rows] != [(row.id, row.style) for row in challenger.rows]:
         raise ValueError(
             f"the two models were not looked at on the same {split} pictures of {dataset.info.name}, in the same styles"
         )
     require_same_judge(champion, challenger)
-    rules = config.rules(dataset.info.family)
-    table = dataset.table(split, ["id", "group", "width", "height"])
-    assert table["id"].to_pylist() == ids
-    groups = table["group"].to_pylist()
-    counts = np.array(list(cluster_counts(groups, config.num_draws, config.seed)))
-    metrics = []
-    for name, alpha in metric_alphas(rules.metrics, METRICS, config).items():
-        first, second = shares(champion, name).mean(1), shares(challenger, name).mean(1)
-        rule = rules.metrics[name]
-        metrics.append(
-            weigh(
-                name, (float(first.mean()), float(second.mean())), mean_gains(first - second, counts),
-                primary=rule.primary, margin=rule.margin, alpha=alpha, power=config.power, test="paired bootstrap",
-                less_is_better=True,
-            )
-        )  # fmt: skip
-    parts = [
-        part
-        for kind, name, first, second in slices_of(champion, challenger, table)
-        if (part := mean_part(kind, name, first, second, counts, config.alpha)) is not None
+    ids = list(dict.fromkeys(row.id for row in champion.rows))
+    assert dataset.table(split, ["id"])["id"].to_pylist() == ids
+    values = {name: (shares(champion, name), shares(challenger, name)) for name in METRICS}
+    first, second = values[METRICS[0]]
+    styles = [
+        ("style", name, first[:, i], second[:, i]) for i, (name, _picture) in enumerate(champion.styles)
     ]
-    notes = group_notes(groups, "pictures")
-    return Paired(
-        num_samples=len(ids), unit="pictures", metric="total_share",
-        same=[row.costs for row in champion.rows] == [row.costs for row in challenger.rows],
-        metrics=tuple(metrics), slices=guard(parts, config.alpha, rules.slice_margin, rules.slice_fewest), notes=notes,
-    )  # fmt: skip
+    means = {name: (one.mean(1), other.mean(1)) for name, (one, other) in values.items()}
+    same = [row.costs for row in champion.rows] == [row.costs for row in challenger.rows]
+    more = styles if len(styles) > 1 else []
+    return pair_means(means, more, dataset, split, config, metric=METRICS[0], same=same)
 
 
 def require_same_judge(champion: Report, challenger: Report) -> None:
@@ -94,15 +73,3 @@ def share(row: Rendered, name: str, report: Report) -> float:
     if name == "content_share":
         return float(report.about["content_weight"]) * row.costs["content"] / row.untouched
     return row.costs["total"] / row.untouched
-
-
-def slices_of(
-    champion: Report, challenger: Report, table: pa.Table
-) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Kind and name of each slice, and J's share (N,) of both models in it; NaN outside."""
-    first, second = shares(champion, "total_share"), shares(challenger, "total_share")
-    if len(champion.styles) > 1:
-        for i, (name, _picture) in enumerate(champion.styles):
-            yield "style", name, first[:, i], second[:, i]
-    for kind, name, inside in picture_slices(table, "style"):
-        yield kind, name, np.where(inside, first.mean(1), np.nan), np.where(inside, second.mean(1), np.nan)

@@ -7,8 +7,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from data.decode import DecodeError, decode_image, to_square
+from data.decode import DecodeError, decode_image
 from data.fitting import ArrayPreprocessing, decode_fitted
+from data.squares import to_square
 from tasks.arrays import draw_all
 from tasks.card import Preprocessing
 

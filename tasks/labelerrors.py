@@ -25,9 +25,8 @@ import numpy as np
 # Mean share of wrong labels in the test sets of ten well-known datasets: Northcutt, Athalye, Mueller 2021, "Pervasive
 # Label Errors in Test Sets Destabilize Machine Learning Benchmarks", https://arxiv.org/abs/2103.14749
 USUAL_NOISE = 0.033
-WEAK_FACTOR = (
-    6  # a model that errs so many times as often as labels usually do suspects its own mistakes above all
-)
+# a model that errs so many times as often as labels usually do suspects its own mistakes above all
+WEAK_FACTOR = 6
 ROUNDING = 1e-6  # a probability that is its class's mean reaches it, whatever the sum was rounded to
 
 

@@ -10,9 +10,8 @@ import numpy as np
 
 NormaliseBy = Literal["auto", "eye_corners", "box", "side"]
 FAILURES = (0.08, 0.1)  # errors from which a picture counts as failed
-CURVE_END = (
-    0.08  # up to which the area under the cumulative curve is taken, as a share of the most there can be
-)
+# up to which the area under the cumulative curve is taken, as a share of the most there can be
+CURVE_END = 0.08
 NUM_RESAMPLES = 2000
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from data.decode import decode_image, to_square
+from data.decode import decode_image
 from data.landmarks import LandmarkInput, square_maps
+from data.squares import to_square
 from tasks.card import Preprocessing
 from tasks.inputs import readable
 from tasks.modelfile import SavedModel

@@ -24,7 +24,7 @@ from data.parameters import Parameters
 from data.random import SampleGenerator
 from models.classification import arguments_of, least_px
 from models.landmarks import LandmarkModel, Landmarks, build, landmark_loss
-from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
+from tasks.card import Member, ModelCard, Preprocessing, card_of_one
 from tasks.landmarkmetrics import NormaliseBy
 from tasks.optim import OptimConfig
 from tasks.settings import TrainConfig
@@ -166,29 +166,14 @@ def validate(model: nn.Module, batches: Iterable[LandmarkBatch], config: Any) ->
 def card(config: LandmarkConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
     """What a single trained network says of itself; its classes are the names of the points."""
     side_px = config.input.input_px
-    member = Member(
-        architecture=config.model.name,
+    return card_of_one(
+        config, info, digest, run,
         arguments=arguments_of(config.model.name, side_px),
-        weights="member-0.safetensors",
-        run=run,
-    )
-    return ModelCard(
-        card_version=CARD_VERSION,
-        family="landmarks",
         classes=info.points,
         preprocessing=Preprocessing(
-            stored_px=side_px,
-            crop_px=side_px,
-            pad_px=0,
-            channels=info.picture_channels,
-            resize=config.input.resize,
+            stored_px=side_px, crop_px=side_px, pad_px=0, channels=info.picture_channels, resize=config.input.resize
         ),
-        views=config.evaluate.registered_view,
-        thresholds={},
-        members=(member,),
-        dataset=info.name,
-        dataset_digest=digest,
-    )
+    )  # fmt: skip
 
 
 def rebuild(card: ModelCard, member: Member) -> nn.Module:

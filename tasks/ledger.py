@@ -135,9 +135,8 @@ def _replace(
     if not because.strip() or len(because) > LONGEST:
         raise ValueError(f"because must say why, in at most {LONGEST:,} characters; got {len(because):,}")
     client = connect()
-    files_of(
-        client, version_at(client, f"models:/{name}/{version}")
-    )  # raises for what is not there, or not whole
+    # raises for what is not there, or not whole
+    files_of(client, version_at(client, f"models:/{name}/{version}"))
     with turn(name):
         settle(name)
         if done := done_before(name, key, action):

@@ -48,9 +48,8 @@ class Progress:
     epoch: float
     time_s: float  # of training so far, over all attempts
     images_per_s: float  # since the last message
-    input_wait: (
-        float  # share of the training time, over all attempts, in which the loop waited for its next batch
-    )
+    # share of the training time, over all attempts, in which the loop waited for its next batch
+    input_wait: float
     lr: float
     metrics: dict[str, float]
 

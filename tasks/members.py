@@ -27,7 +27,7 @@ from tasks.distil import Teacher, keep_teacher
 from tasks.driverfiles import shared_files
 from tasks.loop import Progress
 from tasks.mailbox import open_mailbox, read_mailbox
-from tasks.nodes import num_places, require_places
+from tasks.nodes import require_places
 from tasks.raytrain import run_rank, source_of
 from tasks.result import Listener, TrainResult, read_result
 from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, train
@@ -60,8 +60,7 @@ def members_at_once(config: Any) -> int:
     """How many members such as this one the cluster holds; raises ValueError if it is none."""
     cpus, gpus = config.train.cpus_per_worker, config.train.gpus_per_worker
     asked = f"members with train.cpus_per_worker (={cpus}) and train.gpus_per_worker (={gpus:g})"
-    require_places(1, cpus, gpus, asked, "members")
-    return num_places(cpus, gpus)
+    return require_places(1, cpus, gpus, asked, "members")
 
 
 def train_members(

@@ -36,9 +36,8 @@ def save_model(folder: Path, card: ModelCard, members: list[nn.Module]) -> None:
     for member, module in zip(card.members, members, strict=True):
         # clone: safetensors refuses views and non-contiguous (channels-last) tensors
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
-        with whole(
-            folder / member.weights
-        ) as stream:  # a run that goes on writes over what a card names already
+        # a run that goes on writes over what a card names already
+        with whole(folder / member.weights) as stream:
             stream.write(save(tensors))
     write_card(folder, card)
 

@@ -17,13 +17,11 @@ from torch import Tensor
 LARGEST = 127  # of a coarse number
 ROUNDING = 2.0**-18  # of what the scan adds up in float32, as a share of a likeness of 1; generous
 LONGEST = 1.001  # a unit vector
-MAX_DIMS = 2048
 QUERIES_AT_ONCE = 64
 ROWS_AT_ONCE = 1 << 17  # of the scan: their likeness to 64 queries takes 32 MiB
 NUMBERS_AT_ONCE = 1 << 19  # of that, 2 MiB, are made and halved while a cache holds them
-MOST_HALVINGS = (
-    4  # of a row of likeness, before its highest are looked for; more make larger classes to look into
-)
+# of a row of likeness, before its highest are looked for; more make larger classes to look into
+MOST_HALVINGS = 4
 CLASSES_PER_NEIGHBOUR = 16  # at the least, that are left after halving
 RESCORED_AT_ONCE = 1 << 14  # pairs of query and row
 
@@ -34,9 +32,8 @@ class Matrix:
 
     exact: np.ndarray  # (N, D) float32
     coarse: np.ndarray  # (N, D) int8
-    bounds: (
-        np.ndarray
-    )  # (N, 2) float32: the value of one coarse step, and the row's distance from its coarse one
+    # (N, 2) float32: the value of one coarse step, and the row's distance from its coarse one
+    bounds: np.ndarray
 
     def __len__(self) -> int:
         return len(self.exact)

@@ -63,8 +63,8 @@ def inventory(nodes: Sequence[dict[str, float]]) -> str:
     return ", ".join(text if number == 1 else f"{number} × {text}" for text, number in texts.items())
 
 
-def require_places(number: int, cpus: float, gpus: float, asked: str, kind: str) -> None:
-    """Raise ValueError if the nodes do not hold so many processes; Ray would wait for such a node for ever.
+def require_places(number: int, cpus: float, gpus: float, asked: str, kind: str) -> int:
+    """How many such processes the nodes hold; ValueError if fewer than `number`: Ray would wait for ever.
 
     `asked` names the parameters, `kind` what the processes are.
     """
@@ -74,6 +74,7 @@ def require_places(number: int, cpus: float, gpus: float, asked: str, kind: str)
         raise ValueError(
             f"{asked} do not fit: {found} such {kind} do; nodes of the cluster ({address}): {inventory(resources())}"
         )
+    return found
 
 
 def use_own_interface() -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 import psutil
 
 NOTE = "convoy-driver"  # a file of a session: "<pid>@<when it began>"
-SESSIONS = (
-    Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))) / "ray"
-)  # as Ray itself chooses
+# as Ray itself chooses
+SESSIONS = Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))) / "ray"
 END_S = 5.0  # for a process to end when told
 
 
@@ -59,9 +58,8 @@ def told_by(process: psutil.Process) -> str:
     if process.status() == psutil.STATUS_ZOMBIE or process.uids().real != os.getuid():
         return ""
     told = " ".join(process.cmdline())
-    if told.startswith(
-        "ray::"
-    ):  # a worker's title has taken the place of its command: its logs are in the session
+    # a worker's title has taken the place of its command: its logs are in the session
+    if told.startswith("ray::"):
         told += " ".join(file.path for file in process.open_files())
     return told
 

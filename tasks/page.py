@@ -172,10 +172,8 @@ def _overlay(marks: Sequence[Mark], size: tuple[int, int]) -> str:
             )
             shapes.append(f"{shape}{name}</circle>")
             continue
-        width, height = (
-            max(mark.x1 - mark.x0, 0.1),
-            max(mark.y1 - mark.y0, 0.1),
-        )  # SVG draws nothing of width 0
+        # SVG draws nothing of width 0
+        width, height = max(mark.x1 - mark.x0, 0.1), max(mark.y1 - mark.y0, 0.1)
         place = f'x="{mark.x0:.1f}" y="{mark.y0:.1f}" width="{width:.1f}" height="{height:.1f}"'
         style = f'fill="none" stroke="{mark.colour}" stroke-width="{line:.2f}" pointer-events="all"'
         style += f' stroke-dasharray="{2 * line:.2f}"' if mark.dashed else ""

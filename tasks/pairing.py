@@ -50,9 +50,8 @@ class Guarded:
     low: float  # one-sided bound of the gain
     margin: float
     worse: bool  # shown, with a correction for the number of slices
-    enough: (
-        bool  # whether so many samples can show that nothing is lost; fewer only object where harm is shown
-    )
+    # whether so many samples can show that nothing is lost; fewer only object where harm is shown
+    enough: bool
 
     @property
     def non_inferior(self) -> bool:

@@ -20,7 +20,7 @@ from tasks.modelfile import SavedModel, load_model
 from tasks.precision import predicting, resolve_precision
 from tasks.settings import Precision, ViewName
 from tasks.temperature import with_temperature
-from tasks.views import NUM_CROPS, crops_of, require_view, view_named
+from tasks.views import NUM_CROPS, VIEWS, crops_of, require_view, view_named
 
 CLASSIFYING = ("classification", "signals", "volumes")  # families whose models give probabilities of classes
 BATCH_SIZE = 256  # crops a forward pass
@@ -76,7 +76,7 @@ class Predictor:
         self.card = saved.card
         self.device = device if device is not None else default_device()
         self.dtype = resolve_precision(precision, self.device)
-        self.view = view_named(saved.card.views)
+        self.view = view_named(saved.card.views, VIEWS)
         self.batch_size = batch_size
         self.scorer = Scorer(saved.card, saved.members).eval().to(self.device)
         if self.device.type == "cpu":

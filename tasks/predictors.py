@@ -26,9 +26,8 @@ class Answering(Protocol):
         """One row for each encoded item, in their order, of the family's schema; `error` says why one has no answer."""
 
 
-PREDICTORS: dict[
-    str, Callable[..., Answering]
-] = {  # (saved model, device, precision, batch size) -> predictor
+# (saved model, device, precision, batch size) -> predictor
+PREDICTORS: dict[str, Callable[..., Answering]] = {
     "classification": Predictor,
     "detection": DetectionPredictor,
     "faces": FacePredictor,

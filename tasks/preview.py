@@ -150,9 +150,8 @@ def signals_figure(signals: np.ndarray, names: Sequence[str], rate_hz: float, wh
     cut = f", the first {lanes} of {C} channels" if lanes < C else ""
     figure.suptitle(f"What training sees: {what}{cut}", fontsize=10, parse_math=False)
     height_in = figure.get_figheight()
-    figure.tight_layout(
-        pad=0.4, rect=(0, 0.1 / height_in, 1, 1 - 0.3 / height_in)
-    )  # room for names above and below
+    # room for names above and below
+    figure.tight_layout(pad=0.4, rect=(0, 0.1 / height_in, 1, 1 - 0.3 / height_in))
     return figure
 
 

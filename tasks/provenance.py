@@ -30,9 +30,8 @@ class Link:
 
     what: str
     value: str
-    found: bool | None = (
-        None  # whether it is still to be found from here; None: nobody can tell, or it is no thing
-    )
+    # whether it is still to be found from here; None: nobody can tell, or it is no thing
+    found: bool | None = None
     see: str = ""  # the command to see it
 
 

@@ -55,9 +55,8 @@ MAX_WORKER_FAILURES = 3
 POLL_S = 0.25  # the follower's look at the mailbox
 LAST_WORDS_S = 10.0  # that the follower is given for them; the mailbox may be gone with the cluster
 WAIT_S = 1.0  # the driver's look at the head
-GROW_EVERY_S = (
-    60.0  # between two looks for room for more workers: each growth costs the steps since a checkpoint
-)
+# between two looks for room for more workers: each growth costs the steps since a checkpoint
+GROW_EVERY_S = 60.0
 
 
 def process_group(settings: TrainConfig) -> BackendConfig:
@@ -269,9 +268,8 @@ def cpus_of_each(settings: TrainConfig) -> int:
     """CPUs of each worker; raises ValueError where not even the fewest fit that there may be."""
     sizes, cpus = settings.world_sizes, settings.cpus_per_worker
     if len(sizes) > 1 and not cpus:
-        cpus = max(
-            1, cluster_info().num_cpus // sizes[-1]
-        )  # that of the most workers: it stays when some are gone
+        # that of the most workers: it stays when some are gone
+        cpus = max(1, cluster_info().num_cpus // sizes[-1])
     return require_resources(sizes[0], cpus, settings.gpus_per_worker)
 
 

@@ -107,9 +107,8 @@ def open_database(uri: str) -> MlflowClient:
         fcntl.flock(first_come, fcntl.LOCK_EX)
         if uri.startswith("sqlite:") and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            beside = (
-                cache if file.parent == home() else file.parent
-            )  # one file system, so that replace is atomic
+            # one file system, so that replace is atomic
+            beside = cache if file.parent == home() else file.parent
             with scratch("mlflow", beside) as folder:
                 fresh = folder / "mlflow.db"
                 _open(f"sqlite:///{fresh}")

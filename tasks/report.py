@@ -28,14 +28,8 @@ from tasks.pareto import Comparison, TableRows, comparison_figure, shown_rows, t
 from tasks.settings import ViewName
 from tasks.slices import Slice, find_slices, mark
 
-FIGURES = (
-    "pareto",
-    "reliability",
-    "slices",
-    "confusion",
-    "per_class",
-    "worst_mistakes",
-)  # in the order of the page
+# in the order of the page
+FIGURES = ("pareto", "reliability", "slices", "confusion", "per_class", "worst_mistakes")
 MAX_SLICES = 12  # shown; the files and --json have all
 SLICE_COLUMNS = tuple(field.name for field in fields(Slice))
 SUSPECT_COLUMNS = ("id", "label", "suggested", "confidence", "own_confidence", "margin")

@@ -24,9 +24,8 @@ class TrainResult:
     resumed_from_step: int
     metrics: dict[str, float]
     cpu_s: float = 0.0  # processor seconds of the ranks in the loop, over all attempts
-    trained_on: dict[str, str] = field(
-        default_factory=dict
-    )  # see tasks.machine; {} in runs of before it was kept
+    # see tasks.machine; {} in runs of before it was kept
+    trained_on: dict[str, str] = field(default_factory=dict)
 
 
 class Listener:

@@ -25,11 +25,8 @@ from tasks.metrics import wilson_interval
 
 FEW = 30  # images below which a slice says little
 SHA256 = re.compile(r"[0-9a-f]{64}")  # the name of a group that ingest made, of near-duplicates
-GROUP_SIZES = (
-    (1, "alone"),
-    (2, "2 alike"),
-    (5, "3 to 5 alike"),
-)  # greatest size of each; then "more than 5 alike"
+# greatest size of each; then "more than 5 alike"
+GROUP_SIZES = ((1, "alone"), (2, "2 alike"), (5, "3 to 5 alike"))
 SIZE_UNITS = {1: "samples", 3: "voxels"}  # by the number of axes; of pictures px
 
 

@@ -103,9 +103,8 @@ class Study:
 
     def hear(self, number: int, report: Report) -> bool:
         """Keep what a trial says of itself; whether it is to be stopped."""
-        if (
-            report.validation in self.frozen(number).intermediate_values
-        ):  # it went on from a checkpoint before that
+        # it went on from a checkpoint before that
+        if report.validation in self.frozen(number).intermediate_values:
             return False
         trial = self.open(number)
         self.keep(trial, report)

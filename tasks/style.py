@@ -22,7 +22,7 @@ from data.dataset import DatasetInfo
 from data.parameters import Parameters
 from data.records import Batch
 from models.stylizer import AdaINStylizer, Stylizer, StylizerModel, build, layers_needed
-from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
+from tasks.card import Member, ModelCard, Preprocessing, card_of_one
 from tasks.featurenet import CHANNELS, StyleNet, bare, tapped
 from tasks.optim import OptimConfig
 from tasks.settings import TrainConfig
@@ -158,34 +158,13 @@ def validate(model: nn.Module, batches: Iterable[Batch], config: Any) -> dict[st
 
 def card(config: StylizerConfig, info: DatasetInfo, digest: str, run: str) -> ModelCard:
     """What a trained network says of itself; its classes are the names of the styles."""
-    member = Member(
-        architecture=config.model.name,
-        arguments={
-            "model": config.model.model_dump(mode="json"),
-            "net": config.net.model_dump(mode="json"),
-            "cost": config.cost.model_dump(mode="json"),
-            "style_px": config.style_px,
-        },
-        weights="member-0.safetensors",
-        run=run,
-    )
-    return ModelCard(
-        card_version=CARD_VERSION,
-        family="style",
+    sections = {name: getattr(config, name).model_dump(mode="json") for name in ("model", "net", "cost")}
+    return card_of_one(
+        config, info, digest, run,
+        arguments={**sections, "style_px": config.style_px},
         classes=tuple(name for name, _ in config.styles),
-        preprocessing=Preprocessing(
-            stored_px=config.input.stored_px,
-            crop_px=config.input.crop_px,
-            pad_px=config.input.pad_px,
-            channels=CHANNELS,
-            resize=config.input.resize,
-        ),
-        views=config.evaluate.registered_view,
-        thresholds={},
-        members=(member,),
-        dataset=info.name,
-        dataset_digest=digest,
-    )
+        preprocessing=Preprocessing(**config.input.model_dump(), channels=CHANNELS),
+    )  # fmt: skip
 
 
 def rebuild(card: ModelCard, member: Member) -> Stylizer:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from data.dataset import DatasetInfo
-from data.decode import DecodeError, decode_image, to_square
+from data.decode import DecodeError, decode_image
 from data.samples import read_photo
+from data.squares import to_square
 from tasks.style import StyleSources, StylizerConfig
 from tasks.stylenet import read_style_net
 

@@ -26,17 +26,14 @@ from tasks.predict import default_device
 from tasks.settings import Precision
 
 LEAST_PX = 16  # side of a picture
-MAX_WHOLE_PX = (
-    2_500_000  # of a picture that is rendered in one pass: some 1.5 GB at the paper's width in float32
-)
+# of a picture that is rendered in one pass: some 1.5 GB at the paper's width in float32
+MAX_WHOLE_PX = 2_500_000
 BAND_PX = 600_000
 
 STYLE_SCHEMA = pa.schema(
     [
-        (
-            "picture",
-            pa.binary(),
-        ),  # an RGB PNG of the size of the upright picture; null where it cannot be read
+        # an RGB PNG of the size of the upright picture; null where it cannot be read
+        ("picture", pa.binary()),
         ("error", pa.string()),  # why the picture could not be read; null where it could
     ]
 )

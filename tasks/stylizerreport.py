@@ -13,11 +13,8 @@ from tasks.figures import BLUE, GREY, VERMILLION, save_figure, title
 from tasks.pareto import TableRows
 from tasks.report import columns_of, write_csv, write_json
 
-CELL_PX, GAP_PX, CAPTION_PX = (
-    224,
-    6,
-    18,
-)  # of the sheet: a picture's longer side, between them, the line above
+# of the sheet: a picture's longer side, between them, the line above
+CELL_PX, GAP_PX, CAPTION_PX = 224, 6, 18
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -46,9 +43,8 @@ class Compared:
     optimised: float  # the least of all its time
     time_to_equal_s: float | None  # until it was as low as the network; None: never
     trace: tuple[tuple[float, float], ...]  # seconds, J
-    pictures: tuple[
-        np.ndarray, np.ndarray, np.ndarray
-    ]  # content, by the network, by optimisation: (H, W, 3) uint8
+    # content, by the network, by optimisation: (H, W, 3) uint8
+    pictures: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,8 @@ def load(model: Classifier, weights: Weights, classes: tuple[str, ...]) -> None:
     head = parameters_of(model.net, [head_stage])
     prefixes = tuple(f"{module}." for module in head_stage.modules)
     given = dict(weights.state)
-    if not any(
-        is_side(name) for name in given
-    ):  # a saved model has none: they begin anew, whatever the head does
+    # a saved model has none: they begin anew, whatever the head does
+    if not any(is_side(name) for name in given):
         given |= {name: value for name, value in own.items() if is_side(name)}
     same_head = all(name in given and given[name].shape == own[name].shape for name in head)
     if not same_head or weights.classes not in ((), classes):

@@ -17,8 +17,8 @@ What is averaged afterwards is the softmax output of each crop. Crops stay uint8
   and no new detail. Crops keep the side that the network was trained at: any network takes them.
 """
 
-from collections.abc import Callable
-from typing import get_args
+from collections.abc import Callable, Collection
+from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from tasks.settings import ViewName
 
 Place = tuple[int, int]  # upper left corner (row, column) of a crop, in pixels of the picture without border
 SCALES = (1.0, 1.125, 1.25)  # of multi_scale
+Name = TypeVar("Name", bound=str)
 View = Callable[[Tensor, Preprocessing], tuple[Tensor, Tensor]]
 
 
@@ -97,12 +98,12 @@ NUM_CROPS: dict[ViewName, int] = {
 }
 
 
-def view_named(name: str) -> ViewName:
-    """Check a view's name that came from a file or a person; raises ValueError."""
-    for known in VIEWS:
+def view_named(name: str, views: Collection[Name]) -> Name:
+    """The view of that name, which came from a file or a person; raises ValueError naming those that there are."""
+    for known in views:
         if name == known:
             return known
-    raise ValueError(f"view {name!r} is not known; known: {', '.join(VIEWS)}")
+    raise ValueError(f"view {name!r} is not known; known: {', '.join(views)}")
 
 
 def require_view(name: ViewName, preprocessing: Preprocessing | ArrayPreprocessing) -> None:

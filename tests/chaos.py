@@ -28,23 +28,13 @@ from tasks.modelfile import load_model
 from tasks.modelstore import find_aliases, find_versions
 from tasks.paths import ROOT, home, store
 from tasks.recordstore import connect
-from tests.platforms import CHANGES, FOREIGN, wait_for
+from tests.platforms import FOREIGN, wait_for
 
 POINTS = Path(__file__).parent / "points"
 REACH_S, END_S = 600.0, 600.0
 # The agents of Ray look for their parent now and then, and nobody can tell them when it was killed.
 RAY_AGENTS_S = 90.0
 TRAIN = ("train", "classification", "--dataset", "digits")
-
-
-def tiny_changes(**more: Any) -> list[str]:
-    """The tiny parameters of classification as options; `train__epochs=4` changes one."""
-    values = {
-        f"{section}.{name}": value
-        for section, part in CHANGES.items()
-        for name, value in (part.items() if isinstance(part, dict) else ())
-    } | {name.replace("__", "."): value for name, value in more.items()}
-    return [f"--set={name}={json.dumps(value)}" for name, value in values.items()]
 
 
 @dataclass

@@ -28,6 +28,7 @@ os.environ["CONVOY_HOME"] = _HOME
 os.environ["CONVOY_PRIVATE_URLS"] = "127.0.0.1"  # where tests' own servers are
 os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"  # its last lines would be sent when the server is gone
 
+from data.dataset import Dataset  # noqa: E402
 from pipelines import environment  # noqa: E402
 from pipelines.leaving import leave  # noqa: E402
 from tests.datasets import DATASETS  # noqa: E402
@@ -93,6 +94,25 @@ def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONVOY_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module")
+def digits(module_home: Path) -> Dataset:
+    """scikit-learn's digits, ingested into the module's home."""
+    from tasks.paths import store
+    from tests.tiny import tiny_dataset
+
+    assert store().is_relative_to(module_home)
+    return tiny_dataset("classification", store())
+
+
+@pytest.fixture(scope="module")
+def versioned_digits(digits: Dataset) -> Dataset:
+    """The same, of which DVC has a version."""
+    from tasks import versioning
+
+    versioning.add(digits.path)
+    return digits
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,17 @@ def listening(processes: list[psutil.Process]) -> list[tuple[str, int, str]]:
                 if each.status == psutil.CONN_LISTEN
             ]
     return found
+
+
+def key_of_training(errors: Iterable[str]) -> str:
+    """The run key that a training tells on stderr; returns once it has taken its first steps."""
+    key = ""
+    for line in errors:
+        if line.startswith("run "):
+            key = line.split()[1].rstrip(":")
+        if line.startswith("train "):
+            return key
+    raise AssertionError("the training ended before its first step")
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str, every_s: float = 0.3) -> None:

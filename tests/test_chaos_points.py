@@ -17,8 +17,9 @@ import numpy as np
 import psutil
 import pytest
 
+from data.dataset import Dataset
 from data.syntheticfaces import synthetic_faces
-from tasks import ledger, versioning
+from tasks import ledger
 from tasks.enrolment import bind, enrol_files, folder_of
 from tasks.gallery import Gallery
 from tasks.modelstore import find_versions
@@ -38,13 +39,12 @@ from tests.chaos import (
     running,
     running_records,
     statuses,
-    tiny_changes,
     weights_of,
 )
 from tests.facegalleries import write_embedder
 from tests.pictures import class_tree, write_tree
+from tests.platforms import tiny_changes
 from tests.test_tasks_ledger import with_versions
-from tests.tiny import tiny_dataset
 
 pytestmark = pytest.mark.chaos
 NAP_S, NIGHT_S = 5.0, 60.0  # of a laptop that sleeps
@@ -85,10 +85,10 @@ class Straight:
 
 
 @pytest.fixture(scope="module")
-def straight(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
-    assert store().is_relative_to(module_home)
-    tiny_dataset("classification", store())
-    versioning.add(store() / "digits")
+def straight(
+    module_home: Path, versioned_digits: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Straight:
+    assert versioned_digits.info.name == "digits"
     folder = tmp_path_factory.mktemp("straight") / "run"
     document = run(module_home, folder, *TRAIN, IN_PROCESS, *tiny_changes())
     assert document["alias"] == "champion"

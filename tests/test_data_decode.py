@@ -20,8 +20,8 @@ from data.decode import (
     inspect_image,
     quiet_pillow,
     sniff_format,
-    to_square,
 )
+from data.squares import to_square
 from tests.pictures import encode, picture, png, png_bomb
 
 TARGET = {

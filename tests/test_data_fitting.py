@@ -195,9 +195,8 @@ def test_four_quarter_turns_are_none_and_the_axis_stays(axis: Any) -> None:
         again = volumes.turn(again, torch.ones(4, dtype=torch.int64), axis)
     assert torch.equal(again, volume)
     others = [other + 2 for other in range(3) if other != axis]
-    torch.testing.assert_close(
-        turned.sum(others), volume.sum(others)
-    )  # slices across the axis keep their values
+    # slices across the axis keep their values
+    torch.testing.assert_close(turned.sum(others), volume.sum(others))
     assert not torch.equal(turned[1], volume[1])
 
 

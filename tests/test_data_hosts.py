@@ -108,9 +108,8 @@ def test_an_ipv4_address_inside_of_an_ipv6_one_is_judged_as_itself(number: int) 
 def test_a_name_that_resolves_to_a_private_address_is_never_asked(
     answers: tuple[str, ...], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        socket, "getaddrinfo", resolving_to(*answers)
-    )  # the last: between the look and the call
+    # the last: between the look and the call
+    monkeypatch.setattr(socket, "getaddrinfo", resolving_to(*answers))
     with pytest.raises(
         ValueError, match=r"files\.example is .*127\.0\.0\.1, which is an address of this machine"
     ):

@@ -598,9 +598,8 @@ def start_ingest(tmp_path: Path, source: Path, workers: int) -> "subprocess.Pope
 
 
 def test_of_two_at_once_one_whole_dataset_stays(tmp_path: Path) -> None:
-    sources = [
-        write_tree(tmp_path / name, class_tree(name, 12)) for name in ("ab", "cd")
-    ]  # the classes tell which one it is
+    # the classes tell which one it is
+    sources = [write_tree(tmp_path / name, class_tree(name, 12)) for name in ("ab", "cd")]
     processes = [start_ingest(tmp_path, source, 1) for source in sources]
     for process in processes:
         assert process.wait(60) == 0, process.communicate()

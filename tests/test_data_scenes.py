@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from data.dataset import CROWD, DIFFICULT, SCHEMA_VERSION, TRUNCATED, DatasetInfo
-from data.decode import BORDER, decode_image, decode_many, read_size, to_square
+from data.decode import decode_image, decode_many, read_size
 from data.detection import (
     Batch,
     DetectionAugment,
@@ -24,6 +24,7 @@ from data.detection import (
 from data.geometry import identity, turned, warp_images
 from data.letterbox import into_square, out_of_square, placement
 from data.random import SampleGenerator
+from data.squares import BORDER, to_square
 
 INFO = DatasetInfo.model_construct(
     schema_version=SCHEMA_VERSION, name="x", family="detection", classes=("a", "b"), channels=3,

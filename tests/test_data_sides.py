@@ -262,9 +262,8 @@ def test_a_validation_image_stays_one_beside_the_sources_own_test_split(store: S
     fewer = {name: data for name, data in files.items() if name != "test/a/3.jpg"}
     assert store.add(fewer).moved == ()
     assert store.sides() == {id: side for id, side in before.items() if id in fewer}
-    (moved,) = store.add(
-        {**fewer, "train/a/3.png": files["test/a/3.jpg"]}
-    ).moved  # the source trains on it now
+    # the source trains on it now
+    (moved,) = store.add({**fewer, "train/a/3.png": files["test/a/3.jpg"]}).moved
     assert (moved.before, moved.by_source, moved.examples) == ("test", True, ("train/a/3.png",))
 
 

@@ -306,11 +306,8 @@ def test_ts_cases_have_channels_lengths_and_splits_of_their_own() -> None:
         for item in listing.items
     }
     assert found == {
-        "X_TEST/000000.npy": (
-            "up",
-            "test",
-            [[1, 2], [3, 3]],
-        ),  # a channel that ends early goes on with its last value
+        # a channel that ends early goes on with its last value
+        "X_TEST/000000.npy": ("up", "test", [[1, 2], [3, 3]]),
         "X_TRAIN/000000.npy": ("up", "train", [[1, 2, 3], [4, 5, 6]]),
         "X_TRAIN/000001.npy": ("down", "train", [[1, 2, 3, 4], [5, 6, 7, 8]]),
     }

@@ -38,9 +38,8 @@ def test_a_seed_and_an_index_give_the_same_attack_beside_any_neighbours(way: str
     together = WAYS[way](pictures, draws(4, 9, 2))
     assert together.shape == pictures.shape and together.dtype == torch.uint8
     alone = WAYS[way](pictures[1:2], draws(9))
-    assert (
-        together[1].int() - alone[0].int()
-    ).abs().max() <= 1  # sums of another batch are rounded otherwise
+    # sums of another batch are rounded otherwise
+    assert (together[1].int() - alone[0].int()).abs().max() <= 1
     assert torch.equal(WAYS[way](pictures, draws(4, 9, 2)), together)
     other = WAYS[way](pictures, draws(4, 9, 2, seed=1))
     assert (other.float() - together.float()).abs().mean() > 2

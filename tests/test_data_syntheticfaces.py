@@ -30,9 +30,8 @@ def test_pictures_of_a_person_are_more_alike_than_those_of_two() -> None:
         for who in range(8)
     ])  # fmt: skip
     within = colours.std(1).mean()
-    assert (
-        within < colours.mean(1).std(0).mean() * 2
-    )  # light moves colours much, but not more than people differ
+    # light moves colours much, but not more than people differ
+    assert within < colours.mean(1).std(0).mean() * 2
     assert within > 5  # and no picture is a copy
 
 

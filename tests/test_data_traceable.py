@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.decode import to_square
 from data.fitting import ArrayPreprocessing, Normalise, decode_as_it_came, decode_fitted
 from data.npy import write_npy
+from data.squares import to_square
 from data.traceable import to_squares, to_stored
 from tests.waves import wav
 

@@ -179,9 +179,8 @@ def test_the_engines_know_the_options_that_the_files_give_them() -> None:
         seen.add(program)
         if program == "prefect":
             own = [word for word in words if word != "--no-prompt"]  # of the program, not of a command
-            prefect_app.parse_args(
-                own, exit_on_error=False, print_error=False
-            )  # raises for an unknown option
+            # raises for an unknown option
+            prefect_app.parse_args(own, exit_on_error=False, print_error=False)
             continue
         known = options_of({"mlflow": mlflow_cli, "ray": ray_cli}[program].commands[words[0]])
         given = {word for word in words if word.startswith("--")}

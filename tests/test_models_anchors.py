@@ -23,9 +23,8 @@ from models.boxes import cxcywh_to_xyxy, iou
 def boxes(num: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     centre = torch.rand(num, 2, generator=generator, dtype=torch.float64) * 200
-    sides = (
-        torch.rand(num, 2, generator=generator, dtype=torch.float64) * 90 + 2
-    )  # no side 62.5 times another
+    # no side 62.5 times another
+    sides = torch.rand(num, 2, generator=generator, dtype=torch.float64) * 90 + 2
     return cxcywh_to_xyxy(torch.cat([centre, sides], 1))
 
 

@@ -84,9 +84,8 @@ def test_published_weights_load_strictly_whether_their_keys_are_old_or_new() -> 
         .replace("rpn.head.conv.0.0.", "rpn.head.conv."): value
         for key, value in new.items()
     }  # fmt: skip
-    assert (
-        len(old.keys() - new.keys()) == 18
-    )  # eight convolutions of the pyramid and one of the proposal network
+    # eight convolutions of the pyramid and one of the proposal network
+    assert len(old.keys() - new.keys()) == 18
     for state in (new, old):
         renamed = torchvision_state(state)
         assert renamed.keys() == new.keys()
@@ -198,11 +197,8 @@ def test_the_proposal_network_keeps_the_best_of_each_level_then_of_all() -> None
     found = rpn.propose(logits, [torch.zeros(2, 3, 4), torch.zeros(2, 2, 4)], grids, 64)
     assert found.image.tolist() == [0, 0, 0, 1, 1, 1]
     assert found.boxes_xyxy[:3].tolist() == [[0, 0, 16, 16], [0, 0, 8, 8], [40, 0, 48, 8]]
-    assert found.boxes_xyxy[3:].tolist() == [
-        [20, 0, 28, 8],
-        [40, 0, 48, 8],
-        [0, 40, 8, 56],
-    ]  # cut at the edge
+    # cut at the edge
+    assert found.boxes_xyxy[3:].tolist() == [[20, 0, 28, 8], [40, 0, 48, 8], [0, 40, 8, 56]]
 
 
 def test_a_box_is_only_suppressed_by_one_of_its_level() -> None:
@@ -264,9 +260,8 @@ def test_detections_are_by_class_with_the_box_of_that_class() -> None:
     assert found.labels.tolist() == [0, 1] and found.image.tolist() == [0, 0]
     assert found.boxes_xyxy.tolist() == [[0, 0, 10, 10], [10, 0, 20, 10]]
     assert found.scores.tolist() == pytest.approx([torch.e / (1 + 2 * torch.e)] * 2)
-    sure = heads.find(
-        -logits, offsets, proposals, 2, 45, COMMON["finding"]
-    )  # now the second picture's are sure
+    # now the second picture's are sure
+    sure = heads.find(-logits, offsets, proposals, 2, 45, COMMON["finding"])
     assert sure.boxes_xyxy[sure.image == 1].tolist() == [[40, 40, 45, 45]] * 2  # cut at the edge
 
 

@@ -74,9 +74,8 @@ def test_soft_nms_worked_by_hand() -> None:
     torch.testing.assert_close(lowered, torch.tensor([0.9, 0.7, 0.4]))
     places, lowered = soft_nms(boxes[:2], scores[:2], "gaussian", sigma=0.5)
     torch.testing.assert_close(lowered, torch.tensor([0.9, 0.8 * math.exp(-0.5)]))
-    assert soft_nms(boxes, scores, "linear", iou_threshold=0.5)[1][1].item() == pytest.approx(
-        0.8
-    )  # at it: stays
+    # at it: stays
+    assert soft_nms(boxes, scores, "linear", iou_threshold=0.5)[1][1].item() == pytest.approx(0.8)
     none = soft_nms(boxes[:0], scores[:0], "linear")
     assert [len(part) for part in none] == [0, 0]
 

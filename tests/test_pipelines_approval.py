@@ -7,19 +7,13 @@ from typing import Any
 import pytest
 
 from data.dataset import Dataset
-from tasks import versioning
-from tasks.paths import store
 from tests.platforms import CHANGES, Platform, running, wait_for
-from tests.tiny import tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 RUN_S = 400
 DEPLOYMENT = "retrain-classifier/retrain-classifier"
-GATE = {
-    "latency_ratio": 0,
-    "memory_ratio": 0,
-    "num_draws": 200,
-}  # what a busy machine measures decides nothing here
+# what a busy machine measures decides nothing here
+GATE = {"latency_ratio": 0, "memory_ratio": 0, "num_draws": 200}
 ENDS = (
     "Promoted",
     "Held",
@@ -34,16 +28,8 @@ ENDS = (
 
 
 @pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    dataset = tiny_dataset("classification", store())
-    versioning.add(dataset.path)
-    return dataset
-
-
-@pytest.fixture(scope="module")
-def platform(module_home: Path, digits: Dataset) -> Iterator[Platform]:
-    assert digits.info.name == "digits"
+def platform(module_home: Path, versioned_digits: Dataset) -> Iterator[Platform]:
+    assert versioned_digits.info.name == "digits"
     with running(module_home) as platform:
         first = retrain(platform, 1, executor="in_process")
         ended(platform, first, "Promoted")

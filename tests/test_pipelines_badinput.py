@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.dataset import Dataset
 from tasks.paths import store
 from tests.conftest import Run
 from tests.corpus import pack
 from tests.pictures import class_tree, encode, picture, png, png_bomb, write_tree
 from tests.recording import make_model
 from tests.test_data_decode import with_orientation
-from tests.tiny import tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("module_home")
 JPEG = encode(picture(3), "JPEG")
@@ -144,15 +144,9 @@ def test_a_pipe_is_refused_and_not_waited_for(run: Run, tmp_path: Path) -> None:
     )
 
 
-@pytest.fixture
-def digits(module_home: Path) -> Path:
-    """The folder of a dataset."""
-    assert store().is_relative_to(module_home)
-    return tiny_dataset("classification", store()).path
-
-
-def test_a_damaged_dataset_is_one_line_that_says_what_to_do(run: Run, digits: Path) -> None:
-    whole = (digits / "dataset.json").read_bytes()
+def test_a_damaged_dataset_is_one_line_that_says_what_to_do(run: Run, digits: Dataset) -> None:
+    file = digits.path / "dataset.json"
+    whole = file.read_bytes()
     for content, said in (
         (b"", "dataset.json is damaged, it is no JSON"),
         (b"[]", "it must hold an object, got list"),
@@ -161,7 +155,7 @@ def test_a_damaged_dataset_is_one_line_that_says_what_to_do(run: Run, digits: Pa
         (whole.replace(b'"channels": 1', b'"channels": "many"'), "dataset.json.channels (='many')"),
         (whole.replace(b'"train-00000.parquet"', b'"../x"'), "must be a file name in that folder"),
     ):
-        (digits / "dataset.json").write_bytes(content)
+        file.write_bytes(content)
         for command in (("data", "show", "digits"), ("train", "classification", "--dataset", "digits")):
             assert said in one_line(run, *command)
 

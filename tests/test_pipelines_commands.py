@@ -22,15 +22,9 @@ from tasks import ledger, registry
 from tasks.paths import ROOT, store
 from tasks.train import train
 from tests.conftest import Run
-from tests.tiny import tiny_config, tiny_dataset
+from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.usefixtures("module_home")
-
-
-@pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    return tiny_dataset("classification", store())
 
 
 @pytest.fixture(scope="module")

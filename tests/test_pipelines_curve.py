@@ -18,18 +18,12 @@ from tasks.recordstore import connect
 from tests.conftest import Run
 from tests.test_pipelines_training import Listener
 from tests.test_tasks_transfer import network, state_of
-from tests.tiny import INGEST, PLAIN, TINY, tiny_dataset
+from tests.tiny import INGEST, PLAIN, TINY
 
 TINY_RECIPE = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
 RECIPE = {**TINY_RECIPE, "model": {"name": "resnet8_cifar"}, "augment": PLAIN}
 CURVE = {"shots": [1, 2], "modes": ["head", "scratch"], "num_seeds": 2, "num_steps": 2}
 pytestmark = pytest.mark.usefixtures("digits", "prefect_api", "listener")
-
-
-@pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    return tiny_dataset("classification", store())
 
 
 @pytest.fixture(scope="module")

@@ -12,20 +12,13 @@ from data.checklist import NAMES
 from data.dataset import Dataset
 from pipelines.families import PIPELINES
 from pipelines.parameters import recipes
-from tasks.paths import ROOT, store
+from tasks.paths import ROOT
 from tasks.settings import ViewName
 from tests.platforms import CHANGES, DEPLOYMENT, ENDED, ENDLESS, Platform, running, wait_for
-from tests.tiny import tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 RUN_S, CANCEL_S = 400, 120
 LISTED = {each["name"]: each for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
-
-
-@pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    return tiny_dataset("classification", store())
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,7 @@ def test_the_registered_least_score_decides_unless_another_is_given(
     code, _out, err = run("predict", uri, str(pictures[1]), "--least-score", "7")
     assert code == 2 and "must lie in 0…1" in err
     code, _out, err = run("predict", uri, str(pictures[1]), "--view", "ten_crop")
-    assert code == 2 and "unknown view 'ten_crop'; known: single, mirror, multi_scale" in err
+    assert code == 2 and "view 'ten_crop' is not known; known: single, mirror, multi_scale" in err
 
 
 def test_several_detectors_are_tested_together_and_each_alone(
@@ -196,9 +196,8 @@ def test_large_pictures_are_looked_at_in_tiles_where_that_is_asked_for(
     whole, tiled = (
         json.loads(run(*command, *more)[1])["predictions"] for more in ((), ("--tile", "--overlap", "0.5"))
     )
-    np.testing.assert_allclose(
-        whole[1]["scores"], tiled[1]["scores"], atol=1e-4
-    )  # in a batch of another size
+    # in a batch of another size
+    np.testing.assert_allclose(whole[1]["scores"], tiled[1]["scores"], atol=1e-4)
     assert len(whole[0]["boxes_xyxy"]) < len(tiled[0]["boxes_xyxy"])
     assert all(0 <= x0 <= x1 <= 192 and 0 <= y0 <= y1 <= 192 for x0, y0, x1, y1 in tiled[0]["boxes_xyxy"])
     code, _out, err = run("predict", uri, *files, "--overlap", "0.5")

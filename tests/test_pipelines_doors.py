@@ -22,12 +22,8 @@ RUN_S = 400
 RUN_TAGS = {"convoy.key", "prefect.flow_run_id", "ray.job_id", "ray.address"}  # which run it was, and where
 VALIDATED = ("step", "num_steps", "epoch", "lr", "val_accuracy", "val_loss")  # of the course of training
 MEASURED = ("images_per_s", "memory_mb", "latency_ms")  # ends of the names of metrics
-SPEAKS_OF_TIME = {
-    "report.html",
-    "pareto.png",
-    "pareto.csv",
-    "views.csv",
-}  # pages and figures of the test that have rates in them
+# pages and figures of the test that have rates in them
+SPEAKS_OF_TIME = {"report.html", "pareto.png", "pareto.csv", "views.csv"}
 
 
 @dataclass

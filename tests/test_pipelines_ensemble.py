@@ -23,13 +23,12 @@ from tasks.modelfile import load_card
 from tasks.predict import load_predictor
 from tasks.recordstore import connect
 from tests.conftest import Run
-from tests.test_pipelines_training import RECIPE, Listener, digits, newest_key, runs_with_key, status_of
+from tests.test_pipelines_training import RECIPE, Listener, newest_key, runs_with_key, status_of
 
 QUICK = {"train": {"epochs": 2.0}}
 OTHER_INPUT = {**RECIPE, "input": {**RECIPE["input"], "stored_px": 20, "crop_px": 20}}
 RECIPES = {"tiny": RECIPE, "default": RECIPE, "large": OTHER_INPUT}
 MODELS = ("lenet5", "resnet8_cifar")
-__all__ = ["digits"]  # a fixture
 pytestmark = pytest.mark.usefixtures("digits", "prefect_api", "listener")
 
 
@@ -180,7 +179,7 @@ def test_without_a_number_there_are_five_members() -> None:
 
 
 def test_an_unknown_ensemble_lists_the_known_ones(finished: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=rf"no ensemble 'nope' was begun; known: .*{finished['key']}"):
+    with pytest.raises(ValueError, match=rf"no ensemble 'nope' in .*; known: .*{finished['key']}"):
         ensemble.read_team("nope")
 
 

@@ -18,19 +18,13 @@ from pipelines.parameters import section
 from pipelines.unitrequest import ExplainConfig, UnitsJob, request_of
 from tasks import classification, unitviews
 from tasks.modelfile import save_model
-from tasks.paths import runs, store
+from tasks.paths import runs
 from tasks.recordstore import connect
 from tests.conftest import Run
-from tests.tiny import tiny_config, tiny_dataset
+from tests.tiny import tiny_config
 
 QUICK = ("--set", "synthesis.steps=2", "--set", "synthesis.side_px=16", "--executor", "in_process")
 pytestmark = pytest.mark.usefixtures("prefect_api")
-
-
-@pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    return tiny_dataset("classification", store())
 
 
 def write_model(folder: Path, digits: Dataset, seed: int) -> str:

@@ -94,9 +94,8 @@ def test_predict_requires_liveness_where_it_is_asked_to(
     predictor = load_predictor(check)
     scores = predictor.predict([file.read_bytes() for file in pictures])["probabilities"].to_pylist()
     order = np.argsort([row[0] for row in scores])
-    keep_threshold(
-        check, tmp_path / "fitted", scores[order[1]][0], "by hand"
-    )  # the least real of three is a spoof
+    # the least real of three is a spoof
+    keep_threshold(check, tmp_path / "fitted", scores[order[1]][0], "by hand")
     files = [str(file) for file in pictures]
     code, out, err = run("predict", URI, *files, "--liveness", str(tmp_path / "fitted"), "--json")
     document = json.loads(out)

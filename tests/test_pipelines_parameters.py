@@ -1,5 +1,7 @@
 """Recipes, changes to them, and the forms that Prefect shows of them."""
 
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import jsonschema
@@ -23,7 +25,9 @@ from pipelines.parameters import (
     recipes,
     section,
 )
+from pipelines.training import Job, read_job, write_job
 from tasks.families import FAMILIES
+from tasks.reproduction import JOB_FILE
 
 KEYS = st.text("abcdefghij_", min_size=1, max_size=6)
 VALUES = st.one_of(
@@ -55,6 +59,36 @@ def test_a_recipe_is_the_one_asked_for_else_the_datasets_else_default() -> None:
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"no recipe 'no' for classification .* known: digits, .*default"):
         choose_recipe("classification", "digits", "no")
+
+
+def test_a_run_of_before_a_parameter_was_there_goes_on_as_it_was(tmp_path: Path) -> None:
+    config = configuration("classification", "digits", AUTO, {})
+    asked = Job("classification", "digits", "digits", config)
+    write_job(asked, tmp_path)
+    file = tmp_path / JOB_FILE
+    values = json.loads(file.read_text())
+    del values["config"]["train"]["min_workers"]
+    file.write_text(json.dumps(values))
+    assert read_job(tmp_path) == asked
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ('{"dataset": "di', r"job\.json is damaged, it is no JSON .*; start it anew$"),
+    (None, r"job\.json\.train\.epochs is required; another version of the code began this: go on with it by"),
+])  # fmt: skip
+def test_a_run_whose_parameters_cannot_be_read_says_so(
+    content: str | None, message: str, tmp_path: Path
+) -> None:
+    write_job(
+        Job("classification", "digits", "digits", configuration("classification", "digits", AUTO, {})),
+        tmp_path,
+    )
+    file = tmp_path / JOB_FILE
+    values = json.loads(file.read_text())
+    del values["config"]["train"]["epochs"]
+    file.write_text(json.dumps(values) if content is None else content)
+    with pytest.raises(ValueError, match=message):
+        read_job(tmp_path)
 
 
 def test_changes_reach_the_configuration_and_leave_the_rest() -> None:

@@ -79,6 +79,8 @@ def test_a_folder_becomes_a_file_and_the_same_command_finds_it_done(
         (("--out", "p.csv"), "--out (=p.csv) must end in .parquet"),
         (("--out", "p.parquet", "--view", "mirror"), "--view is for a look at few images"),
         (("--out", "p.parquet", "another"), "--out takes one folder, or s3://BUCKET/PREFIX, got 2"),
+        (("--out", "p.parquet", "--overlap", "0.5"), "give --tile too"),
+        (("--out", "p.parquet", "--strength", "0.5"), "--strength is for stylizers"),
         (("--set", "threads=2"), "--set is for --out"),
     ],
 )

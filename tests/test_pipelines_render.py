@@ -106,6 +106,16 @@ def test_the_clock_says_nothing_before_it_can(monkeypatch: pytest.MonkeyPatch) -
     assert clock.rate(10) == 5.0
 
 
+def test_what_an_earlier_attempt_had_done_is_not_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    clock = Clock()
+    now[0] = 102.0
+    assert clock.own_rate(90) is None
+    now[0] = 104.0
+    assert clock.own_rate(110) == 5.0
+
+
 def test_the_reporter_is_the_one_that_was_set() -> None:
     before = current_reporter()
     reporter = ConsoleReporter()

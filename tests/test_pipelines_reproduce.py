@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from data.dataset import Dataset
 from pipelines import reproduce
 from tasks import registry, versioning
 from tasks.paths import ROOT, runs, store
@@ -18,7 +19,6 @@ from tasks.recordstore import connect
 from tasks.reproduction import find_origin
 from tests.conftest import Run
 from tests.test_tasks_lineage import git
-from tests.tiny import tiny_dataset
 
 CODE = ("data", "models", "tasks", "pipelines", "params.yaml", "pyproject.toml", ".gitignore")
 
@@ -39,15 +39,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(checkout: Path, module_home: Path) -> dict[str, Any]:
+def trained(checkout: Path, module_home: Path, versioned_digits: Dataset) -> dict[str, Any]:
     """The summary of a training of the commit, on data that DVC has."""
-    tiny_dataset("classification", store())
-    versioning.add(store() / "digits")
     left_out = ("PREFECT_", "CONVOY_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     environment |= {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1", "CONVOY_HOME": str(module_home)}
-    command = ["train", "classification", "--dataset", "digits", "--set", "train.epochs=1", "--set", "train.seed=3",
-               "--executor", "in_process", "--json"]  # fmt: skip
+    command = ["train", "classification", "--dataset", versioned_digits.info.name, "--set", "train.epochs=1",
+               "--set", "train.seed=3", "--executor", "in_process", "--json"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "pipelines", *command],
         env=environment,

@@ -24,23 +24,15 @@ from tasks.recordstore import connect
 from tests.conftest import Run
 from tests.pairs import GATE
 from tests.test_pipelines_training import Listener, runs_with_key
-from tests.tiny import TINY, tiny_dataset
+from tests.tiny import TINY
 
 NAME = "classifier-digits"
 RECIPE = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
 POOR, GOOD = {"train": {"epochs": 3.0}}, {"train": {"epochs": 12.0}}
 # what a busy machine measures decides nothing here
 FREE = {**GATE, "latency_ratio": 0, "memory_ratio": 0}
-pytestmark = pytest.mark.usefixtures("digits", "prefect_api", "listener")
+pytestmark = pytest.mark.usefixtures("versioned_digits", "prefect_api", "listener")
 Both = tuple[dict[str, Any], dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    dataset = tiny_dataset("classification", store())
-    versioning.add(dataset.path)
-    return dataset
 
 
 @pytest.fixture
@@ -85,9 +77,9 @@ def state_of(key: str) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def promoted(digits: Dataset, prefect_api: str) -> Both:
+def promoted(versioned_digits: Dataset, prefect_api: str) -> Both:
     """Summaries of a first, poor model, and of a better one that was approved."""
-    assert prefect_api and digits
+    assert prefect_api and versioned_digits
     with pytest.MonkeyPatch.context() as patch:
         for place in ("pipelines.configuration.recipes", "pipelines.parameters.recipes"):
             patch.setattr(place, lambda family: {"default": RECIPE})

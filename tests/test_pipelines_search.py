@@ -24,23 +24,17 @@ from pipelines.reporting import set_reporter
 from pipelines.training import read_job
 from tasks.cluster import disconnect
 from tasks.cost import Cost, cost_of
-from tasks.paths import ROOT, runs, store
+from tasks.paths import ROOT, runs
 from tasks.recordstore import connect
 from tasks.runrecords import SEARCHES, costs_until
 from tests.conftest import Run
 from tests.test_pipelines_training import Listener
-from tests.tiny import TINY, tiny_dataset
+from tests.tiny import TINY
 
 SPACE = ("optim.lr=log:1e-3..1e-1", "train.batch_size=32,64")
 HOW = {"trials": 3, "max_concurrent": 1}
 TINY_RECIPE = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
 RECIPE = {**TINY_RECIPE, "train": {**TINY_RECIPE["train"], "epochs": 3.0}}
-
-
-@pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    return tiny_dataset("classification", store())
 
 
 @pytest.fixture
@@ -100,9 +94,8 @@ def test_a_search_costs_what_its_trials_do_and_what_the_winner_does(finished: di
     assert trials and training
     in_loops = [run.data.metrics["train_cpu_s"] for run in children_of(finished["mlflow_run"]).values()]
     assert all(in_loops) and own.metrics["train_cpu_s"] == pytest.approx(sum(in_loops))
-    assert trials.cpu_s > sum(
-        in_loops
-    )  # Ray was started by the search, whose meter sees the trials' processes
+    # Ray was started by the search, whose meter sees the trials' processes
+    assert trials.cpu_s > sum(in_loops)
     assert finished["cost"] == asdict(
         Cost(2, trials.cpu_s + training.cpu_s, 0, trials.wall_s + training.wall_s)
     )

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from data.dataset import Dataset
-from tasks.paths import ROOT, runs, store
+from tasks.paths import ROOT, runs
 from tasks.recordstore import connect
-from tests.tiny import tiny_dataset
+from tests.platforms import key_of_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 CHANGES = {  # only what is told to stop keeps a checkpoint of an endless run
@@ -68,22 +68,7 @@ def start(home: Path, *arguments: str) -> Training:
         env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None
-    key, end = "", time.monotonic() + START_S
-    for line in process.stderr:
-        assert time.monotonic() < end, "no step was taken in time"
-        if line.startswith("run "):
-            key = line.split()[1].rstrip(":")
-        if line.startswith("train "):
-            break
-    else:
-        pytest.fail(f"the training ended with {process.wait()}")
-    return Training(process, home, key, process.stderr)
-
-
-@pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    return tiny_dataset("classification", store())
+    return Training(process, home, key_of_training(process.stderr), process.stderr)
 
 
 @pytest.fixture(params=["endless"])
@@ -129,9 +114,8 @@ def test_a_stopped_training_leaves_no_process_and_is_marked_killed(
     assert err.splitlines()[-1] == "convoy: stopped"
     assert out == ""
     told = re.search(r"^stopped after step (\d+): no step is lost; go on: (.*)$", err, re.MULTILINE)
-    if (
-        number == signal.SIGTERM and group
-    ):  # Ray's own processes have ended too, and nobody was left to keep anything
+    # Ray's own processes have ended too, and nobody was left to keep anything
+    if number == signal.SIGTERM and group:
         assert told is None and "stopped without a checkpoint" in err
         return
     assert told is not None, err

@@ -20,7 +20,7 @@ from tasks.paths import runs, store
 from tasks.recordstore import connect
 from tasks.runrecords import kept_files
 from tests.conftest import Run
-from tests.tiny import INGEST, TINY, tiny_dataset
+from tests.tiny import INGEST, TINY
 
 RECIPE = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
 QUICK = {"train": {"epochs": 0.5}}
@@ -39,12 +39,6 @@ class Listener:
 
     def show(self, status: Status) -> None:
         self.statuses.append(status)
-
-
-@pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    return tiny_dataset("classification", store())
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from data.checks import file_sha256
-from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from models.classification import build
 from models.stages import parameters_of, stages_of
@@ -23,17 +22,10 @@ from tasks.paths import store
 from tasks.recordstore import connect
 from tests.published import PACKAGE, efficientnet_lite0
 from tests.test_pipelines_training import RECIPE, Listener
-from tests.tiny import tiny_dataset
 
 CHAMPION = "models:/classifier-digits@champion"
 WEIGHTS = "member-0.safetensors"
 pytestmark = pytest.mark.usefixtures("prefect_api", "module_home")
-
-
-@pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    return tiny_dataset("classification", store())
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from tasks.recordstore import connect
 from tasks.runrecords import find_run
 from tests import postgres, racers
 from tests.pictures import class_tree, write_tree
+from tests.platforms import key_of_training, wait_for
 from tests.postgres import Postgres, needs_postgres
 from tests.racers import Done, ended, race, side_by_side, start
 from tests.recording import make_model, pictures
@@ -70,7 +71,7 @@ def records_on(database: Postgres, folder: Path) -> Iterator[str]:
     with (folder.parent / "mlflow.log").open("wb") as log:
         server = subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_for(lambda: healthy(f"http://127.0.0.1:{port}/health"), "MLflow's server answers")
+        wait_for(lambda: healthy(f"http://127.0.0.1:{port}/health"), WAIT_S, "MLflow's server answers")
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -98,13 +99,6 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if database is not None:
             patch.setenv("MLFLOW_TRACKING_URI", own["MLFLOW_TRACKING_URI"])
         yield Place(own_home, own, database)
-
-
-def wait_for(condition: Any, what: str) -> None:
-    end_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end_s, f"after {WAIT_S} s still not: {what}"
-        time.sleep(0.1)
 
 
 def refused(done: Done) -> str:
@@ -179,11 +173,7 @@ def test_one_run_is_trained_by_one_process(place: Place) -> None:
         assert side_by_side(place.own, ("data", "add", "sklearn:digits", "--name", "digits"))[0].code == 0
     first = start(place.own, *command)
     assert first.stderr is not None
-    key = ""
-    for line in first.stderr:
-        key = line.split()[1].rstrip(":") if line.startswith("run ") else key
-        if line.startswith("train "):
-            break
+    key = key_of_training(first.stderr)
     [second] = side_by_side(place.own, ("train", "--resume", key, "--executor", "in_process"))
     assert refused(second) == (
         f"convoy: run {key} is being trained by process {first.pid}; wait for it, stop it, or start a run of its own"

@@ -12,7 +12,7 @@ import pytest
 
 from data.address import is_loopback
 from data.dataset import Dataset
-from tasks.paths import ROOT, store
+from tasks.paths import ROOT
 from tests.platforms import (
     CHANGES,
     ENDED,
@@ -23,7 +23,6 @@ from tests.platforms import (
     tiny_changes,
     wait_for,
 )
-from tests.tiny import tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 RUN_S = 400
@@ -38,12 +37,6 @@ TRAIN = (
     "--stop-after",
     "train",
 )
-
-
-@pytest.fixture(scope="module")
-def digits(module_home: Path) -> Dataset:
-    assert store().is_relative_to(module_home)
-    return tiny_dataset("classification", store())
 
 
 @pytest.fixture(scope="module")

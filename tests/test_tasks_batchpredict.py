@@ -114,9 +114,8 @@ def test_stopped_and_gone_on_is_uninterrupted(resolved: Resolved, photos: Path, 
     assert not cut.exists()
     first = {file.name: file.stat().st_mtime_ns for file in parts_folder(cut).glob("part-*.parquet")}
     assert sorted(first) == ["part-000000.parquet", "part-000001.parquet"]
-    (photos / "new.png").write_bytes(
-        pictures(1)[0]
-    )  # comes too late: the list was made when the file was begun
+    # comes too late: the list was made when the file was begun
+    (photos / "new.png").write_bytes(pictures(1)[0])
     with pytest.raises(KeyboardInterrupt):
         predict(cut, resolved, photos, stop_after=1)  # the second of those that are left
     done = predict(cut, resolved, photos)

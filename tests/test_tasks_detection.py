@@ -17,12 +17,13 @@ from tasks.card import ModelCard
 from tasks.detectionevaluate import evaluate, fit_threshold, found_in, objects_of_split
 from tasks.detectionmatches import match, pair_iou
 from tasks.detectionmetrics import at_threshold
-from tasks.detectionpredict import DETECTION_SCHEMA, DetectionPredictor, coco_results, view_named
+from tasks.detectionpredict import DETECTION_SCHEMA, VIEWS, DetectionPredictor, coco_results
 from tasks.ensemble import combine
 from tasks.families import FAMILIES
 from tasks.modelfile import load_card, load_model, save_model
 from tasks.optim import build_optimizers
 from tasks.train import LocalSession, decode_here, train
+from tasks.views import view_named
 from tests.tiny import tiny_config, tiny_dataset
 
 CPU = torch.device("cpu")
@@ -330,8 +331,8 @@ def test_models_and_data_that_do_not_fit_are_refused(
         evaluate([folder, other], dataset, config=config.evaluate, device=CPU)
     with pytest.raises(ValueError, match="at least one model folder"):
         evaluate([], dataset, config=config.evaluate, device=CPU)
-    with pytest.raises(ValueError, match="unknown view 'ten_crop'"):
-        view_named("ten_crop")
+    with pytest.raises(ValueError, match="view 'ten_crop' is not known"):
+        view_named("ten_crop", VIEWS)
 
 
 @pytest.mark.parametrize(

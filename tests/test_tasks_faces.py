@@ -292,9 +292,8 @@ def test_two_workers_train_on_people_of_their_own(
     changes = {**COMPARING, "loss__name": "triplet", "train__epochs": 12.0, "train__batch_size": 32}
     two = run(drawn, tmp_path / "two", "ray", train__num_workers=2, **changes)
     assert two.num_steps == 12 * (150 // 32)
-    assert (
-        two.metrics["val_auc"] > 0.6 and 0 < two.metrics["active"] < 1
-    )  # each batch had pairs of both kinds
+    # each batch had pairs of both kinds
+    assert two.metrics["val_auc"] > 0.6 and 0 < two.metrics["active"] < 1
 
 
 @pytest.mark.data

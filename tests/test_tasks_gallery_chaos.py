@@ -65,9 +65,8 @@ def check_whole(folder: Path, said: list[str], first: int) -> int:
         assert gallery.check() == len(there)
         numbers = {sign: {int(word[1:]) for word in said if word[0] == sign} for sign in "+2-"}
         for number in numbers["+"] - numbers["-"]:
-            assert name_of(number) in there or number == max(
-                numbers["+"]
-            )  # a removal that was not said any more
+            # a removal that was not said any more
+            assert name_of(number) in there or number == max(numbers["+"])
         for number in numbers["2"] & {int(name[-4:]) for name in there}:
             assert there[name_of(number)] == 2
         gone = [name_of(number) for number in numbers["-"]]

@@ -28,10 +28,8 @@ def test_a_case_worked_by_hand() -> None:
     found = find_label_errors(probabilities, labels)
     assert found.thresholds == pytest.approx([0.6, 0.7])
     joint = confident_joint(probabilities, labels, found.thresholds)
-    assert joint.tolist() == [
-        [2, 1],
-        [0, 2],
-    ]  # the last reaches neither threshold, the last but one just its own
+    # the last reaches neither threshold, the last but one just its own
+    assert joint.tolist() == [[2, 1], [0, 2]]
     assert found.joint.tolist() == [[2, 1], [0, 3]]
     assert (found.estimated, found.noise_rate) == (1.0, pytest.approx(1 / 6))
     assert (found.suspects.tolist(), found.suggested.tolist()) == ([2], [1])

@@ -249,9 +249,8 @@ def test_a_threshold_is_kept_in_a_copy_of_the_model(checked: tuple[Path, Dataset
     assert after.calibrated_on == f"{before.calibrated_on}; by hand" and load_card(folder) == before
     with pytest.raises(ValueError, match="is there and not empty"):
         keep_threshold(folder, tmp_path / "strict", 0.5, "again")
-    alone = combine(
-        [folder, tmp_path / "strict"], tmp_path / "pair"
-    )  # thresholds of members do not hold for both
+    # thresholds of members do not hold for both
+    alone = combine([folder, tmp_path / "strict"], tmp_path / "pair")
     assert LIVENESS not in alone.thresholds
 
 

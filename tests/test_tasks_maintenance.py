@@ -123,11 +123,8 @@ def test_records_of_killed_runs_are_closed_and_those_of_living_ones_stay() -> No
         fcntl.flock(held, fcntl.LOCK_EX)
         runrecords.close_lost()
     status = {key: registry.connect().get_run(run_id).info.status for key, run_id in run_ids.items()}
-    assert status == {
-        "lost": "KILLED",
-        "living": "RUNNING",
-        "elsewhere": "RUNNING",
-    }  # on another machine, say
+    # on another machine, say
+    assert status == {"lost": "KILLED", "living": "RUNNING", "elsewhere": "RUNNING"}
     for key in ("lost", "living"):
         shutil.rmtree(runs() / key)
 

@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 from tasks import leftovers, orphans
 from tasks.maintenance import MaintainConfig, document, find, free
 from tasks.paths import ROOT, runs
+from tests.platforms import key_of_training, wait_for
 from tests.recording import make_model
 
 pytestmark = pytest.mark.chaos
@@ -55,13 +55,6 @@ def environment(place: Path, **more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(place), **more}
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    end_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end_s, f"after {WAIT_S} s still not: {what}"
-        time.sleep(0.1)
-
-
 def belonging_to(session: Path) -> list[psutil.Process]:
     """Living processes of a session, those too whose command says nothing of it."""
     found = []
@@ -86,12 +79,14 @@ def test_a_process_that_hangs_outlives_its_killed_driver_until_it_is_ended(place
         assert session.parent == leftovers.RAY_SESSIONS
         assert len(belonging_to(session)) > 2
         assert find(NOW) == [], "its driver lives"
-        wait_for(lambda: [each for each in belonging_to(session) if is_agent(each)], "the agent runs")
+        wait_for(lambda: [each for each in belonging_to(session) if is_agent(each)], WAIT_S, "the agent runs")
         [hung] = [each for each in belonging_to(session) if is_agent(each)]
         hung.suspend()
         driver.kill()
     wait_for(
-        lambda: [each.pid for each in belonging_to(session)] == [hung.pid], "all but what hangs have ended"
+        lambda: [each.pid for each in belonging_to(session)] == [hung.pid],
+        WAIT_S,
+        "all but what hangs have ended",
     )
     for config in (NOW, LATER):
         found = find(config)
@@ -145,18 +140,13 @@ def test_maintenance_beside_a_training_takes_nothing_of_it(place: Path, module_h
     )  # fmt: skip
     try:
         assert training.stderr is not None
-        key = ""
-        for line in training.stderr:
-            key = line.split()[1].rstrip(":") if line.startswith("run ") else key
-            if line.startswith("train "):
-                break
-        folder = runs() / key
-        wait_for(lambda: list(folder.rglob("state.pt")), "a checkpoint is kept")
+        folder = runs() / key_of_training(training.stderr)
+        wait_for(lambda: list(folder.rglob("state.pt")), WAIT_S, "a checkpoint is kept")
         [session] = (place / "ray").glob("session_2*")
         maintain = [*command, "maintain", "--apply", "--set", "keep_days=0", "--json"]
         done = subprocess.run(maintain, env=own, cwd=ROOT, capture_output=True, text=True, check=True)
         taken = [item["path"] for item in json.loads(done.stdout)["items"]]
-        assert not [path for path in taken if key in path or session.name in path or "/proc/" in path]
+        assert not [path for path in taken if folder.name in path or session.name in path or "/proc/" in path]
         assert (folder / "data" / "dataset.json").is_file() and list(folder.rglob("state.pt"))
         training.terminate()
         _, err = training.communicate(timeout=WAIT_S)
@@ -195,7 +185,7 @@ def test_a_model_whose_server_was_killed_is_served_on_a_cluster_until_it_is_ende
         return [item for item in json.loads(done.stdout)["items"] if item["kind"] in ("jobs", "processes")]
 
     try:
-        wait_for(lambda: answers(address), "Ray's head answers")
+        wait_for(lambda: answers(address), WAIT_S, "Ray's head answers")
         command = [sys.executable, "-m", "pipelines", "serve", str(model), "--port", at.split(":")[1]]
         server = subprocess.Popen(command, env=own, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         assert server.stderr is not None
@@ -203,13 +193,13 @@ def test_a_model_whose_server_was_killed_is_served_on_a_cluster_until_it_is_ende
         assert convoy("maintain") == [], "its driver lives"
         server.kill()
         server.communicate()
-        wait_for(lambda: answers(at), "the model is still served")
-        wait_for(lambda: convoy("maintain"), "Ray has seen that the driver is gone")
+        wait_for(lambda: answers(at), WAIT_S, "the model is still served")
+        wait_for(lambda: convoy("maintain"), WAIT_S, "Ray has seen that the driver is gone")
         [job] = convoy("maintain")
         assert (job["kind"], job["path"]) == ("jobs", f"{address}/serve/convoy")
         assert answers(at), "looking ends nothing"
         assert convoy("maintain", "--apply") == [job]
-        wait_for(lambda: not answers(at), "nobody serves it any more")
+        wait_for(lambda: not answers(at), WAIT_S, "nobody serves it any more")
         assert convoy("maintain") == []
     finally:
         head.terminate()

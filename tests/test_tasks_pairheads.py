@@ -52,9 +52,8 @@ def test_heads_find_the_dimensions_that_tell_people_apart(three: tuple[People, P
     train, val, test = three
     places, same = pairs_and_same(test)
     distances = pair_distances(test.embeddings, places)
-    plain = accuracy_at(
-        distances, same, best_threshold(distances, same)
-    )  # at its own best: a head must beat it
+    # at its own best: a head must beat it
+    plain = accuracy_at(distances, same, best_threshold(distances, same))
     for kind, fitted in fit_pair_heads(train, val).items():
         right = ((pair_logits(fitted.head, test.embeddings, places) > 0) == same).mean()
         assert right > plain + 0.05, kind

@@ -57,12 +57,8 @@ def test_a_run_that_moved_names_all_it_was_computed_on_and_one_that_stayed_does_
 @pytest.mark.parametrize(
     ("weights", "metrics", "may_differ", "outcome"),
     [
-        (
-            [SAME],
-            [OUTSIDE],
-            [],
-            "equal",
-        ),  # the same weights: what a test on them gives is no matter of training
+        # the same weights: what a test on them gives is no matter of training
+        ([SAME], [OUTSIDE], [], "equal"),
         ([SAME], [], ["threads"], "equal"),
         ([SAME, OTHER], [INSIDE], [], "unequal"),
         ([OTHER], [INSIDE], ["threads"], "within intervals"),

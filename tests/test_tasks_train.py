@@ -71,10 +71,8 @@ def test_augmentation_workers_change_no_bit(digits: Dataset, reference: Path, tm
     assert_equal_weights(tmp_path / "run", reference)
 
 
-STREAMED = {
-    "train__data_mode": "streaming",
-    "train__data_gb": 1.5e-4,
-}  # a window of less than half of the split
+# a window of less than half of the split
+STREAMED = {"train__data_mode": "streaming", "train__data_gb": 1.5e-4}
 
 
 @pytest.mark.parametrize("num_helpers", [0, pytest.param(2, marks=pytest.mark.slow)])

@@ -393,9 +393,8 @@ def test_in_bf16_cached_features_are_what_the_uncached_head_is_given(
     seen: list[Tensor] = []
     first = stages_of(model.net)[model.num_frozen].modules[0]
     model.net.get_submodule(first).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    num_images = (
-        features.BATCH_SIZE
-    )  # as many at once as when they were computed: kernels differ by the batch
+    # as many at once as when they were computed: kernels differ by the batch
+    num_images = features.BATCH_SIZE
     with torch.inference_mode(), autocast(torch.device("cpu"), torch.bfloat16):
         model(samples.images[:num_images])
     assert seen[0].dtype is torch.bfloat16 and cached.dtype == np.float32

@@ -147,9 +147,9 @@ def test_a_shift_of_a_picture_too_small_to_reflect_says_what_to_do() -> None:
 
 
 def test_an_unknown_view_lists_the_known_ones() -> None:
-    assert view_named("ten_crop") == "ten_crop"
+    assert view_named("ten_crop", VIEWS) == "ten_crop"
     with pytest.raises(
         ValueError,
         match="'six_crop' is not known; known: single, mirror, mirror_shift, five_crop, ten_crop, multi_scale",
     ):
-        view_named("six_crop")
+        view_named("six_crop", VIEWS)
