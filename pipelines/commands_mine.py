@@ -39,6 +39,7 @@ def mine(
     label: Annotated[str, Parameter(name="--class")],
     other: Annotated[str, Parameter(name="--as")],
     pictures: Path,
+    windows: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
     rounds: int = 5,
     steps: int = 350,
     score: float = 0.2,
@@ -69,6 +70,8 @@ def mine(
         The class that false alarms are pictures of.
     pictures
         Folder for the dataset's pictures and what is mined; one that is there is gone on with.
+    windows
+        Sides of windows, in pixels of the photographs; otherwise as in detect-windows.
     rounds
         At most so many; a round without a false alarm is the last.
     steps
@@ -100,7 +103,7 @@ def mine(
             summary = train(data, name, recipe, nested, steps, executor)
             model = Path(summary["folder"]) / "model"
             nested = merge(nested, {"transfer": {"weights": summary["key"]}})
-            files, looked = false_alarms(model, every, label, score, most, pictures, other)
+            files, looked = false_alarms(model, every, label, windows or [], score, most, pictures / "train" / other)
             rows.append((number, data.info.num_images("train"), looked, len(files), summary["key"]))
             if not files:
                 break
@@ -137,15 +140,16 @@ def train(
     from pipelines.configuration import configuration
 
     config = cast(ClassificationConfig, configuration(FAMILY, name, recipe, nested))
-    epochs = steps * config.train.batch_size / data.info.num_images("train")
+    num_images = data.info.num_images("train")
+    epochs = steps / (num_images // min(config.train.batch_size, num_images))
     changes = merge(nested, {"train": {"epochs": epochs}})
     return run_flow(FAMILY, name, recipe, changes, stop_after="train", executor=executor)
 
 
 def false_alarms(
-    model: Path, photos: tuple[str, ...], label: str, score: float, most: int, pictures: Path, other: str
+    model: Path, photos: tuple[str, ...], label: str, windows: list[int], score: float, most: int, folder: Path
 ) -> tuple[list[Path], int]:
-    """Write what `model` finds in photographs as training pictures of `other`: the files, and windows looked at."""
+    """Write what `model` finds in photographs as pictures into `folder`: the files, and windows looked at."""
     predictor = load_predictor(model)
     scorer, preprocessing = WindowScorer(predictor), predictor.card.preprocessing
     assert isinstance(preprocessing, Preprocessing)  # else there were no scorer
@@ -154,7 +158,7 @@ def false_alarms(
         photos, distinct(Path(each).stem.replace(":", "-") for each in photos), strict=True
     ):
         picture = decode_image(read_photo(photo), channels=preprocessing.channels)
-        scan = detect(scorer, picture, [label], (), score, DIVERSE_IOU, most)
+        scan = detect(scorer, picture, [label], windows, score, DIVERSE_IOU, most)
         looked += scan.num_windows
-        files += write_crops(pictures / "train" / other, stem, picture, scan, preprocessing)
+        files += write_crops(folder, stem, picture, scan, preprocessing)
     return files, looked

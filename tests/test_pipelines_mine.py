@@ -9,9 +9,8 @@ from PIL import Image
 
 from data.dataset import Dataset
 from data.files import file_sha256
-from pipelines.training import run_folder
 from tasks.modelfile import load_card, model_sha256
-from tasks.paths import store
+from tasks.paths import runs, store
 from tests.conftest import Run
 
 CLASSES = ("blank", "square")
@@ -70,7 +69,7 @@ def test_a_round_goes_on_from_the_last_ones_weights_and_false_alarms_fall(run: R
     assert code == 0, err
     document = json.loads(text)
     rounds = document["rounds"]
-    models = [run_folder(row["run"]) / "model" for row in rounds]
+    models = [runs() / row["run"] / "model" for row in rounds]
     begun = [load_card(model).initial_weights for model in models]
     assert begun[0] is None
     assert [(each.source, each.sha256, each.trained) for each in begun[1:] if each] == [
