@@ -55,6 +55,7 @@ def test_false_alarms_become_training_pictures_and_nothing_else_changes(run: Run
     assert len(list((pictures / "train" / "blank").glob("noise-*.png"))) == row["false alarms"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patches")
 def test_a_round_goes_on_from_the_last_ones_weights_and_false_alarms_fall(run: Run, tmp_path: Path) -> None:
     photo, out = tmp_path / "stripes.png", tmp_path / "out"
