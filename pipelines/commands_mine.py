@@ -103,7 +103,9 @@ def mine(
             summary = train(data, name, recipe, nested, steps, executor)
             model = Path(summary["folder"]) / "model"
             nested = merge(nested, {"transfer": {"weights": summary["key"]}})
-            files, looked = false_alarms(model, every, label, windows or [], score, most, pictures / "train" / other)
+            files, looked = false_alarms(
+                model, every, label, windows or [], score, most, pictures / "train" / other
+            )
             rows.append((number, data.info.num_images("train"), looked, len(files), summary["key"]))
             if not files:
                 break
@@ -119,7 +121,11 @@ def mine(
     columns = ("round", "training pictures", "windows", "false alarms", "run")
     begun = model if out is None else out / "model"
     after = f"next: ./convoy train {FAMILY} --dataset {name} --set transfer.weights={begun}"
-    document = {"dataset": name, "model": begun, "rounds": [dict(zip(columns, row, strict=True)) for row in rows]}
+    document = {
+        "dataset": name,
+        "model": begun,
+        "rounds": [dict(zip(columns, row, strict=True)) for row in rows],
+    }
     emit(document, [table(f"False alarms of {label} in {name}", columns, rows), after], as_json)
 
 
@@ -147,7 +153,13 @@ def train(
 
 
 def false_alarms(
-    model: Path, photos: tuple[str, ...], label: str, windows: list[int], score: float, most: int, folder: Path
+    model: Path,
+    photos: tuple[str, ...],
+    label: str,
+    windows: list[int],
+    score: float,
+    most: int,
+    folder: Path,
 ) -> tuple[list[Path], int]:
     """Write what `model` finds in photographs as pictures into `folder`: the files, and windows looked at."""
     predictor = load_predictor(model)
