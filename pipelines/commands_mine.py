@@ -1,7 +1,7 @@
 """`./convoy mine`: bootstrapping, a detector's own false alarms as pictures of what it is not to find.
 
 Sung and Poggio 1998, https://doi.org/10.1109/34.655648: train, look for the class in photographs that show none of it,
-add what is found to the training pictures of another class, and train again.
+add what is found to the training pictures of another class, and go on training.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from data.decode import decode_image
 from data.export import export
 from data.ingest import IngestConfig
 from data.samples import read_photo
+from pipelines.commands_train import collect, require_replaceable
 from pipelines.families import Executor
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, merge, parse_changes, section
@@ -38,6 +39,7 @@ def mine(
     label: Annotated[str, Parameter(name="--class")],
     other: Annotated[str, Parameter(name="--as")],
     pictures: Path,
+    windows: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
     rounds: int = 5,
     steps: int = 350,
     score: float = 0.2,
@@ -45,12 +47,13 @@ def mine(
     recipe: str = AUTO,
     changes: Changes = None,
     executor: Executor = "ray",
+    out: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Add a classifier's false alarms in photographs to its dataset, round by round.
 
-    Each round trains by the flow that `train` runs, looks over the photographs by sliding windows, and makes the next
-    version of the dataset. Validation and test pictures stay as they are.
+    Each round trains by the flow that `train` runs, from the weights of the round before, looks over the photographs
+    by sliding windows, and makes the next version of the dataset. Validation and test pictures stay as they are.
     Example: ./convoy mine faces_patches skimage:brick skimage:coffee --class face --as other --pictures patches
 
     Parameters
@@ -67,6 +70,8 @@ def mine(
         The class that false alarms are pictures of.
     pictures
         Folder for the dataset's pictures and what is mined; one that is there is gone on with.
+    windows
+        Sides of windows, in pixels of the photographs; otherwise as in detect-windows.
     rounds
         At most so many; a round without a false alarm is the last.
     steps
@@ -79,10 +84,14 @@ def mine(
         Which recipe of params.yaml; auto: the one called like the dataset, else `default`.
     executor
         Where to train: ray, or in_process.
+    out
+        Folder to copy the last round's model to. Training goes on from there by --set transfer.weights=FOLDER/model.
     """
     if rounds < 1 or steps < 1:
         raise ValueError(f"rounds (={rounds}) and steps (={steps}) must be at least 1")
     nested, every = parse_changes(changes or []), (photo, *photos)
+    if out is not None:
+        require_replaceable(out / "model")
     data = versions.open_stored(name)
     require_classes(data, label, other)
     rows: list[tuple[Any, ...]] = []
@@ -92,8 +101,10 @@ def mine(
         for number in range(1, rounds + 1):
             data = versions.open_stored(name)
             summary = train(data, name, recipe, nested, steps, executor)
+            model = Path(summary["folder"]) / "model"
+            nested = merge(nested, {"transfer": {"weights": summary["key"]}})
             files, looked = false_alarms(
-                Path(summary["folder"]) / "model", every, label, score, most, pictures, other
+                model, every, label, windows or [], score, most, pictures / "train" / other
             )
             rows.append((number, data.info.num_images("train"), looked, len(files), summary["key"]))
             if not files:
@@ -105,11 +116,16 @@ def mine(
                 f"round {number}: {len(files)} false alarms in {looked:,} windows of {len(every)} photographs, "
                 f"now pictures of {other}; {name} has digest {added.digest[:8]}"
             )
+        if out is not None:
+            collect(model.parent, out)
     columns = ("round", "training pictures", "windows", "false alarms", "run")
-    after = (
-        f"next: ./convoy train {FAMILY} --dataset {name}, then ./convoy detect-windows PHOTO --class {label}"
-    )
-    document = {"dataset": name, "rounds": [dict(zip(columns, row, strict=True)) for row in rows]}
+    begun = model if out is None else out / "model"
+    after = f"next: ./convoy train {FAMILY} --dataset {name} --set transfer.weights={begun}"
+    document = {
+        "dataset": name,
+        "model": begun,
+        "rounds": [dict(zip(columns, row, strict=True)) for row in rows],
+    }
     emit(document, [table(f"False alarms of {label} in {name}", columns, rows), after], as_json)
 
 
@@ -130,15 +146,22 @@ def train(
     from pipelines.configuration import configuration
 
     config = cast(ClassificationConfig, configuration(FAMILY, name, recipe, nested))
-    epochs = steps * config.train.batch_size / data.info.num_images("train")
+    num_images = data.info.num_images("train")
+    epochs = steps / (num_images // min(config.train.batch_size, num_images))
     changes = merge(nested, {"train": {"epochs": epochs}})
     return run_flow(FAMILY, name, recipe, changes, stop_after="train", executor=executor)
 
 
 def false_alarms(
-    model: Path, photos: tuple[str, ...], label: str, score: float, most: int, pictures: Path, other: str
+    model: Path,
+    photos: tuple[str, ...],
+    label: str,
+    windows: list[int],
+    score: float,
+    most: int,
+    folder: Path,
 ) -> tuple[list[Path], int]:
-    """Write what `model` finds in photographs as training pictures of `other`: the files, and windows looked at."""
+    """Write what `model` finds in photographs as pictures into `folder`: the files, and windows looked at."""
     predictor = load_predictor(model)
     scorer, preprocessing = WindowScorer(predictor), predictor.card.preprocessing
     assert isinstance(preprocessing, Preprocessing)  # else there were no scorer
@@ -147,7 +170,7 @@ def false_alarms(
         photos, distinct(Path(each).stem.replace(":", "-") for each in photos), strict=True
     ):
         picture = decode_image(read_photo(photo), channels=preprocessing.channels)
-        scan = detect(scorer, picture, [label], (), score, DIVERSE_IOU, most)
+        scan = detect(scorer, picture, [label], windows, score, DIVERSE_IOU, most)
         looked += scan.num_windows
-        files += write_crops(pictures / "train" / other, stem, picture, scan, preprocessing)
+        files += write_crops(folder, stem, picture, scan, preprocessing)
     return files, looked

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from data.dataset import Dataset
-from tasks.paths import store
+from data.files import file_sha256
+from tasks.modelfile import load_card, model_sha256
+from tasks.paths import runs, store
 from tests.conftest import Run
 
 CLASSES = ("blank", "square")
@@ -51,6 +53,33 @@ def test_false_alarms_become_training_pictures_and_nothing_else_changes(run: Run
         before.counts[side] for side in ("val", "test")
     ]
     assert len(list((pictures / "train" / "blank").glob("noise-*.png"))) == row["false alarms"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("patches")
+def test_a_round_goes_on_from_the_last_ones_weights_and_false_alarms_fall(run: Run, tmp_path: Path) -> None:
+    photo, out = tmp_path / "stripes.png", tmp_path / "out"
+    pixels = np.random.default_rng(1).integers(0, 120, (80, 80), dtype=np.uint8)
+    pixels[::16] = pixels[:, 30:44] = 250  # bright as squares are, and none
+    Image.fromarray(pixels).save(photo)
+    code, text, err = run(
+        "mine", "patches", str(photo), "--class", "square", "--as", "blank", "--pictures", str(tmp_path / "mined"),
+        "--rounds", "3", "--steps", "60", "--recipe", "faces_patches", "--executor", "in_process",
+        "--out", str(out), "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    document = json.loads(text)
+    rounds = document["rounds"]
+    models = [runs() / row["run"] / "model" for row in rounds]
+    begun = [load_card(model).initial_weights for model in models]
+    assert begun[0] is None
+    assert [(each.source, each.sha256, each.trained) for each in begun[1:] if each] == [
+        (row["run"], file_sha256(model / "member-0.safetensors"), "all")
+        for row, model in zip(rounds[:-1], models[:-1], strict=True)
+    ]
+    assert document["model"] == str(out / "model") and model_sha256(out / "model") == model_sha256(models[-1])
+    alarms = [row["false alarms"] for row in rounds]
+    assert alarms[0] > 2 * alarms[-1]
 
 
 @pytest.mark.usefixtures("patches")
