@@ -25,6 +25,7 @@ import ray
 import torch
 from pyarrow import Table
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 
 from data.address import is_loopback
 from data.dataset import Dataset, DatasetInfo, Split, read_rows
@@ -54,6 +55,10 @@ KEPT_BACK = [
     "/data/store/", "/runs/", "/galleries/", "/recordings/", "/.venv/", "/.git/", "/out/", "/.cache/", "/.platform/",
     "/.prefect/", "/.dvc/", "/mlflow/", "/mlflow.db",
 ]  # fmt: skip
+
+# What Ray tells of nodes and tasks that died goes to stderr: a command's stdout is its result alone.
+_told = ray_worker.print_to_stdstream
+ray_worker.print_to_stdstream = lambda data, ignore_prefix: _told({**data, "is_err": True}, ignore_prefix)
 
 _connecting = threading.Lock()
 

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ray._private import worker as ray_worker
+from ray._private.utils import publish_error_to_driver
 from ray.cluster_utils import Cluster
 
 from data.records import Batch
@@ -52,6 +55,19 @@ def test_a_packed_batch_comes_out_as_it_was_and_its_arrays_lie_as_they_are_store
     assert torch.equal(batch.images, images)
     assert batch.images.stride() == images.stride()
     assert (batch.labels.tolist(), batch.indices.tolist(), batch.weights) == ([1, 2], [7, 8], None)
+
+
+def test_what_ray_tells_of_what_died_is_no_part_of_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.connect()
+    publish_error_to_driver("node_died", "a node died", gcs_client=ray_worker.global_worker.gcs_client)
+    out = err = ""
+    for _ in range(100):
+        said = capsys.readouterr()
+        out, err = out + said.out, err + said.err
+        if "a node died" in out + err:
+            break
+        time.sleep(0.1)
+    assert "a node died" in err and not out
 
 
 @pytest.fixture
