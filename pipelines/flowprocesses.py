@@ -11,7 +11,7 @@ import psutil
 from pipelines import processes
 from pipelines.adoption import folder
 from pipelines.plan import Plan
-from pipelines.registration import AGAIN, CANCELLED, UNDER_WAY, flow_runs, set_state, wait_for_end
+from pipelines.registration import AGAIN, CANCELLED, UNDER_WAY, end_tasks, flow_runs, set_state, wait_for_end
 
 RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 SUSPENDED = "Suspended"  # such a run has no process, and is meant to have none
@@ -58,6 +58,7 @@ def let_go_on(plan: Plan, runs: list[str]) -> list[str]:
     unfinished = {str(run["id"]) for run in flow_runs(plan, *UNDER_WAY, "CRASHED") + waiting}
     stopped = [run for run in runs if run in unfinished]
     for run in stopped:
+        end_tasks(plan, run, "the platform was stopped")
         set_state(plan, run, AGAIN, "the platform was stopped; the run goes on when it is started again")
     return stopped
 
@@ -71,6 +72,7 @@ def take_up(plan: Plan) -> list[str]:
     waiting = [run for run in flow_runs(plan, "PAUSED") if run["state_name"] != SUSPENDED]
     lost = [run for run in flow_runs(plan, *UNDER_WAY) + waiting if str(run["id"]) not in living]
     for run in lost:
+        end_tasks(plan, str(run["id"]), "its process was gone")
         if run["state_type"] == "CANCELLING":
             set_state(plan, str(run["id"]), CANCELLED, "its process was gone")
         else:

@@ -141,9 +141,13 @@ def training(platform: Platform) -> str:
 
 
 def finished(platform: Platform, run: str) -> None:
-    """The run ends well, went on from a checkpoint, and is one record."""
+    """The run ends well, went on from a checkpoint, is one record, and no task of it runs for ever in Prefect."""
     wait_for(lambda: platform.state(run) in ENDED, RUN_S, "the run has ended")
     assert platform.state(run) == "Completed", (platform.folder / "logs" / "worker.log").read_text()
+    tasks = platform.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    trained = sorted(task["state_name"] for task in tasks if task["name"].startswith("train-"))
+    assert trained == ["Completed", "Crashed"]
+    assert all(task["state_type"] in ("COMPLETED", "CRASHED") for task in tasks)
     assert platform.mlflow(run) == ["FINISHED"]
 
 
