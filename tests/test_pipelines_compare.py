@@ -109,7 +109,7 @@ def test_the_tables_show_each_seed_and_the_spread(keys: list[str], run: Run) -> 
 def test_the_table_of_costs_says_which_run_is_which_training(tested: Tested, run: Run) -> None:
     timed, untimed = tested("timed-run", 0, 0.6, data="timed"), tested("untimed-run", 0, 0.7, data="timed")
     record = registry.start_run(
-        key=timed, experiment="convoy/classification", name=timed, tags={}, parameters={}, dataset=None, digest=""
+        key=timed, experiment="convoy/classification", name=timed, tags={}, parameters={}
     )
     registry.log_metrics(record, {"train_input_wait": 0.0625})
     registry.finish_run(record, "FINISHED")
