@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,14 @@ def test_the_status_knows_where_how_long_and_how_much(platform: Platform) -> Non
         assert abs(psutil.Process(service["pid"]).create_time() - service["since"]) < 5
     document = json.loads(platform.call("status", "--json").stdout)
     assert document["queue"] == {"running": 0, "waiting": 0, "paused": 0}
+
+
+def test_up_names_the_logs_of_its_own_ray_though_another_was_started_since(platform: Platform) -> None:
+    another = "import ray; ray.init('local', include_dashboard=False, log_to_driver=False, num_cpus=1)"
+    subprocess.run([sys.executable, "-c", another], check=True, capture_output=True)
+    logs = Path(platform.convoy("up")["ray_logs"])
+    (head,) = [process for process in platform.processes() if process.name() == "gcs_server"]
+    assert logs in {Path(file.path).parent for file in head.open_files()}
 
 
 def test_a_command_uses_the_platform_and_does_without_when_it_is_away(platform: Platform) -> None:
