@@ -13,13 +13,7 @@ from pipelines.render import emit, table
 from tasks.compare import Group, compare_pair, describe, group_runs, telling
 from tasks.runrecords import named_records, read_predictions, records_on
 
-COST = {
-    "seed": "seed",
-    "cpu_s": "CPU s",
-    "gpu_s": "GPU s",
-    "wall_s": "wall s",
-    "input_wait": "waiting for input",
-}
+COST_COLUMNS = ("training", "run", "seed", "CPU s", "GPU s", "wall s", "waiting for input")
 
 
 def compare(
@@ -95,15 +89,22 @@ def views(
         ]
         count = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
         shown.append(table(f"{document['training']}: {count}", columns, rows))
-    costs = [
-        (document["training"], *(each.get(name) for name in COST))
-        for document in documents
-        for each in document["cost"]
-    ]
-    shown.append(table("What each run cost", ("training", *COST.values()), costs))
+    shown.append(table("What each run cost", COST_COLUMNS, cost_rows(documents)))
     for pair in pairs:
         shown += difference_views(pair)
     return shown
+
+
+def cost_rows(documents: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """A row a run, which is named: the letters of trainings come from nowhere else."""
+    return [
+        (
+            document["training"], key, each["seed"], *(each.get(name) for name in ("cpu_s", "gpu_s", "wall_s")),
+            None if each["input_wait"] is None else f"{each['input_wait']:.1%}",
+        )
+        for document in documents
+        for key, each in zip(document["runs"], document["cost"], strict=True)
+    ]  # fmt: skip
 
 
 def difference_views(pair: dict[str, Any]) -> list[Table | str]:

@@ -1,9 +1,11 @@
 """`./convoy up`, `down`, `status`: the servers on this machine, as one."""
 
 import time
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
+import psutil
 from cyclopts import Parameter
 
 from data.address import without_password
@@ -75,7 +77,7 @@ def up_views(plan: Plan, document: dict[str, Any], started: list[str]) -> list[A
         "./convoy uses these servers from now on (CONVOY_PLATFORM=off: not)."
         + ("" if started else " Everything ran already."),
         f"For prefect, mlflow and ray themselves: source {folder() / ENVIRONMENT_FILE}",
-        f"Logs: {folder() / 'logs'}; Ray's own in /tmp/ray/session_latest/logs",
+        f"Logs: {folder() / 'logs'}; Ray's own: {document['ray_logs'] or 'none, for it has ended'}",
     ]
     return views + [
         f"note: this shell has {setting}, which goes before the platform's: unset it"
@@ -122,6 +124,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "services": services,
         "queue": queue(plan),
         "folder": folder(),
+        "ray_logs": ray_logs(),
         "databases": {
             "prefect": without_password(plan.prefect_database) or "sqlite",
             "mlflow": without_password(plan.mlflow_database) or "sqlite",
@@ -149,6 +152,17 @@ def describe_service(service: Service, plan: Plan) -> dict[str, Any]:
         "processes": len(members),
         "memory_mb": processes.memory_mb(members),
     }
+
+
+def ray_logs() -> str | None:
+    """The folder of the head's logs; session_latest is that of whichever Ray of this machine was started last."""
+    option = "--log_dir="
+    for process in processes.find(folder(), "ray"):
+        with suppress(psutil.Error):  # gone meanwhile
+            for argument in process.cmdline():
+                if argument.startswith(option):
+                    return argument.removeprefix(option)
+    return None
 
 
 def services_table(document: dict[str, Any]) -> Any:

@@ -1,6 +1,8 @@
 """`./convoy serve`: a model over HTTP."""
 
+import io
 import time
+from contextlib import ExitStack, redirect_stdout
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -59,18 +61,23 @@ def serve_until_stopped(model: str, config: ServeConfig, host: str, port: int, r
 
     reporter = ConsoleReporter()
     keep = section("record", RecordConfig, {}) if record else None
-    try:
-        with serving(model, config, keep, host, port) as server:
-            reporter.note(
-                f"{model} answers at {server.address} (POST /predict, GET /version); Ctrl-C ends it"
-            )
-            if not is_loopback(host):
+    with ExitStack() as ending:
+        try:
+            with serving(model, config, keep, host, port) as server:
                 reporter.note(
-                    f"{host} is not the loopback: whoever reaches it may ask, and nobody is asked who"
+                    f"{model} answers at {server.address} (POST /predict, GET /version); Ctrl-C ends it"
                 )
-            tell(server, reporter)
-    finally:
-        disconnect()
+                if not is_loopback(host):
+                    reporter.note(
+                        f"{host} is not the loopback: whoever reaches it may ask, and nobody is asked who"
+                    )
+                try:
+                    tell(server, reporter)
+                finally:
+                    # Serve's controller ends itself when it is told to, which Ray reports as a failure on stdout.
+                    ending.enter_context(redirect_stdout(io.StringIO()))
+        finally:
+            disconnect()
 
 
 def tell(server: Any, reporter: ConsoleReporter) -> None:

@@ -12,7 +12,7 @@ import psutil
 from pipelines import processes
 from pipelines.adoption import folder
 from pipelines.plan import Plan
-from pipelines.registration import AGAIN, CANCELLED, UNDER_WAY, flow_runs, set_state, wait_for_end
+from pipelines.registration import AGAIN, CANCELLED, UNDER_WAY, end_tasks, flow_runs, set_state, wait_for_end
 
 RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 SUSPENDED = "Suspended"  # such a run has no process, and is meant to have none
@@ -63,6 +63,7 @@ def let_go_on(plan: Plan, runs: list[str]) -> list[str]:
     unfinished = {str(run["id"]) for run in unended(plan, "CRASHED")}
     stopped = [run for run in runs if run in unfinished]
     for run in stopped:
+        end_tasks(plan, run, "the platform was stopped")
         set_state(plan, run, AGAIN, "the platform was stopped; the run goes on when it is started again")
     return stopped
 
@@ -75,6 +76,7 @@ def take_up(plan: Plan) -> list[str]:
     living = flow_processes()
     lost = [run for run in unended(plan) if str(run["id"]) not in living]
     for run in lost:
+        end_tasks(plan, str(run["id"]), "its process was gone")
         if run["state_type"] == "CANCELLING":
             set_state(plan, str(run["id"]), CANCELLED, "its process was gone")
         else:

@@ -26,6 +26,7 @@ LAST_LINES = 8
 UNDER_WAY = ("RUNNING", "PENDING", "CANCELLING")
 AGAIN = {"type": "SCHEDULED", "name": "AwaitingRetry"}
 CANCELLED = {"type": "CANCELLED", "name": "Cancelled"}
+CRASHED = {"type": "CRASHED", "name": "Crashed"}
 
 
 def open_pool(plan: Plan) -> None:
@@ -121,6 +122,19 @@ def set_state(plan: Plan, run: str, state: dict[str, str], why: str) -> None:
         f"{plan.prefect_api()}/flow_runs/{run}/set_state",
         {"state": {**state, "message": why}, "force": True},
     )
+
+
+def end_tasks(plan: Plan, run: str, why: str) -> None:
+    """Put tasks of a flow run whose process is gone, and that would run for ever in Prefect's UI, into Crashed."""
+    body = {
+        "flow_runs": {"id": {"any_": [run]}},
+        "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
+    }
+    for task in insist(f"{plan.prefect_api()}/task_runs/filter", body):
+        insist(
+            f"{plan.prefect_api()}/task_runs/{task['id']}/set_state",
+            {"state": {**CRASHED, "message": why}, "force": True},
+        )
 
 
 def wait_for_end(plan: Plan, runs: set[str], seconds: float) -> None:

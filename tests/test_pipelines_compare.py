@@ -106,6 +106,19 @@ def test_the_tables_show_each_seed_and_the_spread(keys: list[str], run: Run) -> 
         assert text in out
 
 
+def test_the_table_of_costs_says_which_run_is_which_training(tested: Tested, run: Run) -> None:
+    timed, untimed = tested("timed-run", 0, 0.6, data="timed"), tested("untimed-run", 0, 0.7, data="timed")
+    record = registry.start_run(
+        key=timed, experiment="convoy/classification", name=timed, tags={}, parameters={}
+    )
+    registry.log_metrics(record, {"train_input_wait": 0.0625})
+    registry.finish_run(record, "FINISHED")
+    code, out, _ = run("compare", untimed, timed)
+    assert code == 0
+    costs = [line.split() for line in out.splitlines() if "timed-run" in line]
+    assert costs == [["A", untimed, "0", "-", "-", "-", "-"], ["B", timed, "0", "-", "-", "-", "6.2%"]]
+
+
 def test_one_run_against_another_is_tested_by_mcnemar(keys: list[str], run: Run) -> None:
     pair = json.loads(run("compare", keys[0], keys[3], "--json")[1])["differences"][0]
     test = pair["mcnemar"]

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,14 @@ def test_the_status_knows_where_how_long_and_how_much(platform: Platform) -> Non
     assert document["queue"] == {"running": 0, "waiting": 0, "paused": 0}
 
 
+def test_up_names_the_logs_of_its_own_ray_though_another_was_started_since(platform: Platform) -> None:
+    another = "import ray; ray.init('local', include_dashboard=False, log_to_driver=False, num_cpus=1)"
+    subprocess.run([sys.executable, "-c", another], check=True, capture_output=True)
+    logs = Path(platform.convoy("up")["ray_logs"])
+    (head,) = [process for process in platform.processes() if process.name() == "gcs_server"]
+    assert logs in {Path(file.path).parent for file in head.open_files()}
+
+
 def test_a_command_uses_the_platform_and_does_without_when_it_is_away(platform: Platform) -> None:
     with_it = platform.convoy(*TRAIN, *tiny_changes())
     assert with_it["mlflow_url"].startswith(f"http://127.0.0.1:{platform.ports['mlflow_port']}")
@@ -136,9 +145,13 @@ def training(platform: Platform) -> str:
 
 
 def finished(platform: Platform, run: str) -> None:
-    """The run ends well, went on from a checkpoint, and is one record."""
+    """The run ends well, went on from a checkpoint, is one record, and no task of it runs for ever in Prefect."""
     wait_for(lambda: platform.state(run) in ENDED, RUN_S, "the run has ended")
     assert platform.state(run) == "Completed", (platform.folder / "logs" / "worker.log").read_text()
+    tasks = platform.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    trained = sorted(task["state_name"] for task in tasks if task["name"].startswith("train-"))
+    assert trained == ["Completed", "Crashed"]
+    assert all(task["state_type"] in ("COMPLETED", "CRASHED") for task in tasks)
     assert platform.mlflow(run) == ["FINISHED"]
 
 

@@ -201,6 +201,18 @@ def test_a_model_whose_server_was_killed_is_served_on_a_cluster_until_it_is_ende
         assert convoy("maintain", "--apply") == [job]
         wait_for(lambda: not answers(at), WAIT_S, "nobody serves it any more")
         assert convoy("maintain") == []
+        told = subprocess.Popen(
+            command, env=own, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert told.stderr is not None
+        assert any("answers at" in line for line in told.stderr)
+        told.terminate()
+        out, err = told.communicate()
+        assert (out, err.splitlines()) == (
+            "",
+            ["stopping: what was taken is answered first", "convoy: stopped"],
+        )
+        assert convoy("maintain") == []
     finally:
         head.terminate()
         head.wait(60)
