@@ -1,8 +1,7 @@
 """`./convoy serve`: a model over HTTP."""
 
-import io
 import time
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -55,7 +54,7 @@ def serve(
 def serve_until_stopped(model: str, config: ServeConfig, host: str, port: int, record: bool) -> None:
     """Serve, say what happens on stderr, and end with the signal that ends the process."""
     # Only now, for Ray and torch take seconds.
-    from tasks.cluster import disconnect
+    from tasks.cluster import disconnect, untold
     from tasks.recordings import RecordConfig
     from tasks.serve import serving
 
@@ -74,8 +73,8 @@ def serve_until_stopped(model: str, config: ServeConfig, host: str, port: int, r
                 try:
                     tell(server, reporter)
                 finally:
-                    # Serve's controller ends itself when it is told to, which Ray reports as a failure on stdout.
-                    ending.enter_context(redirect_stdout(io.StringIO()))
+                    # Serve's controller ends itself when it is told to, which Ray reports as a failure.
+                    ending.enter_context(untold())
         finally:
             disconnect()
 

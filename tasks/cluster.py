@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -115,6 +116,16 @@ def _start() -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray replaces the handler of SIGTERM by one that exits without unwinding: no hook would run.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """Inside, what Ray tells of nodes and tasks that died is dropped."""
+    told, ray_worker.print_to_stdstream = ray_worker.print_to_stdstream, lambda data, ignore_prefix: None
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = told
 
 
 def keep_to_loopback() -> None:
