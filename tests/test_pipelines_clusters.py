@@ -198,10 +198,14 @@ def begin(place: Machines, **settings: Any) -> tuple[subprocess.Popen[str], str]
     process = place.popen(*TRAIN, *sets(**LONG, **settings))
 
     def kept() -> set[Path]:
+        """Folders of runs of which Ray Train lists a checkpoint; what it does not list yet is not gone on from."""
         assert process.poll() is None, process.communicate()
-        return {
-            file.parents[2] for file in (place.home / "runs").glob("*/ray/checkpoint_*/state.pt")
-        } - before
+        folders = set()
+        for file in (place.home / "runs").glob("*/ray/checkpoint_manager_snapshot.json"):
+            with suppress(json.JSONDecodeError):  # it is written in place
+                if json.loads(file.read_text())["checkpoint_results"]:
+                    folders.add(file.parents[1])
+        return folders - before
 
     wait_for(kept, COMMAND_S, "a checkpoint")
     [folder] = kept()
