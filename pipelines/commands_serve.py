@@ -63,16 +63,17 @@ def serve_until_stopped(model: str, config: ServeConfig, host: str, port: int, r
     with ExitStack() as ending:
         try:
             with serving(model, config, keep, host, port) as server:
-                reporter.note(
-                    f"{model} answers at {server.address} (POST /predict, GET /version); Ctrl-C ends it"
-                )
-                if not is_loopback(host):
-                    reporter.note(
-                        f"{host} is not the loopback: whoever reaches it may ask, and nobody is asked who"
-                    )
                 try:
+                    reporter.note(
+                        f"{model} answers at {server.address} (POST /predict, GET /version); Ctrl-C ends it"
+                    )
+                    if not is_loopback(host):
+                        reporter.note(
+                            f"{host} is not the loopback: whoever reaches it may ask, and nobody is asked who"
+                        )
                     tell(server, reporter)
                 finally:
+                    reporter.note("stopping: what was taken is answered first")
                     # Serve's controller ends itself when it is told to, which Ray reports as a failure.
                     ending.enter_context(untold())
         finally:
@@ -81,10 +82,7 @@ def serve_until_stopped(model: str, config: ServeConfig, host: str, port: int, r
 
 def tell(server: Any, reporter: ConsoleReporter) -> None:
     """Say what the replicas say, until a signal ends it."""
-    try:
-        while True:
-            for note in server.notes():
-                reporter.note(note)
-            time.sleep(LISTEN_EVERY_S)
-    finally:
-        reporter.note("stopping: what was taken is answered first")
+    while True:
+        for note in server.notes():
+            reporter.note(note)
+        time.sleep(LISTEN_EVERY_S)
