@@ -14,6 +14,7 @@ import pytest
 from data.address import is_loopback
 from data.dataset import Dataset
 from tasks.paths import ROOT
+from tests import postgres
 from tests.platforms import (
     CHANGES,
     ENDED,
@@ -24,6 +25,7 @@ from tests.platforms import (
     tiny_changes,
     wait_for,
 )
+from tests.postgres import needs_postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 RUN_S = 400
@@ -183,3 +185,28 @@ def test_a_port_that_another_program_has_is_refused_before_anything_starts(tmp_p
     assert refused.returncode == 2
     assert "for Ray head, is taken by process" in refused.stderr and "--set ray_port=" in refused.stderr
     assert platform.processes() == []
+
+
+@needs_postgres
+def test_records_of_a_platform_on_postgresql_are_there_after_it_was_down(tmp_path: Path) -> None:
+    platform = new_platform(tmp_path)
+    with postgres.running() as database:
+        platform.environment["CONVOY_PREFECT_DATABASE"] = database.url("prefect")
+        platform.environment["CONVOY_MLFLOW_DATABASE"] = database.url("mlflow")
+        try:
+            platform.convoy("data", "add", "sklearn:digits", "--name", "digits", "--family", "classification")
+            platform.convoy("up")
+            key = platform.convoy(*TRAIN, *tiny_changes())["key"]
+            assert platform.convoy("down")
+            platform.convoy("up")
+            assert platform.state(key) == "Completed"
+        finally:
+            platform.call("down")
+        query = "select status from runs join tags using (run_uuid) where key = 'convoy.key' and value = '%s'"
+        assert database.query("mlflow", query % key) == [("FINISHED",)]
+        for file in (tmp_path / "mlflow.db", tmp_path / ".prefect" / "prefect.db"):
+            assert not file.is_file(), "nothing was written to SQLite"
+        secret = database.password.encode()
+        written = [file for file in tmp_path.rglob("*") if file.is_file() and secret in file.read_bytes()]
+        assert all(file.stat().st_mode & 0o077 == 0 for file in written), "others cannot read the password"
+    assert not platform.processes()
