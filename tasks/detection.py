@@ -106,11 +106,17 @@ class DetectionConfig(Parameters):
         if self.train.growth:
             raise ValueError("train.growth must be [] for detection: input.train_px draws sides of batches")
         if self.optim.class_weights != "none":
-            raise ValueError("optim.class_weights must be none for detection: its losses count objects")
+            raise ValueError(
+                f"optim.class_weights (={self.optim.class_weights}) must be none for detection: its losses count objects"
+            )
         if self.optim.label_smoothing:
-            raise ValueError("optim.label_smoothing must be 0 for detection")
+            raise ValueError(
+                f"optim.label_smoothing (={self.optim.label_smoothing:g}) must be 0 for detection: boxes have scores"
+            )
         if self.train.patience_metric == "accuracy":
-            raise ValueError("train.patience_metric must be ap or loss for detection")
+            raise ValueError(
+                f"train.patience_metric (={self.train.patience_metric}) must be ap or loss for detection"
+            )
         return self
 
     def arguments(self) -> dict[str, Any]:

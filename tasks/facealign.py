@@ -147,7 +147,7 @@ def choose(found: Faces, width_px: int, height_px: int, choice: Choice) -> int:
     """Which face is meant; raises FaceError where there is none, or several and `choice` is `only`."""
     num = len(found.scores)
     if not num:
-        raise FaceError("no face was found")
+        raise FaceError("no face was found: crop the picture closer to the face")
     if choice == "only" and num > 1:
         raise FaceError(f"{num} faces were found; one is wanted (face=largest or central chooses)")
     if choice == "central":

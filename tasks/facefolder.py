@@ -64,7 +64,7 @@ def _write(tree: FileTree, folder: Path, aligner: Aligner) -> AlignedFolder:
             Image.fromarray(face.permute(1, 2, 0).contiguous().numpy()).save(file)
             num_faces += 1
     if not num_faces:
-        raise ValueError(
-            f"{tree.name}: no face in {len(left_out)} pictures: {next(iter(left_out.values()), 'none')}"
-        )
+        if not left_out:
+            raise ValueError(f"{tree.name} has no pictures, of {' '.join(sorted(IMAGE_ENDINGS))}")
+        raise ValueError(f"{tree.name}: no face in {len(left_out)} pictures: {next(iter(left_out.values()))}")
     return AlignedFolder(num_faces, left_out, tuple(lists))

@@ -63,7 +63,7 @@ class FaceReader:
             return [Face(encode_png(self.aligner.face(photo)), None)]
         squares, found = self.aligner.faces(photo)
         if not len(squares):
-            raise FaceError("no face was found")
+            raise FaceError("no face was found: crop the picture closer to the face")
         boxes = found.boxes_xyxy.tolist()
         return [Face(encode_png(square), tuple(box)) for square, box in zip(squares, boxes, strict=True)]
 
