@@ -26,15 +26,16 @@ from data.files import file_sha256, holding
 from tasks import ledger, registry, versioning, versions
 from tasks.modelfile import load_model
 from tasks.modelstore import find_aliases, find_versions
-from tasks.paths import ROOT, home, store
+from tasks.paths import ROOT, home, runs, store
 from tasks.recordstore import connect
-from tests.platforms import FOREIGN, wait_for
+from tests.platforms import FOREIGN, tiny_changes, wait_for
 
 POINTS = Path(__file__).parent / "points"
 REACH_S, END_S = 600.0, 600.0
 # The agents of Ray look for their parent now and then, and nobody can tell them when it was killed.
 RAY_AGENTS_S = 90.0
 TRAIN = ("train", "classification", "--dataset", "digits")
+IN_PROCESS = "--executor=in_process"
 
 
 @dataclass
@@ -247,3 +248,42 @@ def judge_home() -> None:
     for file in home().rglob("*.db"):
         with contextlib.closing(sqlite3.connect(file)) as database:
             assert database.execute("PRAGMA quick_check").fetchall() == [("ok",)], file
+
+
+# --- beside a training that nobody disturbed -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Straight:
+    """A home with the digits and a run that nobody disturbed, whose model is the champion."""
+
+    home: Path
+    weights: str
+    metrics: dict[str, float]
+
+
+def undisturbed(home: Path, folder: Path) -> Straight:
+    """Train in a home that has the digits and no model yet."""
+    document = run(home, folder, *TRAIN, IN_PROCESS, *tiny_changes())
+    assert document["alias"] == "champion"
+    return Straight(home, weights_of(Path(document["folder"])), repeatable(document["metrics"]))
+
+
+def repeatable(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that do not tell how fast or large something was."""
+    return {name: value for name, value in metrics.items() if not name.endswith(("_s", "_ms", "_mb"))}
+
+
+def judge_run(straight: Straight, key: str, document: dict[str, Any]) -> None:
+    """A run has the bits, the record and the one version that an undisturbed run has."""
+    assert document["key"] == key
+    assert weights_of(runs() / key) == straight.weights
+    assert repeatable(document["metrics"]) == straight.metrics
+    assert statuses(key) == ["FINISHED"]
+    made = find_versions(connect(), f"run_id = '{document['mlflow_run']}'")
+    assert [int(version.version) for version in made] == [document["version"]]
+    experiment = connect().get_run(document["mlflow_run"]).info.experiment_id
+    logged = connect().search_logged_models([experiment], f"source_run_id = '{document['mlflow_run']}'")
+    assert [str(model.status) for model in logged] == ["READY"]
+    assert ledger.aliases(document["model"])[document["alias"]] == document["version"]
+    judge_home()

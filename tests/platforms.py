@@ -72,6 +72,13 @@ class Platform:
         document = json.loads(self.call("status", "--json").stdout)
         return {service["service"]: service for service in document["services"]}
 
+    def kill(self, name: str) -> None:
+        """Kill a service and its processes, of which some would answer without it, until `status` knows."""
+        server = psutil.Process(self.status()[name]["pid"])
+        for process in (*server.children(recursive=True), server):
+            process.kill()
+        wait_for(lambda: self.status()[name]["state"] == "stopped", 20, "the death is seen")
+
     def prefect(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
         environment = {**self.environment, "PREFECT_API_URL": self.api}

@@ -22,24 +22,25 @@ from data.syntheticfaces import synthetic_faces
 from tasks import ledger
 from tasks.enrolment import bind, enrol_files, folder_of
 from tasks.gallery import Gallery
-from tasks.modelstore import find_versions
-from tasks.paths import runs, store
-from tasks.recordstore import connect
+from tasks.paths import store
 from tests.chaos import (
     CODES,
     FAULTS,
+    IN_PROCESS,
     RAY_AGENTS_S,
     TRAIN,
     Command,
+    Straight,
     freeze,
     judge_home,
     judge_locks,
+    judge_run,
     judge_store,
     run,
     running,
     running_records,
     statuses,
-    weights_of,
+    undisturbed,
 )
 from tests.facegalleries import write_embedder
 from tests.pictures import class_tree, write_tree
@@ -72,16 +73,6 @@ FAST = {("between checkpoints", "kill")}
 CELLS = [
     (point, fault) if (point, fault) in FAST else slow(point, fault) for point in POINTS for fault in FAULTS
 ]
-IN_PROCESS = "--executor=in_process"
-
-
-@dataclass(frozen=True)
-class Straight:
-    """A home with the digits and a run that nobody disturbed, whose model is the champion."""
-
-    home: Path
-    weights: str
-    metrics: dict[str, float]
 
 
 @pytest.fixture(scope="module")
@@ -89,30 +80,7 @@ def straight(
     module_home: Path, versioned_digits: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> Straight:
     assert versioned_digits.info.name == "digits"
-    folder = tmp_path_factory.mktemp("straight") / "run"
-    document = run(module_home, folder, *TRAIN, IN_PROCESS, *tiny_changes())
-    assert document["alias"] == "champion"
-    return Straight(module_home, weights_of(Path(document["folder"])), repeatable(document["metrics"]))
-
-
-def repeatable(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics that do not tell how fast or large something was."""
-    return {name: value for name, value in metrics.items() if not name.endswith(("_s", "_ms", "_mb"))}
-
-
-def judge_run(straight: Straight, key: str, document: dict[str, Any]) -> None:
-    """A run has the bits, the record and the one version that an undisturbed run has."""
-    assert document["key"] == key
-    assert weights_of(runs() / key) == straight.weights
-    assert repeatable(document["metrics"]) == straight.metrics
-    assert statuses(key) == ["FINISHED"]
-    made = find_versions(connect(), f"run_id = '{document['mlflow_run']}'")
-    assert [int(version.version) for version in made] == [document["version"]]
-    experiment = connect().get_run(document["mlflow_run"]).info.experiment_id
-    logged = connect().search_logged_models([experiment], f"source_run_id = '{document['mlflow_run']}'")
-    assert [str(model.status) for model in logged] == ["READY"]
-    assert ledger.aliases(document["model"])[document["alias"]] == document["version"]
-    judge_home()
+    return undisturbed(module_home, tmp_path_factory.mktemp("straight") / "run")
 
 
 def suffer(hurt: Command, fault: str) -> str:

@@ -1,7 +1,6 @@
 """`./convoy up`, `down`, `status` on real servers that are killed: nothing is lost, nothing stays behind."""
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -127,10 +126,7 @@ def test_a_command_uses_the_platform_and_does_without_when_it_is_away(platform: 
     assert with_it["mlflow_url"].startswith(f"http://127.0.0.1:{platform.ports['mlflow_port']}")
     assert platform.state(with_it["key"]) == "Completed"
     off = platform.call(*TRAIN, *tiny_changes(), "--json")
-    server = psutil.Process(pids(platform)["mlflow"])
-    for process in (*server.children(recursive=True), server):  # the children alone would still answer
-        process.kill()
-    wait_for(lambda: platform.status()["mlflow"]["state"] == "stopped", 20, "the death is seen")
+    platform.kill("mlflow")
     without = platform.call(*TRAIN, *tiny_changes(), "--json")
     platform.convoy("up")
     assert off.returncode == without.returncode == 0
@@ -169,10 +165,7 @@ def test_a_run_that_down_stops_goes_on_with_the_next_up(platform: Platform) -> N
 
 def test_a_run_that_is_killed_with_its_worker_goes_on_with_the_next_up(platform: Platform) -> None:
     run = training(platform)
-    worker = psutil.Process(pids(platform)["worker"])
-    for process in [worker, *worker.children(recursive=True)]:
-        process.send_signal(signal.SIGKILL)
-    wait_for(lambda: platform.status()["worker"]["state"] == "stopped", 20, "the death is seen")
+    platform.kill("worker")
     told = platform.call("up")
     assert told.returncode == 0 and f"flow run {run} goes on" in told.stderr
     finished(platform, run)
