@@ -69,6 +69,18 @@ def publish_artifact(kind: str, data: Any, description: str, key: str = "") -> N
         client.create_artifact(artifact(kind, data, description, key))
 
 
+def show_artifact(kind: str, data: Any, description: str, key: str = "") -> None:
+    """As `publish_artifact`, while a step goes on: a server that is away does not stop that."""
+    with get_client(sync_client=True) as client:
+        # Prefect's client would try for a minute, and the step would wait
+        if not listens(str(client.api_url)):
+            return
+        try:
+            client.create_artifact(artifact(kind, data, description, key))
+        except httpx.HTTPError as error:
+            get_run_logger().warning("the run's page does not have %s: %s", description, error)
+
+
 def publish_table(rows: list[dict[str, Any]], description: str, key: str = "") -> None:
     """Leave a table on the run's page."""
     publish_artifact("table", json.dumps(rows), description, key)

@@ -21,7 +21,7 @@ from prefect.runtime import flow_run
 from data.files import write_whole
 from data.samples import read_photo
 from pipelines import environment, steps
-from pipelines.artifacts import ProgressBar, publish_artifact, publish_style
+from pipelines.artifacts import ProgressBar, publish_artifact, publish_style, show_artifact
 from pipelines.engines import start_ray
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, merge, recipes, section
@@ -35,7 +35,7 @@ from tasks.styleconfig import StylizeConfig
 from tasks.stylegrid import Cell, GridConfig, render_grid
 from tasks.stylenet import read_style_net
 from tasks.stylepictures import Pictures, data_uri, read_pictures
-from tasks.stylize import RESULT, Step, Stylized, stylize
+from tasks.stylize import PICTURES, RESULT, Step, Stylized, load_state, stylize
 
 SECTION, GRID_SECTION, JOB_FILE, INPUTS = "stylize", "stylize_grid", "stylize-job.json", "inputs"
 EXPERIMENT = "convoy/style"
@@ -210,13 +210,16 @@ def render_picture(
     job: StyleJob, pictures: Pictures, net: StyleNet, key: str, folder: Path, run_id: str, reporter: Reporter
 ) -> Stylized:
     """Change the picture until it is done, telling the console or log, MLflow and Prefect how it looks."""
+    from tasks.stylereport import write_curve  # only now: matplotlib takes half a second
+
     total = job.config.num_iterations
     bar = ProgressBar(f"rendering {job.content}")
-    began, here = time.perf_counter(), 0
+    began, here, steps_so_far = time.perf_counter(), 0, load_state(folder).steps
 
     def hear(step: Step, file: Path | None) -> None:
         nonlocal here
         here, done = here + 1, step.iteration + 1
+        steps_so_far.append(step)
         told = (
             f"J {step.total:.4g} (content {step.content:.3g}, style {step.style:.3g}) at {step.longer_px} px"
         )
@@ -227,10 +230,11 @@ def render_picture(
             parts = {"content": step.content, "style": step.style, "variation": step.variation}
             registry.log_progress(run_id, done, {**parts, "total": step.total, "iteration_s": step.time_s})
         if file is not None:
-            registry.log_folder(run_id, file, "pictures")
-            publish_artifact(
-                "image", data_uri(file), f"after {done} of {total} iterations", "stylize-picture"
-            )
+            registry.show_file(run_id, file, PICTURES)
+            when = f"after {done} of {total} iterations"
+            show_artifact("image", data_uri(file), when, "stylize-picture")
+            curve = write_curve(folder, steps_so_far, job.config.cost, curve_text(job))
+            show_artifact("image", data_uri(curve), f"the parts of J {when}", "stylize-costs")
         bar.show(done / total)
 
     with bar, interruptible("in_process", reporter.note, going_on(key)) as stop:
@@ -261,7 +265,9 @@ def keep(job: StyleJob, key: str, folder: Path, run_id: str, result: Stylized) -
     """Log the picture, its costs and their curve; the summary that the command prints."""
     from tasks.stylereport import write_curve  # only now: matplotlib takes half a second
 
-    curve = write_curve(folder, result.steps, job.config.cost, f"{job.content}, {job.config.net.name}")
+    curve = write_curve(folder, result.steps, job.config.cost, curve_text(job))
+    if (folder / PICTURES).is_dir():  # MLflow may have been away when one was kept
+        registry.log_folder(run_id, folder / PICTURES, PICTURES)
     for file in (folder / RESULT, folder / "costs.csv", curve):
         registry.log_folder(run_id, file, "style")
     registry.log_metrics(run_id, {f"final.{name}": value for name, value in result.final.items()})
@@ -274,6 +280,11 @@ def keep(job: StyleJob, key: str, folder: Path, run_id: str, result: Stylized) -
     }  # fmt: skip
     publish_style(summary)
     return summary
+
+
+def curve_text(job: StyleJob) -> str:
+    """What the curve of the costs is of."""
+    return f"{job.content}, {job.config.net.name}"
 
 
 def about(job: StyleJob, key: str, folder: Path, run_id: str) -> dict[str, Any]:

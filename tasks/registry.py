@@ -220,6 +220,15 @@ def log_folder(run_id: str, folder: Path, artifact_path: str) -> None:
         client.log_artifact(run_id, str(folder), artifact_path)
 
 
+def show_file(run_id: str, file: Path, artifact_path: str) -> None:
+    """Keep a file with the run while that goes on; a server that is away does not stop it, nor gets the file."""
+    try:
+        require_answer()  # MLflow's own client would try for minutes
+        log_folder(run_id, file, artifact_path)
+    except (MlflowException, OSError) as error:
+        _logger.warning("MLflow did not take %s of run %s: %s", file.name, run_id, first_line(error))
+
+
 @contextmanager
 def system_metrics(run_id: str) -> Iterator[None]:
     """Sample processor, memory, disk, network and GPUs of this machine into the run's metrics `system/…`.

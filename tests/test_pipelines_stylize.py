@@ -16,7 +16,7 @@ from tasks.stylegrid import GridConfig
 from tasks.stylepictures import to_image
 from tests.conftest import Run
 from tests.pictures import encode
-from tests.test_pipelines_training import Listener
+from tests.test_pipelines_training import Listener, artifacts_of
 from tests.test_tasks_stylize import CONFIG, photo, size_of
 
 TINY = {**CONFIG, "scales": [[24, 4], [32, 4]]}
@@ -64,8 +64,62 @@ def test_the_command_leaves_a_picture_its_curve_and_a_record(
     assert record.data.metrics["final.total"] == summary["costs"]["total"]
     history = connect().get_metric_history(summary["mlflow_run"], "total")
     assert [each.step for each in history] == [5, 8]
-    kept = {file.path for file in connect().list_artifacts(summary["mlflow_run"], "pictures")}
-    assert kept == {"pictures/00004.png", "pictures/00008.png"}
+    assert pictures_of(summary) == {"pictures/00004.png", "pictures/00008.png"}
+
+
+def pictures_of(summary: dict[str, Any]) -> set[str]:
+    """What MLflow keeps of the way to the picture."""
+    return {file.path for file in connect().list_artifacts(summary["mlflow_run"], "pictures")}
+
+
+def test_the_run_s_page_shows_pictures_and_curve_while_it_renders(
+    photos: tuple[str, str], prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, str]] = []
+    show = flows.show_artifact
+
+    def watch(kind: str, data: Any, description: str, key: str = "") -> None:
+        assert kind == "image" and data.startswith("data:image/jpeg;base64,")
+        shown.append((key, description))
+        show(kind, data, description, key)
+
+    monkeypatch.setattr(flows, "show_artifact", watch)
+    summary = flows.stylize_picture(photos[0], (photos[1],))
+    assert shown == [
+        ("stylize-picture", "after 4 of 8 iterations"),
+        ("stylize-costs", "the parts of J after 4 of 8 iterations"),
+        ("stylize-picture", "after 8 of 8 iterations"),
+        ("stylize-costs", "the parts of J after 8 of 8 iterations"),
+    ]
+    assert artifacts_of(summary["key"], prefect_api)["image"].startswith("data:image/jpeg;base64,")
+
+
+def test_servers_that_are_away_do_not_stop_it_and_mlflow_has_all_pictures_in_the_end(
+    photos: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> None:
+        raise ConnectionError("MLflow does not answer")
+
+    rendered = flows.stylize
+
+    def without_servers(*arguments: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr("tasks.registry.require_answer", away)
+            patch.setattr("pipelines.artifacts.listens", lambda _address: False)
+            return rendered(*arguments)
+
+    monkeypatch.setattr(flows, "stylize", without_servers)
+    summary = flows.stylize_picture(photos[0], (photos[1],))
+    assert pictures_of(summary) == {"pictures/00004.png", "pictures/00008.png"}
+    assert [each.step for each in connect().get_metric_history(summary["mlflow_run"], "total")] == [5, 8]
+
+
+def test_with_no_arguments_a_cat_is_rendered(run: Run) -> None:
+    code, text, err = run("stylize", "--json")
+    assert code == 0, err
+    summary = json.loads(text)
+    assert (summary["content"], summary["styles"]) == ("skimage:chelsea", ["convoy:whirls"])
+    assert size_of(Path(summary["picture"])) == (32, 21)
 
 
 def test_a_stopped_run_goes_on_with_its_own_pictures(
