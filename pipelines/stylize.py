@@ -32,7 +32,7 @@ from tasks.featurenet import StyleNet
 from tasks.lineage import git_state, params_sha256
 from tasks.paths import ROOT
 from tasks.styleconfig import StylizeConfig
-from tasks.stylegrid import Cell, GridConfig, render_grid
+from tasks.stylegrid import Cell, GridConfig, cells_of, render_grid
 from tasks.stylenet import read_style_net
 from tasks.stylepictures import Pictures, data_uri, read_pictures
 from tasks.stylize import PICTURES, RESULT, Step, Stylized, load_state, stylize
@@ -107,6 +107,8 @@ def job_of(
     name = choose_recipe(SECTION, "", recipe)
     config = StylizeConfig.parse(merge(recipes(SECTION)[name], changes), f"{SECTION}.{name}")
     varied = None if grid is None else section(GRID_SECTION, GridConfig, grid)
+    if varied is not None:
+        cells_of(varied, config)
     return StyleJob(content, tuple(styles), tuple(weights), tuple(masks), name, config, varied)
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from data.parameters import Parameters
 from tasks import calls
 from tasks.featurenet import StyleNet
-from tasks.styleconfig import StylizeConfig
+from tasks.styleconfig import RANDOM, StylizeConfig
 from tasks.stylepictures import Pictures, read_picture, to_image, write_picture
 from tasks.stylize import RESULT, stylize
 
@@ -59,7 +59,8 @@ class Cell:
 
 
 def cells_of(grid: GridConfig, config: StylizeConfig) -> list[Cell]:
-    """Row by row; raises ValueError for more layers than the recipe has, or content that does not count."""
+    """Row by row; raises ValueError for more layers than the recipe has, content that does not count, or seeds that
+    decide nothing."""
     most = len(config.cost.style_layers)
     if max(grid.depths) > most:
         raise ValueError(
@@ -69,6 +70,11 @@ def cells_of(grid: GridConfig, config: StylizeConfig) -> list[Cell]:
         raise ValueError(f"depths (={grid.depths}) name all {most} style layers twice: 0 is all")
     if not config.cost.content_weight:
         raise ValueError("ratios are of the content's weight: cost.content_weight must be above 0")
+    if len(grid.seeds) > 1 and not config.noise and config.net.weights != RANDOM:
+        raise ValueError(
+            f"seeds (={grid.seeds}) are of the noise, and the picture begins without any: all rows would be the same. "
+            "Give one seed, or set noise above 0"
+        )
     rows = itertools.product(grid.depths, grid.seeds, grid.ratios)
     return [Cell(ratio, depth or most, seed) for depth, seed, ratio in rows]
 

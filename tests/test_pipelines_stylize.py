@@ -192,6 +192,13 @@ def test_bad_input_gets_one_clear_line(arguments: tuple[str, ...], message: str,
     assert message in err and err.count("\n") == 1, err
 
 
+def test_a_grid_that_cannot_be_is_refused_before_anything_begins() -> None:
+    asked = ("skimage:chelsea", ("skimage:ihc",), (), (), "auto", {})
+    with pytest.raises(ValueError, match=r"depths \(=3\) must be at most 2"):
+        flows.job_of(*asked, {"depths": [3]})
+    assert flows.job_of(*asked, {"depths": [1]}).grid is not None
+
+
 def test_an_unknown_key_is_told() -> None:
     with pytest.raises(ValueError, match="no style transfer 'nope' in"):
         flows.stylize_picture(resume="nope")

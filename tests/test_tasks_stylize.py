@@ -18,7 +18,7 @@ from tasks.featurenet import StyleNet
 from tasks.precision import resolve_precision
 from tasks.stopping import Interrupted
 from tasks.styleconfig import StylizeConfig
-from tasks.stylegrid import SHEET, GridConfig, cells_of, contact_sheet, render, render_grid
+from tasks.stylegrid import SHEET, GridConfig, cells_of, contact_sheet, render_grid
 from tasks.stylenet import read_style_net
 from tasks.stylepictures import Pictures, at_scale, read_picture, read_pictures, size_at, to_image
 from tasks.stylize import Step, stylize
@@ -278,9 +278,21 @@ def test_a_grid_renders_what_is_left_and_lays_it_out(tmp_path: Path, monkeypatch
     assert len(rendered) == 5 and rendered[4].cost.style_weight == 100
     sheet = np.asarray(contact_sheet(cells, grid(), pictures(), tmp_path))
     assert sheet.shape == (6 + 3 * (213 + 22 + 6), 6 + 2 * (256 + 6), 3)
-    assert callable(render)
+
+
+def test_a_grid_that_would_vary_nothing_is_refused() -> None:
+    own = config()
     with pytest.raises(ValueError, match=r"depths \(=3\) must be at most 2"):
         cells_of(grid(depths=[3]), own)
+    with pytest.raises(ValueError, match="name all 2 style layers twice: 0 is all"):
+        cells_of(grid(depths=[2, 0]), own)
+    with pytest.raises(ValueError, match=r"cost\.content_weight must be above 0"):
+        cells_of(grid(), config(cost__content_weight=0.0))
+    several, trained = grid(seeds=[0, 1]), config(net__weights="file.pth")
+    with pytest.raises(ValueError, match=r"seeds \(=\(0, 1\)\) are of the noise.* set noise above 0"):
+        cells_of(several, trained)
+    assert len(cells_of(several, own)) == 8  # there the seed decides the filters
+    assert len(cells_of(several, config(net__weights="file.pth", noise=0.5))) == 8
 
 
 @pytest.mark.data
