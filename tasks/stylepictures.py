@@ -132,7 +132,10 @@ def data_uri(file: Path) -> str:
 def read_pictures(
     content: str, styles: Sequence[str], weights: Sequence[float], masks: Sequence[str]
 ) -> Pictures:
-    """Everything that a person named; raises ValueError where the numbers of styles, weights and masks differ."""
+    """Everything that a person named.
+
+    Raises ValueError where the numbers of styles, weights and masks differ, or a mask has not the content's shape.
+    """
     if not styles:
         raise ValueError("at least one style picture is needed, after the content picture")
     for name, given in (("weights", weights), ("masks", masks)):
@@ -142,14 +145,27 @@ def read_pictures(
             )
     if any(weight <= 0 for weight in weights):
         raise ValueError(f"weights of styles (={', '.join(map(str, weights))}) must be above 0")
+    picture = read_picture(content)
     return Pictures(
-        read_picture(content),
+        picture,
         tuple(
             Style(
                 read_picture(style),
                 weights[i] if weights else 1.0,
-                read_picture(masks[i], 1) if masks else None,
+                read_mask(masks[i], picture) if masks else None,
             )
             for i, style in enumerate(styles)
         ),
     )
+
+
+def read_mask(photo: Path | str, content: Tensor) -> Tensor:
+    """A mask (1, 1, h, w) of 0 to 1 at its own size; raises ValueError where it would be stretched over the content."""
+    mask = read_picture(photo, 1)
+    (height, width), (h, w) = content.shape[2:], mask.shape[2:]
+    if abs(h * width - w * height) > max(width, height):  # more than a pixel of the mask
+        raise ValueError(
+            f"the mask {photo} is {w}x{h} px and the content {width}x{height}: a mask lies on the content, so "
+            "its sides must be in the same ratio"
+        )
+    return mask

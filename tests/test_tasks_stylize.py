@@ -245,6 +245,27 @@ def test_pictures_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_pictures("skimage:chelsea", ("skimage:ihc",), (0.0,), ())
     with pytest.raises(ValueError, match="400x20 px has 2 px across"):
         size_at(torch.zeros(1, 3, 20, 400), 32)
+    Image.new("L", (300, 451)).save(tmp_path / "mask.png")
+    with pytest.raises(
+        ValueError, match=r"mask.png is 300x451 px and the content 451x300: a mask lies on the content"
+    ):
+        read_pictures("skimage:chelsea", ("skimage:ihc",), (), (str(tmp_path / "mask.png"),))
+    Image.new("L", (150, 100)).save(tmp_path / "small.png")  # half as large, rounded
+    [style] = read_pictures("skimage:chelsea", ("skimage:ihc",), (), (str(tmp_path / "small.png"),)).styles
+    assert style.mask is not None and style.mask.shape == (1, 1, 100, 150)
+
+
+def test_each_style_comes_where_its_mask_is_white(tmp_path: Path) -> None:
+    """A red style on the left half, a blue one on the right."""
+    red, blue = (torch.zeros(1, 3, 40, 40) for _ in range(2))
+    red[:, 0], blue[:, 2] = 0.9, 0.9
+    left = torch.zeros(1, 1, 40, 48)
+    left[..., :24] = 1
+    asked = Pictures(torch.full((1, 3, 40, 48), 0.5), (Style(red, 1.0, left), Style(blue, 1.0, 1 - left)))
+    own = config(cost__content_weight=0.0, cost__variation_weight=0.0, scales=[[32, 40]])
+    made = stylize(own, asked, net(own), tmp_path).picture
+    halves = [part.mean((0, 2, 3)) for part in (made[..., :12], made[..., -12:])]
+    assert halves[0][0] > halves[0][2] and halves[1][2] > halves[1][0]
 
 
 def grid(**changes: Any) -> GridConfig:
