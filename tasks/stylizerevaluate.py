@@ -22,9 +22,9 @@ from tasks.modelfile import load_model
 from tasks.settings import Precision
 from tasks.style import StylizerEvaluate
 from tasks.styleconfig import StyleOptimConfig
-from tasks.stylepictures import fit, size_at
+from tasks.stylepictures import fit
 from tasks.stylize import make_optimizer
-from tasks.stylizerpredict import StylizerPredictor, decoded, pixels_of
+from tasks.stylizerpredict import LEAST_PX, StylizerPredictor, decoded, pixels_of
 from tasks.stylizerreport import Compared, Rendered, Report, Shown
 
 PARTS = ("total", "content", "style", "variation")
@@ -64,10 +64,8 @@ def evaluate(
     shown: list[Shown] = []
     compared: list[Compared] = []
     for place, id in enumerate(ids):
-        content = shrunk(
-            decoded(dataset.rows(split, [place], ["image"])["image"][0].as_py()), config.longer_px
-        )
-        content = content.to(predictor.device)
+        blob = dataset.rows(split, [place], ["image"])["image"][0].as_py()
+        content = fitted(decoded(blob, least_px=1), config.longer_px).to(predictor.device)
         made = []
         for number, name in enumerate(names):
             began = time.perf_counter()
@@ -119,9 +117,14 @@ def told(judge: Judge) -> str:
     )
 
 
-def shrunk(picture: Tensor, longer_px: int) -> Tensor:
-    """A picture whose longer side is at most so long."""
-    return picture if max(picture.shape[2:]) <= longer_px else fit(picture, size_at(picture, longer_px))
+def fitted(picture: Tensor, longer_px: int) -> Tensor:
+    """A picture whose longer side is at most so long, unless the other would be below LEAST_PX: then that is so long.
+
+    One tiny or narrow picture must not end a test that hours of training led to.
+    """
+    height, width = picture.shape[2:]
+    scale = max(min(1.0, longer_px / max(height, width)), LEAST_PX / min(height, width))
+    return fit(picture, (round(height * scale), round(width * scale)))
 
 
 @torch.inference_mode()
@@ -144,7 +147,7 @@ def compare(
         style=row.style,
         forward=forward,
         forward_s=row.seconds,
-        optimised_at_once=at_once[-1] if at_once else row.untouched,
+        optimised_at_once=min(at_once, default=row.untouched),
         optimised=min(total for _, total in trace),
         time_to_equal_s=reached[0] if reached else None,
         trace=tuple(trace),
@@ -170,7 +173,9 @@ def optimise(
 
     while not trace or trace[-1][0] < limit_s:
         optimizer.step(closure)
-    return picture.detach().clamp(0, 1), trace
+        with torch.no_grad():
+            picture.clamp_(0, 1)  # as tasks.stylize does: beyond lies a lower J that no file can hold
+    return picture.detach(), trace
 
 
 def summarise(

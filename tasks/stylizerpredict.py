@@ -136,13 +136,13 @@ class StylizerPredictor:
         return made[:, :, :height, :width].clamp(0, 1)
 
 
-def decoded(blob: bytes) -> Tensor:
+def decoded(blob: bytes, least_px: int = LEAST_PX) -> Tensor:
     """An encoded picture, upright: (1, 3, H, W) float32 of 0 to 1; raises DecodeError for one that is too small too."""
     pixels = np.asarray(decode_image(blob, channels=3))
     height, width, _ = pixels.shape
-    if min(height, width) < LEAST_PX:
+    if min(height, width) < least_px:
         raise DecodeError(
-            f"a picture of {width}x{height} px is too small: each side must be at least {LEAST_PX} px"
+            f"a picture of {width}x{height} px is too small: each side must be at least {least_px} px"
         )
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255
 

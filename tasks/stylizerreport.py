@@ -39,7 +39,7 @@ class Compared:
     style: str
     forward: float
     forward_s: float
-    optimised_at_once: float  # after as many seconds as the network took
+    optimised_at_once: float  # the least within as many seconds as the network took
     optimised: float  # the least of all its time
     time_to_equal_s: float | None  # until it was as low as the network; None: never
     trace: tuple[tuple[float, float], ...]  # seconds, J

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from data.dataset import Dataset
 from data.samples import read_photo
 from tasks.modelfile import SavedModel, load_card, load_model
 from tasks.style import StylizerConfig, StylizerEvaluate
+from tasks.styleconfig import StyleOptimConfig
 from tasks.stylesources import read_sources, read_styles
-from tasks.stylizerevaluate import costs_of, evaluate, optimise
+from tasks.stylizerevaluate import compare, costs_of, evaluate, fitted, optimise
 from tasks.stylizerpredict import StylizerPredictor, decoded
-from tasks.stylizerreport import sheet
+from tasks.stylizerreport import Compared, Rendered, sheet
 from tasks.train import train
 from tests.smears import smear
 from tests.tiny import TINY, tiny_config, tiny_dataset, tiny_weights
@@ -112,6 +114,26 @@ def test_a_picture_that_is_too_small_says_so(both: dict[str, SavedModel]) -> Non
     Image.new("L", (40, 9)).save(buffer, "PNG")
     [row] = StylizerPredictor(both["johnson"]).predict([buffer.getvalue()]).to_pylist()
     assert row["error"] == "a picture of 40x9 px is too small: each side must be at least 16 px"
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [
+        ((400, 300), (64, 48)),
+        ((40, 30), (40, 30)),
+        ((800, 40), (320, 16)),
+        ((9, 40), (16, 71)),
+        ((1, 1), (16, 16)),
+    ],
+)
+def test_every_picture_is_tested_at_a_size_that_a_network_takes(
+    size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", size[::-1], (200, 90, 40)).save(buffer, "PNG")
+    picture = fitted(decoded(buffer.getvalue(), least_px=1), 64)
+    assert tuple(picture.shape[2:]) == wanted
+    assert float(picture.amax()) == pytest.approx(200 / 255, abs=1e-3)
 
 
 @models
@@ -209,6 +231,33 @@ def test_the_optimisation_descends_the_model_s_own_cost(both: dict[str, SavedMod
     assert trace[0][1] == pytest.approx(costs_of(predictor, content, content, 0)["total"], rel=1e-4)
     assert min(total for _, total in trace) < trace[0][1]
     assert [seconds for seconds, _ in trace] == sorted(seconds for seconds, _ in trace)
+
+
+def test_the_optimisation_is_judged_by_pictures_that_can_be_shown(both: dict[str, SavedModel]) -> None:
+    """Adam knows no bounds, and steps of this size leave them."""
+    judge, content = StylizerPredictor(both["johnson"]).network.judge, decoded(smear(7, 32))
+    config = StyleOptimConfig(name="adam", lr=0.5, momentum=0.0, history=1)
+    seen: list[Tensor] = []
+    judge.features.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach().clone()))
+    picture, trace = optimise(judge, content, content, 0.2, config)
+    assert len(seen) == 2 + len(trace) > 3
+    assert all(each.min() >= 0 and each.max() <= 1 for each in (*seen, picture))
+
+
+def test_the_optimisation_counts_by_its_least_cost_within_the_network_s_time(
+    both: dict[str, SavedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, content = StylizerPredictor(both["johnson"]), decoded(smear(7, 32))
+    trace = [(0.1, 5.0), (0.2, 2.0), (0.3, 4.0), (0.5, 1.0)]
+    monkeypatch.setattr("tasks.stylizerevaluate.optimise", lambda *_: (content, trace))
+    config = StylizerEvaluate.parse(TINY["style"]["evaluate"], "evaluate")
+
+    def found(seconds: float) -> Compared:
+        row = Rendered("a", "bricks", {"total": 3.0}, 6.0, 1.0, seconds, 1024)
+        return compare(predictor, content, content, 0, row, config)
+
+    assert [found(seconds).optimised_at_once for seconds in (0.05, 0.15, 0.4)] == [6.0, 5.0, 2.0]
+    assert (found(0.4).time_to_equal_s, found(0.4).optimised) == (0.2, 1.0)
 
 
 def test_a_sheet_puts_styles_above_what_was_made_in_them() -> None:
