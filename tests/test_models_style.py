@@ -83,6 +83,18 @@ def test_pieces_of_a_gram_matrix_are_the_whole(num_places: int) -> None:
     torch.testing.assert_close(gram_matrix(a), rows @ rows.T / num_places, rtol=1e-12, atol=1e-12)
 
 
+def test_the_gradient_of_a_gram_matrix_in_pieces_is_that_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("models.style.PLACES_A_SUM", 6)  # of 20 places: three pieces and a rest
+    a, weight = features(1).requires_grad_(True), features(2, channels=1, height=3, width=3)[0, 0]
+    assert torch.autograd.gradcheck(gram_matrix, (a,))
+    [found] = torch.autograd.grad((gram_matrix(a) * weight).sum(), [a])
+    rows = a[0].flatten(1)
+    [wanted] = torch.autograd.grad((rows @ rows.T / 20 * weight).sum(), [a])
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_a_bfloat16_gram_matrix_is_near_the_exact_one() -> None:
     a = features(2, channels=8, height=128, width=128).abs()
     exact = gram_matrix(a)

@@ -20,6 +20,7 @@ from tests.conftest import Run
 from tests.pairs import GATE
 from tests.smears import smear
 from tests.test_pipelines_training import Listener
+from tests.test_tasks_style import ADAIN, trained
 from tests.tiny import TINY, tiny_dataset
 
 NAME = "stylizer-smears"
@@ -101,6 +102,20 @@ def test_commands_stylise_files_and_folders(finished: dict[str, Any], run: Run, 
     assert code == 2 and "give --out" in err
     code, _out, err = run("predict", URI, str(source), "--out", str(tmp_path / "x.png"))
     assert code == 2 and "is one file, and there are 2 pictures" in err
+
+
+def test_a_picture_that_no_training_saw_is_a_style_of_adain(run: Run, tmp_path: Path) -> None:
+    model = trained(tiny_dataset("style", tmp_path / "store"), tmp_path / "run", model=ADAIN)
+    (tmp_path / "a.png").write_bytes(smear(1, 37))
+    made = {}
+    for name, words in {
+        "own": (), "moon": ("--style", "skimage:moon"), "half": ("--style", "skimage:moon", "--strength", "0.5"),
+    }.items():  # fmt: skip
+        out = tmp_path / f"{name}.png"
+        code, _out, err = run("predict", str(model), str(tmp_path / "a.png"), "--out", str(out), *words)
+        assert code == 0, err
+        made[name] = np.asarray(Image.open(out)).astype(int)
+    assert (made["own"] != made["moon"]).any() and (made["half"] != made["moon"]).any()
 
 
 def test_a_registered_stylizer_is_served_with_its_first_style(finished: dict[str, Any]) -> None:
