@@ -66,13 +66,16 @@ def ciou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 
     A box of no height and no width has the angle of a flat one, 0.
     """
-    angle_a, angle_b = (
-        torch.atan2(box[..., 2] - box[..., 0], box[..., 3] - box[..., 1]) for box in (a_xyxy, b_xyxy)
-    )
-    v = 4 / math.pi**2 * (angle_a - angle_b) ** 2
+    v = 4 / math.pi**2 * (_angle(a_xyxy) - _angle(b_xyxy)) ** 2
     with torch.no_grad():
         alpha = v / _positive(1 - iou(a_xyxy, b_xyxy) + v)
     return diou(a_xyxy, b_xyxy) - alpha * v
+
+
+def _angle(boxes_xyxy: Tensor) -> Tensor:
+    """The arc tangent of width over height, in [0, π/2]; 0 of a box with neither, where atan2's gradient is NaN."""
+    width, height = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).unbind(-1)
+    return torch.atan2(width, torch.where((width == 0) & (height == 0), 1.0, height))
 
 
 def _intersection(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:

@@ -149,6 +149,11 @@ def test_complete_iou_has_gradients_where_boxes_are_apart_equal_or_empty() -> No
         (gradient,) = torch.autograd.grad((1 - overlap(boxes, others)).sum(), boxes)
         assert gradient.isfinite().all()
         assert gradient[0].abs().sum() > 0
+    # what a detector says may have no extent, as well as what it is to find
+    flat = torch.stack([box(1, 1, 1, 1), box(1, 1, 1, 3), box(1, 1, 3, 1)]).requires_grad_()
+    for overlap in (iou, giou, diou, ciou):
+        (gradient,) = torch.autograd.grad((1 - overlap(flat, others[:1])).sum(), flat)
+        assert gradient.isfinite().all(), overlap
     assert torch.autograd.gradcheck(lambda x: giou(x, others[:1]), boxes[:1])
     assert torch.autograd.gradcheck(lambda x: diou(x, others[:1]), boxes[:1])
 
