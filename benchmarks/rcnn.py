@@ -1,29 +1,28 @@
 """What R-CNN, Fast R-CNN and Faster R-CNN cost a picture, and where: proposals, network, and the rest (suppression).
 
-    PYTHONPATH=. .venv/bin/python benchmarks/rcnn.py [--pictures 2] [--side-px 640] [--body resnet18]
-        [--crop-px 224] [--dataset NAME] [--weights faster=FILE.safetensors …]
+    PYTHONPATH=. .venv/bin/python benchmarks/rcnn.py [--pictures 2] [--side-px 640] [--body resnet18] [--crop-px 224]
+    PYTHONPATH=. .venv/bin/python benchmarks/rcnn.py --dataset NAME [--split test] [--pictures 80] --models MODEL …
 
-All have the same body and the same heads. R-CNN runs the body on 2,000 crops: two minutes a picture on two cores at
-the paper's 224 pixels, `--crop-px 96` takes a quarter of it. The time does not depend on the weights but for the last
-suppression. By default the pictures are photographs that scikit-image ships; of an ingested dataset they are the first
-of its validation split, and AP50 on them is shown for detectors whose weights (a state dict) are given. The median
-picture counts.
+By default all have the same body, the same heads and random weights, and the pictures are photographs that
+scikit-image ships, or the first of a dataset's split. R-CNN runs the body on 2,000 crops: two minutes a picture on two
+cores at the paper's 224 pixels, `--crop-px 96` takes a quarter of it. The time does not depend on the weights but for
+the last suppression. With `--models` they are trained ones (registered names, run keys, folders), each at the size
+that it was trained at, and AP and AP50 of the pictures are shown. The median picture counts.
 """
 
 import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file
 from torch import Tensor
 
-from data.dataset import Dataset
+from data.dataset import SPLITS, Dataset, Split
 from data.decode import decode_many
 from data.detection import COLUMNS, DetectionInput, Scenes, Truths, decode_rows
 from data.samples import read_photo
@@ -31,31 +30,58 @@ from models.detector import Finding, Found
 from models.fasterrcnn import fasterrcnn_resnet18_fpn
 from models.rcnn import FastRcnn, Rcnn
 from models.roiheads import RegionDetector
+from tasks.card import Preprocessing
 from tasks.detection import detections_of, objects_of
 from tasks.detectionmatches import match
-from tasks.detectionmetrics import summarise
+from tasks.detectionmetrics import known_aps
+from tasks.modelfile import load_model
 from tasks.paths import store
+from tasks.registry import resolve_model
 
 PHOTOS = [f"skimage:{name}" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left", "rocket")]
 NUM_PROPOSALS, NUM_SAMPLES, HEAD_WIDTH = 2000, 128, 512
 WARM_UP_PX = 64
 
 
-def detectors(body: str, num_classes: int, crop_px: int) -> dict[str, Callable[[], RegionDetector]]:
-    """The three of them by name, as their papers have them but for the body."""
+class Subject(NamedTuple):
+    """A detector, and the pictures that it is shown: squares (N, 3, S, S) uint8, and their boxes where they count."""
+
+    name: str
+    model: RegionDetector
+    images: Tensor
+    truths: Truths | None = None
+
+
+def untrained(body: str, num_classes: int, crop_px: int, images: Tensor) -> Iterator[Subject]:
+    """The three of them, as their papers have them but for the body."""
     common: dict[str, Any] = {
         "num_classes": num_classes, "channels": 3, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
         "body": body, "num_samples": NUM_SAMPLES,
         "finding": Finding(min_score=0.05, suppression="hard", nms_iou=0.5, max_detections=100),
     }  # fmt: skip
-    return {
-        "rcnn": lambda: Rcnn(**common, crop_px=crop_px, proposals=NUM_PROPOSALS),
-        "fast": lambda: FastRcnn(
-            **common, strides=(16,), width=128, norm="frozen", norm_eps=1e-5, num_frozen=0, pooling="max",
-            canonical_px=224, head_width=HEAD_WIDTH, proposals=NUM_PROPOSALS,
-        ),
-        "faster": lambda: fasterrcnn_resnet18_fpn(**common, head_width=HEAD_WIDTH),
-    }  # fmt: skip
+    torch.manual_seed(0)
+    yield Subject("rcnn", Rcnn(**common, crop_px=crop_px, proposals=NUM_PROPOSALS), images)
+    torch.manual_seed(0)
+    fast = FastRcnn(
+        **common, strides=(16,), width=128, norm="frozen", norm_eps=1e-5, num_frozen=0, pooling="max",
+        canonical_px=224, head_width=HEAD_WIDTH, proposals=NUM_PROPOSALS,
+    )  # fmt: skip
+    yield Subject("fast", fast, images)
+    torch.manual_seed(0)
+    yield Subject("faster", fasterrcnn_resnet18_fpn(**common, head_width=HEAD_WIDTH), images)
+
+
+def trained(models: list[str], dataset: Dataset, split: Split, num: int) -> Iterator[Subject]:
+    """Trained detectors, each with the first pictures of a split as it takes them."""
+    for name in models:
+        saved = load_model(resolve_model(name))
+        network, taken = saved.members[0], saved.card.preprocessing
+        if not isinstance(network, RegionDetector) or not isinstance(taken, Preprocessing):
+            raise ValueError(f"{name} is no detector of the R-CNN line: rcnn, fast_rcnn, faster_rcnn")
+        if saved.card.classes != dataset.info.classes:
+            raise ValueError(f"{name} knows other classes than {dataset.info.name} has")
+        images, truths = pictures_of(dataset, split, num, taken.stored_px, taken.resize)
+        yield Subject(saved.card.members[0].architecture, network, images, truths)
 
 
 @torch.inference_mode()
@@ -79,22 +105,25 @@ def photographs(num: int, side_px: int) -> Tensor:
     return torch.from_numpy(decode_many(blobs, side_px, 3, "letterbox"))
 
 
-def validation(name: str, num: int, side_px: int) -> tuple[Tensor, Truths, int]:
-    """The first pictures of a dataset, their boxes, and how many classes there are."""
-    dataset = Dataset.open(store() / name)
+def pictures_of(dataset: Dataset, split: Split, num: int, side_px: int, resize: Any) -> tuple[Tensor, Truths]:
+    """The first pictures of a split in squares, and their boxes."""
     dataset.require_family("detection")
-    rows = dataset.table("val", list(COLUMNS)).slice(0, num)
-    config = DetectionInput(stored_px=side_px, resize="letterbox", train_px=())
+    rows = dataset.table(split, list(COLUMNS)).slice(0, num)
+    config = DetectionInput(stored_px=side_px, resize=resize, train_px=())
     arrays = decode_rows(rows, dataset.info.picture_channels, config)
     scenes = Scenes(**{key: torch.from_numpy(value) for key, value in arrays.items()})
-    return scenes.images, scenes.truths(torch.arange(len(scenes)).numpy()), len(dataset.info.classes)
+    return scenes.images, scenes.truths(torch.arange(len(scenes)).numpy())
 
 
-def ap50(found: list[Found], truths: Truths, num_classes: int) -> float:
-    """Of one picture each."""
-    objects = objects_of([(0, truths)])
+def figures(found: list[Found], truths: Truths | None, num_classes: int) -> list[str]:
+    """AP and AP50 of one picture each; nothing where no boxes are known."""
+    if truths is None:
+        return ["", ""]
     detections = detections_of(list(enumerate(found)))
-    return summarise(match(objects, detections, num_images=len(found), num_classes=num_classes))["ap50"]
+    aps = known_aps(
+        match(objects_of([(0, truths)]), detections, num_images=len(found), num_classes=num_classes)
+    )
+    return [f"{aps[name]:.3f}" if name in aps else "" for name in ("ap", "ap50")]
 
 
 def main() -> None:
@@ -106,30 +135,37 @@ def main() -> None:
     parser.add_argument("--body", default="resnet18")
     parser.add_argument("--crop-px", type=int, default=224, help="side that R-CNN warps proposals to")
     parser.add_argument("--dataset", default="")
-    parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE")
+    parser.add_argument("--split", default="val", choices=SPLITS)
+    parser.add_argument("--models", nargs="*", default=[], metavar="MODEL", help="trained; needs --dataset")
     given = parser.parse_args()
-    weights = dict(each.split("=", 1) for each in given.weights)
-    if given.dataset:
-        images, truths, num_classes = validation(given.dataset, given.pictures, given.side_px)
+    if given.models and not given.dataset:
+        parser.error("--models needs --dataset NAME, whose pictures they look at")
+    dataset = Dataset.open(store() / given.dataset) if given.dataset else None
+    if dataset is None:
+        images = photographs(given.pictures, given.side_px)
+        subjects = untrained(given.body, 20, given.crop_px, images)
+    elif given.models:
+        subjects = trained(given.models, dataset, given.split, given.pictures)
     else:
-        images, truths, num_classes = photographs(given.pictures, given.side_px), None, 20
-    table = Table("", "proposals", "proposals, s", "network, s", "rest, s", "a picture, s", "AP50")
-    for name, make in detectors(given.body, num_classes, given.crop_px).items():
-        torch.manual_seed(0)
-        model = make().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if name in weights:
-            model.load_state_dict(load_file(weights[name]))
+        images, _ = pictures_of(dataset, given.split, given.pictures, given.side_px, "letterbox")
+        subjects = untrained(given.body, len(dataset.info.classes), given.crop_px, images)
+    table = Table(
+        "", "px", "proposals", "proposals, s", "network, s", "rest, s", "a picture, s", "AP", "AP50"
+    )
+    num_pictures = 0
+    for name, network, images, truths in subjects:
+        model = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         look(model, images[:1, :, :WARM_UP_PX, :WARM_UP_PX])
         looked = [look(model, images[i : i + 1]) for i in range(len(images))]
+        num_pictures = len(looked)
         seconds = [statistics.median(column) for column in zip(*(each[2] for each in looked), strict=True)]
         whole = statistics.median(sum(each[2]) for each in looked)
         num = statistics.median(each[1] for each in looked)
-        known = truths is not None and name in weights
-        figure = f"{ap50([each[0] for each in looked], truths, num_classes):.3f}" if known and truths else ""
-        table.add_row(name, f"{num:,.0f}", *(f"{each:.3f}" for each in [*seconds, whole]), figure)
-    Console().print(
-        f"{len(images)} pictures of {given.side_px} px, {given.body}, {torch.get_num_threads()} threads"
-    )
+        table.add_row(
+            name, str(images.shape[2]), f"{num:,.0f}", *(f"{each:.3f}" for each in [*seconds, whole]),
+            *figures([each[0] for each in looked], truths, model.num_classes),
+        )  # fmt: skip
+    Console().print(f"{num_pictures} pictures, {torch.get_num_threads()} threads")
     Console().print(table)
 
 

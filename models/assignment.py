@@ -39,8 +39,8 @@ def task_aligned(
     """Assign by predictions: `scores` (B, P, K) in [0, 1], `boxes_xyxy` (B, P, 4), `centres_xy` (P, 2) of the places.
 
     Each object takes the `top` best of the places whose centre lies in it, or the one nearest to its middle if none
-    does; a place that several want goes to the one that it overlaps most. Objects that are ignored take none, and
-    places in them are no background.
+    does; a place that several want goes to the one that it overlaps most. Places whose boxes do not touch the object
+    learn a score of 0. Objects that are ignored take none, and places in them are no background.
     """
     B, P, _ = scores.shape
     N = truths.labels.shape[1]
@@ -60,7 +60,9 @@ def task_aligned(
     overlap = iou(truths.boxes_xyxy[:, :, None], boxes_xyxy[:, None]).clamp(min=0) * inside  # (B, N, P)
     own = scores.transpose(1, 2).gather(1, truths.labels[:, :, None].expand(B, N, P))
     metric = (own.clamp(min=1e-9) ** alpha * overlap.clamp(min=1e-9) ** beta) * inside
-    chosen = torch.zeros_like(inside).scatter_(2, metric.topk(min(top, P), 2).indices, True) & inside
+    # a place whose box does not touch its object has a metric of 0 in float32 too, but comes before those outside
+    ranked = torch.where(inside, metric, -1.0).topk(min(top, P), 2).indices
+    chosen = torch.zeros_like(inside).scatter_(2, ranked, True) & inside
     # of several objects that want a place, the one that it overlaps most
     contested = chosen.sum(1) > 1
     best = torch.where(chosen, overlap, -1.0).argmax(1)  # (B, P)

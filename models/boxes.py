@@ -66,13 +66,16 @@ def ciou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 
     A box of no height and no width has the angle of a flat one, 0.
     """
-    angle_a, angle_b = (
-        torch.atan2(box[..., 2] - box[..., 0], box[..., 3] - box[..., 1]) for box in (a_xyxy, b_xyxy)
-    )
-    v = 4 / math.pi**2 * (angle_a - angle_b) ** 2
+    v = 4 / math.pi**2 * (_angle(a_xyxy) - _angle(b_xyxy)) ** 2
     with torch.no_grad():
         alpha = v / _positive(1 - iou(a_xyxy, b_xyxy) + v)
     return diou(a_xyxy, b_xyxy) - alpha * v
+
+
+def _angle(boxes_xyxy: Tensor) -> Tensor:
+    """The arc tangent of width over height, in [0, π/2]; 0 of a box with neither, where atan2's gradient is NaN."""
+    width, height = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).unbind(-1)
+    return torch.atan2(width, torch.where((width == 0) & (height == 0), 1.0, height))
 
 
 def _intersection(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
@@ -105,9 +108,11 @@ def check_boxes(boxes_xyxy: Tensor) -> None:
     """Raise ValueError unless these are (N, 4) floats, finite, with x0 ≤ x1 and y0 ≤ y1."""
     if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4 or not boxes_xyxy.is_floating_point():
         raise ValueError(f"boxes {tuple(boxes_xyxy.shape)} of {boxes_xyxy.dtype} must be (N, 4) floats")
-    ordered, finite = boxes_xyxy[:, 2:] >= boxes_xyxy[:, :2], boxes_xyxy.isfinite()
-    if not (ordered.all() and finite.all()):
-        wrong = ~(ordered.all(1) & finite.all(1))
+    ordered = boxes_xyxy[:, 2:] >= boxes_xyxy[:, :2]  # false of NaN
+    if ordered.all() and math.isfinite(float(boxes_xyxy.sum())):  # a finite sum has finite parts
+        return
+    wrong = ~(ordered.all(1) & boxes_xyxy.isfinite().all(1))
+    if wrong.any():
         first = int(wrong.int().argmax())
         raise ValueError(
             f"{int(wrong.sum())} of {len(boxes_xyxy)} boxes are not finite or have corners swapped; the first is "
@@ -118,7 +123,8 @@ def check_boxes(boxes_xyxy: Tensor) -> None:
 def check_scored_boxes(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor | None) -> None:
     """`check_boxes`, and raise ValueError unless there is a finite score, and a label, for each."""
     check_boxes(boxes_xyxy)
-    if scores.shape != boxes_xyxy.shape[:1] or not scores.isfinite().all():
+    fit = scores.shape == boxes_xyxy.shape[:1]
+    if not fit or not (math.isfinite(float(scores.sum())) or scores.isfinite().all()):
         raise ValueError(f"scores {tuple(scores.shape)} must be {len(boxes_xyxy)} finite numbers, one a box")
     if labels is not None and labels.shape != scores.shape:
         raise ValueError(f"labels {tuple(labels.shape)} must be {len(boxes_xyxy)}, one a box")
@@ -147,8 +153,11 @@ def nms(
         raise ValueError(f"max_kept (={max_kept}) must be at least 1, or None for no limit")
     check_scored_boxes(boxes_xyxy, scores, labels)
     chances = (scores.float() if scores.dtype.itemsize < 4 else scores).detach().cpu().numpy()
-    candidates = np.flatnonzero(chances >= min_score)
-    ranked = candidates[(-chances[candidates]).argsort(kind="stable")]
+    if min_score == -math.inf:
+        ranked = by_falling_score(chances)
+    else:
+        candidates = np.flatnonzero(chances >= min_score)
+        ranked = candidates[by_falling_score(chances[candidates])]
     # by class, inside it by falling score: `by_class` are places in `ranked`, `ends` where the class of each box ends
     by_class, ends = np.arange(len(ranked)), np.full(len(ranked), len(ranked))
     if labels is not None:
@@ -165,6 +174,17 @@ def nms(
         kept = _greedy(columns, by_class, ends, iou_threshold, max_kept if labels is None else None)
     kept.sort()
     return torch.from_numpy(ranked[kept[:max_kept]]).to(boxes_xyxy.device)
+
+
+def by_falling_score(scores: np.ndarray) -> np.ndarray:
+    """Places (N,) int64 of finite scores (N,), of equals the first first."""
+    if scores.dtype != np.float32:
+        return (-scores).argsort(kind="stable")
+    # Score and place make one integer each: without equals any sort is stable, and numpy's default one is much faster.
+    keys = (np.float32(0) - scores).view(np.int32).astype(np.int64)  # from 0: one zero for both
+    keys ^= (keys >> 63) & 0x7FFFFFFF  # the bits of floats below 0 rise where these fall
+    keys = np.sort((keys << 32) | np.arange(len(keys)))
+    return keys & 0xFFFFFFFF
 
 
 def _greedy(

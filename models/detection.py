@@ -38,6 +38,7 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "faster_rcnn": partial(fasterrcnn_resnet18_fpn, **PYRAMID),
     "fasterrcnn_resnet50_fpn": fasterrcnn_resnet50_fpn,
 }
+PUBLISHED_BODY = "resnet50"  # of the detector whose body is no choice
 DetectorName = Literal["yolo", "localiser", "rcnn", "fast_rcnn", "faster_rcnn", "fasterrcnn_resnet50_fpn"]
 FIELDS = {  # of the parameters below, what each is built from
     "yolo": ("body", "strides", "width", "assignment", "num_anchors", "box_loss"),
@@ -94,7 +95,7 @@ class DetectorConfig(Parameters):
     @property
     def network(self) -> str:
         """The network of the classification catalogue whose weights it may start from."""
-        return self.body
+        return self.body if "body" in FIELDS[self.name] else PUBLISHED_BODY
 
     def arguments(self) -> dict[str, Any]:
         """What the builder takes of it."""

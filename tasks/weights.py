@@ -137,8 +137,8 @@ def of_model(source: str, folder: Path, architecture: str, setting: str = "trans
     [member] = card.members
     if member.architecture != architecture:
         raise ValueError(
-            f"{setting} (={source}): that model is {member.architecture}; set model.name to it "
-            f"(={architecture})"
+            f"{setting} (={source}): that model is {member.architecture}; set model.name to it, of a detector "
+            f"model.body (={architecture})"
         )
     file = weights_file(folder, member.weights)
     mean, std, state = split_statistics(load_file(file))

@@ -93,6 +93,17 @@ def test_each_object_has_a_place_though_none_lies_in_it() -> None:
     assert found.positive.nonzero().tolist() == [[0, 0]] and found.negative.sum() == 15
 
 
+def test_an_object_that_no_box_touches_has_its_place_too() -> None:
+    """The overlap to the sixth power is 0 in float32, at the object's place as at all others."""
+    tiny = Truths(
+        torch.tensor([[44.0, 44, 46, 46]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([False])
+    )
+    centres = grid(4, 16)
+    boxes = torch.cat([centres - 1, centres + 1], 1)[None]
+    found = task_aligned(torch.full((1, 16, 3), 0.1), boxes, centres, pad(tiny, 1), 2, 1.0, 6.0)
+    assert found.positive.nonzero().tolist() == [[0, 10]] and found.score[0, 10] == 0
+
+
 def test_pictures_without_boxes_are_all_background() -> None:
     none = Truths(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long(), torch.zeros(0).bool())
     found = task_aligned(torch.rand(2, 16, 3), torch.rand(2, 16, 4), grid(4, 16), pad(none, 2), 10, 1.0, 6.0)

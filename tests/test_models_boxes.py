@@ -12,6 +12,8 @@ from torch import Tensor
 from models.boxes import (
     BLOCK,
     area,
+    by_falling_score,
+    check_boxes,
     ciou,
     cxcywh_to_xyxy,
     diou,
@@ -91,6 +93,32 @@ def test_nms_keeps_the_first_of_equals_and_a_box_at_the_threshold() -> None:
     assert nms(boxes[:0], torch.ones(0), 0.5).tolist() == []
 
 
+@settings(max_examples=60)
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), max_size=40), st.booleans())
+def test_scores_fall_and_equals_keep_their_order(scores: list[float], round_them: bool) -> None:
+    """Below 0 too, and of both zeros."""
+    given_scores = np.array([0.0, -0.0, *scores, 0.5, -0.0, 0.5], np.float32)
+    if round_them:
+        given_scores = np.round(np.clip(given_scores, -2, 2))
+    order = by_falling_score(given_scores)
+    assert order.tolist() == (-given_scores).argsort(kind="stable").tolist()
+    wide = by_falling_score(given_scores.astype(np.float64))
+    assert wide.tolist() == order.tolist()
+
+
+def test_boxes_that_are_large_are_no_fault_and_infinite_ones_are() -> None:
+    large = torch.tensor([[0.0, 0, 3e38, 3e38]] * 2)
+    check_boxes(large)  # their sum is not finite
+    check_boxes(torch.full((4, 4), 6e4, dtype=torch.float16))
+    for edge in (math.inf, math.nan):
+        large[1, 3] = edge
+        with pytest.raises(ValueError, match=r"1 of 2 boxes .* the first is box 1"):
+            check_boxes(large)
+    large[1] = torch.tensor([-math.inf, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"1 of 2 boxes .* the first is box 1"):
+        check_boxes(large)
+
+
 def test_nms_says_what_is_wrong() -> None:
     good, ones = torch.tensor([[0.0, 0, 1, 1]] * 2), torch.ones(2)
     bad, swapped = good.clone(), good.clone()
@@ -149,6 +177,11 @@ def test_complete_iou_has_gradients_where_boxes_are_apart_equal_or_empty() -> No
         (gradient,) = torch.autograd.grad((1 - overlap(boxes, others)).sum(), boxes)
         assert gradient.isfinite().all()
         assert gradient[0].abs().sum() > 0
+    # what a detector says may have no extent, as well as what it is to find
+    flat = torch.stack([box(1, 1, 1, 1), box(1, 1, 1, 3), box(1, 1, 3, 1)]).requires_grad_()
+    for overlap in (iou, giou, diou, ciou):
+        (gradient,) = torch.autograd.grad((1 - overlap(flat, others[:1])).sum(), flat)
+        assert gradient.isfinite().all(), overlap
     assert torch.autograd.gradcheck(lambda x: giou(x, others[:1]), boxes[:1])
     assert torch.autograd.gradcheck(lambda x: diou(x, others[:1]), boxes[:1])
 

@@ -352,6 +352,16 @@ def test_parameters_that_mean_nothing_to_a_detector_are_refused(change: dict[str
         tiny_config("detection", **change)
 
 
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [("yolo", "mobilenet_v2"), ("faster_rcnn", "mobilenet_v2"), ("fasterrcnn_resnet50_fpn", "resnet50")],
+)
+def test_a_detector_starts_from_a_classifier_of_the_body_that_it_has(name: str, network: str) -> None:
+    """The one as published has its own, whatever `body` says."""
+    config = tiny_config("detection", model__name=name, model__body="mobilenet_v2")
+    assert config.model.network == network
+
+
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name != "fasterrcnn_resnet50_fpn"])
 def test_every_detector_learns_and_comes_back_from_its_file(
     name: str, dataset: Dataset, tmp_path: Path
