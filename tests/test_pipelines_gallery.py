@@ -209,6 +209,18 @@ def test_a_person_or_a_picture_is_removed_for_good_by_a_yes_alone(
         assert gallery.check() == len(known) - 1
 
 
+def test_a_lost_matrix_is_an_error_that_says_what_to_type(run: Run, say: Say, people: People) -> None:
+    known = enrol(say, people, "lost", 1)
+    picture = str(people[known[0]][0])
+    next((galleries() / "lost").glob("*.exact")).unlink()
+    code, _, err = run("faces", "recognise", picture, "--gallery", "lost")
+    told = f"./convoy faces gallery rebuild --gallery {galleries() / 'lost'}"
+    assert code == 2 and told in err and err.count("\n") == 1
+    done = say(*told.split()[2:])
+    assert (done["people"], done["pictures"]) == (len(known), len(known))
+    assert say("recognise", picture, "--gallery", "lost")["faces"][0]["nearest"] == known[0]
+
+
 @pytest.mark.slow
 def test_a_promoted_embedder_takes_the_gallery_over(run: Run, say: Say, people: People) -> None:
     known = enrol(say, people, "moving", 2)
