@@ -10,7 +10,8 @@ nothing is trained: each of the 40 enrolled from one picture, the other nine ask
 
 Every trained method has the same seconds (of this machine), or the same steps where --steps is given: what an idle
 machine does in the time. Each row is written to WORK/rows/NAME.json as soon as it is done, and a row that is there is
-not made again; a training that was cut off goes on from its checkpoint. The recipes are those of params.yaml.
+not made again; one that was trained for another time, or by other --set, is an error. A training that was cut off goes
+on from its checkpoint. The recipes are those of params.yaml.
 
 Trained nets see a fixed box of each picture, tight around the face; the pretrained net, and the same fine-tuned, see
 the face aligned by 68 landmarks as dlib aligns it. Its weights and the landmarks' are others' work on other people;
@@ -19,6 +20,7 @@ datasets' folder (CONVOY_DATASETS).
 """
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -188,7 +190,7 @@ def trained(seen: Frame, recipe: str, work: Path, budget: "Budget", changes: dic
     settings = budget.settings(num // config.train.batch_size)
     config = recipe_config(seen, recipe, merge(changes, {"train": settings}))
     weights = read_weights(NET, "face_resnet128", 3, Path) if config.transfer.weights else None
-    folder, began = work / "runs" / f"{recipe}-{budget.name}", time.process_time()
+    folder, began = work / "runs" / f"{recipe}-{budget.key}", time.process_time()
 
     told_s = 0.0
 
@@ -212,14 +214,25 @@ def trained(seen: Frame, recipe: str, work: Path, budget: "Budget", changes: dic
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a method is trained."""
+    """How long a method is trained, and by which changes of its recipe."""
 
     seconds: float
     steps: int
+    changes: tuple[str, ...] = ()  # KEY=VALUE
+
+    @property
+    def length(self) -> str:
+        return f"{self.steps}steps" if self.steps else f"{self.seconds:g}s"
 
     @property
     def name(self) -> str:
-        return f"{self.steps}steps" if self.steps else f"{self.seconds:g}s"
+        return " ".join((self.length, *self.changes))
+
+    @property
+    def key(self) -> str:
+        """Of folders: what was trained by other changes is no checkpoint to go on from."""
+        made = hashlib.sha256("\n".join(self.changes).encode()).hexdigest()[:8]
+        return f"{self.length}-{made}" if self.changes else self.length
 
     def settings(self, steps_per_epoch: int) -> dict[str, Any]:
         if self.steps:
@@ -252,6 +265,18 @@ def make(name: str, work: Path, budget: Budget, changes: dict[str, Any]) -> Row:
     return with_head(seen, row, took.folder) if name == "head" else row
 
 
+def is_made(file: Path, budget: Budget) -> bool:
+    """Whether there is a row; ends the program for one of another budget, which would pass for this one's."""
+    if not file.is_file():
+        return False
+    made = json.loads(file.read_text())["budget"]
+    if made not in ("", budget.name):  # "": nothing was trained
+        raise SystemExit(
+            f"{file} was trained for {made!r}, not {budget.name!r}: remove it, or give another --work"
+        )
+    return True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -266,12 +291,12 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "convoy-lfw")
     options = parser.parse_args()
-    budget = Budget(options.seconds, options.steps)
+    budget = Budget(options.seconds, options.steps, tuple(options.set))
     folder = options.work / "rows"
     folder.mkdir(parents=True, exist_ok=True)
     for name in options.only:
         file = folder / f"{name}.json"
-        if not file.is_file():
+        if not is_made(file, budget):
             row = make(name, options.work, budget, parse_changes(options.set))
             write_whole(file, json.dumps(asdict(row), indent=2) + "\n")
         print(f"{name}: {file}", flush=True)

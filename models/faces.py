@@ -86,7 +86,7 @@ class FaceModel(Parameters):
     dim: int = Field(ge=2, le=4096, description="dimensions of the embedding")
     centre: bool = Field(
         description="of a network of the catalogue: batch norm before unit length, so that a batch cannot become one "
-        "point; the networks made for faces have it"
+        "point; face_tiny, face_small and mobilefacenet always have it, the published networks never"
     )
 
     @field_validator("name")

@@ -14,6 +14,7 @@ from pipelines.commands_predict import find_images
 from pipelines.options import Json
 from pipelines.render import ConsoleReporter, emit, table
 from pipelines.reporting import progress_of
+from tasks import registry
 from tasks.enrolment import (
     DEFAULT_GALLERY,
     EnrolledTree,
@@ -28,6 +29,7 @@ from tasks.folders import IMAGE_SUFFIXES
 from tasks.gallery import Gallery
 from tasks.gallerystore import Embedder, Enrolled, Recognition
 from tasks.identification import templates
+from tasks.livenessmodel import LivenessCheck, open_liveness
 
 Row = tuple[str, tuple[float, ...] | None, Recognition]  # picture, where the face is on it, who it is
 MAX_SOURCE_GB = 100.0
@@ -157,6 +159,7 @@ def verify(
     name: str,
     gallery: str = DEFAULT_GALLERY,
     false_accept_rate: float | None = None,
+    liveness: str | None = None,
     as_json: Json = False,
 ) -> None:
     """Say whether a picture is of the person that it is said to be of.
@@ -174,16 +177,20 @@ def verify(
     false_accept_rate
         Which of the model's thresholds counts: each was fitted to accept this share of pairs of two people; otherwise
         the strictest.
+    liveness
+        A classifier of real faces and attacks, given as a model is: a picture that it judges a spoof is an error. The
+        threshold is that of its card.
     """
+    check = liveness_check(liveness)
     with open_gallery(gallery) as opened:
         reader = reader_of(opened.embedder)
         limit = reader.threshold(false_accept_rate)
-        vector = reader.embed([one_face(reader, image)])[0]
+        vector = reader.embed([one_face(reader, image, check)])[0]
         found = opened.verify(name, vector, limit.distance, reader.embedder)
     note_if_behind(gallery, reader.embedder)
     document = {
         "image": image, "name": name, "gallery": gallery, "same": found.same, "distance": found.distance,
-        **limit_document(limit), "embedder": document_of(reader),
+        **limit_document(limit), **liveness_document(liveness, check), "embedder": document_of(reader),
     }  # fmt: skip
     verdict = "the same" if found.same else "not the same"
     told = f"{verdict}: {image} is {found.distance:.3f} from {name}; {describe_limit(limit)}"
@@ -196,6 +203,7 @@ def recognise(
     together: Annotated[bool, Parameter(negative=())] = False,
     gallery: str = DEFAULT_GALLERY,
     false_accept_rate: float | None = None,
+    liveness: str | None = None,
     as_json: Json = False,
 ) -> int:
     """Say who is on pictures: people of a gallery, or that they are nobody in it.
@@ -215,21 +223,26 @@ def recognise(
     false_accept_rate
         Which of the model's thresholds counts, as for verify: the share is of one comparison, and a stranger is
         compared with everybody in the gallery.
+    liveness
+        A classifier of real faces and attacks, as for verify: a picture that it judges a spoof is reported as one, and
+        nobody is looked up.
     """
     if not images:
         raise ValueError("recognise needs pictures: give files or folders")
     files = find_images(images, IMAGE_SUFFIXES)
+    check = liveness_check(liveness)
     with open_gallery(gallery) as opened:
         reader = reader_of(opened.embedder)
         limit = reader.threshold(false_accept_rate)
-        photos = [(str(file), file.read_bytes()) for file in files]
+        photos, spoofs = real_photos([(str(file), file.read_bytes()) for file in files], check)
         faces, left_out = read_photos(photos, reader.only_face if together else reader.faces)
+        left_out = {**spoofs, **left_out}
         rows = recognised(opened, reader, faces, limit, together)
         num_people = len(opened)
     note_if_behind(gallery, reader.embedder)
     document = {
-        "gallery": gallery, "people": num_people, **limit_document(limit), "embedder": document_of(reader),
-        "faces": [row_document(row) for row in rows], "left_out": left_out,
+        "gallery": gallery, "people": num_people, **limit_document(limit), **liveness_document(liveness, check),
+        "embedder": document_of(reader), "faces": [row_document(row) for row in rows], "left_out": left_out,
     }  # fmt: skip
     title = f"{num_people:,} people in the gallery {gallery}; {describe_limit(limit)}"
     lines = lines_of(rows, left_out)
@@ -277,12 +290,32 @@ def recognised(
     return [(name, box, each) for (name, box), each in zip(shown, found, strict=True)]
 
 
-def one_face(reader: FaceReader, image: Path) -> Face:
-    """The face of a file; raises ValueError that names the file."""
+def one_face(reader: FaceReader, image: Path, check: LivenessCheck | None = None) -> Face:
+    """The face of a file; raises ValueError that names the file, also of what `check` judges a spoof."""
+    photo = image.read_bytes()  # once: what is judged is what is embedded
+    _, spoofs = real_photos([(str(image), photo)], check)
+    if spoofs:
+        raise ValueError(f"{image}: {spoofs[str(image)]}")
     try:
-        return reader.face(image.read_bytes())
+        return reader.face(photo)
     except ValueError as error:
         raise ValueError(f"{image}: {error}") from None
+
+
+def liveness_check(model: str | None) -> LivenessCheck | None:
+    """The check that `--liveness` names; raises as `open_liveness`."""
+    return None if model is None else open_liveness(registry.resolve_model(model), model)
+
+
+def real_photos(
+    photos: list[tuple[str, bytes]], check: LivenessCheck | None
+) -> tuple[list[tuple[str, bytes]], dict[str, str]]:
+    """Photographs by their names that `check` judges real, and why others are refused; all of them without a check."""
+    if check is None or not photos:
+        return photos, {}
+    judged = list(zip(photos, check.look([photo for _, photo in photos]).faults, strict=True))
+    spoofs = {name: fault for (name, _), fault in judged if fault is not None}
+    return [each for each, fault in judged if fault is None], spoofs
 
 
 def note_if_behind(gallery: str, embedder: Embedder) -> None:
@@ -297,6 +330,11 @@ def note_if_behind(gallery: str, embedder: Embedder) -> None:
 
 def limit_document(limit: Threshold) -> dict[str, float]:
     return {"threshold": limit.distance, "false_accept_rate": limit.false_accept_rate}
+
+
+def liveness_document(model: str | None, check: LivenessCheck | None) -> dict[str, Any]:
+    """Of `--liveness`; nothing where it was not asked for."""
+    return {} if check is None else {"liveness": {"model": model, "threshold": check.threshold}}
 
 
 def describe_limit(limit: Threshold) -> str:

@@ -1,4 +1,4 @@
-"""`./convoy faces gallery`: who is enrolled, who is like whom, who leaves, and a new embedder."""
+"""`./convoy faces gallery`: who is enrolled, who is like whom, who leaves, a new embedder, and a matrix made anew."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +8,8 @@ from cyclopts import App
 from pipelines.commands_faces import document_of, note_if_behind, one_face
 from pipelines.options import Json, Yes, confirm, quiet_stdout
 from pipelines.render import cell, emit, pairs, table
-from tasks.enrolment import DEFAULT_GALLERY, open_gallery
+from tasks import reembedding
+from tasks.enrolment import DEFAULT_GALLERY, folder_of, open_gallery
 from tasks.facereading import describe_embedder, reader_of
 from tasks.gallerystore import picture_of
 
@@ -138,6 +139,24 @@ def remove(
             gone, left = 1, num - 1
     document = {"gallery": gallery, "name": name, "removed_pictures": gone, "pictures": left}
     emit(document, [f"removed {what}; backups of the gallery may still have it"], as_json)
+
+
+@app.command
+def rebuild(*, gallery: str = DEFAULT_GALLERY, as_json: Json = False) -> None:
+    """Write what is searched anew from the database, and compare everything with everything.
+
+    For a gallery whose files templates-* were lost or damaged, and after many removals, which leave gaps.
+
+    Parameters
+    ----------
+    gallery
+        Name of the gallery, or a folder's path with a slash in it.
+    """
+    num = reembedding.rebuild(folder_of(gallery))
+    with open_gallery(gallery) as opened:
+        people = opened.check()
+    told = f"gallery {gallery}: written anew, {people:,} people, {num:,} pictures"
+    emit({"gallery": gallery, "people": people, "pictures": num}, [told], as_json)
 
 
 @app.command(name="re-embed")

@@ -94,7 +94,7 @@ def evaluate(
     dataset
         Name of an ingested dataset; otherwise the one that the model was trained on.
     split
-        Which faces are judged.
+        Which faces are judged: not those of validation, to which the threshold is fitted.
     max_bpcer
         Greatest share of real faces refused on validation; 0.05 if neither is given.
     max_apcer
@@ -102,6 +102,8 @@ def evaluate(
     out
         A new folder for the model with this threshold in its card, for predict --liveness.
     """
+    if split == "val":
+        raise ValueError("--split (=val) is what the threshold is fitted to: judge others, test")
     if max_bpcer is not None and max_apcer is not None:
         raise ValueError("--max-bpcer and --max-apcer each fix the threshold: give one")
     rate: Rate = "bpcer" if max_apcer is None else "apcer"

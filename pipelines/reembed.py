@@ -71,7 +71,7 @@ def re_embed_galleries(model: str) -> dict[str, Any]:
     for gallery in behind:
         try:
             summaries.append(re_embed_gallery(gallery))
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:  # a gallery that somebody else writes to for long, too
             refused.append(f"{gallery}: {error}")
     if refused:
         raise ValueError(

@@ -29,7 +29,7 @@ from tasks.facereading import (
     uri_of,
 )
 from tasks.gallery import Gallery, Picture
-from tasks.gallerystore import DATABASE, Embedder, Enrolled
+from tasks.gallerystore import DATABASE, Embedder, Enrolled, read_embedder
 from tasks.paths import galleries
 
 DEFAULT_GALLERY = "default"
@@ -53,16 +53,16 @@ def folder_of(name: str) -> Path:
 
 
 def gallery_names() -> list[str]:
-    """The galleries below the home folder, sorted."""
-    return sorted(file.parent.name for file in galleries().glob(f"*/{DATABASE}"))
+    """The galleries below the home folder, sorted; one that was still being made when its process died is none."""
+    names = (file.parent.name for file in galleries().glob(f"*/{DATABASE}"))
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def galleries_behind(model: str) -> dict[str, str]:
     """The galleries below the home folder that hold another version of a registered model than its champion: theirs."""
     found = {}
     for name in gallery_names():
-        with open_gallery(name) as gallery:
-            embedder = gallery.embedder
+        embedder = read_embedder(folder_of(name))  # of one whose matrix is damaged, too
         if embedder.name == model and champion_instead(embedder):
             found[name] = embedder.version
     return found

@@ -36,6 +36,7 @@ from tasks.pairheads import (
 from tasks.personbootstrap import FEWEST_PEOPLE, curve_band, pair_intervals
 from tasks.settings import Precision
 from tasks.verification import (
+    ENOUGH_ERRORS,
     accuracy_at,
     auc,
     best_threshold,
@@ -129,7 +130,8 @@ def fit_thresholds(
     """Fit the thresholds of the embedder in `folder` on the people of validation, and keep them in its card.
 
     One for each false-accept rate that its card names and the pairs support, and that of the highest accuracy.
-    Distances are squared; what cannot be fitted accepts nobody. Beside them, heads for pairs: see tasks.pairheads.
+    Distances are squared; what cannot be fitted accepts nobody, and of what few false accepts tell the card says so.
+    Beside them, heads for pairs: see tasks.pairheads.
     """
     card = load_card(folder)
     if card.calibrated_on:
@@ -139,25 +141,34 @@ def fit_thresholds(
         return Thresholds(f"no thresholds: {dataset.info.name} has no validation people", {})
     table = dataset.table("val", ["id", "label"])
     labels = table["label"].to_numpy()
-    pairs = pairs_of(dataset, "val", table["id"].to_pylist(), labels)
+    try:
+        pairs = pairs_of(dataset, "val", table["id"].to_pylist(), labels)
+    except ValueError as error:  # of one person, or nobody has two pictures: no fault of the embedder
+        return Thresholds(f"no thresholds: {error}", {})
     embeddings, _seconds = embed_split(predictor, dataset, "val", predictor.view, on_progress)
     distances = pair_distances(embeddings, pairs.places)
     rates = [far_of(name) for name in card.thresholds if name != ACCURACY]
     supported = set(supported_fars(rates, int((~pairs.same).sum())))
     fitted = {ACCURACY: best_threshold(distances, pairs.same)}
+    unsure = []
     for name in card.thresholds:
         if name != ACCURACY and far_of(name) in supported:
-            fitted[name] = fit_threshold(distances, pairs.same, far_of(name)).threshold
+            point = fit_threshold(distances, pairs.same, far_of(name))
+            fitted[name] = point.threshold
+            unsure += [] if point.supported else [name]
     basis = (
         f"{len(pairs.same):,} pairs of {len(np.unique(labels))} validation people of {dataset.info.name}, "
         f"view {predictor.view}"
     )
+    if unsure:
+        basis += f"; fewer than {ENOUGH_ERRORS} false accepts tell {', '.join(unsure)}"
     heads = fit_heads(folder, predictor, dataset, People(embeddings, labels), on_progress)
     update = {"thresholds": {**card.thresholds, **fitted}, "calibrated_on": basis, "pair_heads": heads}
     write_card(folder, card.model_copy(update=update))
     told = ", ".join(f"{name} {value:.3f}" for name, value in sorted(fitted.items()))
     return Thresholds(
-        f"thresholds of squared distance: {told}", {f"threshold.{k}": v for k, v in fitted.items()}
+        f"thresholds of squared distance: {told}, fitted to {basis}",
+        {f"threshold.{k}": v for k, v in fitted.items()},
     )
 
 
@@ -191,8 +202,15 @@ def require_strangers(card: ModelCard, dataset: Dataset, split: Split) -> str:
 
     Raises ValueError for such people where the model was trained on another version of this dataset. Names of another
     dataset may be other people's, so they are counted. A card names nobody: they are read from the version that it
-    tells, if that is here.
+    tells, if that is here. Whom the weights were trained on that training began with is not known.
     """
+    known = seen_people(card, dataset, split)
+    begun = card.initial_weights
+    return known if begun is None else f"{known}; not known of {begun.source}, which training began with"
+
+
+def seen_people(card: ModelCard, dataset: Dataset, split: Split) -> str:
+    """What `require_strangers` says of the dataset that the card names; raises as it does."""
     if card.dataset == dataset.info.name and card.dataset_digest == versioning.digest(dataset.path):
         return "none: the model was trained on this version"
     if not card.dataset_digest or not versioning.is_cached(card.dataset_digest):
@@ -231,7 +249,9 @@ def look(
             figures[f"auc_head_{kind}"] = auc(roc(logits.max() - logits, pairs.same))
     if len(np.unique(pairs.folds)) > 1:
         by_fold = fold_accuracy(distances, pairs.same, pairs.folds)
-        figures |= {"fold_accuracy": by_fold.mean, "fold_accuracy_sd": by_fold.sd}
+        figures |= {
+            "fold_accuracy": by_fold.mean, "fold_accuracy_sd": by_fold.sd, "fold_accuracy_se": by_fold.standard_error,
+        }  # fmt: skip
     return Looked(view, distances, figures)
 
 

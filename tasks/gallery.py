@@ -14,16 +14,15 @@ kept and why: tasks/gallerystore.py, docs/gallery.md.
 
 import difflib
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from os import getpid
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from data.files import whole_folder
 from tasks.gallerystore import (
     DATABASE,
     Embedder,
@@ -48,6 +47,7 @@ from tasks.gallerystore import (
     reading,
     require_embedder,
     tidy,
+    tidy_if_free,
     writing,
 )
 from tasks.identification import templates
@@ -68,8 +68,7 @@ class Gallery:
         self._gaps = np.empty(0, np.int64)
         try:
             if not self._is_tidy():
-                with writing(self._connection):
-                    tidy(folder, read_state(self._connection))
+                tidy_if_free(self._connection, folder)
             finish_removals(self._connection, folder)
         except BaseException:
             self.close()
@@ -82,17 +81,17 @@ class Gallery:
     @classmethod
     def create(cls, folder: Path, embedder: Embedder) -> "Gallery":
         """A gallery of nobody, for vectors of one embedder; raises ValueError where something is already."""
+        there = ValueError(f"{folder} is there already; open it, or name a new folder")
         if folder.exists():
-            raise ValueError(f"{folder} is there already; open it, or name a new folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.with_name(f".{folder.name}.{getpid()}")
-        partial.mkdir()
+            raise there
         try:
-            create_database(partial / DATABASE, embedder)
-            make_planes(partial, 1)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)  # after a failure
+            with whole_folder(folder) as partial:
+                create_database(partial / DATABASE, embedder)
+                make_planes(partial, 1)
+        except OSError:
+            if not folder.exists():
+                raise
+            raise there from None  # another process has just made it
         sync_folder(folder.parent)
         return cls(folder)
 

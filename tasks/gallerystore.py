@@ -14,7 +14,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -266,6 +266,15 @@ def read_state(connection: sqlite3.Connection) -> State:
     return State(number, embedder, generation, num_slots, epoch)
 
 
+def read_embedder(folder: Path) -> Embedder:
+    """What makes a gallery's vectors, whatever has become of its matrix; raises as `connect`."""
+    connection = connect(folder)
+    try:
+        return read_state(connection).embedder
+    finally:
+        connection.close()
+
+
 def put_embedder(connection: sqlite3.Connection, embedder: Embedder) -> int:
     """Record what makes vectors; its number."""
     cursor = connection.execute(
@@ -275,6 +284,11 @@ def put_embedder(connection: sqlite3.Connection, embedder: Embedder) -> int:
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
+
+
+def read_unwiped(connection: sqlite3.Connection) -> list[int]:
+    """Slots of nobody whose bytes are still to go."""
+    return [slot for (slot,) in connection.execute("SELECT slot FROM gap WHERE wiped = 0 ORDER BY slot")]
 
 
 def read_gaps(connection: sqlite3.Connection) -> np.ndarray:
@@ -308,10 +322,20 @@ def tidy(folder: Path, state: State) -> None:
         cut(folder, state.generation, *shape)
 
 
+def tidy_if_free(connection: sqlite3.Connection, folder: Path) -> None:
+    """`tidy`, but where another process is writing nothing is done, and nobody waits: what lies there is that one's."""
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        with suppress(TimeoutError), writing(connection):
+            tidy(folder, read_state(connection))
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {WAIT_S * 1000:.0f}")
+
+
 def damaged(folder: Path) -> ValueError:
     return ValueError(
         f"the matrix of {folder}, its files templates-*, is missing or cut short; write it anew from the database: "
-        "tasks.reembedding.rebuild"
+        f"./convoy faces gallery rebuild --gallery {folder.absolute()}"
     )
 
 
@@ -323,11 +347,15 @@ def finish_removals(connection: sqlite3.Connection, folder: Path) -> None:
     """
     give_up = time.monotonic() + WAIT_S
     while True:
-        if not connection.execute("SELECT 1 FROM gap WHERE wiped = 0").fetchone():
+        with reading(connection):
+            generation, slots = read_state(connection).generation, read_unwiped(connection)
+        if not slots:
             return
         [busy, _, _] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if not busy:
-            break
+            with writing(connection):
+                _wipe(connection, folder, generation, slots)
+            continue
         if time.monotonic() > give_up:
             raise TimeoutError(
                 f"removed, but a process has been reading an earlier state for {WAIT_S:.0f} s, so that the bytes are "
@@ -335,8 +363,17 @@ def finish_removals(connection: sqlite3.Connection, folder: Path) -> None:
             )
         # another process may be finishing the same removal, which SQLite does not wait for
         time.sleep(AGAIN_S)
-    with writing(connection):
-        state = read_state(connection)
-        slots = [slot for (slot,) in connection.execute("SELECT slot FROM gap WHERE wiped = 0")]
-        zero_rows(folder, state.generation, np.array(slots, np.int64), state.embedder.num_dims)
-        connection.execute("UPDATE gap SET wiped = 1")
+
+
+def _wipe(connection: sqlite3.Connection, folder: Path, generation: int, slots: list[int]) -> None:
+    """Inside a writing transaction: zeros for those of `slots` that are still to go.
+
+    `slots` were named before the log was emptied. What was removed after that waits for another end of the log: its
+    bytes may be in the database, and a search may still count on its row.
+    """
+    state = read_state(connection)
+    if state.generation != generation:  # the matrix was replaced, and the old one goes as a whole
+        return
+    left = sorted(set(slots) & set(read_unwiped(connection)))
+    zero_rows(folder, generation, np.array(left, np.int64), state.embedder.num_dims)
+    connection.executemany("UPDATE gap SET wiped = 1 WHERE slot = ?", [(slot,) for slot in left])

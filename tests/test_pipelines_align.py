@@ -94,6 +94,8 @@ def test_a_set_is_simulated_and_a_model_judged_on_it(
     assert json.loads((strict / "model.json").read_text())["thresholds"] == {"liveness": fitted}
     code, _, err = run(*words, "--max-apcer", "0.1", "--max-bpcer", "0.1")
     assert (code, "give one" in err) == (2, True)
+    code, _, err = run(*words, "--split", "val")
+    assert (code, "--split (=val) is what the threshold is fitted to" in err) == (2, True)
 
 
 def test_a_model_of_other_classes_is_no_liveness_check(run: Run, tmp_path: Path) -> None:

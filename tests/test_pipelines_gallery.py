@@ -18,10 +18,13 @@ from pipelines.reembed import re_embed_galleries
 from pipelines.reporting import set_reporter
 from tasks.gallery import Gallery
 from tasks.gallerystore import Embedder
+from tasks.livenessmodel import keep_threshold
 from tasks.paths import galleries, store
+from tasks.predict import load_predictor
 from tests.conftest import Run
 from tests.facegalleries import picture as gallery_picture
 from tests.facegalleries import write_embedder
+from tests.handmade import write_model
 from tests.test_pipelines_training import Listener
 from tests.tiny import TINY, ingest_config
 
@@ -158,6 +161,33 @@ def test_a_claim_is_judged_by_the_threshold_of_the_rate_that_was_asked_for(
     assert (code, "is none that the model has a threshold for; it has:" in err) == (2, True)
 
 
+def test_a_spoof_is_neither_verified_nor_looked_up_where_liveness_is_required(
+    run: Run, say: Say, people: People, tmp_path: Path
+) -> None:
+    known = enrol(say, people, "live", 1)
+    where = ("--gallery", "live")
+    files = people[known[0]][3:]
+    check = write_model(tmp_path / "check", ("real", "print"), channels=3, stored_px=16, crop_px=16, pad_px=0)
+    rows = load_predictor(check).predict([file.read_bytes() for file in files])["probabilities"].to_pylist()
+    order = np.argsort([row[0] for row in rows])
+    # the least real of three is a spoof
+    keep_threshold(check, tmp_path / "fitted", rows[order[1]][0], "by hand")
+    asked = (*where, "--liveness", str(tmp_path / "fitted"))
+    spoof, real = str(files[order[0]]), str(files[order[2]])
+    code, out, err = run("faces", "recognise", *map(str, files), *asked, "--json")
+    document = json.loads(out)
+    assert code == 1 and document["left_out"].keys() == {spoof}, err
+    assert "judged a spoof" in document["left_out"][spoof]
+    assert {row["image"] for row in document["faces"]} == {str(file) for file in files} - {spoof}
+    assert document["liveness"] == {"model": str(tmp_path / "fitted"), "threshold": rows[order[1]][0]}
+    code, out, err = run("faces", "verify", spoof, "--name", known[0], *asked)
+    assert (code, out) == (2, "") and f"{spoof}: judged a spoof: it looks real to " in err
+    assert "liveness" in say("verify", real, "--name", known[0], *asked)
+    assert "liveness" not in say("verify", spoof, "--name", known[0], *where)
+    code, _, err = run("faces", "verify", real, "--name", known[0], *where, "--liveness", FIRST)
+    assert code == 2 and f"{FIRST} is a model for faces; a liveness check is a classifier" in err
+
+
 def test_a_folder_of_people_is_enrolled_at_once_and_listed(run: Run, say: Say, people: People) -> None:
     folder = next(iter(people.values()))[0].parent.parent
     done = say("enrol", "--from", str(folder), "--gallery", "all", "--model", FIRST)
@@ -207,6 +237,18 @@ def test_a_person_or_a_picture_is_removed_for_good_by_a_yes_alone(
     assert code == 2 and "begins the hash of 0 of the 2 pictures" in err
     with Gallery.open(galleries() / "leaving") as gallery:
         assert gallery.check() == len(known) - 1
+
+
+def test_a_lost_matrix_is_an_error_that_says_what_to_type(run: Run, say: Say, people: People) -> None:
+    known = enrol(say, people, "lost", 1)
+    picture = str(people[known[0]][0])
+    next((galleries() / "lost").glob("*.exact")).unlink()
+    code, _, err = run("faces", "recognise", picture, "--gallery", "lost")
+    told = f"./convoy faces gallery rebuild --gallery {galleries() / 'lost'}"
+    assert code == 2 and told in err and err.count("\n") == 1
+    done = say(*told.split()[2:])
+    assert (done["people"], done["pictures"]) == (len(known), len(known))
+    assert say("recognise", picture, "--gallery", "lost")["faces"][0]["nearest"] == known[0]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,15 @@ from data.ingest import ingest
 from data.syntheticfaces import synthetic_faces
 from models.mtcnn import Faces
 from tasks import cluster, embedshards, facereading
-from tasks.enrolment import bind, enrol_files, enrol_tree, open_gallery, people_of
+from tasks.enrolment import (
+    bind,
+    enrol_files,
+    enrol_tree,
+    galleries_behind,
+    gallery_names,
+    open_gallery,
+    people_of,
+)
 from tasks.facealign import Aligner, FaceError, open_aligner
 from tasks.facereading import FaceReader, describe, open_reader, reader_of, same_faces, successor_of
 from tasks.families import FAMILIES
@@ -252,6 +261,18 @@ def test_a_gallery_that_is_not_there_is_named_with_those_that_are(
         open_gallery("stuff")
     with pytest.raises(ValueError, match="must be a name"):
         open_gallery("..")
+
+
+def test_a_gallery_that_was_being_made_is_none_and_a_damaged_one_still_says_whose_vectors_it_has(
+    model: str, photos: Callable[[int], list[Path]], home: Path
+) -> None:
+    enrol_files("staff", bind("staff", model, None), "ann", photos(0)[:1])
+    shutil.copytree(home / "galleries" / "staff", home / "galleries" / ".door.partial-x")
+    assert gallery_names() == ["staff"]
+    next((home / "galleries" / "staff").glob("*.coarse")).unlink()
+    with pytest.raises(ValueError, match="missing or cut short"):
+        open_gallery("staff")
+    assert galleries_behind("faces") == {}  # the embedder is a folder's, and nothing is an error
 
 
 def test_re_embedding_on_ray_equals_that_in_this_process(model: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The family faces from a source to a report: what prediction gives is what evaluation measured, and traps are told."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from safetensors.torch import save_file
 from data.dataset import Dataset, Split
 from data.ingest import ingest
 from tasks import cluster, versions
-from tasks.faceevaluate import evaluate, fit_thresholds
+from tasks.card import InitialWeights
+from tasks.faceevaluate import embed_split, evaluate, fit_thresholds, look, pairs_of
 from tasks.facepairs import neighbour_loss, pairs_of_people
 from tasks.facepredict import FacePredictor
 from tasks.faces import FaceConfig, layout, require_apart
@@ -23,7 +25,7 @@ from tasks.modelfile import load_card, load_model, write_card
 from tasks.pairheads import load_pair_heads, pair_logits
 from tasks.search import require_trainable
 from tasks.train import train
-from tasks.verification import NOTHING
+from tasks.verification import NOTHING, even_folds, fold_accuracy
 from tasks.versions import add
 from tasks.weights import normalisation_of, read_weights
 from tests.datasets import DATASETS
@@ -118,6 +120,44 @@ def test_a_card_names_nobody_and_thresholds_that_pairs_do_not_support_accept_nob
     # 75 pairs of two people: one false accept is more than 1e-2
     assert card.thresholds["far_1e-1"] > 0 and card.thresholds["far_1e-2"] == NOTHING
     assert "75" in card.calibrated_on or "150 pairs" in card.calibrated_on
+    assert card.calibrated_on.endswith("fewer than 30 false accepts tell far_1e-1")  # 7.5 of them
+
+
+def test_validation_people_without_pairs_leave_an_embedder_without_thresholds(
+    trained: Path, tmp_path: Path
+) -> None:
+    trained = Path(shutil.copytree(trained, tmp_path / "model"))  # its card may be changed here
+    empty = dict.fromkeys(load_card(trained).thresholds, NOTHING)
+    unfitted = load_card(trained).model_copy(
+        update={"thresholds": empty, "calibrated_on": "", "pair_heads": None}
+    )
+    write_card(trained, unfitted)
+    source = write_people(tmp_path / "people")
+    lists = {side: (source / f"{side}_ids.txt").read_text().split() for side in ("train", "val")}
+    (source / "val_ids.txt").write_text(lists["val"][0])
+    (source / "train_ids.txt").write_text("\n".join(lists["train"] + lists["val"][1:]))
+    ingest(source, name="drawn", family="faces", store=tmp_path, config=ingest_config())
+    told = fit_thresholds(trained, Dataset.open(tmp_path / "drawn"), batch_size=32)
+    assert told.metrics == {} and told.note.startswith("no thresholds: drawn: its val split has 15 pairs")
+    assert load_card(trained) == unfitted
+
+
+def test_accuracy_over_folds_comes_with_its_deviation_and_its_standard_error(
+    drawn: Dataset, trained: Path
+) -> None:
+    predictor = FacePredictor(load_model(trained))
+    table = drawn.table("test", ["id", "label"])
+    pairs = pairs_of(drawn, "test", table["id"].to_pylist(), table["label"].to_numpy())
+    folded = dataclasses.replace(pairs, folds=even_folds(pairs.same, 5))
+    embeddings, _seconds = embed_split(predictor, drawn, "test", "single", None)
+    looked = look(predictor, embeddings, "single", folded, {}, tiny_config("faces").evaluate)
+    found = fold_accuracy(looked.distances, pairs.same, folded.folds)
+    names = ("fold_accuracy", "fold_accuracy_sd", "fold_accuracy_se")
+    assert [looked.figures[name] for name in names] == [found.mean, found.sd, found.standard_error]
+    assert found.standard_error == pytest.approx(found.sd / 5**0.5)
+    assert not look(
+        predictor, embeddings, "single", pairs, {}, tiny_config("faces").evaluate
+    ).figures.keys() & set(names)
 
 
 @pytest.mark.parametrize("loss", ["triplet", "contrastive"])
@@ -206,6 +246,12 @@ def test_people_that_the_model_saw_in_another_version_are_refused_by_evaluation(
     config = tiny_config("faces").evaluate
     same = evaluate([trained], versions.open_stored("drawn"), config=config)
     assert same.about["people_seen_in_training"] == "none: the model was trained on this version"
+    before = load_card(trained)
+    begun = InitialWeights(source="published.pt", sha256="0" * 64, trained="all")
+    write_card(trained, before.model_copy(update={"initial_weights": begun}))
+    told = evaluate([trained], versions.open_stored("drawn"), config=config).about["people_seen_in_training"]
+    assert str(told).endswith("; not known of published.pt, which training began with")
+    write_card(trained, before)
     trained_on, tested_on = (source / f"{side}_ids.txt" for side in ("train", "test"))
     moved, *others = trained_on.read_text().splitlines()
     trained_on.write_text("\n".join(others))

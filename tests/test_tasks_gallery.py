@@ -3,16 +3,22 @@
 import dataclasses
 import hashlib
 import multiprocessing
+import sqlite3
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tasks import gallery as gallery_module
+from tasks import gallerystore
 from tasks.gallery import Gallery, Picture
-from tasks.gallerystore import WAIT_S, Embedder
+from tasks.gallerystore import WAIT_S, Embedder, leave_slots, read_state, writing
 from tasks.identification import templates
 from tasks.reembedding import Batch, Spread, alone, here, re_embed, rebuild
+from tasks.vectors import is_tidy, make_planes, write_rows
 from tests.facegalleries import FIRST, SECOND, D, crop, embed, picture
 
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -192,6 +198,36 @@ def test_a_removed_picture_is_gone_from_every_byte_and_the_others_stand_for_the_
     assert len(gallery) == gallery.check() == 12
 
 
+def test_a_removal_that_comes_while_another_is_finished_is_gone_from_every_byte_too(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+):
+    """It is committed after the other's end of the log, before its zeros: the log has to be emptied once more."""
+    names = fill(gallery, 4)
+    late: list[int] = []
+
+    @contextmanager
+    def after_another(connection: sqlite3.Connection) -> Iterator[None]:
+        if not late:
+            with writing(other._connection):
+                person, slot = other._find(names[1])
+                other._connection.execute("DELETE FROM person WHERE id = ?", (person,))
+                leave_slots(other._connection, [slot])
+                late.append(slot)
+        with writing(connection):
+            yield
+
+    # of `finish_removals` alone: the transaction of the removal itself is begun by tasks.gallery's own name
+    with Gallery.open(gallery.folder) as other:
+        monkeypatch.setattr(gallerystore, "writing", after_another)
+        gallery.remove(names[0])
+    assert late
+    data = on_disk(gallery.folder)
+    for name in names[:2]:
+        assert name.encode() not in data and crop(name)[:32] not in data
+        assert embed(crop(name)).tobytes()[:16] not in data
+    assert gallery.check() == 2
+
+
 @pytest.mark.parametrize(
     ("sha256", "says"),
     [("", "begins the hash of 2"), ("zz", "begins the hash of 0 of the 2 pictures of 'ann'; give one of ")],
@@ -226,6 +262,21 @@ def test_open_readers_see_what_others_write(gallery: Gallery):
             reader.search(picture("bob").vector[None], 1, FIRST)
         [[hit]] = reader.search(embed(crop("bob"), SECOND.num_dims)[None], 1, SECOND)
         assert hit.name == "bob" and hit.distance < 1e-6
+
+
+def test_who_opens_a_gallery_to_read_does_not_wait_for_a_writer(gallery: Gallery):
+    gallery.enrol("ann", [picture("ann")], FIRST)
+    state = read_state(gallery._connection)
+    where = (gallery.folder, state.generation, state.num_slots)
+    with writing(gallery._connection):
+        write_rows(*where, embed(b"x")[None])  # of a transaction that has not ended
+        began = time.monotonic()
+        with Gallery.open(gallery.folder) as reader:
+            [[hit]] = reader.search(picture("ann").vector[None], 3, FIRST)
+        assert hit.name == "ann" and time.monotonic() - began < WAIT_S / 2
+        assert not is_tidy(*where, D)  # the writer's rows are not cut off
+    with Gallery.open(gallery.folder) as reader:  # what it left is
+        assert is_tidy(*where, D) and reader.check() == 1
 
 
 def test_re_embedding_equals_a_gallery_made_with_the_new_embedder(gallery: Gallery, tmp_path: Path):
@@ -354,7 +405,10 @@ def test_a_lost_matrix_is_named_and_made_anew(gallery: Gallery):
     found = gallery.search(picture(names[2]).vector[None], 4, FIRST)
     for damage in (lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])):
         damage(next(gallery.folder.glob("*.coarse")))
-        with pytest.raises(ValueError, match="missing or cut short; write it anew from the database"):
+        with pytest.raises(
+            ValueError,
+            match=r"missing or cut short; write it anew from the database: ./convoy faces gallery rebuild --gallery /",
+        ):
             Gallery.open(gallery.folder)
         assert rebuild(gallery.folder) == 9
         with Gallery.open(gallery.folder) as again:
@@ -376,6 +430,22 @@ def test_what_is_no_gallery_is_refused(tmp_path: Path):
         Gallery.open(tmp_path)
     with pytest.raises(ValueError, match="is there already"):
         Gallery.create(tmp_path, FIRST)
+
+
+def test_of_two_who_make_a_gallery_at_once_the_second_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def make_late(folder: Path, generation: int) -> None:
+        make_planes(folder, generation)
+        monkeypatch.undo()
+        Gallery.create(tmp_path / "gallery", SECOND).close()
+
+    monkeypatch.setattr(gallery_module, "make_planes", make_late)
+    with pytest.raises(ValueError, match="gallery is there already; open it"):
+        Gallery.create(tmp_path / "gallery", FIRST)
+    with Gallery.open(tmp_path / "gallery") as gallery:
+        assert gallery.embedder == SECOND and gallery.check() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["gallery"]
 
 
 def read_on(folder: Path, stop: object, begun: object, answers: object) -> None:
