@@ -107,7 +107,8 @@ class DetectionConfig(Parameters):
             raise ValueError("train.growth must be [] for detection: input.train_px draws sides of batches")
         if self.optim.class_weights != "none":
             raise ValueError(
-                f"optim.class_weights (={self.optim.class_weights}) must be none for detection: its losses count objects"
+                f"optim.class_weights (={self.optim.class_weights}) must be none for detection: its losses count "
+                "objects"
             )
         if self.optim.label_smoothing:
             raise ValueError(

@@ -19,7 +19,7 @@ from data.decode import decode_image
 from models.pairhead import PairFeatures, PairHead
 from tasks import versioning, versions
 from tasks.card import ModelCard, PairHeads
-from tasks.facepairs import pairs_of_people
+from tasks.facepairs import pairs_of_people, pairs_of_two
 from tasks.facepredict import FacePredictor
 from tasks.facerecognition import NUM_GALLERIES, Recognition, recognition
 from tasks.facereport import Looked, Report, Shown
@@ -51,7 +51,7 @@ from tasks.verificationfigures import band_fars
 
 PIECE_IMAGES = 256  # decoded at a time
 SEED, NUM_DRAWS = 0, 200  # of the intervals over people
-MOST_PAIRS = 50_000  # of a kind, where the dataset has no list
+MOST_PAIRS = 50_000  # of a kind, where the dataset has no list; of two people, to fit false-accept rates to
 Tell = Callable[[int, int], None]
 Heads = dict[PairFeatures, PairHead]
 
@@ -129,9 +129,10 @@ def fit_thresholds(
 ) -> Thresholds:
     """Fit the thresholds of the embedder in `folder` on the people of validation, and keep them in its card.
 
-    One for each false-accept rate that its card names and the pairs support, and that of the highest accuracy.
-    Distances are squared; what cannot be fitted accepts nobody, and of what few false accepts tell the card says so.
-    Beside them, heads for pairs: see tasks.pairheads.
+    One for each false-accept rate that its card names and the pairs of two people support, of which as many are
+    compared as there are, up to MOST_PAIRS; and that of the highest accuracy on as many pairs of each kind. Distances
+    are squared; what cannot be fitted accepts nobody, and of what few false accepts tell the card says so. Beside
+    them, heads for pairs: see tasks.pairheads.
     """
     card = load_card(folder)
     if card.calibrated_on:
@@ -147,18 +148,21 @@ def fit_thresholds(
         return Thresholds(f"no thresholds: {error}", {})
     embeddings, _seconds = embed_split(predictor, dataset, "val", predictor.view, on_progress)
     distances = pair_distances(embeddings, pairs.places)
-    rates = [far_of(name) for name in card.thresholds if name != ACCURACY]
-    supported = set(supported_fars(rates, int((~pairs.same).sum())))
     fitted = {ACCURACY: best_threshold(distances, pairs.same)}
+    apart = pair_distances(embeddings, pairs_of_two(labels, MOST_PAIRS))
+    distances = np.concatenate([distances[pairs.same], apart])
+    same = np.arange(len(distances)) < pairs.same.sum()
+    rates = [far_of(name) for name in card.thresholds if name != ACCURACY]
+    supported = set(supported_fars(rates, len(apart)))
     unsure = []
     for name in card.thresholds:
         if name != ACCURACY and far_of(name) in supported:
-            point = fit_threshold(distances, pairs.same, far_of(name))
+            point = fit_threshold(distances, same, far_of(name))
             fitted[name] = point.threshold
             unsure += [] if point.supported else [name]
     basis = (
-        f"{len(pairs.same):,} pairs of {len(np.unique(labels))} validation people of {dataset.info.name}, "
-        f"view {predictor.view}"
+        f"{int(pairs.same.sum()):,} pairs of one and {len(apart):,} of two of the {len(np.unique(labels))} validation "
+        f"people of {dataset.info.name}, view {predictor.view}"
     )
     if unsure:
         basis += f"; fewer than {ENOUGH_ERRORS} false accepts tell {', '.join(unsure)}"

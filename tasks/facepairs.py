@@ -24,11 +24,29 @@ def pairs_of_people(labels: np.ndarray, most: int, seed: int = 0) -> tuple[np.nd
     ones = order[ones]
     if len(ones) > most:
         ones = ones[np.sort(generator.permutation(len(ones))[:most])]
-    num, N = len(ones), len(labels)
+    others = _drawn_of_two(labels, len(ones), generator)
+    return np.concatenate([ones, others]), np.arange(len(ones) + len(others)) < len(ones)
+
+
+def pairs_of_two(labels: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """Pairs of places (P, 2), each of two people: all that there are, or `most` of them, drawn by `seed`.
+
+    `labels` (N,) say who is on each picture.
+    """
+    generator, N = np.random.default_rng(seed), len(labels)
+    if 4 * most < N * (N - 1) // 2:
+        return _drawn_of_two(labels, most, generator)
+    pairs = np.stack(np.triu_indices(N, 1), 1)
+    pairs = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+    return pairs[np.sort(generator.permutation(len(pairs))[:most])]
+
+
+def _drawn_of_two(labels: np.ndarray, num: int, generator: np.random.Generator) -> np.ndarray:
+    """About `num` pairs of places, each of two people, none twice."""
+    N = len(labels)
     drawn = generator.integers(0, N, (4 * num + 16, 2))
     drawn = np.sort(drawn[labels[drawn[:, 0]] != labels[drawn[:, 1]]], axis=1)
-    others = drawn[np.sort(np.unique(drawn @ np.array([N, 1]), return_index=True)[1])][:num]
-    return np.concatenate([ones, others]), np.arange(num + len(others)) < num
+    return drawn[np.sort(np.unique(drawn @ np.array([N, 1]), return_index=True)[1])][:num]
 
 
 def pair_figures(embeddings: np.ndarray, pairs: np.ndarray, same: np.ndarray) -> dict[str, float]:

@@ -18,7 +18,7 @@ from data.ingest import ingest
 from tasks import cluster, versions
 from tasks.card import InitialWeights
 from tasks.faceevaluate import embed_split, evaluate, fit_thresholds, look, pairs_of
-from tasks.facepairs import neighbour_loss, pairs_of_people
+from tasks.facepairs import neighbour_loss, pairs_of_people, pairs_of_two
 from tasks.facepredict import FacePredictor
 from tasks.faces import FaceConfig, layout, require_apart
 from tasks.modelfile import load_card, load_model, write_card
@@ -110,17 +110,21 @@ def test_evaluation_tells_recognition_and_what_the_heads_judge(drawn: Dataset, t
 
 
 def test_a_card_names_nobody_and_thresholds_that_pairs_do_not_support_accept_nobody(
-    drawn: Dataset, trained: Path
+    drawn: Dataset, trained: Path, tmp_path: Path
 ) -> None:
+    trained = Path(shutil.copytree(trained, tmp_path / "model"))  # its card is changed here
+    rates = dict.fromkeys(["accuracy", "far_1e-1", "far_1e-2", "far_1e-3"], NOTHING)
+    unfitted = {"thresholds": rates, "calibrated_on": "", "pair_heads": None}
+    write_card(trained, load_card(trained).model_copy(update=unfitted))
     fit_thresholds(trained, drawn, batch_size=32)
     card = load_card(trained)
     assert card.classes == () and "person" not in (trained / "model.json").read_text()
     assert not any("people" in name for name in load_model(trained).members[0].state_dict())
-    assert card.thresholds.keys() == {"accuracy", "far_1e-1", "far_1e-2"}
-    # 75 pairs of two people: one false accept is more than 1e-2
-    assert card.thresholds["far_1e-1"] > 0 and card.thresholds["far_1e-2"] == NOTHING
-    assert "75" in card.calibrated_on or "150 pairs" in card.calibrated_on
-    assert card.calibrated_on.endswith("fewer than 30 false accepts tell far_1e-1")  # 7.5 of them
+    # six pictures of each of five people: one false accept of 360 is more than 1e-3
+    assert card.thresholds["far_1e-1"] > card.thresholds["far_1e-2"] > 0
+    assert card.thresholds["far_1e-3"] == NOTHING
+    assert card.calibrated_on.startswith("75 pairs of one and 360 of two of the 5 validation people")
+    assert card.calibrated_on.endswith("fewer than 30 false accepts tell far_1e-2")  # 3.6 of them
 
 
 def test_validation_people_without_pairs_leave_an_embedder_without_thresholds(
@@ -307,6 +311,19 @@ def test_pairs_are_all_of_one_person_and_as_many_of_two() -> None:
     assert len(others) == int((~same).sum()) == 4 and all(labels[a] != labels[b] for a, b in others)
     few, same = pairs_of_people(np.repeat(np.arange(30), 9), 50)
     assert same.sum() == (~same).sum() == 50 and len({tuple(pair) for pair in few.tolist()}) == 100
+
+
+def test_pairs_of_two_are_all_that_there_are_up_to_a_number() -> None:
+    labels = np.array([4, 4, 1, 4, 2, 1, 7])
+    every = {(a, b) for a in range(7) for b in range(a + 1, 7) if labels[a] != labels[b]}
+    pairs = pairs_of_two(labels, 100)
+    assert len(pairs) == len(every) and {tuple(pair) for pair in pairs.tolist()} == every
+    for people in (4, 300):  # few of them are drawn, and many
+        labels = np.repeat(np.arange(people), 3)
+        some = pairs_of_two(labels, 40, seed=1)
+        assert some.tolist() == pairs_of_two(labels, 40, seed=1).tolist() != pairs_of_two(labels, 40).tolist()
+        assert len({tuple(pair) for pair in some.tolist()}) == 40
+        assert (labels[some[:, 0]] != labels[some[:, 1]]).all() and (some[:, 0] < some[:, 1]).all()
 
 
 def test_the_neighbour_loss_is_that_of_loops() -> None:
