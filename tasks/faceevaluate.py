@@ -17,7 +17,7 @@ import torch
 from data.dataset import PAIRS_FILE, Dataset, Split
 from data.decode import decode_image
 from models.pairhead import PairFeatures, PairHead
-from tasks import versioning, versions
+from tasks import versioning
 from tasks.card import ModelCard, PairHeads
 from tasks.facepairs import pairs_of_people, pairs_of_two
 from tasks.facepredict import FacePredictor
@@ -219,7 +219,9 @@ def seen_people(card: ModelCard, dataset: Dataset, split: Split) -> str:
         return "none: the model was trained on this version"
     if not card.dataset_digest or not versioning.is_cached(card.dataset_digest):
         return f"not known: the version of {card.dataset} that the model was trained on is not here"
-    with versions.opened(card.dataset_digest) as trained:
+    # not tasks.versions.opened, which imports all of ingest: a change there is no reason to train faces again
+    with versioning.view(card.dataset_digest) as files:
+        trained = Dataset.open(files)
         seen: set[str] = set()
         for side in ("train", "val"):
             seen |= people_of(trained.info, side) if side != split else set()

@@ -105,9 +105,8 @@ class Report:
         (folder / "metrics.json").unlink(missing_ok=True)
         write_csv(folder / "pictures.csv", [flat(row) for row in self.rows])
         write_csv(folder / "per_style.csv", self.per_style)
-        if self.shown:
-            top = [("", None), *self.styles]
-            sheet(top, [[each.content, *each.made] for each in self.shown]).save(folder / "sheet.png")
+        rows = [[each.content, *each.made] for each in self.shown]
+        sheet([("", None), *self.styles], rows).save(folder / "sheet.png")
         if self.compared:
             write_csv(folder / "compared.csv", self.comparisons())
             save_figure(curves_figure(self), folder / "curves.png")

@@ -10,6 +10,7 @@ import yaml
 from tests.checkouts import Checkout
 
 pytestmark = pytest.mark.slow
+DIGITS, FACES, STYLE = ("classification", "digits"), ("faces", "default"), ("style", "default")
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +24,13 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 def test_all_stages_leave_what_they_declare(reproduced: Checkout) -> None:
     stages = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())["stages"]
-    digits = {"ingest", "train", "evaluate"}
-    assert set(stages) == digits | {f"{stage}_scenes" for stage in digits}
+    assert set(stages) == {
+        stage + of for stage in ("ingest", "train", "evaluate") for of in ("", "_scenes", "_faces", "_style")
+    }
     assert reproduced.metrics()["accuracy"] > 0.5
-    scenes = reproduced.folder / "out" / "digit_scenes" / "test" / "metrics.json"
-    assert json.loads(scenes.read_text())["ap50"] > 0.5
+    assert reproduced.metrics("digit_scenes")["ap50"] > 0.5
+    assert reproduced.metrics("synthetic_faces")["auc"] > 0.5
+    assert reproduced.metrics("skimage_photos")["num_styles"] == 2
     for name in ("model/model.json", "history.csv", "test/confusion.csv", "test/reliability.csv"):
         assert (reproduced.folder / "out" / "digits" / name).stat().st_size > 0
 
@@ -47,17 +50,22 @@ def test_a_second_repro_does_nothing(reproduced: Checkout) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value", "stages"),
+    ("recipe", "section", "key", "value", "stages"),
     [
-        ("evaluate", "num_worst", 3, {"evaluate"}),
-        ("optim", "lr", 0.004, {"train"}),
-        ("train", "seed", 7, {"train"}),
+        (DIGITS, "evaluate", "num_worst", 3, {"evaluate"}),
+        (DIGITS, "optim", "lr", 0.004, {"train"}),
+        (DIGITS, "train", "seed", 7, {"train"}),
+        (FACES, "evaluate", "num_worst", 3, {"evaluate_faces"}),
+        (FACES, "evaluate", "false_accept_rates", [0.1], {"train_faces", "evaluate_faces"}),
+        (FACES, "loss", "margin", 0.2, {"train_faces"}),
+        (STYLE, "evaluate", "longer_px", 256, {"evaluate_style"}),
+        (STYLE, "cost", "style_weight", 5.0, {"train_style"}),
     ],
 )
 def test_a_changed_parameter_concerns_only_what_reads_it(
-    section: str, key: str, value: Any, stages: set[str], reproduced: Checkout
+    recipe: tuple[str, str], section: str, key: str, value: Any, stages: set[str], reproduced: Checkout
 ) -> None:
-    reproduced.change(section, key, value)
+    reproduced.change(section, key, value, recipe)
     try:
         assert reproduced.changed() == stages
     finally:
@@ -70,7 +78,8 @@ def test_metrics_and_plots_are_shown_and_compared(reproduced: Checkout) -> None:
     assert "accuracy" in json.dumps(shown)
     reproduced.dvc("plots", "show", "--out", "plots")
     page = (reproduced.folder / "plots" / "index.html").read_text()
-    assert all(title in page for title in ("Confusion", "Reliability", "Training loss"))
+    shown_there = ("Confusion", "Reliability", "Training loss", "roc.png", "distances.png", "sheet.png")
+    assert all(title in page for title in shown_there)
     shutil.rmtree(reproduced.folder / "plots")
 
     before = reproduced.metrics()

@@ -266,6 +266,7 @@ def test_a_sheet_puts_styles_above_what_was_made_in_them() -> None:
     assert made.shape == (18 + 6 + 230 + 224 + 6, 6 + 2 * 230, 3)
     assert made[30, 240].tolist() == [0, 0, 255] and made[30, 10].tolist() == [255, 255, 255]
     assert made[260, 10].tolist() == [255, 0, 0]
+    assert sheet([("", None), ("blue", blue)], []).size == (6 + 2 * 230, 18 + 6 + 230)  # num_worst=0
 
 
 @pytest.mark.parametrize(
