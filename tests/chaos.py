@@ -28,9 +28,10 @@ from tasks.modelfile import load_model
 from tasks.modelstore import find_aliases, find_versions
 from tasks.paths import ROOT, home, runs, store
 from tasks.recordstore import connect
-from tests.platforms import FOREIGN, tiny_changes, wait_for
+from tests.platforms import FOREIGN, processes_with, tiny_changes, wait_for
 
 POINTS = Path(__file__).parent / "points"
+OWNER = "CHAOS_COMMAND"  # a variable by which a command and all that it starts are known, servers of its home are not
 REACH_S, END_S = 600.0, 600.0
 # The agents of Ray look for their parent now and then, and nobody can tell them when it was killed.
 RAY_AGENTS_S = 90.0
@@ -44,7 +45,6 @@ class Command:
 
     process: "subprocess.Popen[bytes]"
     folder: Path  # of its output, and of the mark of its point
-    home: Path
     seen: dict[int, psutil.Process] = field(default_factory=dict)  # by id: all that ever belonged to it
 
     @property
@@ -73,14 +73,12 @@ class Command:
         (self.folder / "mark.go").touch()
 
     def family(self) -> list[psutil.Process]:
-        """Every living process of the command, and of its home."""
+        """Every living process of the command: below it, or with its mark in the environment."""
         with contextlib.suppress(psutil.NoSuchProcess):
             head = psutil.Process(self.process.pid)
             self.seen |= {each.pid: each for each in (head, *head.children(recursive=True))}
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.pid != os.getpid() and process.environ().get("CONVOY_HOME") == str(self.home):
-                    self.seen.setdefault(process.pid, process)
+        for process in processes_with(OWNER, str(self.folder)):
+            self.seen.setdefault(process.pid, process)
         return [each for each in self.seen.values() if lives(each)]
 
     def named(self, name: str) -> list[psutil.Process]:
@@ -132,13 +130,14 @@ def running(
     own = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     path = [str(ROOT), *([str(POINTS)] if point else [])]
     own |= {"CONVOY_HOME": str(home), "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
+    own[OWNER] = str(folder)
     own |= {"CHAOS_POINT": point, "CHAOS_MARK": str(folder / "mark")} if point else {}
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines", *words], env=own | (environment or {}), cwd=ROOT,
             stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
         )  # fmt: skip
-    command = Command(process, folder, home)
+    command = Command(process, folder)
     try:
         yield command
     finally:

@@ -74,7 +74,9 @@ class Platform:
 
     def kill(self, name: str) -> None:
         """Kill a service and its processes, of which some would answer without it, until `status` knows."""
-        server = psutil.Process(self.status()[name]["pid"])
+        pid = self.status()[name]["pid"]
+        assert pid, f"{name} does not run"  # psutil takes None for this process
+        server = psutil.Process(pid)
         for process in (*server.children(recursive=True), server):
             process.kill()
         wait_for(lambda: self.status()[name]["state"] == "stopped", 20, "the death is seen")
@@ -105,19 +107,24 @@ class Platform:
 
     def processes(self) -> list[psutil.Process]:
         """Living processes that work in this home, whoever started them."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                here = process.environ().get("CONVOY_HOME") == str(self.home)
-                if here and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        return processes_with("CONVOY_HOME", str(self.home))
 
     def mlflow(self, key: str) -> list[str]:
         """The states of all of MLflow's runs with a key."""
         query = "select status from runs join tags using (run_uuid) where key = 'convoy.key' and value = ?"
         with contextlib.closing(sqlite3.connect(self.home / "mlflow.db")) as database:
             return [str(row[0]) for row in database.execute(query, (key,))]
+
+
+def processes_with(name: str, value: str) -> list[psutil.Process]:
+    """Living processes whose environment has a variable of this value, but for this one."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            here = process.environ().get(name) == value
+            if here and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def tiny_changes() -> list[str]:
