@@ -14,17 +14,24 @@ import pytest
 from data.files import file_sha256
 from tasks import versioning, versions
 from tasks.paths import store
-from tests.chaos import TRAIN, judge_store, run, running, statuses, weights_of
+from tests.chaos import (
+    IN_PROCESS,
+    TRAIN,
+    Straight,
+    judge_run,
+    judge_store,
+    repeatable,
+    run,
+    running,
+    statuses,
+    weights_of,
+)
 from tests.pictures import class_tree, write_tree
 from tests.platforms import tiny_changes
 from tests.test_chaos_points import (
-    IN_PROCESS,
     INGEST_POINTS,
     POINTS,
-    Straight,
     add_words,
-    judge_run,
-    repeatable,
     slow,
     told,
 )
