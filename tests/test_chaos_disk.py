@@ -20,11 +20,10 @@ from tests.chaos import (
     Straight,
     judge_run,
     judge_store,
-    repeatable,
     run,
     running,
     statuses,
-    weights_of,
+    undisturbed,
 )
 from tests.pictures import class_tree, write_tree
 from tests.platforms import tiny_changes
@@ -139,8 +138,7 @@ def straight(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         patch.setenv("CONVOY_HOME", str(home))
         tiny_dataset("classification", store())
         versioning.add(store() / "digits")
-        document = run(home, tmp_path_factory.mktemp("straight") / "run", *TRAIN, IN_PROCESS, *tiny_changes())
-        yield Straight(home, weights_of(Path(document["folder"])), repeatable(document["metrics"]))
+        yield undisturbed(home, tmp_path_factory.mktemp("straight") / "run")
 
 
 FULL_AT: dict[str, tuple[str, str]] = {  # the point, and the executor
