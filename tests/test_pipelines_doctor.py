@@ -27,6 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_machine_that_runs_the_tests_has_no_failing_check() -> None:
     findings = [check() for check in checks.CHECKS]
     assert [finding for finding in findings if finding.state == "fail"] == []

@@ -42,6 +42,7 @@ def runs_in(folder: Path, **changes: Any) -> list[MemberRun]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_members_are_the_runs_that_they_would_be_alone_and_share_one_decode(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def test_one_pass_finds_what_a_look_at_everything_finds(
         torch.testing.assert_close(maps[tops.pictures, units, tops.places], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ray_finds_the_same_to_the_bit(
     digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
