@@ -5,11 +5,13 @@ Prefect's own functions for this open a connection at each call and never close 
 
 import json
 import time
+from collections.abc import Callable
+from logging import Logger, LoggerAdapter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Union
 
 import httpx
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
@@ -17,6 +19,7 @@ from prefect.runtime import flow_run, task_run
 from data.findings import Findings, Verdict
 from pipelines.adoption import listens
 
+RunLogger = Union[Logger, "LoggerAdapter[Logger]"]
 UPDATE_EVERY_S = 5.0  # each update is a request to the server
 
 
@@ -47,13 +50,24 @@ class ProgressBar:
         if share < 1 and time.monotonic() - self.last_s < UPDATE_EVERY_S:
             return
         self.last_s = time.monotonic()
-        # Prefect's client would try for a minute, and the step would wait
-        if not listens(str(self.client.api_url)):
-            return
-        try:
-            self.client.update_artifact(self.id, ArtifactUpdate(data=round(100 * share, 1)))
-        except httpx.HTTPError as error:
-            self.logger.warning("the progress bar was not moved: %s", error)
+        moved = ArtifactUpdate(data=round(100 * share, 1))
+        unless_away(
+            self.client, self.logger, "the progress bar was not moved",
+            lambda: self.client.update_artifact(self.id, moved),
+        )  # fmt: skip
+
+
+def unless_away(
+    client: SyncPrefectClient, logger: RunLogger, missed: str, request: Callable[[], Any]
+) -> None:
+    """Make a request in the middle of a step, which a server that is away does not stop: `missed` is a warning."""
+    # Prefect's client would try for a minute, and the step would wait
+    if not listens(str(client.api_url)):
+        return
+    try:
+        request()
+    except httpx.HTTPError as error:
+        logger.warning("%s: %s", missed, error)
 
 
 def artifact(kind: str, data: Any, description: str, key: str = "") -> ArtifactCreate:
@@ -71,14 +85,12 @@ def publish_artifact(kind: str, data: Any, description: str, key: str = "") -> N
 
 def show_artifact(kind: str, data: Any, description: str, key: str = "") -> None:
     """As `publish_artifact`, while a step goes on: a server that is away does not stop that."""
+    made = artifact(kind, data, description, key)
     with get_client(sync_client=True) as client:
-        # Prefect's client would try for a minute, and the step would wait
-        if not listens(str(client.api_url)):
-            return
-        try:
-            client.create_artifact(artifact(kind, data, description, key))
-        except httpx.HTTPError as error:
-            get_run_logger().warning("the run's page does not have %s: %s", description, error)
+        unless_away(
+            client, get_run_logger(), f"the run's page does not have {description}",
+            lambda: client.create_artifact(made),
+        )  # fmt: skip
 
 
 def publish_table(rows: list[dict[str, Any]], description: str, key: str = "") -> None:

@@ -22,6 +22,8 @@ from tests.tiny import TINY
 DEPLOYMENT = "train-classifier/train-classifier"
 CHANGES = {name: part for name, part in TINY["classification"].items() if name != "dataset"}
 ENDLESS = {**CHANGES, "train": {**CHANGES["train"], "epochs": 100000}}
+LONG = {**CHANGES, "train": {**CHANGES["train"], "epochs": 600, "checkpoint_every_steps": 20}}
+RUN_S = 400  # until a flow run has come to where it is waited for
 ENDED = ("Completed", "Failed", "Crashed", "Cancelled")
 PORTS = ("prefect_port", "mlflow_port", "ray_port", "dashboard_port")
 FOREIGN = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PREFECT_HOME", "RAY_AUTH_MODE")
@@ -104,6 +106,18 @@ class Platform:
 
     def state(self, run: str) -> str:
         return str(self.ask(f"/flow_runs/{run}")["state_name"])
+
+    def long_run(self) -> str:
+        """A flow run that the worker has started on the digits, and that has kept a checkpoint; its id."""
+        run = self.run(dataset="digits", changes=LONG, executor="in_process", stop_after="train")
+        wait_for(lambda: list((self.home / "runs" / run / "checkpoints").glob("*")), RUN_S, "a checkpoint")
+        return run
+
+    def await_end(self, run: str) -> None:
+        """Wait for a flow run, which must end well and be one finished record."""
+        wait_for(lambda: self.state(run) in ENDED, RUN_S, "the run has ended")
+        assert self.state(run) == "Completed", (self.folder / "logs" / "worker.log").read_text()
+        assert self.mlflow(run) == ["FINISHED"]
 
     def processes(self) -> list[psutil.Process]:
         """Living processes that work in this home, whoever started them."""

@@ -12,20 +12,16 @@ import pytest
 from data.dataset import Dataset
 from tests import platforms
 from tests.chaos import IN_PROCESS, TRAIN, Straight, judge_run, run, running, undisturbed, weights_of
-from tests.platforms import CHANGES, ENDED, Platform, tiny_changes, wait_for
+from tests.platforms import Platform, tiny_changes
+from tests.test_chaos_points import POINTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
-POINTS = {
-    "between checkpoints": "tasks.train:LocalSession.save:3",
-    "evaluate": "tasks.report:Report.write:1",
-    "model half registered": "tasks.packaging:save_package:1",
-    "before the version": "tasks.registry:_ensure_registered:1",
-    "before the alias": "tasks.ledger:_set_aliases:1",
-    "before the record ends": "tasks.registry:finish_run:1",
-}
+BACK = (
+    "between checkpoints", "evaluate", "model half registered", "before the version", "before the alias",
+    "before the record ends",
+)  # fmt: skip
 AWAY = ("between checkpoints", "before the version", "before the record ends")
 NAMES = {"mlflow": "MLflow", "prefect": "Prefect"}  # as messages call them
-RUN_S = 400
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +36,7 @@ def straight(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> St
     return undisturbed(platform.home, tmp_path_factory.mktemp("straight") / "run")
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", BACK)
 @pytest.mark.parametrize("server", NAMES)
 def test_a_training_outlasts_a_server_that_dies_and_is_started_again(
     server: str, point: str, platform: Platform, straight: Straight, tmp_path: Path
@@ -74,32 +70,21 @@ def test_a_training_whose_server_stays_away_says_so_and_goes_on_when_it_is_back(
     judge_run(straight, hurt.key, again)
 
 
-def long_run(platform: Platform) -> str:
-    """A flow run of the worker that has kept a checkpoint."""
-    long = {**CHANGES, "train": {**CHANGES["train"], "epochs": 600, "checkpoint_every_steps": 20}}
-    key = platform.run(dataset="digits", changes=long, executor="in_process", stop_after="train")
-    checkpoints = platform.home / "runs" / key / "checkpoints"
-    wait_for(lambda: list(checkpoints.glob("*")), RUN_S, "a checkpoint")
-    return key
-
-
 def weights_when_done(platform: Platform, key: str) -> str:
-    wait_for(lambda: platform.state(key) in ENDED, RUN_S, "the run has ended")
-    assert platform.state(key) == "Completed", (platform.folder / "logs" / "worker.log").read_text()
-    assert platform.mlflow(key) == ["FINISHED"]
+    platform.await_end(key)
     return weights_of(platform.home / "runs" / key)
 
 
 @pytest.fixture(scope="module")
 def long_weights(platform: Platform) -> str:
-    return weights_when_done(platform, long_run(platform))
+    return weights_when_done(platform, platform.long_run())
 
 
 @pytest.mark.parametrize("server", NAMES)
 def test_a_flow_of_the_worker_outlasts_a_server_that_dies_and_is_started_again(
     server: str, platform: Platform, long_weights: str
 ) -> None:
-    key = long_run(platform)
+    key = platform.long_run()
     platform.kill(server)
     assert platform.convoy("up")["started"] == [server]
     assert weights_when_done(platform, key) == long_weights

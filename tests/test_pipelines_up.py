@@ -15,8 +15,6 @@ from data.dataset import Dataset
 from tasks.paths import ROOT
 from tests import postgres
 from tests.platforms import (
-    CHANGES,
-    ENDED,
     Platform,
     listening,
     new_platform,
@@ -27,8 +25,6 @@ from tests.platforms import (
 from tests.postgres import needs_postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
-RUN_S = 400
-LONG = {**CHANGES, "train": {**CHANGES["train"], "epochs": 600, "checkpoint_every_steps": 20}}
 TRAIN = (
     "train",
     "classification",
@@ -135,26 +131,17 @@ def test_a_command_uses_the_platform_and_does_without_when_it_is_away(platform: 
     assert platform.mlflow(with_it["key"]) == ["FINISHED"]
 
 
-def training(platform: Platform) -> str:
-    """A flow run that the worker has started, and that has kept a checkpoint."""
-    run = platform.run(dataset="digits", changes=LONG, executor="in_process", stop_after="train")
-    wait_for(lambda: list((platform.home / "runs" / run / "checkpoints").glob("*")), RUN_S, "a checkpoint")
-    return run
-
-
 def finished(platform: Platform, run: str) -> None:
     """The run ends well, went on from a checkpoint, is one record, and no task of it runs for ever in Prefect."""
-    wait_for(lambda: platform.state(run) in ENDED, RUN_S, "the run has ended")
-    assert platform.state(run) == "Completed", (platform.folder / "logs" / "worker.log").read_text()
+    platform.await_end(run)
     tasks = platform.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     trained = sorted(task["state_name"] for task in tasks if task["name"].startswith("train-"))
     assert trained == ["Completed", "Crashed"]
     assert all(task["state_type"] in ("COMPLETED", "CRASHED") for task in tasks)
-    assert platform.mlflow(run) == ["FINISHED"]
 
 
 def test_a_run_that_down_stops_goes_on_with_the_next_up(platform: Platform) -> None:
-    run = training(platform)
+    run = platform.long_run()
     ended = platform.call("down")
     assert ended.returncode == 0 and f"flow run {run} was stopped" in ended.stderr
     assert platform.processes() == []
@@ -164,7 +151,7 @@ def test_a_run_that_down_stops_goes_on_with_the_next_up(platform: Platform) -> N
 
 
 def test_a_run_that_is_killed_with_its_worker_goes_on_with_the_next_up(platform: Platform) -> None:
-    run = training(platform)
+    run = platform.long_run()
     platform.kill("worker")
     told = platform.call("up")
     assert told.returncode == 0 and f"flow run {run} goes on" in told.stderr
