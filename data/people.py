@@ -30,7 +30,8 @@ def people_order(
 
     A batch has `num_people` different people. Of one with fewer than K pictures, these come again until there are K;
     one with a single picture has no pair, and is left out. In a batch, rank r of `world_size` takes every place r, r +
-    world_size, ...; there it finds its own people, K pictures of each together.
+    world_size, ...; there it finds its own people, K pictures of each together. One rank's after the other's are those
+    of a lone worker, in its order; where `world_size` does not divide `num_people`, two ranks may share a person.
     """
     labels, K = people.labels, people.num_pictures
     who, first, counts = grouped(labels)

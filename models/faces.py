@@ -26,6 +26,7 @@ from models.stages import misfits, stages_of
 from models.triplets import (
     Distance,
     Mining,
+    as_drawn,
     contrastive_losses,
     distances,
     mean_distance,
@@ -135,7 +136,7 @@ class FaceLoss(Parameters):
 
 class Embedded(NamedTuple):
     """`embeddings` (B, D) float32 of unit length; while people are told apart, `cosines` (B, P) to each, and the true
-    ones' places among them, `rows` (B,)."""
+    ones' places among them, `rows` (B,). Of several workers, `embeddings` may be those of all."""
 
     embeddings: Tensor
     cosines: Tensor | None = None
@@ -273,9 +274,15 @@ def without_people(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def face_loss(
-    found: Embedded, labels: Tensor, pictures: Tensor, config: FaceLoss
+    found: Embedded,
+    labels: Tensor,
+    pictures: Tensor,
+    config: FaceLoss,
+    agree: Callable[[Tensor], Tensor] = as_drawn,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The scalar to descend, and what to log; `labels`, `pictures` (B,): who is on which picture.
+    """The scalar to descend, and what to log; `labels`, `pictures` (B,): who is on which picture of `embeddings`.
+
+    `agree`: see models.triplets.mine.
 
     Logged beside the loss: `pair_distance`, the mean over all pairs of the batch; of triplets `active`, the share whose
     loss is not zero, and `collapsed`, 1 where the loss is that of the trivial solution; of people told apart
@@ -288,22 +295,26 @@ def face_loss(
         logged["accuracy"] = (found.cosines.argmax(1) == found.rows).float().mean()
         return value, {"loss": value, **logged}
     if config.name == "triplet":
-        value, trivial, active = triplet_loss(found.embeddings, labels, pictures, config)
+        value, trivial, active = triplet_loss(found.embeddings, labels, pictures, config, agree)
     else:
-        value, trivial, active = contrastive_loss(found.embeddings, labels, pictures, config.margin)
+        value, trivial, active = contrastive_loss(found.embeddings, labels, pictures, config.margin, agree)
     at_margin = (value.detach() - trivial).abs() <= COLLAPSED_SHARE * trivial
     collapsed = at_margin & (logged["pair_distance"] < COLLAPSED_DISTANCE)
     return value, {"loss": value, **logged, "active": active, "collapsed": collapsed.float()}
 
 
 def triplet_loss(
-    embeddings: Tensor, labels: Tensor, pictures: Tensor, config: FaceLoss
+    embeddings: Tensor,
+    labels: Tensor,
+    pictures: Tensor,
+    config: FaceLoss,
+    agree: Callable[[Tensor], Tensor] = as_drawn,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean loss of the mined triplets, that of embeddings which are all alike, and the share above zero.
 
     A batch without a triplet has the loss 0.
     """
-    triplets = mine(embeddings, labels, pictures, config.mining)
+    triplets = mine(embeddings, labels, pictures, config.mining, agree)
     losses = triplet_losses(embeddings, triplets, config.margin, config.distance)
     num = max(1, len(losses))
     active = (losses.detach() > 0).sum() / num
@@ -311,13 +322,17 @@ def triplet_loss(
 
 
 def contrastive_loss(
-    embeddings: Tensor, labels: Tensor, pictures: Tensor, margin: float
+    embeddings: Tensor,
+    labels: Tensor,
+    pictures: Tensor,
+    margin: float,
+    agree: Callable[[Tensor], Tensor] = as_drawn,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean loss of the siamese pairs: each pair of one person, and as many of two, drawn at random.
 
     Beside it the loss of embeddings that are all alike, and the share of pairs whose loss is not zero.
     """
-    anchor, positive, negative = mine(embeddings, labels, pictures, "random")
+    anchor, positive, negative = mine(embeddings, labels, pictures, "random", agree)
     ones, others = embeddings[torch.cat([anchor, anchor])], embeddings[torch.cat([positive, negative])]
     same = torch.arange(len(ones), device=labels.device) < len(anchor)
     losses = contrastive_losses(distances(ones, others, "plain"), same, margin)

@@ -9,6 +9,7 @@ embeddings are nearly the same, and gives a gradient of the size of the embeddin
 All embeddings are of unit length. N: pictures of a batch, D: dimensions, T: chosen triplets or pairs.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -45,11 +46,23 @@ def squared_distances(embeddings: Tensor) -> Tensor:
     return (2 - 2 * embeddings @ embeddings.T).clamp_(min=0)
 
 
+def as_drawn(places: Tensor) -> Tensor:
+    """What chance gave: nobody else has drawn."""
+    return places
+
+
 @torch.no_grad()
-def mine(embeddings: Tensor, labels: Tensor, pictures: Tensor, mining: Mining) -> Triplets:
+def mine(
+    embeddings: Tensor,
+    labels: Tensor,
+    pictures: Tensor,
+    mining: Mining,
+    agree: Callable[[Tensor], Tensor] = as_drawn,
+) -> Triplets:
     """Choose triplets of a batch: (N, D), (N,), (N,); none where nobody has two pictures, or there is one person.
 
-    `pictures` say which picture each is: one that stands in the batch twice is no pair with itself.
+    `pictures` say which picture each is: one that stands in the batch twice is no pair with itself. `agree` takes
+    places (T,) that were drawn by chance, and gives those that all who mine this batch are to use.
 
     random: of each pair of one person, any picture of another; semi_hard: of each pair, the nearest that is farther
     than the positive, and where there is none, the farthest; batch_hard: of each anchor, the farthest positive and the
@@ -68,7 +81,7 @@ def mine(embeddings: Tensor, labels: Tensor, pictures: Tensor, mining: Mining) -
     anchor, positive = torch.nonzero(same & usable[:, None], as_tuple=True)
     if mining == "random":
         drawn = torch.rand(len(anchor), len(labels), device=labels.device)
-        return Triplets(anchor, positive, drawn.masked_fill(~other[anchor], -1.0).argmax(1))
+        return Triplets(anchor, positive, agree(drawn.masked_fill(~other[anchor], -1.0).argmax(1)))
     rows = apart[anchor].masked_fill(~other[anchor], torch.nan)  # (T, N)
     farther = rows > apart[anchor, positive][:, None]  # false of what is no negative
     nearest = rows.masked_fill(~farther, torch.inf).argmin(1)

@@ -9,6 +9,7 @@ people that training never saw: how well distances tell their pairs apart.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Any, Literal, Self
 
@@ -40,6 +41,7 @@ from tasks.optim import OptimConfig
 from tasks.settings import TrainConfig, WeightsSource
 from tasks.transfer import Weights
 from tasks.verification import NOTHING, far_name
+from tasks.wholebatch import as_the_first_has, gathered, workers_of
 
 FaceView = Literal["single", "mirror"]
 MOST_PAIRS = 20_000  # of a kind, that validation looks at while training
@@ -138,11 +140,12 @@ class FaceConfig(Parameters):
             )
         if K:
             parts = settings.num_workers * settings.accumulate_batches
-            people, rest = divmod(settings.batch_size, parts * K)
-            if rest or (self.loss.compares and people < 2):
+            met = settings.batch_size // (settings.accumulate_batches * K)  # those of all workers meet
+            if settings.batch_size % (parts * K) or (self.loss.compares and met < 2):
                 raise ValueError(
                     f"train.batch_size (={settings.batch_size}) must be divisible by pictures_per_person (={K}) times "
-                    f"num_workers times accumulate_batches (={parts}), and give each of them two people or more"
+                    f"num_workers times accumulate_batches (={parts}), and each part of accumulate_batches "
+                    f"(={settings.accumulate_batches}) must have two people or more"
                 )
         return self
 
@@ -215,10 +218,18 @@ def build_model(
 
 
 def loss(model: nn.Module, batch: Batch, config: FaceConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """One forward pass: the loss to descend, and what to log of it; see models.faces.face_loss."""
+    """One forward pass: the loss to descend, and what to log of it; see models.faces.face_loss.
+
+    Of several workers each compares the pictures of all; people are told apart on its own pictures alone, since that
+    loss is a mean over pictures.
+    """
     found = model(batch.images, batch.labels)
+    workers = workers_of(model)
     pictures = torch.from_numpy(batch.indices).to(batch.labels.device)
-    value, logged = face_loss(found, batch.labels, pictures, config.loss)
+    labels, pictures = (gathered(each, workers) for each in (batch.labels, pictures))
+    whole = found._replace(embeddings=gathered(found.embeddings, workers))
+    agree = partial(as_the_first_has, workers=workers)
+    value, logged = face_loss(whole, labels, pictures, config.loss, agree)
     return value, {name: term.detach() for name, term in logged.items()}
 
 

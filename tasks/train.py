@@ -97,10 +97,11 @@ def checked_layout(
             f"train.batch_size (={settings.batch_size}) is more than the {layout.num_rows} training images: with "
             f"train.min_workers (={settings.min_workers}) it must not be, so that it stays the same"
         )
-    if layout.people and settings.min_workers:
+    if layout.people and settings.min_workers and settings.accumulate_batches > 1:
         raise ValueError(
-            f"train.min_workers (={settings.min_workers}) must be 0 with sampling.pictures_per_person: which people "
-            "meet in a batch depends on the number of workers"
+            f"train.min_workers (={settings.min_workers}) must be 0 with sampling.pictures_per_person and "
+            f"train.accumulate_batches (={settings.accumulate_batches}) above 1: which people meet in a part of a "
+            "batch depends on the number of workers"
         )
     return layout
 
