@@ -78,6 +78,30 @@ def test_workers_have_people_of_their_own(world_size: int) -> None:
         assert len({label for part in parts for label in set(labels[part])}) == 6
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 4, 8])
+def test_one_workers_pictures_after_the_others_are_those_of_a_lone_one(world_size: int) -> None:
+    found = [6] * 40
+    lone = plan(found, 6 * K)
+    for step in (0, lone.steps_per_epoch + 1):
+        parts = [plan(found, 6 * K, world_size, rank).indices(step) for rank in range(world_size)]
+        assert (np.concatenate(parts) == lone.indices(step)).all()
+
+
+@given(counts, st.integers(1, 3), st.integers(2, 4), st.integers(1, 3))
+def test_workers_have_equally_many_pictures_in_every_part_of_every_step(
+    found: list[int], num_people: int, world_size: int, parts: int
+) -> None:
+    """They gather each other's embeddings, and an epoch's last, smaller batch would have other numbers."""
+    batch_size = num_people * world_size * parts * K
+    changes = {"num_workers": world_size, "accumulate_batches": parts}
+    try:
+        ranks = [plan(found, batch_size, world_size, rank, **changes) for rank in range(world_size)]
+    except ValueError:
+        return  # too few pictures, or people
+    jobs = zip(*(training_jobs(rank, 0) for rank in ranks), strict=True)
+    assert {len(job.indices) for step in jobs for job in step} == {ranks[0].batch_size // world_size // parts}
+
+
 def test_parts_of_a_batch_have_people_of_their_own() -> None:
     found = [6] * 40
     parted = plan(found, 6 * K, accumulate_batches=3)

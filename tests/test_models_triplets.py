@@ -100,6 +100,20 @@ def test_random_triplets_are_of_every_pair_and_any_other_person() -> None:
 
 
 @pytest.mark.parametrize("mining", get_args(Mining))
+def test_only_what_is_drawn_by_chance_has_to_be_agreed_upon(mining: Mining) -> None:
+    embeddings, labels, pictures = batch()
+    asked: list[Tensor] = []
+
+    def agree(places: Tensor) -> Tensor:
+        asked.append(places)
+        return places.flip(0)
+
+    found = mine(embeddings, labels, pictures, mining, agree)
+    assert len(asked) == (mining == "random")
+    assert mining != "random" or torch.equal(found.negative, asked[0].flip(0))
+
+
+@pytest.mark.parametrize("mining", get_args(Mining))
 def test_there_is_no_triplet_without_pairs_or_without_others(mining: Mining) -> None:
     embeddings = F.normalize(torch.randn(4, 3))
     for labels in (torch.arange(4), torch.zeros(4, dtype=torch.int64)):

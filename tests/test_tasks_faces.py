@@ -24,7 +24,7 @@ from tasks.faces import FaceConfig, layout, require_apart
 from tasks.modelfile import load_card, load_model, write_card
 from tasks.pairheads import load_pair_heads, pair_logits
 from tasks.search import require_trainable
-from tasks.train import train
+from tasks.train import checked_layout, train
 from tasks.verification import NOTHING, even_folds, fold_accuracy
 from tasks.versions import add
 from tasks.weights import normalisation_of, read_weights
@@ -296,6 +296,28 @@ def test_parameters_that_do_not_fit_are_refused(changes: dict[str, Any], message
         tiny_config("faces", **changes)
 
 
+def test_a_worker_may_have_one_person_since_those_of_all_meet() -> None:
+    pairs = {"loss__name": "triplet", "sampling__pictures_per_person": 4}
+    assert tiny_config("faces", train__num_workers=2, **pairs).train.batch_size == 8
+    with pytest.raises(
+        ValueError, match=r"each part of accumulate_batches .=2. must have two people or more"
+    ):
+        tiny_config("faces", train__accumulate_batches=2, **pairs)
+
+
+def test_batches_of_people_need_no_fixed_number_of_workers_but_their_parts_do(drawn: Dataset) -> None:
+    elastic = {
+        "sampling__pictures_per_person": 4, "train__batch_size": 16, "train__num_workers": 2, "train__min_workers": 1,
+    }  # fmt: skip
+    found = checked_layout("faces", tiny_config("faces", **elastic), drawn, None, None)
+    assert found.people is not None
+    parted = tiny_config("faces", train__accumulate_batches=2, **elastic)
+    with pytest.raises(
+        ValueError, match=r"min_workers .=1. must be 0 with .* people meet in a part of a batch"
+    ):
+        checked_layout("faces", parted, drawn, None, None)
+
+
 def test_how_batches_are_drawn_is_not_searched(drawn: Dataset) -> None:
     config = tiny_config("faces", **COMPARING)
     space: Any = {"sampling.pictures_per_person": [2, 4]}
@@ -357,6 +379,34 @@ def test_two_workers_train_on_people_of_their_own(
     assert two.num_steps == 12 * (150 // 32)
     # each batch had pairs of both kinds
     assert two.metrics["val_auc"] > 0.6 and 0 < two.metrics["active"] < 1
+
+
+@pytest.mark.slow
+def test_two_workers_learn_what_one_does(
+    drawn: Dataset,
+    tmp_path: Path,
+    embedded_ray: None,  # noqa: ARG001
+) -> None:
+    """By a network without norms, and pairs that are drawn: the same pairs, for both workers have the first's dice."""
+    changes = {
+        **COMPARING, "model__name": "lenet5", "model__centre": False, "loss__name": "contrastive", "loss__margin": 1.0,
+        "train__batch_size": 32, "train__epochs": 2.0,
+    }  # fmt: skip
+    run(
+        drawn,
+        tmp_path / "begun",
+        **{**changes, "train__epochs": 0.1, "optim__lr": 1e-9, "optim__bias_lr": 1e-9},
+    )
+    run(drawn, tmp_path / "one", **changes)
+    run(drawn, tmp_path / "two", "ray", train__num_workers=2, **changes)
+    begun, one, two = (weights_of(tmp_path / name / "model") for name in ("begun", "one", "two"))
+    moved, apart = float((one - begun).norm()), float((one - two).norm())
+    assert moved > 0.01 and apart < 0.01 * moved
+
+
+def weights_of(model: Path) -> torch.Tensor:
+    """All of a saved model, one after the other."""
+    return torch.cat([each.flatten() for each in load_model(model).members[0].state_dict().values()])
 
 
 @pytest.mark.data
