@@ -229,7 +229,8 @@ def loss(model: nn.Module, batch: Batch, config: FaceConfig) -> tuple[Tensor, di
     labels, pictures = (gathered(each, workers) for each in (batch.labels, pictures))
     whole = found._replace(embeddings=gathered(found.embeddings, workers))
     agree = partial(as_the_first_has, workers=workers)
-    value, logged = face_loss(whole, labels, pictures, config.loss, agree)
+    with torch.autocast(labels.device.type, enabled=False):  # bfloat16's distances are of two digits
+        value, logged = face_loss(whole, labels, pictures, config.loss, agree)
     return value, {name: term.detach() for name, term in logged.items()}
 
 

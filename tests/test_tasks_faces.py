@@ -15,12 +15,14 @@ from safetensors.torch import save_file
 
 from data.dataset import Dataset, Split
 from data.ingest import ingest
+from data.records import Batch
+from models.faces import Embedded
 from tasks import cluster, versions
 from tasks.card import InitialWeights
 from tasks.faceevaluate import embed_split, evaluate, fit_thresholds, look, pairs_of
 from tasks.facepairs import neighbour_loss, pairs_of_people, pairs_of_two
 from tasks.facepredict import FacePredictor
-from tasks.faces import FaceConfig, layout, require_apart
+from tasks.faces import FaceConfig, layout, loss, require_apart
 from tasks.modelfile import load_card, load_model, write_card
 from tasks.pairheads import load_pair_heads, pair_logits
 from tasks.search import require_trainable
@@ -171,6 +173,37 @@ def test_training_on_comparisons_brings_people_together(drawn: Dataset, tmp_path
     assert after.metrics["val_loss"] < before.metrics["val_loss"]
     assert after.metrics["val_auc"] > before.metrics["val_auc"]
     assert {"pair_distance", "active", "collapsed"} <= after.metrics.keys()
+
+
+@pytest.mark.parametrize("mining", ["semi_hard", "batch_hard"])
+def test_distances_are_as_exact_where_networks_compute_in_bfloat16(mining: str) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(4)
+    near = torch.nn.functional.normalize(torch.ones(16, 8) + 0.02 * torch.randn(16, 8))  # alike to two digits
+    batch = Batch(torch.zeros(16, 1), labels, np.arange(16))
+    config = tiny_config("faces", loss__name="triplet", loss__mining=mining, **COMPARING)
+
+    def found() -> list[torch.Tensor]:
+        embeddings = near.clone().requires_grad_()
+        value, logged = loss(Finished(embeddings), batch, config)
+        value.backward()
+        assert embeddings.grad is not None
+        return [value.detach(), *logged.values(), embeddings.grad]
+
+    exact = found()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(torch.equal(one, other) for one, other in zip(found(), exact, strict=True))
+
+
+class Finished(torch.nn.Module):
+    """A network that gives these embeddings, whatever it is shown."""
+
+    def __init__(self, embeddings: torch.Tensor) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+
+    def forward(self, _images: torch.Tensor, _labels: torch.Tensor) -> Embedded:
+        return Embedded(self.embeddings)
 
 
 def test_the_trivial_solution_is_told(drawn: Dataset, tmp_path: Path) -> None:
