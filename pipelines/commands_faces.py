@@ -65,7 +65,8 @@ def enrol(
     images
         Pictures of that person, one face on each: files, and folders that are searched for them.
     source
-        Instead: a folder or an archive with a folder for each person, called like the person.
+        Instead: a folder or an archive with a folder for each person, called like the person; two of one name are
+        refused.
     gallery
         Name of the gallery, or a folder's path with a slash in it.
     model

@@ -10,7 +10,7 @@ A gallery is a folder below the home's `galleries`, by its name, or wherever a n
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data.aligned import FaceAlignment
 from data.archive import FileTree
@@ -134,8 +134,8 @@ def enrol_tree(
 ) -> EnrolledTree:
     """Add everybody of a tree with a folder for each person; pictures without one face are left out.
 
-    `progress` hears (pictures done, all pictures). Raises ValueError for a tree without people, and for what the
-    gallery refuses; people before that are enrolled by then, and are not added twice.
+    `progress` hears (pictures done, all pictures). Raises ValueError for a tree without people or with two folders of
+    one name, and for what the gallery refuses; people before that are enrolled by then, and are not added twice.
     """
     people = people_of(tree)
     total, done = sum(map(len, people.values())), 0
@@ -159,18 +159,29 @@ def enrol_tree(
 
 
 def people_of(tree: FileTree) -> dict[str, list[str]]:
-    """The pictures of each person, who is called like the folder that they lie in."""
-    people: dict[str, list[str]] = defaultdict(list)
+    """The pictures of each person, who is called like the folder that they lie in.
+
+    Raises ValueError for two such folders of one name: they may be two people's, whose faces must not be mixed.
+    """
+    folders: dict[str, list[str]] = defaultdict(list)
     for name in sorted(tree.sizes):
         if is_image_name(name) and not ignore_reason(name):
-            people[PurePosixPath(name).parent.name].append(name)
-    if "" in people:
+            folders[name.rpartition("/")[0]].append(name)
+    if "" in folders:
         raise ValueError(
-            f"{tree.name}: {people[''][0]} lies in no person's folder; --from takes one for each person"
+            f"{tree.name}: {folders[''][0]} lies in no person's folder; --from takes one for each person"
         )
-    if not people:
+    if not folders:
         raise ValueError(f"{tree.name} has no pictures; --from takes a folder with one for each person")
-    return dict(people)
+    called: dict[str, str] = {}  # person -> folder
+    for folder in folders:
+        other = called.setdefault(folder.rpartition("/")[2], folder)
+        if other != folder:
+            raise ValueError(
+                f"{tree.name}: the folders {other} and {folder} have one name, and a person is called like the folder "
+                "that the pictures lie in: put them into one folder if they are one person's, else rename one"
+            )
+    return {person: folders[folder] for person, folder in called.items()}
 
 
 def _put(name: str, reader: FaceReader, people: dict[str, list[Face]]) -> list[Enrolled]:

@@ -251,6 +251,39 @@ def test_a_tree_of_nobody_is_refused(files: dict[str, bytes], says: str) -> None
         people_of(memory_tree("people", files))
 
 
+def test_people_are_called_like_the_folder_that_their_pictures_lie_in() -> None:
+    files = {
+        "b/bob/1.jpg": b"",
+        "a/ann/2.jpg": b"",
+        "a/ann/1.jpg": b"",
+        "a/notes.txt": b"",
+        "b/ann/notes.txt": b"",
+    }
+    found = people_of(memory_tree("people", files))
+    assert found == {"ann": ["a/ann/1.jpg", "a/ann/2.jpg"], "bob": ["b/bob/1.jpg"]}
+
+
+@pytest.mark.parametrize(
+    ("files", "first", "second"),
+    [
+        (["sales/ann/1.jpg", "staff/ann/1.jpg", "staff/bob/1.jpg"], "sales/ann", "staff/ann"),
+        (["ann/1.jpg", "staff/ann/1.jpg"], "ann", "staff/ann"),
+        # a folder too deep: the person would be called "indoor"
+        (["ann/indoor/1.jpg", "ann/outdoor/1.jpg", "bob/indoor/1.jpg"], "ann/indoor", "bob/indoor"),
+    ],
+)
+def test_two_people_of_one_name_are_not_taken_for_one(
+    model: str, home: Path, files: list[str], first: str, second: str
+) -> None:
+    photo = next(iter(PEOPLE.values()))
+    with pytest.raises(ValueError, match=f"people: the folders {first} and {second} have one name") as caught:
+        enrol_tree(
+            "staff", bind("staff", model, None), memory_tree("people", dict.fromkeys(files, photo)), quiet
+        )
+    assert "\n" not in str(caught.value)
+    assert not (home / "galleries").exists()  # nobody is enrolled before it is seen
+
+
 def test_a_gallery_that_is_not_there_is_named_with_those_that_are(
     model: str, photos: Callable[[int], list[Path]]
 ) -> None:
