@@ -232,7 +232,7 @@ def render_picture(
             parts = {"content": step.content, "style": step.style, "variation": step.variation}
             registry.log_progress(run_id, done, {**parts, "total": step.total, "iteration_s": step.time_s})
         if file is not None:
-            registry.show_file(run_id, file, PICTURES)
+            registry.show_folder(run_id, folder / PICTURES, PICTURES)
             when = f"after {done} of {total} iterations"
             show_artifact("image", data_uri(file), when, "stylize-picture")
             curve = write_curve(folder, steps_so_far, job.config.cost, curve_text(job))
@@ -268,8 +268,8 @@ def keep(job: StyleJob, key: str, folder: Path, run_id: str, result: Stylized) -
     from tasks.stylereport import write_curve  # only now: matplotlib takes half a second
 
     curve = write_curve(folder, result.steps, job.config.cost, curve_text(job))
-    if (folder / PICTURES).is_dir():  # MLflow may have been away when one was kept
-        registry.log_folder(run_id, folder / PICTURES, PICTURES)
+    if (folder / PICTURES).is_dir():  # MLflow may have been away when the last ones were kept
+        registry.log_missing(run_id, folder / PICTURES, PICTURES)
     for file in (folder / RESULT, folder / "costs.csv", curve):
         registry.log_folder(run_id, file, "style")
     registry.log_metrics(run_id, {f"final.{name}": value for name, value in result.final.items()})
