@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -22,6 +22,7 @@ from data.files import write_whole
 from data.samples import read_photo
 from pipelines import environment, steps
 from pipelines.artifacts import ProgressBar, publish_artifact, publish_style, show_artifact
+from pipelines.configuration import RecipeForm, SectionForm
 from pipelines.engines import start_ray
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, merge, recipes, section
@@ -61,8 +62,8 @@ def stylize_picture(
     styles: Sequence[str] = (),
     weights: Sequence[float] = (),
     masks: Sequence[str] = (),
-    recipe: str = AUTO,
-    changes: dict[str, Any] | None = None,
+    recipe: Annotated[str, RecipeForm(SECTION)] = AUTO,
+    changes: Annotated[dict[str, Any] | None, SectionForm(StylizeConfig)] = None,
     grid: dict[str, Any] | None = None,
     resume: str | None = None,
 ) -> dict[str, Any]:

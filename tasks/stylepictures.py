@@ -167,8 +167,7 @@ def read_mask(photo: Path | str, content: Tensor) -> Tensor:
     mask = read_picture(photo, 1)
     if not mask.any():
         raise ValueError(
-            f"the mask {photo} is black everywhere, and its style would come nowhere: it must be white where the style is "
-            "wanted"
+            f"the mask {photo} is black everywhere, and its style would come nowhere: make it white where it is wanted"
         )
     (height, width), (h, w) = content.shape[2:], mask.shape[2:]
     if abs(h * width - w * height) > max(width, height):  # more than a pixel of the mask

@@ -179,7 +179,7 @@ class Run:
         return Stylized(shown, self.state.steps, final)
 
     def objective(self, scale: Scale) -> Cost:
-        """J of a picture at a scale; where brightness alone is transferred, of its brightness: no more is shown of it."""
+        """J of a picture at a scale; where brightness alone is transferred, of that: no more is shown of a picture."""
         cost = self.config.cost
         objective = Objective(self.net, scale.seen, scale.styles, cost.weights(), cost.normalisation)
         if self.config.colour != "luminance":

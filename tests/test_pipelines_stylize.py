@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from prefect.utilities.callables import parameter_schema
 
 from pipelines import stylize as flows
 from pipelines.parameters import load
@@ -112,6 +114,15 @@ def test_servers_that_are_away_do_not_stop_it_and_mlflow_has_all_pictures_in_the
     summary = flows.stylize_picture(photos[0], (photos[1],))
     assert pictures_of(summary) == {"pictures/00004.png", "pictures/00008.png"}
     assert [each.step for each in connect().get_metric_history(summary["mlflow_run"], "total")] == [5, 8]
+
+
+def test_prefect_s_form_offers_the_recipes_and_takes_what_they_have() -> None:
+    fields = parameter_schema(flows.stylize_picture).model_dump()["properties"]
+    assert fields["recipe"]["enum"] == ["auto", *load()["stylize"]]
+    for recipe in load()["stylize"].values():
+        jsonschema.validate(recipe, fields["changes"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"cost": {"style_weight": -1}}, fields["changes"])
 
 
 def test_with_no_arguments_a_cat_is_rendered(run: Run) -> None:

@@ -218,6 +218,12 @@ def test_a_trained_network_of_ours_gives_features(tmp_path: Path) -> None:
     assert source.mean == pytest.approx((0.4, 0.5, 0.6))
     result = stylize(own, pictures(), source, tmp_path / "run")
     assert result.final["total"] < result.steps[0].total
+    old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    save_file(old | statistics, tmp_path / "old.safetensors")  # as torch kept them before 0.4.1
+    same = config(net={**own.net.model_dump(), "weights": str(tmp_path / "old.safetensors")})
+    names = own.cost.weights().layers
+    again, wanted = (each.build(names, 0)(photo(0)) for each in (net(same), source))
+    assert all(torch.equal(again[name], wanted[name]) for name in names)
     with pytest.raises(ValueError, match=r"net.weights \(=.*\) are not of resnet18: .* set net.name"):
         net(config(net={**own.net.model_dump(), "name": "resnet18"})).build(["stem"], 0)
 
