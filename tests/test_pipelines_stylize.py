@@ -162,6 +162,14 @@ def test_a_stopped_run_goes_on_with_its_own_pictures(
     assert connect().get_run(resumed["mlflow_run"]).info.status == "FINISHED"
 
 
+def test_a_run_goes_on_by_no_other_network_than_it_began_with(photos: tuple[str, str]) -> None:
+    """An alias may have moved meanwhile, or a file of weights been replaced."""
+    key = flows.stylize_picture(photos[0], (photos[1],))["key"]
+    (runs() / key / "begun-with.json").write_text(json.dumps({"data": "", "weights": "other"}))
+    with pytest.raises(ValueError, match="began with weights of digest other, and now it is none"):
+        flows.stylize_picture(resume=key)
+
+
 @pytest.mark.slow
 def test_a_grid_renders_on_ray_into_one_sheet(photos: tuple[str, str], run: Run, tmp_path: Path) -> None:
     arguments = (
