@@ -39,7 +39,7 @@ def natural(size: Sequence[int]) -> Metric:
     weights = 1 / (1 + torch.hypot(down, across) / CORNER_WAVES)
 
     def apply(values: Tensor) -> Tensor:
-        waves = torch.fft.rfft2(values.view(*size)) * weights.to(values.dtype)
+        waves = torch.fft.rfft2(values.view(*size)) * weights.to(values)
         smooth = torch.fft.irfft2(waves, s=(H, W))
         return (smooth + (GREY - 1) * smooth.mean(-3, keepdim=True)).flatten()
 

@@ -210,9 +210,13 @@ def _mixed(axis: _Axis, num_groups: int, num_outputs: int) -> _Axis:
 
 
 def _convolved(
-    axes: Any, weight: Tensor, _bias: Any, stride: Any, padding: Any, dilation: Any, _transposed: bool,
+    axes: Any, weight: Tensor, _bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
     _output_padding: Any, groups: int,
 ) -> _Axes:  # fmt: skip
+    if transposed:
+        raise ValueError(
+            "receptive fields of transposed convolutions are not known: add them in models/receptive.py"
+        )
     sides = weight.shape[2:]
     rows, columns = (_mixed(axis, groups, len(weight)) for axis in axes)
     values = list(zip(sides, _pair(stride), _pair(padding), _pair(dilation), strict=True))

@@ -60,9 +60,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        wide = torch.ones(C, dtype=scale.dtype, device=x.device)  # so that the deviations keep their digits
-        normal, _mean, inverse = torch.native_group_norm(x, wide, torch.zeros_like(wide), B, C, H * W, C, EPS)
+        normal, inverse = standard(x, scale.dtype)
         ctx.save_for_backward(normal, inverse, scale)
         return affine(normal, scale, shift)
 
@@ -77,6 +75,24 @@ class _Normalise(torch.autograd.Function):
         inner = affine(gradient, factor, -factor * total / num)
         inner = torch.addcmul(inner, normal, (-factor * along / num).to(normal.dtype)[:, :, None, None])
         return inner, along, total
+
+
+def standard(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Each channel (B, C, H, W) at mean 0 and deviation 1, and 1 over what its deviation was (B, C), in `dtype`."""
+    if x.device.type != "cpu":
+        return standard_by_moments(x, dtype)
+    B, C, H, W = x.shape
+    wide = torch.ones(C, dtype=dtype)  # so that the deviations keep their digits
+    normal, _mean, inverse = torch.native_group_norm(x, wide, torch.zeros_like(wide), B, C, H * W, C, EPS)
+    return normal, inverse
+
+
+def standard_by_moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The same where PyTorch's group norm takes no scale that is wider than x: on a GPU."""
+    wide = x.to(dtype)
+    variance, mean = torch.var_mean(wide, (2, 3), correction=0, keepdim=True)
+    inverse = (variance + EPS).rsqrt()
+    return ((wide - mean) * inverse).to(x.dtype), inverse[:, :, 0, 0]
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -22,14 +22,15 @@ from data.files import write_whole
 from data.samples import read_photo
 from pipelines import environment, steps
 from pipelines.artifacts import ProgressBar, publish_artifact, publish_style, show_artifact
+from pipelines.configuration import RecipeForm, SectionForm
 from pipelines.engines import start_ray
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, merge, recipes, section
 from pipelines.reporting import Reporter, Status
-from pipelines.training import begun, end_badly, exclusive, run_folder
+from pipelines.training import begun, end_badly, exclusive, require_same_beginning, run_folder
 from tasks import registry
 from tasks.featurenet import StyleNet
-from tasks.lineage import git_state, params_sha256
+from tasks.lineage import Lineage, git_state, params_sha256
 from tasks.paths import ROOT
 from tasks.styleconfig import StylizeConfig
 from tasks.stylegrid import Cell, GridConfig, cells_of, render_grid
@@ -61,8 +62,8 @@ def stylize_picture(
     styles: Sequence[str] = (),
     weights: Sequence[float] = (),
     masks: Sequence[str] = (),
-    recipe: str = AUTO,
-    changes: dict[str, Any] | None = None,
+    recipe: Annotated[str, RecipeForm(SECTION)] = AUTO,
+    changes: Annotated[dict[str, Any] | None, SectionForm(StylizeConfig)] = None,
     grid: dict[str, Any] | None = None,
     resume: str | None = None,
 ) -> dict[str, Any]:
@@ -150,8 +151,10 @@ def run_steps(job: StyleJob, key: str, folder: Path, reporter: Reporter) -> dict
     run_id = ""
     try:
         net = resolve_net(job)
+        lineage = lineage_of(job, net, key)
+        require_same_beginning(folder, lineage)
         pictures = open_pictures(job, folder)
-        run_id = open_record(job, net, key, folder)
+        run_id = open_record(job, lineage, folder)
         if job.grid is None:
             result = render_picture(job, pictures, net, key, folder, run_id, reporter)
             summary = keep(job, key, folder, run_id, result)
@@ -181,10 +184,19 @@ def open_pictures(job: StyleJob, folder: Path) -> Pictures:
     return read_pictures(str(inputs / "content"), styles, job.weights, masks)
 
 
+def lineage_of(job: StyleJob, net: StyleNet, key: str) -> Lineage:
+    """Which code and which network's weights the picture is made by; it has pictures, and no dataset."""
+    commit, dirty, problem = git_state(ROOT)
+    return Lineage(
+        key=key, git_commit=commit, git_dirty=dirty, dvc_digest="", params_sha256=params_sha256(job.config),
+        seed=job.config.seed, prefect_flow_run_id=str(flow_run.id), weights_source=job.config.net.weights,
+        weights_sha256=net.sha256, problems=(problem,) if problem else (),
+    )  # fmt: skip
+
+
 @steps.step("open MLflow run")
-def open_record(job: StyleJob, net: StyleNet, key: str, folder: Path) -> str:
+def open_record(job: StyleJob, lineage: Lineage, folder: Path) -> str:
     """Start the run's record, or go on with it; returns its id."""
-    commit, dirty, _problem = git_state(ROOT)
     hashes = {
         f"{name}.sha256": hashlib.sha256((folder / INPUTS / name).read_bytes()).hexdigest()
         for name in named_inputs(job)
@@ -192,14 +204,10 @@ def open_record(job: StyleJob, net: StyleNet, key: str, folder: Path) -> str:
     own = {} if job.grid is None else {f"grid.{n}": v for n, v in job.grid.model_dump(mode="json").items()}
     parts = [job.content, *job.styles]
     return registry.start_run(
-        key=key,
+        key=lineage.key,
         experiment=EXPERIMENT,
         name="-".join([*(Path(part).stem.rpartition(":")[2] for part in parts), job.config.net.name]),
-        tags={
-            "git.commit": commit, "git.dirty": str(dirty).lower(), "params.sha256": params_sha256(job.config),
-            "prefect.flow_run_id": str(flow_run.id), "seed": str(job.config.seed),
-            "weights.source": job.config.net.weights, "weights.sha256": net.sha256, **hashes,
-        },
+        tags={**lineage.tags(), **hashes},
         parameters={
             "content": job.content, "styles": list(job.styles), "weights": list(job.weights),
             "masks": list(job.masks), **flatten(job.config.model_dump(mode="json")), **own,
@@ -232,7 +240,7 @@ def render_picture(
             parts = {"content": step.content, "style": step.style, "variation": step.variation}
             registry.log_progress(run_id, done, {**parts, "total": step.total, "iteration_s": step.time_s})
         if file is not None:
-            registry.show_file(run_id, file, PICTURES)
+            registry.show_folder(run_id, folder / PICTURES, PICTURES)
             when = f"after {done} of {total} iterations"
             show_artifact("image", data_uri(file), when, "stylize-picture")
             curve = write_curve(folder, steps_so_far, job.config.cost, curve_text(job))
@@ -268,8 +276,8 @@ def keep(job: StyleJob, key: str, folder: Path, run_id: str, result: Stylized) -
     from tasks.stylereport import write_curve  # only now: matplotlib takes half a second
 
     curve = write_curve(folder, result.steps, job.config.cost, curve_text(job))
-    if (folder / PICTURES).is_dir():  # MLflow may have been away when one was kept
-        registry.log_folder(run_id, folder / PICTURES, PICTURES)
+    if (folder / PICTURES).is_dir():  # MLflow may have been away when the last ones were kept
+        registry.log_missing(run_id, folder / PICTURES, PICTURES)
     for file in (folder / RESULT, folder / "costs.csv", curve):
         registry.log_folder(run_id, file, "style")
     registry.log_metrics(run_id, {f"final.{name}": value for name, value in result.final.items()})

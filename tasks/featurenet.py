@@ -75,6 +75,8 @@ def load_body(net: nn.Module, state: dict[str, Tensor], config: StyleNetConfig) 
     """Load all but the head, which depends on the classes; raises ValueError where something else is missing."""
     own = net.state_dict()
     body = set(own) if isinstance(net, VGG) else parameters_of(net, stages_of(net)[:-1])
+    # files of before torch 0.4.1 lack these, and nothing that is frozen needs them
+    body = {name for name in body if not name.endswith("num_batches_tracked")}
     fitting = {name: state[name] for name in body if name in state and state[name].shape == own[name].shape}
     missing = sorted(body - set(fitting))
     if missing:

@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -160,16 +160,23 @@ def log_progress(run_id: str, step: int, metrics: Mapping[str, float]) -> None:
     """
     waiting = _unsent.setdefault(run_id, [])
     waiting.extend(_metrics(metrics, step))
-    try:
-        require_answer()  # MLflow's own client would try for minutes, and training would wait
-        _send(run_id)
-    except (MlflowException, OSError) as error:
+    if trouble := _trouble_with(lambda: _send(run_id)):
         _logger.warning(
-            "MLflow did not take %d metrics of run %s, they are kept: %s",
-            len(waiting),
-            run_id,
-            first_line(error),
+            "MLflow did not take %d metrics of run %s, they are kept: %s", len(waiting), run_id, trouble
         )
+
+
+def _trouble_with(act: Callable[[], object]) -> str:
+    """Do what a run must neither wait for nor end by; why MLflow did not take it, or "".
+
+    A server is asked first whether it is there: MLflow's own client would try for minutes.
+    """
+    try:
+        require_answer()
+        act()
+    except (MlflowException, OSError) as error:
+        return first_line(error)
+    return ""
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -220,13 +227,21 @@ def log_folder(run_id: str, folder: Path, artifact_path: str) -> None:
         client.log_artifact(run_id, str(folder), artifact_path)
 
 
-def show_file(run_id: str, file: Path, artifact_path: str) -> None:
-    """Keep a file with the run while that goes on; a server that is away does not stop it, nor gets the file."""
-    try:
-        require_answer()  # MLflow's own client would try for minutes
-        log_folder(run_id, file, artifact_path)
-    except (MlflowException, OSError) as error:
-        _logger.warning("MLflow did not take %s of run %s: %s", file.name, run_id, first_line(error))
+def log_missing(run_id: str, folder: Path, artifact_path: str) -> None:
+    """Keep those of a folder's files with the run, below `artifact_path`, that it does not have, or not all of."""
+    client = connect()
+    have = {
+        posixpath.basename(each.path): each.file_size for each in client.list_artifacts(run_id, artifact_path)
+    }
+    for file in sorted(folder.iterdir()):
+        if have.get(file.name) != file.stat().st_size:
+            client.log_artifact(run_id, str(file), artifact_path)
+
+
+def show_folder(run_id: str, folder: Path, artifact_path: str) -> None:
+    """As `log_missing`, while a run goes on: a server that is away does not stop it, and gets the files later."""
+    if trouble := _trouble_with(lambda: log_missing(run_id, folder, artifact_path)):
+        _logger.warning("MLflow did not take all of %s of run %s: %s", artifact_path, run_id, trouble)
 
 
 @contextmanager
@@ -260,11 +275,8 @@ def finish_run(run_id: str, status: Status) -> str:
 
 def end_run(run_id: str, status: Status) -> None:
     """End a run that failed or was stopped: what ended it must be heard, so MLflow's own trouble is only a warning."""
-    try:
-        require_answer()
-        finish_run(run_id, status)
-    except (MlflowException, OSError) as error:
-        _logger.warning("MLflow was not told that run %s is %s: %s", run_id, status, first_line(error))
+    if trouble := _trouble_with(lambda: finish_run(run_id, status)):
+        _logger.warning("MLflow was not told that run %s is %s: %s", run_id, status, trouble)
 
 
 def run_url(run_id: str) -> str:

@@ -99,6 +99,10 @@ class StylizerConfig(Parameters):
                 f"train.batch_size (={self.train.batch_size}) must be at least {2 * parts} for adain: each picture "
                 "takes the style of another"
             )
+        if self.model.name == "adain" and self.evaluate.batch_size < 2:
+            raise ValueError(
+                "evaluate.batch_size (=1) must be at least 2 for adain: validation does as training"
+            )
         return self
 
 

@@ -55,7 +55,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"ratio-{self.ratio:g}-layers-{self.depth}-seed-{self.seed}"
+        return f"ratio-{self.ratio}-layers-{self.depth}-seed-{self.seed}"
 
 
 def cells_of(grid: GridConfig, config: StylizeConfig) -> list[Cell]:

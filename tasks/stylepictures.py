@@ -160,8 +160,15 @@ def read_pictures(
 
 
 def read_mask(photo: Path | str, content: Tensor) -> Tensor:
-    """A mask (1, 1, h, w) of 0 to 1 at its own size; raises ValueError where it would be stretched over the content."""
+    """A mask (1, 1, h, w) of 0 to 1 at its own size.
+
+    Raises ValueError where it would be stretched over the content, or is black everywhere.
+    """
     mask = read_picture(photo, 1)
+    if not mask.any():
+        raise ValueError(
+            f"the mask {photo} is black everywhere, and its style would come nowhere: make it white where it is wanted"
+        )
     (height, width), (h, w) = content.shape[2:], mask.shape[2:]
     if abs(h * width - w * height) > max(width, height):  # more than a pixel of the mask
         raise ValueError(

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.files import whole, write_whole
+from data.palette import luminance
 from models.lbfgs import BoundedLBFGS, natural
 from models.style import Objective
 from tasks.featurenet import StyleNet
@@ -30,6 +31,7 @@ from tasks.stopping import Interrupted
 from tasks.styleconfig import StyleOptimConfig, StylizeConfig
 from tasks.stylepictures import Pictures, Scale, at_scale, finished, to_image, write_picture
 
+Cost = Callable[[Tensor], dict[str, Tensor]]  # a picture → what models.style.Objective gives
 STATE_FILE, COSTS_FILE, PICTURES = "state.pt", "costs.csv", "pictures"
 RESULT = "result.png"
 
@@ -127,7 +129,7 @@ def save_state(folder: Path, state: State) -> None:
     write_whole(folder / COSTS_FILE, table.getvalue())
 
 
-def iterate(picture: Tensor, optimizer: torch.optim.Optimizer, objective: Objective) -> dict[str, float]:
+def iterate(picture: Tensor, optimizer: torch.optim.Optimizer, objective: Cost) -> dict[str, float]:
     """One evaluation of J and one change of the picture, which stays within 0 to 1: the costs before the change."""
     costs: dict[str, float] = {}
 
@@ -165,9 +167,7 @@ class Run:
         """All scales that are left; raises Interrupted when told to stop, FloatingPointError where J is no number."""
         for number in range(self.state.scale, len(self.config.scales)):
             scale = at_scale(self.pictures, self.config.scales[number][0], self.config)
-            objective = Objective(
-                self.net, scale.seen, scale.styles, self.config.cost.weights(), self.config.cost.normalisation
-            )
+            objective = self.objective(scale)
             if self.state.scale != number or self.state.picture is None:
                 self.begin(number, scale)
             self.run_scale(scale, objective)
@@ -177,6 +177,14 @@ class Run:
         shown = finished(self.state.picture, scale.content, self.config.colour)
         write_picture(self.folder / RESULT, to_image(shown))
         return Stylized(shown, self.state.steps, final)
+
+    def objective(self, scale: Scale) -> Cost:
+        """J of a picture at a scale; where brightness alone is transferred, of that: no more is shown of a picture."""
+        cost = self.config.cost
+        objective = Objective(self.net, scale.seen, scale.styles, cost.weights(), cost.normalisation)
+        if self.config.colour != "luminance":
+            return objective
+        return lambda picture: objective(luminance(picture))
 
     def begin(self, number: int, scale: Scale) -> None:
         """Enter a scale, with the picture of the one before."""
@@ -188,7 +196,7 @@ class Run:
         carried = carry_up(self.state.carried, size)  # type: ignore[arg-type]
         self.state = State(number, 0, picture, None, carried, self.state.steps)
 
-    def run_scale(self, scale: Scale, objective: Objective) -> None:
+    def run_scale(self, scale: Scale, objective: Cost) -> None:
         """The iterations of a scale that are left."""
         state, [longer_px, num_iterations] = self.state, self.config.scales[self.state.scale]
         assert state.picture is not None
@@ -214,7 +222,7 @@ class Run:
         state.picture = picture.detach()
 
     def take_step(
-        self, picture: Tensor, optimizer: torch.optim.Optimizer, objective: Objective, longer_px: int
+        self, picture: Tensor, optimizer: torch.optim.Optimizer, objective: Cost, longer_px: int
     ) -> Step:
         """One iteration; raises FloatingPointError where J is no number."""
         began = time.perf_counter()

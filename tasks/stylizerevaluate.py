@@ -70,6 +70,7 @@ def evaluate(
         for number, name in enumerate(names):
             began = time.perf_counter()
             made.append(predictor.render(content, manners[number]))
+            wait_for(predictor.device)
             seconds = time.perf_counter() - began
             costs = costs_of(predictor, made[-1], content, number)
             untouched = costs_of(predictor, content, content, number)
@@ -105,6 +106,12 @@ def evaluate(
         compared=tuple(compared),
         shown=tuple(shown),
     )  # fmt: skip
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was given, which calls do not wait for: seconds are counted."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def told(judge: Judge) -> str:
@@ -168,8 +175,10 @@ def optimise(
         optimizer.zero_grad()
         total = objective(picture)["total"]
         total.backward()
-        trace.append((time.perf_counter() - began, float(total.detach())))
-        return trace[-1][1]
+        value = float(total.detach())
+        wait_for(picture.device)
+        trace.append((time.perf_counter() - began, value))
+        return value
 
     while not trace or trace[-1][0] < limit_s:
         optimizer.step(closure)
@@ -182,12 +191,13 @@ def summarise(
     rows: Sequence[Rendered], compared: Sequence[Compared], config: StylizerEvaluate
 ) -> dict[str, float]:
     """The flat figures: means over pictures of their means over styles, and what the optimisation did beside."""
-    ids = list(dict.fromkeys(row.id for row in rows))
+    num_images = len({row.id for row in rows})
 
     def means(value: Callable[[Rendered], float]) -> np.ndarray:
-        return np.array([np.mean([value(row) for row in rows if row.id == id]) for id in ids])
+        """Of each picture, whose rows, one a style, stand together."""
+        return np.array([value(row) for row in rows]).reshape(num_images, -1).mean(1)
 
-    metrics: dict[str, float] = {"num_images": len(ids), "num_styles": len(rows) // len(ids)}
+    metrics: dict[str, float] = {"num_images": num_images, "num_styles": len(rows) // num_images}
     for name, value in {
         "total": lambda row: row.costs["total"],
         "content": lambda row: row.costs["content"],

@@ -125,15 +125,24 @@ class StylizerPredictor:
         """A picture (1, 3, H, W) of 0 to 1 in a manner (None: the one that was chosen): the same size, 0 to 1."""
         height, width = picture.shape[2:]
         stride = self.network.stride
-        filled = F.pad(picture.to(self.device), (0, -width % stride, 0, -height % stride), mode="reflect")
+        whole = filled(picture.to(self.device), stride)
         with predicting(self.device, self.dtype):
             how = self.manner if manner is None else manner
             if height * width > self.max_whole_px:
-                rows = max(1, self.band_px // filled.shape[3] // stride) * stride
-                made = in_bands(self.network, filled, how, rows)
+                rows = max(1, self.band_px // whole.shape[3] // stride) * stride
+                made = in_bands(self.network, whole, how, rows)
             else:
-                made = self.network.render(filled, how)
+                made = self.network.render(whole, how)
         return made[:, :, :height, :width].clamp(0, 1)
+
+
+def filled(picture: Tensor, stride: int) -> Tensor:
+    """A picture with sides that are multiples of `stride`: a mirror at the right and below; behind that, the edge."""
+    height, width = picture.shape[2:]
+    down, across = -height % stride, -width % stride
+    there = min(down, height - 1), min(across, width - 1)
+    mirrored = F.pad(picture, (0, there[1], 0, there[0]), mode="reflect")
+    return F.pad(mirrored, (0, across - there[1], 0, down - there[0]), mode="replicate")
 
 
 def decoded(blob: bytes, least_px: int = LEAST_PX) -> Tensor:

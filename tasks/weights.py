@@ -136,9 +136,9 @@ def of_model(source: str, folder: Path, architecture: str, setting: str = "trans
         )
     [member] = card.members
     if member.architecture != architecture:
+        named = "net.name" if setting == "net.weights" else "model.name, of a detector model.body,"
         raise ValueError(
-            f"{setting} (={source}): that model is {member.architecture}; set model.name to it, of a detector "
-            f"model.body (={architecture})"
+            f"{setting} (={source}): that model is {member.architecture}, not {architecture}; set {named} to it"
         )
     file = weights_file(folder, member.weights)
     mean, std, state = split_statistics(load_file(file))

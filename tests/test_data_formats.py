@@ -270,6 +270,24 @@ def test_the_photographs_for_style_are_one_class_with_some_held_out() -> None:
     assert held_out == {"astronaut": "test", "chelsea": "test", "coffee": "test", "rocket": "val"}
 
 
+@pytest.mark.parametrize(
+    ("splits", "listed"),
+    [
+        ({"train/1.png": "train", "train/cats/2.png": "train", "train/dogs/3.png": "train"}, ""),
+        ({"1.png": None, "cats/2.png": "test", "dogs/3.png": None, "dogs/4.png": None}, "cats/2.png"),
+        ({"train/1.png": "train", "test/2.png": "test"}, ""),  # no classes of these names
+    ],
+)
+def test_no_picture_and_no_split_of_style_is_lost(splits: dict[str, str | None], listed: str) -> None:
+    """Wherever a picture lies: beside class folders, in a split without any, in a list of a split."""
+    for top in ("", "photos/"):
+        files = {f"{top}{name}": b"x" for name in splits}
+        if listed:
+            files[f"{top}test.txt"] = f"{listed}\n".encode()
+        found = summary(list_source(memory_tree("source", files), "style"))
+        assert found == {name: ("pictures", split) for name, split in splits.items()}
+
+
 def test_samples_are_folders_or_scenes_and_unknown_ones_list_the_known() -> None:
     for name in SAMPLES:
         tree = sample_tree(name)

@@ -14,6 +14,7 @@ from tasks.families import FAMILIES
 from tasks.loop import Progress
 from tasks.modelfile import load_model
 from tasks.stopping import Interrupted
+from tasks.stylizerevaluate import evaluate
 from tasks.train import train
 from tests.test_families import first_batch
 from tests.tiny import tiny_config, tiny_dataset, tiny_weights
@@ -94,3 +95,21 @@ def test_validation_on_the_gpu_finds_what_it_finds_on_the_cpu(
             found.append(entry.validate(member.to(device).eval(), [batch.to(device)], config))
     on_gpu, on_cpu = found
     assert on_gpu == pytest.approx(on_cpu, abs=0.02, nan_ok=True)
+
+
+def test_a_stylizer_and_the_optimisation_are_tested_on_the_gpu_as_on_the_cpu(
+    datasets: dict[str, Dataset], tmp_path: Path
+) -> None:
+    run("style", datasets["style"], tmp_path / "run", train__precision="fp32")
+    config = tiny_config("style").evaluate
+    on_gpu, on_cpu = (
+        evaluate(
+            [tmp_path / "run" / "model"], datasets["style"], config=config, device=torch.device(name),
+            precision="fp32",
+        )
+        for name in ("cuda", "cpu")
+    )  # fmt: skip
+    for name in ("total", "content", "style", "untouched"):
+        assert on_gpu.metrics[name] == pytest.approx(on_cpu.metrics[name], rel=1e-2)
+    [compared] = on_gpu.compared
+    assert compared.optimised < compared.trace[0][1]

@@ -92,6 +92,8 @@ def test_an_operation_that_is_not_known_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"aten\.flip does to receptive fields is not known"):
         receptive_fields(nn.Sequential(Turned()).to("meta"), (3, 8, 8))
+    with pytest.raises(ValueError, match="of transposed convolutions are not known"):
+        receptive_fields(nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2)).to("meta"), (3, 8, 8))
 
 
 def averaging(pool: Callable[..., Any]) -> Callable[..., Any]:

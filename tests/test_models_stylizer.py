@@ -13,7 +13,7 @@ from models.efficientnet_lite import EfficientNetLite
 from models.style import Objective, Style, Weights
 from models.stylizer import Stylizer, StylizerModel, build, layers_needed
 from models.taps import FeatureNet, random_filters
-from models.transformnet import StyleNorm, TransformNet, reflected
+from models.transformnet import StyleNorm, TransformNet, reflected, standard, standard_by_moments
 
 WEIGHTS = Weights(1.0, 5.0, 0.1, "group2", {"stem": 1.0, "group1": 2.0, "group2": 0.0})
 JOHNSON = {"name": "johnson", "width": 4, "num_blocks": 2, "layers": []}
@@ -77,6 +77,16 @@ def test_a_style_norm_s_gradient_is_that_of_finite_differences() -> None:
         return torch.func.functional_call(norm, {"scale": scale, "shift": shift}, (x, shares))
 
     assert torch.autograd.gradcheck(run, (x, norm.scale, norm.shift))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_channels_are_standardised_on_a_gpu_as_they_are_here(dtype: torch.dtype) -> None:
+    x = (torch.randn(2, 3, 9, 7) * 5 + 20).to(dtype).contiguous(memory_format=torch.channels_last)
+    normal, inverse = standard_by_moments(x, torch.float32)
+    wanted, wanted_inverse = standard(x, torch.float32)
+    assert normal.dtype == wanted.dtype == dtype and inverse.dtype == wanted_inverse.dtype == torch.float32
+    torch.testing.assert_close(inverse, wanted_inverse, rtol=1e-4, atol=0)
+    torch.testing.assert_close(normal, wanted, rtol=0, atol=1e-4 if dtype == torch.float32 else 0.03)
 
 
 def test_a_border_mirrors_and_where_there_is_nothing_left_repeats() -> None:

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from prefect.utilities.callables import parameter_schema
 
 from pipelines import stylize as flows
 from pipelines.parameters import load
@@ -114,6 +116,15 @@ def test_servers_that_are_away_do_not_stop_it_and_mlflow_has_all_pictures_in_the
     assert [each.step for each in connect().get_metric_history(summary["mlflow_run"], "total")] == [5, 8]
 
 
+def test_prefect_s_form_offers_the_recipes_and_takes_what_they_have() -> None:
+    fields = parameter_schema(flows.stylize_picture).model_dump()["properties"]
+    assert fields["recipe"]["enum"] == ["auto", *load()["stylize"]]
+    for recipe in load()["stylize"].values():
+        jsonschema.validate(recipe, fields["changes"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"cost": {"style_weight": -1}}, fields["changes"])
+
+
 def test_with_no_arguments_a_cat_is_rendered(run: Run) -> None:
     code, text, err = run("stylize", "--json")
     assert code == 0, err
@@ -149,6 +160,14 @@ def test_a_stopped_run_goes_on_with_its_own_pictures(
     assert resumed["costs"] == straight["costs"] and resumed["key"] == key
     assert Path(resumed["picture"]).read_bytes() == Path(straight["picture"]).read_bytes()
     assert connect().get_run(resumed["mlflow_run"]).info.status == "FINISHED"
+
+
+def test_a_run_goes_on_by_no_other_network_than_it_began_with(photos: tuple[str, str]) -> None:
+    """An alias may have moved meanwhile, or a file of weights been replaced."""
+    key = flows.stylize_picture(photos[0], (photos[1],))["key"]
+    (runs() / key / "begun-with.json").write_text(json.dumps({"data": "", "weights": "other"}))
+    with pytest.raises(ValueError, match="began with weights of digest other, and now it is none"):
+        flows.stylize_picture(resume=key)
 
 
 @pytest.mark.slow

@@ -283,6 +283,28 @@ def test_a_folder_is_kept_with_its_run(home: Path, client: MlflowClient, tmp_pat
     assert [file.path for file in client.list_artifacts(run_id, "evaluation")] == ["evaluation/confusion.png"]
 
 
+def test_files_that_a_run_has_whole_are_not_sent_again(
+    home: Path, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, log = start("missing", home / "pets"), client.log_artifact
+    sent: list[str] = []
+
+    def watch(run: str, file: str, artifact_path: str) -> None:
+        sent.append(Path(file).name)
+        log(run, file, artifact_path)
+
+    monkeypatch.setattr(client, "log_artifact", watch)
+    (tmp_path / "1.png").write_bytes(b"one")
+    registry.log_missing(run_id, tmp_path, "pictures")
+    (tmp_path / "2.png").write_bytes(b"tw")
+    registry.show_folder(run_id, tmp_path, "pictures")
+    (tmp_path / "2.png").write_bytes(b"two")  # what was sent of it was cut off
+    registry.show_folder(run_id, tmp_path, "pictures")
+    assert sent == ["1.png", "2.png", "2.png"]
+    registry.log_missing(run_id, tmp_path, "pictures")
+    assert len(sent) == 3
+
+
 def test_system_metrics_are_sampled_while_the_body_runs(
     home: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from tasks.style import StylizerConfig, StylizerEvaluate
 from tasks.styleconfig import StyleOptimConfig
 from tasks.stylesources import read_sources, read_styles
 from tasks.stylizerevaluate import compare, costs_of, evaluate, fitted, optimise
-from tasks.stylizerpredict import StylizerPredictor, decoded
+from tasks.stylizerpredict import StylizerPredictor, decoded, filled
 from tasks.stylizerreport import Compared, Rendered, sheet
 from tasks.train import train
 from tests.smears import smear
@@ -107,6 +107,12 @@ def test_a_picture_of_any_size_comes_back_in_its_size(
     made = Image.open(io.BytesIO(table[0]["picture"]))
     assert (made.height, made.width, made.mode, table[0]["error"]) == (*size, "RGB", None)
     assert table[1]["picture"] is None and "not an image" in table[1]["error"]
+
+
+def test_sides_are_filled_by_a_mirror_and_where_there_is_nothing_left_by_the_edge() -> None:
+    picture = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])[None, None]
+    assert torch.equal(filled(picture, 1), picture)
+    assert filled(picture, 4)[0, 0].tolist() == [[1, 2, 3, 2], [4, 5, 6, 5], [1, 2, 3, 2], [1, 2, 3, 2]]
 
 
 def test_a_picture_that_is_too_small_says_so(both: dict[str, SavedModel]) -> None:
@@ -279,6 +285,10 @@ def test_a_sheet_puts_styles_above_what_was_made_in_them() -> None:
         ({"augment": {**TINY["style"]["augment"], "mixup_alpha": 0.5}}, "no labels to mix"),
         ({"train": {**TINY["style"]["train"], "patience_metric": "ap"}}, "must be loss for style"),
         ({"model": ADAIN, "train": {**TINY["style"]["train"], "batch_size": 1}}, "at least 2 for adain"),
+        (
+            {"model": ADAIN, "evaluate": {**TINY["style"]["evaluate"], "batch_size": 1}},
+            "validation does as training",
+        ),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:

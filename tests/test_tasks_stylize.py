@@ -164,6 +164,18 @@ def test_luminance_keeps_the_content_s_colours(tmp_path: Path) -> None:
     assert float(difference[:, 1:].amax(1)[inside].max()) < 1e-5 < float(difference[:, 0].max())
 
 
+def test_of_luminance_the_cost_is_that_of_what_is_shown(tmp_path: Path) -> None:
+    """Noise has colours; those of the picture that is optimised are not shown, so nothing may be gained by them."""
+    own = config(colour="luminance", noise=0.5, scales=[[32, 10]])
+    result = stylize(own, pictures(), net(own), tmp_path)
+    scale = at_scale(pictures(), 32, own)
+    feature = net(own).build(own.cost.weights().layers, own.seed)
+    objective = Objective(feature, scale.seen, scale.styles, own.cost.weights(), "relative")
+    optimised = loop.load_state(tmp_path).picture
+    assert optimised is not None and float(to_yiq(optimised)[:, 1:].abs().max()) > 0.01
+    assert float(objective(luminance(optimised))["total"]) == pytest.approx(result.final["total"], rel=1e-5)
+
+
 def test_histogram_gives_styles_the_content_s_mean_and_covariance() -> None:
     style, content = 0.3 * photo(1) + 0.3, 0.3 * photo(0) + 0.4
     matched = match_colours(style, content)[0].flatten(1)
@@ -206,6 +218,12 @@ def test_a_trained_network_of_ours_gives_features(tmp_path: Path) -> None:
     assert source.mean == pytest.approx((0.4, 0.5, 0.6))
     result = stylize(own, pictures(), source, tmp_path / "run")
     assert result.final["total"] < result.steps[0].total
+    old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    save_file(old | statistics, tmp_path / "old.safetensors")  # as torch kept them before 0.4.1
+    same = config(net={**own.net.model_dump(), "weights": str(tmp_path / "old.safetensors")})
+    names = own.cost.weights().layers
+    again, wanted = (each.build(names, 0)(photo(0)) for each in (net(same), source))
+    assert all(torch.equal(again[name], wanted[name]) for name in names)
     with pytest.raises(ValueError, match=r"net.weights \(=.*\) are not of resnet18: .* set net.name"):
         net(config(net={**own.net.model_dump(), "name": "resnet18"})).build(["stem"], 0)
 
@@ -245,12 +263,15 @@ def test_pictures_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_pictures("skimage:chelsea", ("skimage:ihc",), (0.0,), ())
     with pytest.raises(ValueError, match="400x20 px has 2 px across"):
         size_at(torch.zeros(1, 3, 20, 400), 32)
-    Image.new("L", (300, 451)).save(tmp_path / "mask.png")
+    Image.new("L", (300, 451), 255).save(tmp_path / "mask.png")
     with pytest.raises(
         ValueError, match=r"mask.png is 300x451 px and the content 451x300: a mask lies on the content"
     ):
         read_pictures("skimage:chelsea", ("skimage:ihc",), (), (str(tmp_path / "mask.png"),))
-    Image.new("L", (150, 100)).save(tmp_path / "small.png")  # half as large, rounded
+    Image.new("L", (451, 300)).save(tmp_path / "black.png")
+    with pytest.raises(ValueError, match=r"black.png is black everywhere, and its style would come nowhere"):
+        read_pictures("skimage:chelsea", ("skimage:ihc",), (), (str(tmp_path / "black.png"),))
+    Image.new("L", (150, 100), 255).save(tmp_path / "small.png")  # a third as large, rounded
     [style] = read_pictures("skimage:chelsea", ("skimage:ihc",), (), (str(tmp_path / "small.png"),)).styles
     assert style.mask is not None and style.mask.shape == (1, 1, 100, 150)
 

@@ -225,8 +225,10 @@ def test_a_trained_model_brings_its_own_statistics(digits: Dataset, tmp_path: Pa
     got = sources.read_weights("key", NET, 1, lambda _: result.model_folder)
     assert got.classes == digits.info.classes
     assert got.mean == pytest.approx((0.25,)) and got.std == pytest.approx((0.5,))
-    with pytest.raises(ValueError, match=rf"that model is {NET}; set model.name"):
+    with pytest.raises(ValueError, match=rf"that model is {NET}, not resnet20_cifar; set model.name"):
         sources.read_weights("key", "resnet20_cifar", 1, lambda _: result.model_folder)
+    with pytest.raises(ValueError, match=r"net.weights \(=key\): .* set net.name to it"):
+        sources.read_weights("key", "vgg11", 1, lambda _: result.model_folder, "net.weights")
 
 
 # --- loading and freezing --------------------------------------------------------------------------------------
