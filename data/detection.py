@@ -90,7 +90,10 @@ class DetectionAugment(Parameters):
         ge=0, le=1, description="share of the pictures that are made of four of their batch"
     )
     mosaic_until: float = Field(
-        ge=0, le=1, description="share of the epochs after which no mosaic is made any more"
+        ge=0,
+        le=1,
+        description="share of the training after which no mosaic is made any more, of the steps or of the time budget, "
+        "whichever is further",
     )
     least_seen: float = Field(
         ge=0, le=1, description="a box of which less is left to see is neither object nor background"
@@ -261,7 +264,6 @@ def make_batch(
     config: DetectionInput,
     augmentation: DetectionAugment,
     generator: SampleGenerator | None,
-    num_epochs: float,
     rows: np.ndarray | None = None,
 ) -> Batch:
     """The samples at `indices` (B,), augmented where a generator is given; plain, they have `stored_px` a side.
@@ -280,7 +282,7 @@ def make_batch(
         boxes.taken.to(images.device),
     )  # fmt: skip
     seen = torch.ones_like(boxes.labels, dtype=torch.float32)
-    if augmentation.mosaic and generator.epoch < augmentation.mosaic_until * num_epochs:
+    if augmentation.mosaic and generator.done < augmentation.mosaic_until:
         images, boxes, seen = four_in_one(images, boxes, augmentation.mosaic, draws)
     side = side_of(config, draws)
     if augmentation.moves:

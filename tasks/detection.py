@@ -151,9 +151,7 @@ def batch(
 ) -> Batch:
     """The samples at `indices`, augmented where a generator is given; see data.detection.make_batch."""
     assert shrink_px == 0, "the parameters refuse growth"
-    return make_batch(
-        samples, indices, info, config.input, config.augment, generator, config.train.epochs, rows
-    )
+    return make_batch(samples, indices, info, config.input, config.augment, generator, rows)
 
 
 def build_model(

@@ -155,14 +155,16 @@ def test_a_split_without_pictures_has_the_arrays_of_one_with() -> None:
 
 def test_plain_batches_are_the_stored_pictures() -> None:
     samples = scenes([(64, 64, [(2, 2, 20, 20)]), (64, 48, [])])
-    batch = make_batch(samples, np.array([1, 0]), INFO, INPUT, augmentation(mirror=True), None, 1)
+    batch = make_batch(samples, np.array([1, 0]), INFO, INPUT, augmentation(mirror=True), None)
     assert torch.equal(batch.images, samples.images[[1, 0]])
     assert batch.truths.image.tolist() == [1] and batch.truths.boxes_xyxy.tolist() == [[2, 2, 20, 20]]
 
 
-def made(samples: Scenes, epoch: int = 0, config: DetectionInput = INPUT, **changes: Any) -> Batch:
-    indices = np.arange(len(samples))
-    return make_batch(samples, indices, INFO, config, augmentation(**changes), SampleGenerator(0, epoch), 10)
+def made(
+    samples: Scenes, epoch: int = 0, config: DetectionInput = INPUT, done: float = 0.0, **changes: Any
+) -> Batch:
+    generator = SampleGenerator(0, epoch, done)
+    return make_batch(samples, np.arange(len(samples)), INFO, config, augmentation(**changes), generator)
 
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -225,10 +227,11 @@ def test_a_mosaic_has_the_boxes_of_its_four_pictures_where_they_are() -> None:
         assert torch.equal(batch.images[i, 0] > 128, painted)
 
 
-def test_mosaic_is_switched_off_for_the_last_epochs_and_left_out_of_a_share() -> None:
+def test_mosaic_is_switched_off_at_the_end_of_training_and_left_out_of_a_share() -> None:
     samples = scenes([(64, 64, [(8, 8, 56, 56)])] * 32)
-    assert len(made(samples, 7, mosaic=1, mosaic_until=0.8).truths) > 32
-    assert len(made(samples, 8, mosaic=1, mosaic_until=0.8).truths) == 32  # of ten epochs
+    assert len(made(samples, done=0.79, mosaic=1, mosaic_until=0.8).truths) > 32
+    assert len(made(samples, done=0.8, mosaic=1, mosaic_until=0.8).truths) == 32
+    assert len(made(samples, 50, done=0.99, mosaic=1, mosaic_until=1).truths) > 32
     counts = torch.bincount(made(samples, mosaic=0.5).truths.image, minlength=32)
     assert 8 <= int((counts == 1).sum()) <= 24 and set(counts.tolist()) == {1, 4}
 
@@ -249,10 +252,10 @@ def test_a_sample_is_augmented_alike_beside_any_neighbours() -> None:
     samples = scenes([(64, 64, [(8 + i, 8, 40, 30)]) for i in range(6)])
     config = augmentation(mirror=True, scale=[0.7, 1.4], translate=0.1, brightness=0.2)
     generator = SampleGenerator(3, 1)
-    whole = make_batch(samples, np.arange(6), INFO, INPUT, config, generator, 10)
-    some = make_batch(samples, np.array([4, 2]), INFO, INPUT, config, generator, 10)
+    whole = make_batch(samples, np.arange(6), INFO, INPUT, config, generator)
+    some = make_batch(samples, np.array([4, 2]), INFO, INPUT, config, generator)
     assert torch.equal(some.images, whole.images[[4, 2]])
-    part = make_batch(samples, np.array([14, 12]), INFO, INPUT, config, generator, 10, np.array([4, 2]))
+    part = make_batch(samples, np.array([14, 12]), INFO, INPUT, config, generator, np.array([4, 2]))
     assert not torch.equal(part.images, some.images)  # drawn by the sample's index, not by its place
 
 
