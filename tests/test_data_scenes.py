@@ -214,6 +214,20 @@ def test_what_is_hardly_left_is_ignored_and_what_is_gone_is_no_box() -> None:
     assert truths.ignored.tolist() == [True, False]
 
 
+def test_what_becomes_too_small_is_neither_object_nor_background() -> None:
+    """A detector that finds it is not wrong: left out, its box would be taught as background."""
+    small, large = (10, 10, 14, 30), (20, 20, 40, 40)
+    samples = scenes([(64, 64, [small, large])])
+    truths = made(samples, scale=[0.4, 0.4]).truths
+    sides = truths.boxes_xyxy[:, 2:] - truths.boxes_xyxy[:, :2]
+    torch.testing.assert_close(sides, torch.tensor([[1.6, 8], [8, 8]]), atol=1e-3, rtol=0)
+    assert truths.ignored.tolist() == [True, False]
+    dot = scenes([(64, 64, [(10, 10, 11, 11), large])])
+    assert made(dot).truths.ignored.tolist() == [True, False]
+    plain = make_batch(dot, np.arange(1), INFO, INPUT, augmentation(), None).truths
+    assert not plain.ignored.any()  # a validation counts it
+
+
 def test_a_mosaic_has_the_boxes_of_its_four_pictures_where_they_are() -> None:
     samples = scenes([(64, 64, [(8, 8, 56, 56)])] * 6)
     batch = made(samples, mosaic=1)
