@@ -20,10 +20,10 @@ from torch import Tensor
 
 from models.boxes import area, iou, nms, share_inside
 
-EDGE_PX = 4.0  # how near a cut object's box ends to the edge: a detector is not exact, its finest cells have 8 pixels
-COVERED = (
-    0.8  # share of a cut object's box, at least, that lies in the box of another tile that shows more of it
-)
+# how near a cut object's box ends to the edge: a detector is not exact, and its finest cells have 8 pixels
+EDGE_PX = 4.0
+COVERED = 0.8  # share of a part, at least, that lies in the box of another tile that shows more of it
+SURE = 0.5  # of a part's score, that the other box has at least: a guess takes no sure box away
 
 
 class Tile(NamedTuple):
@@ -93,20 +93,25 @@ def detect_in_tiles(
     )
     scores, labels = (torch.cat([part[i] for part in found]) for i in (1, 2))
     of_tile = torch.repeat_interleave(torch.tensor([len(part[0]) for part in found])).to(boxes.device)
-    whole = ~seen_elsewhere(boxes, labels, of_tile, tiles, nms_iou)
+    whole = ~seen_elsewhere(boxes, scores, labels, of_tile, tiles, nms_iou)
     boxes, scores, labels = boxes[whole], scores[whole], labels[whole]
     kept = nms(boxes, scores, nms_iou, labels=labels)
     return InPicture(boxes[kept], scores[kept], labels[kept])
 
 
 def seen_elsewhere(
-    boxes_xyxy: Tensor, labels: Tensor, of_tile: Tensor, tiles: Sequence[Tile], least_iou: float
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    of_tile: Tensor,
+    tiles: Sequence[Tile],
+    least_iou: float,
 ) -> Tensor:
     """Which boxes (N, 4) are the part that their tile shows of an object of which another tile shows more: (N,) bool.
 
-    The other tile's box is of the same class, larger, reaches over an edge of the first one's tile, and holds
-    `COVERED` of the first. That one is its part if it overlaps what the tile shows of the other by more than
-    `least_iou`, or ends within `EDGE_PX` of each edge that the other reaches over: of a strip of a few pixels, a
+    The other tile's box is of the same class, larger, at least `SURE` as sure, reaches over an edge of the first one's
+    tile, and holds `COVERED` of the first. That one is its part if it overlaps what the tile shows of the other by more
+    than `least_iou`, or ends within `EDGE_PX` of each edge that the other reaches over: of a strip of a few pixels, a
     detector's box may miss the half.
     """
     gone = torch.zeros_like(labels, dtype=torch.bool)
@@ -118,6 +123,7 @@ def seen_elsewhere(
         mine, others = (of_tile == number).nonzero()[:, 0], crossing.nonzero()[:, 0]
         parts = boxes_xyxy[mine, None]  # (n, 1, 4), against (m, 4)
         same = (labels[mine, None] == labels[others]) & (sizes[mine, None] < sizes[others])
+        same &= SURE * scores[mine, None] <= scores[others]
         held = share_inside(parts, boxes_xyxy[others]) >= COVERED
         alike = iou(parts, shown[others]) > least_iou
         ends = (((parts - edges).abs() <= EDGE_PX) | ~over[others]).all(2)

@@ -1,6 +1,7 @@
 """Tiles: they cover the picture, and what lies on their borders comes out once, exact."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -128,12 +129,17 @@ WHOLE = (36.0, 6.0, 90.0, 60.0)  # found in the right tile; the left one shows i
 def test_a_part_goes_where_another_tile_shows_more_and_a_small_object_in_front_stays(
     box: tuple[float, ...], gone: bool
 ) -> None:
-    boxes, of_tile = torch.tensor([box, WHOLE]), torch.tensor([0, 1])
-    same, other = torch.tensor([1, 1]), torch.tensor([0, 1])
-    assert seen_elsewhere(boxes, same, of_tile, [LEFT, RIGHT], 0.5).tolist() == [gone, False]
-    assert not seen_elsewhere(boxes, other, of_tile, [LEFT, RIGHT], 0.5).any()
-    # found in the same tile, both are objects
-    assert not seen_elsewhere(boxes, same, torch.tensor([1, 1]), [LEFT, RIGHT], 0.5).any()
+
+    def gone_of(scores: Sequence[float], labels: Sequence[int], of_tile: Sequence[int]) -> list[bool]:
+        return seen_elsewhere(
+            torch.tensor([box, WHOLE]), torch.tensor(scores), torch.tensor(labels), torch.tensor(of_tile),
+            [LEFT, RIGHT], 0.5,
+        ).tolist()  # fmt: skip
+
+    assert gone_of([0.9, 0.5], [1, 1], [0, 1]) == [gone, False]
+    assert gone_of([0.9, 0.4], [1, 1], [0, 1]) == [False, False]  # what is hardly seen takes nothing away
+    assert gone_of([0.9, 0.9], [0, 1], [0, 1]) == [False, False]
+    assert gone_of([0.9, 0.9], [1, 1], [1, 1]) == [False, False]  # found in one tile, both are objects
 
 
 def test_an_object_longer_than_the_overlap_is_not_lost() -> None:
