@@ -1,11 +1,11 @@
 """Detection in large pictures, tile by tile: objects that are small in the picture keep their pixels.
 
 Tiles of one side cover the picture and overlap. What is found in a tile moves to its place in the picture; the part of
-an object that an inner edge of its tile cuts goes where another tile shows more of it; what overlapping tiles found
-twice goes by suppression. An object no longer than the overlap is whole in some tile; a longer one may come out in
-pieces.
+an object that an inner edge of its tile cuts goes where another tile shows more of it; of what two tiles found, the
+better stays. What one tile found is left as its detector gives it. An object no longer than the overlap is whole in
+some tile; a longer one may come out in pieces.
 
-Suppression alone would keep the parts: they overlap the whole by too little. Others take the overlap over the smaller
+Overlap alone would keep the parts: they overlap the whole by too little. Others take the overlap over the smaller
 box (Akyon et al. 2022, https://arxiv.org/abs/2202.06934); here that counts for boxes that their tile's edge explains,
 so that a small object in front of a large one stays.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.boxes import area, iou, nms, share_inside
+from models.boxes import area, iou, share_inside
 
 # how near a cut object's box ends to the edge: a detector is not exact, and its finest cells have 8 pixels
 EDGE_PX = 4.0
@@ -79,7 +79,10 @@ def detect_in_tiles(
     nms_iou: float,
     batch_size: int = 8,
 ) -> InPicture:
-    """Detections in a picture (H, W) or (H, W, C) uint8, its tiles looked at `batch_size` at a time."""
+    """Detections in a picture (H, W) or (H, W, C) uint8, its tiles looked at `batch_size` at a time.
+
+    Boxes of a class from two tiles that overlap by more than `nms_iou` are of one object.
+    """
     H, W = picture.shape[:2]
     tiles = tiles_of(H, W, side_px, overlap_px)
     crops = [picture[tile.y0 : tile.y1, tile.x0 : tile.x1] for tile in tiles]
@@ -93,10 +96,11 @@ def detect_in_tiles(
     )
     scores, labels = (torch.cat([part[i] for part in found]) for i in (1, 2))
     of_tile = torch.repeat_interleave(torch.tensor([len(part[0]) for part in found])).to(boxes.device)
-    whole = ~seen_elsewhere(boxes, scores, labels, of_tile, tiles, nms_iou)
-    boxes, scores, labels = boxes[whole], scores[whole], labels[whole]
-    kept = nms(boxes, scores, nms_iou, labels=labels)
-    return InPicture(boxes[kept], scores[kept], labels[kept])
+    left = scores.argsort(descending=True, stable=True)
+    for superfluous in (seen_elsewhere, found_twice):
+        gone = superfluous(boxes[left], scores[left], labels[left], of_tile[left], tiles, nms_iou)
+        left = left[~gone]
+    return InPicture(boxes[left], scores[left], labels[left])
 
 
 def seen_elsewhere(
@@ -128,4 +132,26 @@ def seen_elsewhere(
         alike = iou(parts, shown[others]) > least_iou
         ends = (((parts - edges).abs() <= EDGE_PX) | ~over[others]).all(2)
         gone[mine] = (same & held & (alike | ends)).any(1)
+    return gone
+
+
+def found_twice(
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    of_tile: Tensor,
+    tiles: Sequence[Tile],
+    least_iou: float,
+) -> Tensor:
+    """Which boxes (N, 4) a better one of their class, of another tile, overlaps by more than `least_iou`: (N,) bool.
+
+    Of equal scores the first is better. What it overlaps goes whether it stays itself or not.
+    """
+    gone = torch.zeros_like(labels, dtype=torch.bool)
+    rank = scores.argsort(descending=True, stable=True).argsort()
+    for number, edges in enumerate(boxes_xyxy.new_tensor(tiles)):
+        near = (boxes_xyxy[:, 2:] > edges[:2]).all(1) & (boxes_xyxy[:, :2] < edges[2:]).all(1)
+        mine, others = (of_tile == number).nonzero()[:, 0], (near & (of_tile != number)).nonzero()[:, 0]
+        better = (labels[mine, None] == labels[others]) & (rank[others] < rank[mine, None])
+        gone[mine] = (better & (iou(boxes_xyxy[mine, None], boxes_xyxy[others]) > least_iou)).any(1)
     return gone

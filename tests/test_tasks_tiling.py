@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
-from tasks.tiling import Tile, detect_in_tiles, seen_elsewhere, starts_of, tiles_of
+from tasks.tiling import Tile, detect_in_tiles, found_twice, seen_elsewhere, starts_of, tiles_of
 
 
 def bright(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -140,6 +140,18 @@ def test_a_part_goes_where_another_tile_shows_more_and_a_small_object_in_front_s
     assert gone_of([0.9, 0.4], [1, 1], [0, 1]) == [False, False]  # what is hardly seen takes nothing away
     assert gone_of([0.9, 0.9], [0, 1], [0, 1]) == [False, False]
     assert gone_of([0.9, 0.9], [1, 1], [1, 1]) == [False, False]  # found in one tile, both are objects
+
+
+def test_of_what_two_tiles_found_the_better_stays_and_what_one_found_is_left_alone() -> None:
+    """Soft suppression leaves boxes that overlap: those of one tile are its detector's business."""
+    boxes = torch.tensor([[40.0, 10, 60, 30], [40, 10, 60, 29], [41, 10, 60, 30], [40, 10, 60, 30]])
+    scores, labels = torch.tensor([0.5, 0.3, 0.6, 0.4]), torch.tensor([1, 1, 1, 0])
+    gone = found_twice(boxes, scores, labels, torch.tensor([0, 0, 1, 1]), [LEFT, RIGHT], 0.5)
+    assert gone.tolist() == [True, True, False, False]
+    alone = found_twice(boxes, scores, labels, torch.zeros(4, dtype=torch.int64), [LEFT, RIGHT], 0.5)
+    assert not alone.any()
+    equal = found_twice(boxes[:2], scores[[0, 0]], labels[:2], torch.tensor([1, 0]), [LEFT, RIGHT], 0.5)
+    assert equal.tolist() == [False, True]
 
 
 def test_an_object_longer_than_the_overlap_is_not_lost() -> None:
