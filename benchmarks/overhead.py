@@ -56,7 +56,9 @@ def bare(config: Any, dataset: Dataset) -> float:
             wait(device)
             began = time.perf_counter()
         indices = plan.indices(step, order)
-        batch = family.batch(records, indices, dataset.info, config, generator, plan.shrink_px(step))
+        batch = family.batch(
+            records, indices, dataset.info, config, generator, plan.shrink_px(step / plan.num_steps)
+        )
         set_rates(optimizers, schedule_factor(config.optim, step, plan.num_steps))
         with autocast(device, dtype):
             loss, _values = family.loss(model, batch, config)

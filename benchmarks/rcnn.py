@@ -7,7 +7,8 @@ By default all have the same body, the same heads and random weights, and the pi
 scikit-image ships, or the first of a dataset's split. R-CNN runs the body on 2,000 crops: two minutes a picture on two
 cores at the paper's 224 pixels, `--crop-px 96` takes a quarter of it. The time does not depend on the weights but for
 the last suppression. With `--models` they are trained ones (registered names, run keys, folders), each at the size
-that it was trained at, and AP and AP50 of the pictures are shown. The median picture counts.
+that it was trained at, and AP and AP50 of the pictures are shown. The median picture counts. Each model's line comes
+once it is measured.
 """
 
 import argparse
@@ -18,8 +19,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from data.dataset import SPLITS, Dataset, Split
@@ -40,11 +39,13 @@ from tasks.registry import resolve_model
 
 PHOTOS = [f"skimage:{name}" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left", "rocket")]
 NUM_PROPOSALS, NUM_SAMPLES, HEAD_WIDTH = 2000, 128, 512
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WARM_UP_PX = 64
+COLUMNS_SHOWN = ("px", "proposals", "proposals, s", "network, s", "rest, s", "a picture, s", "AP", "AP50")
 
 
 class Subject(NamedTuple):
-    """A detector, and the pictures that it is shown: squares (N, 3, S, S) uint8, and their boxes where they count."""
+    """A detector, and the pictures that it is shown: squares (N, C, S, S) uint8, and their boxes where they count."""
 
     name: str
     model: RegionDetector
@@ -54,8 +55,9 @@ class Subject(NamedTuple):
 
 def untrained(body: str, num_classes: int, crop_px: int, images: Tensor) -> Iterator[Subject]:
     """The three of them, as their papers have them but for the body."""
+    channels = images.shape[1]
     common: dict[str, Any] = {
-        "num_classes": num_classes, "channels": 3, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
+        "num_classes": num_classes, "channels": channels, "mean": MEAN[:channels], "std": STD[:channels],
         "body": body, "num_samples": NUM_SAMPLES,
         "finding": Finding(min_score=0.05, suppression="hard", nms_iou=0.5, max_detections=100),
     }  # fmt: skip
@@ -86,7 +88,7 @@ def trained(models: list[str], dataset: Dataset, split: Split, num: int) -> Iter
 
 @torch.inference_mode()
 def look(model: RegionDetector, image: Tensor) -> tuple[Found, int, list[float]]:
-    """Detections of one picture (1, 3, S, S), its number of proposals, and seconds of proposals, network and rest."""
+    """Detections of one picture (1, C, S, S), its number of proposals, and seconds of proposals, network and rest."""
     marks = [time.perf_counter()]
     maps = model.maps(image)
     marks.append(time.perf_counter())
@@ -108,6 +110,7 @@ def photographs(num: int, side_px: int) -> Tensor:
 def pictures_of(dataset: Dataset, split: Split, num: int, side_px: int, resize: Any) -> tuple[Tensor, Truths]:
     """The first pictures of a split in squares, and their boxes."""
     dataset.require_family("detection")
+    dataset.require(split)
     rows = dataset.table(split, list(COLUMNS)).slice(0, num)
     config = DetectionInput(stored_px=side_px, resize=resize, train_px=())
     arrays = decode_rows(rows, dataset.info.picture_channels, config)
@@ -116,7 +119,7 @@ def pictures_of(dataset: Dataset, split: Split, num: int, side_px: int, resize: 
 
 
 def figures(found: list[Found], truths: Truths | None, num_classes: int) -> list[str]:
-    """AP and AP50 of one picture each; nothing where no boxes are known."""
+    """AP and AP50 of detections, a picture each; nothing where no boxes are known."""
     if truths is None:
         return ["", ""]
     detections = detections_of(list(enumerate(found)))
@@ -124,6 +127,21 @@ def figures(found: list[Found], truths: Truths | None, num_classes: int) -> list
         match(objects_of([(0, truths)]), detections, num_images=len(found), num_classes=num_classes)
     )
     return [f"{aps[name]:.3f}" if name in aps else "" for name in ("ap", "ap50")]
+
+
+def measured(subject: Subject) -> list[str]:
+    """The cells of a detector's line, as COLUMNS_SHOWN."""
+    model: RegionDetector = subject.model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = subject.images
+    look(model, images[:1, :, :WARM_UP_PX, :WARM_UP_PX])
+    looked = [look(model, images[i : i + 1]) for i in range(len(images))]
+    seconds = [statistics.median(column) for column in zip(*(each[2] for each in looked), strict=True)]
+    whole = statistics.median(sum(each[2]) for each in looked)
+    num = statistics.median(each[1] for each in looked)
+    return [
+        str(images.shape[2]), f"{num:,.0f}", *(f"{each:.3f}" for each in [*seconds, whole]),
+        *figures([each[0] for each in looked], subject.truths, model.num_classes),
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -149,24 +167,13 @@ def main() -> None:
     else:
         images, _ = pictures_of(dataset, given.split, given.pictures, given.side_px, "letterbox")
         subjects = untrained(given.body, len(dataset.info.classes), given.crop_px, images)
-    table = Table(
-        "", "px", "proposals", "proposals, s", "network, s", "rest, s", "a picture, s", "AP", "AP50"
+    print(
+        f"{torch.get_num_threads()} threads; the median of {given.pictures} pictures, or as many as there are"
     )
-    num_pictures = 0
-    for name, network, images, truths in subjects:
-        model = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        look(model, images[:1, :, :WARM_UP_PX, :WARM_UP_PX])
-        looked = [look(model, images[i : i + 1]) for i in range(len(images))]
-        num_pictures = len(looked)
-        seconds = [statistics.median(column) for column in zip(*(each[2] for each in looked), strict=True)]
-        whole = statistics.median(sum(each[2]) for each in looked)
-        num = statistics.median(each[1] for each in looked)
-        table.add_row(
-            name, str(images.shape[2]), f"{num:,.0f}", *(f"{each:.3f}" for each in [*seconds, whole]),
-            *figures([each[0] for each in looked], truths, model.num_classes),
-        )  # fmt: skip
-    Console().print(f"{num_pictures} pictures, {torch.get_num_threads()} threads")
-    Console().print(table)
+    print(f"{'':24}" + "".join(f"{name:>14}" for name in COLUMNS_SHOWN), flush=True)
+    for subject in list(subjects):  # all of them first: a name that there is not shows at once
+        cells = measured(subject)
+        print(f"{subject.name:24}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

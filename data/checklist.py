@@ -329,7 +329,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="tiny-boxes", severity="info", find=faults.tiny_boxes, of_family=has_boxes,
         meaning=f"Boxes with a side below {faults.TINY_BOX_SHARE:.0%} of the picture's longer side: a detector sees a "
-        "few pixels of them.",
+        "few pixels of them. Those below 2 px at input.stored_px are trained as neither object nor background.",
         remedy="train at a larger input, or leave them out of the source",
     ),
     Check(

@@ -31,7 +31,7 @@ from data.squares import BORDER
 COLUMNS = ("image", "width", "height", "boxes_xyxy", "box_labels", "box_flags")
 STRIDE = 32  # of the coarsest map of a detector: sides are multiples of it
 MOST_PX = 4096  # sides of a square
-LEAST_PX = 2.0  # sides of boxes that are still an object after augmentation
+LEAST_PX = 2.0  # sides of boxes that are trained: smaller ones are neither object nor background
 
 
 class DetectionInput(Parameters):
@@ -90,7 +90,10 @@ class DetectionAugment(Parameters):
         ge=0, le=1, description="share of the pictures that are made of four of their batch"
     )
     mosaic_until: float = Field(
-        ge=0, le=1, description="share of the epochs after which no mosaic is made any more"
+        ge=0,
+        le=1,
+        description="share of the training after which no mosaic is made any more, of the steps or of the time budget, "
+        "whichever is further",
     )
     least_seen: float = Field(
         ge=0, le=1, description="a box of which less is left to see is neither object nor background"
@@ -125,7 +128,8 @@ class Truths:
     boxes_xyxy: Tensor  # (M, 4) float32: edges, in pixels of the batch's pictures, inside them, with area
     labels: Tensor  # (M,) int64
     image: Tensor  # (M,) int64, ascending: place in the batch
-    ignored: Tensor  # (M,) bool: neither object nor background: crowds, difficult ones, hardly seen ones
+    # (M,) bool: neither object nor background: crowds, difficult ones, hardly seen ones, too small ones
+    ignored: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -217,19 +221,27 @@ class Scenes:
 
 def decode_rows(rows: pa.Table, channels: Literal[1, 3], config: DetectionInput) -> dict[str, np.ndarray]:
     """Rows of COLUMNS as arrays: the fields of `Scenes`. A DecodeError names the row."""
-    side = config.stored_px
-    images = decode_many(rows["image"].to_pylist(), side, channels, config.resize)
-    num_boxes = lengths(rows["box_labels"])
-    sizes = zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True)
-    placed = np.array([placement(w, h, side, config.resize) for w, h in sizes], np.float64).reshape(-1, 4)
-    boxes = flattened(rows["boxes_xyxy"], np.float64).reshape(-1, 4)
     return {
-        "images": images,
-        "boxes_xyxy": into_square(boxes, np.repeat(placed, num_boxes, 0)).astype(np.float32),
+        "images": decode_many(rows["image"].to_pylist(), config.stored_px, channels, config.resize),
+        "boxes_xyxy": boxes_in_squares(rows, config),
         "labels": flattened(rows["box_labels"], np.int64),
         "flags": flattened(rows["box_flags"], np.uint8),
-        "num_boxes": num_boxes,
+        "num_boxes": lengths(rows["box_labels"]),
     }
+
+
+def boxes_in_squares(rows: pa.Table, config: DetectionInput) -> np.ndarray:
+    """The boxes of all rows, one after the other: (M, 4) float32 edges, in pixels of their squares."""
+    sizes = zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True)
+    places = [placement(w, h, config.stored_px, config.resize) for w, h in sizes]
+    placed = np.repeat(np.array(places, np.float64).reshape(-1, 4), lengths(rows["box_labels"]), 0)
+    boxes = flattened(rows["boxes_xyxy"], np.float64).reshape(-1, 4)
+    return into_square(boxes, placed).astype(np.float32)
+
+
+def too_small(boxes_xyxy: Tensor) -> Tensor:
+    """Which boxes (…, 4), in pixels of a batch's pictures, have a side below `LEAST_PX`: (…) bool."""
+    return ((boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]) < LEAST_PX).any(-1)
 
 
 def lengths(column: pa.ChunkedArray) -> np.ndarray:
@@ -261,11 +273,12 @@ def make_batch(
     config: DetectionInput,
     augmentation: DetectionAugment,
     generator: SampleGenerator | None,
-    num_epochs: float,
     rows: np.ndarray | None = None,
 ) -> Batch:
     """The samples at `indices` (B,), augmented where a generator is given; plain, they have `stored_px` a side.
 
+    Augmented, boxes that became too small are ignored: left out, they would be taught as background. Plain ones keep
+    them as objects, since a validation is to count them as missed.
     Where `samples` hold only a part of the split, `rows` (B,) are the places in them of those samples.
     """
     rows = indices if rows is None else rows
@@ -280,7 +293,7 @@ def make_batch(
         boxes.taken.to(images.device),
     )  # fmt: skip
     seen = torch.ones_like(boxes.labels, dtype=torch.float32)
-    if augmentation.mosaic and generator.epoch < augmentation.mosaic_until * num_epochs:
+    if augmentation.mosaic and generator.done < augmentation.mosaic_until:
         images, boxes, seen = four_in_one(images, boxes, augmentation.mosaic, draws)
     side = side_of(config, draws)
     if augmentation.moves:
@@ -294,9 +307,8 @@ def make_batch(
         corners = boxes.boxes_xyxy * (side / images.shape[2])
     if augmentation.recolours:
         pixels = colour.apply(pixels, colour_maps(pixels, colours_of(info), augmentation, draws))
-    whole = ((corners[..., 2:] - corners[..., :2]) >= LEAST_PX).all(2)
-    taken = boxes.taken & whole & (seen > 0)
-    ignored = boxes.ignored | (seen < augmentation.least_seen)
+    taken = boxes.taken & (seen > 0) & (corners[..., 2:] > corners[..., :2]).all(2)
+    ignored = boxes.ignored | (seen < augmentation.least_seen) | too_small(corners)
     return Batch(colour.to_levels(pixels), Padded(corners, boxes.labels, ignored, taken).flat(), indices)
 
 

@@ -146,15 +146,6 @@ def warp_images(
     return F.grid_sample(floats.sub_(offset), grid, align_corners=True).add_(offset)
 
 
-def warp_masks(
-    masks: Tensor, maps: Tensor, new_hw: tuple[int, int], field: Tensor | None = None, outside: int = 0
-) -> Tensor:
-    """Masks of class numbers (B, H, W) uint8 move by the nearest pixel; `outside` is the number beyond the edge."""
-    grid = sampling_grid(maps, field, new_hw, (masks.shape[1], masks.shape[2]))
-    floats = (masks.float() - outside)[:, None]
-    return (F.grid_sample(floats, grid, mode="nearest", align_corners=True)[:, 0] + outside).to(torch.uint8)
-
-
 def warp_points(points_xy: Tensor, maps: Tensor, field: Tensor | None = None) -> Tensor:
     """Where points (B, N, 2) of the old picture stand in the new one; they may leave it."""
     back = invert(maps)

@@ -25,10 +25,15 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SampleGenerator:
-    """The source of every random choice made for the samples of one epoch."""
+    """The source of every random choice made for the samples of one epoch, and how far the training is.
+
+    `done` is the share of the training that is over, in [0, 1): augmentation that ends before training does looks at
+    it. No draw depends on it.
+    """
 
     seed: int
     epoch: int
+    done: float = 0.0
 
     def uniform(self, indices: np.ndarray, name: str, num: int = 1) -> np.ndarray:
         """Draw `num` float64 in [0, 1) for each sample.

@@ -40,7 +40,7 @@ def task_aligned(
 
     Each object takes the `top` best of the places whose centre lies in it, or the one nearest to its middle if none
     does; a place that several want goes to the one that it overlaps most. Places whose boxes do not touch the object
-    learn a score of 0. Objects that are ignored take none, and places in them are no background.
+    learn a score of 0. Objects that are ignored take none, and the places that they could have are no background.
     """
     B, P, _ = scores.shape
     N = truths.labels.shape[1]
@@ -49,13 +49,13 @@ def task_aligned(
         return Assigned(none.long(), none, ~none, none.float())
     wanted = truths.taken & ~truths.ignored
     inside = _inside(truths.boxes_xyxy, centres_xy)  # (B, N, P)
-    excluded = (inside & (truths.taken & truths.ignored)[:, :, None]).any(1)
-    missed = wanted & ~inside.any(2)
+    missed = truths.taken & ~inside.any(2)
     if missed.any():  # an object between the places: the nearest one may have it
         picture, place = missed.nonzero().unbind(1)
         middles = (truths.boxes_xyxy[picture, place, :2] + truths.boxes_xyxy[picture, place, 2:]) / 2
         nearest = (centres_xy[None] - middles[:, None]).square().sum(2).argmin(1)
         inside[picture, place, nearest] = True
+    excluded = (inside & (truths.taken & truths.ignored)[:, :, None]).any(1)
     inside &= wanted[:, :, None]
     overlap = iou(truths.boxes_xyxy[:, :, None], boxes_xyxy[:, None]).clamp(min=0) * inside  # (B, N, P)
     own = scores.transpose(1, 2).gather(1, truths.labels[:, :, None].expand(B, N, P))

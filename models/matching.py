@@ -31,8 +31,9 @@ def match(
 ) -> Matched:
     """Match boxes (N, 4) to a picture's objects (M, 4), of which some are `ignored` (M,): found by none.
 
-    A box overlaps its object by `positive_iou` or more; background overlaps each by less than `negative_iou`, and less
-    than half of it lies in an ignored object. With `best_too`, those that overlap an object most find it too.
+    A box overlaps its object by `positive_iou` or more; background overlaps each by less than `negative_iou`, ignored
+    ones too, and less than half of it lies in an ignored object. With `best_too`, those that overlap an object most
+    find it too, and are no background where it is ignored: small ones overlap nothing by more.
     """
     wanted = (~ignored).nonzero()[:, 0]
     best = boxes_xyxy.new_zeros(len(boxes_xyxy))
@@ -43,12 +44,22 @@ def match(
         best, place = overlap.max(1)
         owner, positive = wanted[place], best >= positive_iou
         if best_too:
-            highest = overlap.amax(0)
-            positive |= ((overlap == highest) & (highest > 0)).any(1)
+            positive |= _best(overlap)
     negative = ~positive & (best < negative_iou)
-    if ignored.any():
-        negative &= (share_inside(boxes_xyxy[:, None], objects_xyxy[ignored]) < MOST_IGNORED).all(1)
+    if ignored.any() and len(boxes_xyxy):
+        out = objects_xyxy[ignored]
+        overlap = iou(boxes_xyxy[:, None], out)
+        negative &= (overlap < negative_iou).all(1)
+        negative &= (share_inside(boxes_xyxy[:, None], out) < MOST_IGNORED).all(1)
+        if best_too:
+            negative &= ~_best(overlap)
     return Matched(owner, positive, negative)
+
+
+def _best(overlap: Tensor) -> Tensor:
+    """Which of N boxes overlap one of M objects most, (N,) bool, by their IoU (N, M)."""
+    highest = overlap.amax(0)
+    return ((overlap == highest) & (highest > 0)).any(1)
 
 
 def sample(matched: Matched, num: int, positive_share: float) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Sliding windows in one pass: a classifier of windows made fully convolutional, and the arithmetic of its windows.
+"""Sliding windows in one pass: a classifier of windows made fully convolutional.
 
 Sermanet et al. 2014, "OverFeat", https://arxiv.org/abs/1312.6229, section 3.5. A dense layer behind an S×S map is an
 S×S convolution, and each further one a 1×1 convolution; the mean over all places of the map is the mean over S×S places
@@ -11,8 +11,7 @@ docs/slidingwindows.md has how much.
 """
 
 import copy
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -32,47 +31,6 @@ from models.vgg import VGG
 # by how much a picture is widened to see how many places that adds: all strides here divide it
 REACH_PX = 1024
 NO_MEANING_IN_MAPS = (nn.Dropout, nn.Flatten)  # left out: a converted network is not trained
-
-
-@dataclass(frozen=True)
-class ReceptiveField:
-    """What a place of a map sees of the picture, in pixels: place i begins at `start_px` + i * `stride_px`.
-
-    `start_px` is negative where padding is seen.
-    """
-
-    size_px: int
-    stride_px: int
-    start_px: int
-
-
-def receptive_field(layers: Iterable[nn.Module]) -> ReceptiveField:
-    """The field of a chain of convolutions and poolings; other layers see the place that they are at.
-
-    Araujo, Norris, Sim 2019, https://distill.pub/2019/computing-receptive-fields. Raises ValueError for a layer whose
-    field depends on the size of the picture.
-    """
-    size, stride, start = 1, 1, 0
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-            kernel, step, padding = (_square(layer, key) for key in ("kernel_size", "stride", "padding"))
-            spread = _square(layer, "dilation") if not isinstance(layer, nn.AvgPool2d) else 1
-            size += spread * (kernel - 1) * stride
-            start -= padding * stride
-            stride *= step
-        elif isinstance(layer, nn.Linear | nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
-            raise ValueError(
-                f"{type(layer).__name__} sees the whole picture; make the network fully convolutional first"
-            )
-    return ReceptiveField(size, stride, start)
-
-
-def _square(layer: nn.Module, key: str) -> int:
-    value = getattr(layer, key)
-    sides = set(value) if isinstance(value, tuple) else {value}
-    if len(sides) != 1 or isinstance(value, str):
-        raise ValueError(f"{type(layer).__name__}: {key} (={value}) must be one number for both axes")
-    return int(sides.pop())
 
 
 def as_convolution(dense: nn.Linear, side: int, pooling: nn.AdaptiveAvgPool2d | None = None) -> nn.Conv2d:

@@ -13,6 +13,7 @@ to find an object is decided by their predictions (models.assignment).
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from data.detection import Padded, Truths, pad
 from models.anchors import MAX_LOG_SCALE, best_possible_recall, kmeans_anchors
-from models.assignment import by_midpoint, task_aligned
+from models.assignment import Cells, by_midpoint, task_aligned
 from models.bodies import STRIDES, ConvNorm, make_body
 from models.boxes import ciou, diou, giou, iou, share_inside
 from models.detector import Detector, Finding, Found, suppressed
@@ -232,16 +233,23 @@ class Yolo(Detector):
         sides = [each.shape[2] for each in maps]
         of_anchor = torch.tensor(self.strides, device=boxes.device).repeat_interleave(self.num_anchors)
         side_of_anchor = torch.tensor(sides, device=boxes.device).repeat_interleave(self.num_anchors)
-        cells = by_midpoint(truths, self.anchors.flatten(0, 1), of_anchor, side_of_anchor)
         area = side_of_anchor.square()
-        place = (
-            (area.cumsum(0) - area)[cells.anchor] + cells.row * side_of_anchor[cells.anchor] + cells.column
-        )
+
+        def found_by(truths: Padded) -> tuple[Cells, Tensor]:
+            """The cells that are to find objects, and their places (M,) among all."""
+            cells = by_midpoint(truths, self.anchors.flatten(0, 1), of_anchor, side_of_anchor)
+            own = cells.row * side_of_anchor[cells.anchor] + cells.column
+            return cells, (area.cumsum(0) - area)[cells.anchor] + own
+
+        cells, place = found_by(truths)
         wanted = truths.boxes_xyxy[cells.image, cells.owner]
         there = torch.zeros_like(presence)
         there[cells.image, place] = 1.0
         side_px = sides[0] * self.strides[0]
-        scored = (there > 0) | self._background(boxes.detach(), truths, side_px)
+        background = self._background(boxes.detach(), truths, side_px)
+        out, of_ignored = found_by(replace(truths, ignored=~truths.ignored))
+        background[out.image, of_ignored] = False
+        scored = (there > 0) | background
         entropy = F.binary_cross_entropy_with_logits(presence, there, reduction="none")
         labels = F.one_hot(truths.labels[cells.image, cells.owner], self.num_classes).float()
         of_class = F.binary_cross_entropy_with_logits(classes[cells.image, place], labels, reduction="none")
@@ -254,7 +262,7 @@ class Yolo(Detector):
 
     @torch.no_grad()
     def _background(self, boxes_xyxy: Tensor, truths: Padded, side_px: int) -> Tensor:
-        """Which boxes (B, P, 4) are background, where they are not to find an object: (B, P) bool.
+        """Which boxes (B, P, 4) are background, where they are not to find an object, ignored or not: (B, P) bool.
 
         Not those that are good already, though another is to find the object (YOLOv2), nor those of which, cut at the
         picture's edges, half or more lies in an ignored object.

@@ -175,7 +175,7 @@ def metered_team(
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             for config in {member.job.config.train.batch_size: member.job.config for member in team}.values():
-                steps.tell_smaller_batch(job.family, config, data, reporter)
+                steps.tell_before_training(job.family, config, data, reporter)
             open_runs(team, data, lineage, weights, run_ids)
             spent = registry.get_metrics(run_ids[0])
             checks.keep_findings(findings, verdict, folder, run_ids[0])

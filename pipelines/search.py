@@ -142,7 +142,7 @@ def run_steps(job: SearchJob, key: str, folder: Path, reporter: Reporter) -> dic
         lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)
         for problem in lineage.problems:
             reporter.note(f"note: {problem}")
-        steps.tell_smaller_batch(job.family, job.config, data, reporter)
+        steps.tell_before_training(job.family, job.config, data, reporter)
         run_id = open_record(job, data, lineage)
         study = run_trials(job, data, weights, lineage, folder, run_id, reporter)
         summary = keep(job, data, study, key, folder, run_id)

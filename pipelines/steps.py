@@ -105,8 +105,8 @@ def check_dataset(
     return dataset
 
 
-def tell_smaller_batch(family: str, config: Any, dataset: Dataset, reporter: Reporter) -> None:
-    """Say so where there are fewer training pictures than a batch is to have."""
+def tell_before_training(family: str, config: Any, dataset: Dataset, reporter: Reporter) -> None:
+    """Say so where there are fewer training pictures than a batch is to have, and what else stands out."""
     asked, layout = config.train.batch_size, FAMILIES[family].layout(config, dataset)
     taken = BatchPlan.of(config.train, layout, 0, config.train.num_workers).batch_size
     if taken < asked:
@@ -114,6 +114,8 @@ def tell_smaller_batch(family: str, config: Any, dataset: Dataset, reporter: Rep
             f"note: train.batch_size (={asked}) is more than the {layout.num_rows:,} training {noun_of(family)}: a "
             f"step takes {taken:,}"
         )
+    for text in FAMILIES[family].notes(config, dataset):
+        reporter.note(f"note: {text}")
 
 
 @step("resolve weights")

@@ -236,7 +236,7 @@ def metered_steps(
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights, teacher)
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
-            steps.tell_smaller_batch(job.family, job.config, data, reporter)
+            steps.tell_before_training(job.family, job.config, data, reporter)
             run_id = steps.open_run(job.family, job.config, data, lineage, flatten(job.config.model_dump()))
             spent = registry.get_metrics(run_id)
             registry.set_tags(run_id, job.origin)

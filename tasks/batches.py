@@ -1,6 +1,6 @@
 """Which samples a training step sees, and batches of them: functions of (seed, epoch, index) alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,12 +80,12 @@ class BatchPlan:
             return people_order(generator, people, num_batches, num_people, self.world_size)
         return windowed_order(self.generator(epoch), self.layout, self.window)
 
-    def generator(self, epoch: int) -> SampleGenerator:
-        return SampleGenerator(self.seed, epoch)
+    def generator(self, epoch: int, done: float = 0.0) -> SampleGenerator:
+        return SampleGenerator(self.seed, epoch, done)
 
-    def shrink_px(self, step: int) -> int:
-        """Side that a step's pictures are shrunk to, in pixels; 0: they stay as they are."""
-        return next((px for px, share in self.growth if step < share * self.num_steps), 0)
+    def shrink_px(self, done: float) -> int:
+        """Side that pictures are shrunk to when this share of the training is over, in pixels; 0: none."""
+        return next((px for px, share in self.growth if done < share), 0)
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,22 @@ class Job:
     shrink_px: int = 0
 
 
-def training_jobs(plan: BatchPlan, first_step: int) -> Iterator[Job]:
-    """A rank's batches from `first_step` to the end; of each step `num_parts`, of equal size."""
+def training_jobs(
+    plan: BatchPlan, first_step: int, place_at: Callable[[int], float] = float
+) -> Iterator[Job]:
+    """A rank's batches from `first_step` to the end; of each step `num_parts`, of equal size.
+
+    `place_at` says where in the schedule a step stands, in [0, num_steps], when its batch is ordered; under a time
+    budget, which ends a run before its last step, that is later than the step itself.
+    """
     epoch, order = -1, np.empty(0, np.int64)
     for step in range(first_step, plan.num_steps):
         if step // plan.steps_per_epoch != epoch:
             epoch = step // plan.steps_per_epoch
             order = plan.order(epoch)
+        done = place_at(step) / plan.num_steps
         for part in np.split(plan.indices(step, order), plan.num_parts):
-            yield Job(part, plan.generator(epoch), plan.shrink_px(step))
+            yield Job(part, plan.generator(epoch, done), plan.shrink_px(done))
 
 
 def plain_jobs(indices: np.ndarray, batch_size: int) -> Iterator[Job]:

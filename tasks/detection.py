@@ -9,16 +9,20 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from data.dataset import DatasetInfo
+from data.dataset import CROWD, DIFFICULT, Dataset, DatasetInfo
 from data.detection import (
+    LEAST_PX,
     Batch,
     DetectionAugment,
     DetectionInput,
     Scenes,
     Truths,
+    boxes_in_squares,
     decode_rows,
     empty_split,
+    flattened,
     make_batch,
+    too_small,
 )
 from data.parameters import Parameters
 from data.random import SampleGenerator
@@ -125,6 +129,20 @@ class DetectionConfig(Parameters):
         return {**self.model.arguments(), "finding": self.evaluate.finding().model_dump()}
 
 
+def notes(config: DetectionConfig, dataset: Dataset) -> list[str]:
+    """What a person should know before training: how many boxes are too small for it."""
+    rows = dataset.table("train", ["width", "height", "boxes_xyxy", "box_labels", "box_flags"])
+    objects = (flattened(rows["box_flags"], np.uint8) & (CROWD | DIFFICULT)) == 0
+    small = too_small(torch.from_numpy(boxes_in_squares(rows, config.input))).numpy() & objects
+    if not small.any():
+        return []
+    return [
+        f"{small.sum():,} of {objects.sum():,} training boxes have a side below {LEAST_PX:g} px at input.stored_px "
+        f"(={config.input.stored_px}): where augmentation does not enlarge them, they are taught as neither object nor "
+        "background; raise input.stored_px to find them"
+    ]
+
+
 def decode(rows: pa.Table, info: DatasetInfo, config: DetectionConfig) -> dict[str, np.ndarray]:
     """Decode rows of a dataset to arrays; see data.detection.decode_rows."""
     return decode_rows(rows, info.picture_channels, config.input)
@@ -151,9 +169,7 @@ def batch(
 ) -> Batch:
     """The samples at `indices`, augmented where a generator is given; see data.detection.make_batch."""
     assert shrink_px == 0, "the parameters refuse growth"
-    return make_batch(
-        samples, indices, info, config.input, config.augment, generator, config.train.epochs, rows
-    )
+    return make_batch(samples, indices, info, config.input, config.augment, generator, rows)
 
 
 def build_model(
@@ -172,7 +188,10 @@ def build_model(
             model.freeze_body()
 
     def sizes_wh() -> Tensor:
-        boxes = torch.cat([each.truths.boxes_xyxy.cpu() for each in sample()])
+        """Of the boxes that are trained."""
+        seen = [each.truths for each in sample()]
+        boxes = torch.cat([truths.boxes_xyxy[~truths.ignored].cpu() for truths in seen])
+        boxes = boxes[~too_small(boxes)]
         return boxes[:, 2:] - boxes[:, :2]
 
     model.fit(sizes_wh, config.train.seed)
@@ -201,7 +220,8 @@ def validate(model: nn.Module, batches: Iterable[Batch], config: Any) -> dict[st
     num_classes = int(getattr(model, "num_classes"))  # noqa: B009 - of any detector
     matches = match(objects, detections_of(found), num_images=num_images, num_classes=num_classes)
     metrics = known_aps(matches) | {"loss": total / num_images}
-    if isinstance(model, Yolo) and model.assignment == "midpoint":
+    # NaN where there was no box to fit anchors to
+    if isinstance(model, Yolo) and model.assignment == "midpoint" and model.best_possible_recall.isfinite():
         metrics["best_possible_recall"] = float(model.best_possible_recall)
     return metrics
 

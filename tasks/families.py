@@ -23,6 +23,11 @@ def plain_layout(config: Any, dataset: Dataset) -> Layout:  # noqa: ARG001
     return layout_of(dataset, "train")
 
 
+def no_notes(config: Any, dataset: Dataset) -> list[str]:  # noqa: ARG001
+    """Nothing about the pictures stands out."""
+    return []
+
+
 def no_fault(means: dict[str, float], step: int, num_steps: int, config: Any) -> None:
     """Nothing but a loss that is not finite is wrong with a training."""
 
@@ -44,6 +49,8 @@ class Family:
     card: Callable[..., ModelCard]  # (config, info, digest, run) -> card of one trained model
     rebuild: Callable[..., nn.Module]  # (card, member) -> a model of that shape, weights still to be loaded
     layout: Callable[..., Layout] = plain_layout  # (config, dataset) -> train's, and how batches are drawn
+    # (config, dataset) -> what a person should know before training
+    notes: Callable[[Any, Dataset], list[str]] = no_notes
     # (means, step, num_steps, config) -> raises where training went wrong
     judge: Callable[..., None] = no_fault
     kept: Callable[..., dict[str, Any]] = without_sides  # state dict in training -> that of the saved model
@@ -66,6 +73,7 @@ FAMILIES: dict[str, Family] = {
     "detection": Family(
         config=detection.DetectionConfig,
         columns=DETECTION_COLUMNS,
+        notes=detection.notes,
         decode=detection.decode,
         empty=detection.empty,
         records=detection.records,

@@ -128,9 +128,9 @@ def fit_from(
         places = spread_indices(layout.num_rows, min(SAMPLE_IMAGES, 1 + SAMPLE_BYTES // one.images.nbytes))
         return list(feeds.train(plain_jobs(places, plain_size)))
 
-    def batches(plan: BatchPlan, first_step: int) -> Iterator[Any]:
+    def batches(plan: BatchPlan, first_step: int, place_at: Callable[[int], float]) -> Iterator[Any]:
         on_start(first_step)
-        return feeds.train(training_jobs(plan, first_step))
+        return feeds.train(training_jobs(plan, first_step, place_at))
 
     def validate(model: Any) -> dict[str, float]:
         if not feeds.num_val:

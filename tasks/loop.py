@@ -100,7 +100,7 @@ def fit(
     config: Any,
     info: DatasetInfo,
     sample: Callable[[], Sequence[Any]],
-    make_batches: Callable[[BatchPlan, int], Iterator[Any]],
+    make_batches: Callable[[BatchPlan, int, Callable[[int], float]], Iterator[Any]],
     layout: Layout,
     validate: Callable[[nn.Module], dict[str, float]],
     session: Session,
@@ -108,7 +108,8 @@ def fit(
     """Train to the end, or until the session is to stop; the state of the last checkpoint, which says if it `ended`.
 
     `sample()` gives plain batches of training pictures for data-dependent initial weights; `layout` is train's;
-    `make_batches(plan, first_step)` yields this rank's batches; `validate(model)` is called on rank 0. Raises
+    `make_batches(plan, first_step, place_at)` yields this rank's batches, none before it is asked for, and hears from
+    `place_at(step)` where in the schedule a step stands; `validate(model)` is called on rank 0. Raises
     FloatingPointError for a loss that is not finite, or that the family's `judge` finds hopeless.
     """
     train: TrainConfig = config.train
@@ -150,7 +151,11 @@ def fit(
     if session.world_size > 1:
         network = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     network.train()
-    batches = Waiting(make_batches(plan, step))
+
+    def place_at(step: int) -> float:  # heard from the first batch on: `spent_s` is there by then
+        return place_of(step, plan.num_steps, spent_s, train.time_budget_s)
+
+    batches = Waiting(make_batches(plan, step, place_at))
     asking = Asking(session, step)
     if state is not None and state["ended"]:
         return state
@@ -174,7 +179,7 @@ def fit(
     place, part = 0.0, 0
     for batch in batches:
         if part == 0:
-            place = place_of(step, plan.num_steps, spent_s, train.time_budget_s)
+            place = place_at(step)
             set_rates(optimizers, schedule_factor(config.optim, place, plan.num_steps))
         with autocast(device, dtype):
             loss, values = loss_of(network, batch.to(device), config)

@@ -42,14 +42,16 @@ class TrainConfig(Parameters):
     )
     time_budget_s: float = Field(
         ge=0,
-        description="seconds of training and validation after which the run ends; the rates end with it. 0: none",
+        description="seconds of training and validation after which the run ends; rates, growth and augmentation that "
+        "ends before training does go by the time, too. 0: none",
     )
     seed: int = Field(ge=0, description="decides the initial weights, the order and the augmentation")
     precision: Precision = Field(
         description="auto: bf16 where the processor or GPU computes in it, else fp32"
     )
     growth: tuple[tuple[int, float], ...] = Field(
-        description="progressive resizing: [side in pixels, share of the steps up to which pictures are shrunk to it]"
+        description="progressive resizing: [side in pixels, share of the training up to which pictures are shrunk to "
+        "it], of the steps or of the time budget, whichever is further"
     )
     num_workers: int = Field(ge=1, le=4096, description="training processes, under Ray Train")
     min_workers: int = Field(

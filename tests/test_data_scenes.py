@@ -155,14 +155,16 @@ def test_a_split_without_pictures_has_the_arrays_of_one_with() -> None:
 
 def test_plain_batches_are_the_stored_pictures() -> None:
     samples = scenes([(64, 64, [(2, 2, 20, 20)]), (64, 48, [])])
-    batch = make_batch(samples, np.array([1, 0]), INFO, INPUT, augmentation(mirror=True), None, 1)
+    batch = make_batch(samples, np.array([1, 0]), INFO, INPUT, augmentation(mirror=True), None)
     assert torch.equal(batch.images, samples.images[[1, 0]])
     assert batch.truths.image.tolist() == [1] and batch.truths.boxes_xyxy.tolist() == [[2, 2, 20, 20]]
 
 
-def made(samples: Scenes, epoch: int = 0, config: DetectionInput = INPUT, **changes: Any) -> Batch:
-    indices = np.arange(len(samples))
-    return make_batch(samples, indices, INFO, config, augmentation(**changes), SampleGenerator(0, epoch), 10)
+def made(
+    samples: Scenes, epoch: int = 0, config: DetectionInput = INPUT, done: float = 0.0, **changes: Any
+) -> Batch:
+    generator = SampleGenerator(0, epoch, done)
+    return make_batch(samples, np.arange(len(samples)), INFO, config, augmentation(**changes), generator)
 
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -212,6 +214,20 @@ def test_what_is_hardly_left_is_ignored_and_what_is_gone_is_no_box() -> None:
     assert truths.ignored.tolist() == [True, False]
 
 
+def test_what_becomes_too_small_is_neither_object_nor_background() -> None:
+    """A detector that finds it is not wrong: left out, its box would be taught as background."""
+    small, large = (10, 10, 14, 30), (20, 20, 40, 40)
+    samples = scenes([(64, 64, [small, large])])
+    truths = made(samples, scale=[0.4, 0.4]).truths
+    sides = truths.boxes_xyxy[:, 2:] - truths.boxes_xyxy[:, :2]
+    torch.testing.assert_close(sides, torch.tensor([[1.6, 8], [8, 8]]), atol=1e-3, rtol=0)
+    assert truths.ignored.tolist() == [True, False]
+    dot = scenes([(64, 64, [(10, 10, 11, 11), large])])
+    assert made(dot).truths.ignored.tolist() == [True, False]
+    plain = make_batch(dot, np.arange(1), INFO, INPUT, augmentation(), None).truths
+    assert not plain.ignored.any()  # a validation counts it
+
+
 def test_a_mosaic_has_the_boxes_of_its_four_pictures_where_they_are() -> None:
     samples = scenes([(64, 64, [(8, 8, 56, 56)])] * 6)
     batch = made(samples, mosaic=1)
@@ -225,10 +241,11 @@ def test_a_mosaic_has_the_boxes_of_its_four_pictures_where_they_are() -> None:
         assert torch.equal(batch.images[i, 0] > 128, painted)
 
 
-def test_mosaic_is_switched_off_for_the_last_epochs_and_left_out_of_a_share() -> None:
+def test_mosaic_is_switched_off_at_the_end_of_training_and_left_out_of_a_share() -> None:
     samples = scenes([(64, 64, [(8, 8, 56, 56)])] * 32)
-    assert len(made(samples, 7, mosaic=1, mosaic_until=0.8).truths) > 32
-    assert len(made(samples, 8, mosaic=1, mosaic_until=0.8).truths) == 32  # of ten epochs
+    assert len(made(samples, done=0.79, mosaic=1, mosaic_until=0.8).truths) > 32
+    assert len(made(samples, done=0.8, mosaic=1, mosaic_until=0.8).truths) == 32
+    assert len(made(samples, 50, done=0.99, mosaic=1, mosaic_until=1).truths) > 32
     counts = torch.bincount(made(samples, mosaic=0.5).truths.image, minlength=32)
     assert 8 <= int((counts == 1).sum()) <= 24 and set(counts.tolist()) == {1, 4}
 
@@ -249,10 +266,10 @@ def test_a_sample_is_augmented_alike_beside_any_neighbours() -> None:
     samples = scenes([(64, 64, [(8 + i, 8, 40, 30)]) for i in range(6)])
     config = augmentation(mirror=True, scale=[0.7, 1.4], translate=0.1, brightness=0.2)
     generator = SampleGenerator(3, 1)
-    whole = make_batch(samples, np.arange(6), INFO, INPUT, config, generator, 10)
-    some = make_batch(samples, np.array([4, 2]), INFO, INPUT, config, generator, 10)
+    whole = make_batch(samples, np.arange(6), INFO, INPUT, config, generator)
+    some = make_batch(samples, np.array([4, 2]), INFO, INPUT, config, generator)
     assert torch.equal(some.images, whole.images[[4, 2]])
-    part = make_batch(samples, np.array([14, 12]), INFO, INPUT, config, generator, 10, np.array([4, 2]))
+    part = make_batch(samples, np.array([14, 12]), INFO, INPUT, config, generator, np.array([4, 2]))
     assert not torch.equal(part.images, some.images)  # drawn by the sample's index, not by its place
 
 

@@ -40,12 +40,12 @@ def aligned_by_loops(
                 continue
             x0, y0, x1, y1 = truths.boxes_xyxy[b, n].tolist()
             inside = [p for p, (x, y) in enumerate(centres.tolist()) if x0 < x < x1 and y0 < y < y1]
-            if truths.ignored[b, n]:
-                excluded |= {(b, p) for p in inside}
-                continue
             if not inside:
                 middle = torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2])
                 inside = [int((centres - middle).square().sum(1).argmin())]
+            if truths.ignored[b, n]:
+                excluded |= {(b, p) for p in inside}
+                continue
             values = []
             for p in inside:
                 overlap = float(iou(truths.boxes_xyxy[b, n], boxes[b, p]))
@@ -83,14 +83,17 @@ def test_task_aligned_assignment_is_the_loop(seed: int) -> None:
     assert not found.score[~found.positive].any()
 
 
-def test_each_object_has_a_place_though_none_lies_in_it() -> None:
+@pytest.mark.parametrize("ignored", [False, True])
+def test_each_object_has_a_place_though_none_lies_in_it(ignored: bool) -> None:
+    """Of one that is ignored, it is no background."""
     tiny = Truths(
-        torch.tensor([[9.0, 9, 11, 11]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([False])
+        torch.tensor([[9.0, 9, 11, 11]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([ignored])
     )
     centres = grid(4, 16)
     boxes = torch.cat([centres - 8, centres + 8], 1)[None]
     found = task_aligned(torch.full((1, 16, 3), 0.1), boxes, centres, pad(tiny, 1), 10, 1.0, 6.0)
-    assert found.positive.nonzero().tolist() == [[0, 0]] and found.negative.sum() == 15
+    assert found.positive.nonzero().tolist() == ([] if ignored else [[0, 0]])
+    assert found.negative.tolist() == [[False] + [True] * 15]
 
 
 def test_an_object_that_no_box_touches_has_its_place_too() -> None:

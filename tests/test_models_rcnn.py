@@ -154,6 +154,16 @@ def test_boxes_are_matched_as_worked_by_hand() -> None:
     assert match(boxes, objects, ignored, 0.7, 0.3).positive.tolist() == [True] + [False] * 6
 
 
+def test_what_would_find_a_small_object_is_no_background_where_it_is_ignored() -> None:
+    boxes = boxes_of((0, 0, 10, 10), (0, 0, 20, 20), (30, 30, 40, 40))
+    objects, ignored = boxes_of((4, 4, 5, 5)), torch.tensor([True])
+    assert match(boxes, objects, ignored, 0.7, 0.3, best_too=True).negative.tolist() == [False, True, True]
+    assert match(boxes, objects, ignored, 0.5, 0.5).negative.all()
+    # overlapping it by as much as an object would allow: neither
+    half = match(boxes_of((0, 0, 10, 10)), boxes_of((0, 6, 10, 26)), ignored, 0.7, 0.15)
+    assert not half.negative.any() and not half.positive.any()
+
+
 def test_an_object_that_no_box_touches_takes_none() -> None:
     matched = match(boxes_of((0, 0, 5, 5)), boxes_of((50, 50, 60, 60)), torch.tensor([False]), 0.7, 0.3, True)
     assert not matched.positive.any() and matched.negative.all()

@@ -161,6 +161,18 @@ def test_what_lies_in_a_crowd_is_no_background(assignment: str) -> None:
     assert 0.3 < half["score"].item() / none["score"].item() < 0.7
 
 
+@pytest.mark.parametrize(
+    ("assignment", "places"), [("task_aligned", 8**2 + 4**2), ("midpoint", 2 * (8**2 + 4**2))]
+)
+def test_the_place_of_a_small_ignored_object_is_no_background(assignment: str, places: int) -> None:
+    """It lies between the places, and no box lies in it."""
+    images, _ = scenes(1)
+    model = yolo(assignment=assignment)
+    some = model(images, truths_of([[[30.6, 30.6, 31.9, 31.9]]], ignored=True))["score"].item()
+    none = model(images, truths_of([[]]))["score"].item()
+    assert 1 - some / none == pytest.approx(1 / places, rel=0.3)
+
+
 def test_detections_of_a_picture_do_not_depend_on_its_neighbours() -> None:
     images, truths = scenes(4)
     model = yolo()

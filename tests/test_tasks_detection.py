@@ -1,17 +1,21 @@
 """A saved detector: the same boxes whatever a picture's shape, by each view, and the least score that it reports."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
 from data import digitscenes
-from data.dataset import Dataset
+from data.dataset import CROWD, Dataset
 from models.detection import DETECTORS
+from models.yolo import Yolo
 from tasks import detection
 from tasks.card import ModelCard
 from tasks.detectionevaluate import evaluate, fit_threshold, found_in, objects_of_split
@@ -383,6 +387,34 @@ def test_every_detector_learns_and_comes_back_from_its_file(
     found = load_model(tmp_path).members[0](batch.images)
     again = model(batch.images)
     assert torch.equal(found.labels, again.labels) and torch.allclose(found.scores, again.scores, atol=1e-4)
+
+
+def test_boxes_too_small_to_be_trained_are_told() -> None:
+    """Pictures of 640 px at 64: of 15 px, 1.5 are left; crowds are not trained anyway."""
+    large, small = [0.0, 0, 200, 200], [10.0, 10, 25, 300]
+    rows = pa.table({
+        "width": [640, 320], "height": [480, 320], "boxes_xyxy": [[*large, *small, *small], small],
+        "box_labels": [[0, 0, 0], [0]], "box_flags": [[0, 0, CROWD], [0]],
+    })  # fmt: skip
+    asked: Any = SimpleNamespace(table=lambda _split, columns: rows.select(columns))
+    [told] = detection.notes(tiny_config("detection"), asked)
+    assert told.startswith("1 of 3 training boxes have a side below 2 px at input.stored_px (=64)")
+    assert detection.notes(tiny_config("detection", input__stored_px=96), asked) == []
+
+
+def test_anchors_are_fitted_to_boxes_that_are_trained(dataset: Dataset) -> None:
+    config = tiny_config("detection", model__assignment="midpoint")
+    entry = FAMILIES["detection"]
+    records = decode_here(entry, dataset, "val", config)
+    batch = entry.batch(records, np.arange(8), dataset.info, config, None)
+    out = replace(batch.truths, ignored=torch.ones_like(batch.truths.ignored))
+    model = entry.model(config, dataset.info, lambda: [replace(batch, truths=out)])
+    assert isinstance(model, Yolo) and model.best_possible_recall.isnan()
+    with torch.no_grad():  # a figure that there is none of would end the training
+        assert "best_possible_recall" not in entry.validate(model.eval(), [batch], config)
+    fitted = entry.model(config, dataset.info, lambda: [batch])
+    with torch.no_grad():
+        assert entry.validate(fitted.eval(), [batch], config)["best_possible_recall"] > 0.9
 
 
 class Crash(Exception):

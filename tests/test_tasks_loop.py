@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from data.stream import Layout
-from tasks.batches import BatchPlan
+from tasks.batches import BatchPlan, Job, training_jobs
 from tasks.loop import Meter, validate_with
 from tests.tiny import tiny_config
 
@@ -49,7 +49,26 @@ def test_pictures_grow_as_training_goes_on() -> None:
         update={"batch_size": 10, "epochs": 1.0, "growth": ((8, 0.4), (12, 0.7))}
     )
     small = BatchPlan.of(train, Layout((100,), 0), 0, 1)
-    assert [small.shrink_px(step) for step in range(10)] == [8] * 4 + [12] * 3 + [0] * 3
+    assert [small.shrink_px(step / 10) for step in range(10)] == [8] * 4 + [12] * 3 + [0] * 3
+
+
+def shares_of(jobs: list[Job]) -> list[float]:
+    assert all(job.generator for job in jobs)
+    return [job.generator.done for job in jobs if job.generator]
+
+
+def test_batches_know_how_much_of_the_training_is_done_by_steps_or_by_time() -> None:
+    train = tiny_config("classification").train.model_copy(
+        update={"batch_size": 10, "epochs": 0.5, "growth": ((8, 0.4), (12, 0.7)), "accumulate_batches": 2}
+    )
+    small = BatchPlan.of(train, Layout((100,), 0), 0, 1)
+    jobs = list(training_jobs(small, 0))
+    assert shares_of(jobs) == [0, 0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.8, 0.8]
+    assert [job.shrink_px for job in jobs] == [8] * 4 + [12] * 4 + [0] * 2
+    places = iter([0.0, 2.5, 4.5])  # of five steps: the time is spent faster
+    late = list(training_jobs(small, 2, lambda _: next(places)))
+    assert shares_of(late) == [0, 0, 0.5, 0.5, 0.9, 0.9]
+    assert [job.shrink_px for job in late] == [8, 8, 12, 12, 0, 0]
 
 
 @pytest.mark.parametrize("growth", [[[8, 0.7], [12, 0.4]], [[0, 0.5]], [[8, 1.5]]])

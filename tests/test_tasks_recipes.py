@@ -12,7 +12,7 @@ from torch import nn
 from data.dataset import Dataset
 from data.stream import Layout
 from models.classification import cross_entropy
-from tasks.batches import BatchPlan, training_jobs
+from tasks.batches import BatchPlan, Job, batch_of, training_jobs
 from tasks.loop import place_of, result_weights
 from tasks.optim import OptimConfig, balanced_weights, look_ahead, schedule_factor
 from tasks.stopping import Best
@@ -157,6 +157,24 @@ def test_a_spent_budget_ends_the_run_and_a_second_call_adds_nothing(digits: Data
     (tmp_path / "run" / "result.json").unlink()
     again, _ = fitted(digits, tmp_path / "run", train__epochs=1000.0, train__time_budget_s=0.5)
     assert again.num_steps == result.num_steps
+
+
+def test_batches_hear_how_much_of_a_budget_is_spent(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends before training does would never end by the steps: the time is enough for a few of them."""
+    seen: list[float] = []
+
+    def heard(family: Any, samples: Any, job: Job, info: Any, config: Any) -> Any:
+        if job.generator is not None:
+            seen.append(job.generator.done)
+        return batch_of(family, samples, job, info, config)
+
+    monkeypatch.setattr("tasks.feed.batch_of", heard)
+    _, state = fitted(digits, tmp_path / "run", train__epochs=1000.0, train__time_budget_s=0.5)
+    assert state["step"] < 0.2 * 1000 * 18  # of all
+    assert len(seen) == state["step"] and seen == sorted(seen)
+    assert seen[0] < 0.3 and 0.5 < seen[-1] < 1
 
 
 def test_best_keeps_the_first_of_equals_and_counts_the_rest() -> None:

@@ -1,6 +1,7 @@
 """Tiles: they cover the picture, and what lies on their borders comes out once, exact."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
-from tasks.tiling import detect_in_tiles, starts_of, tiles_of
+from tasks.tiling import Tile, detect_in_tiles, found_twice, seen_elsewhere, starts_of, tiles_of
 
 
 def bright(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -24,6 +25,20 @@ def bright(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
             rows += [(x.start, y.start, x.stop, y.stop, value) for y, x in ndimage.find_objects(areas)]
         table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
         found.append((table[:, :4], torch.full((len(table),), 0.9), table[:, 4].long()))
+    return found
+
+
+def short(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Finds them, too, but boxes of what the crop cuts end 2 or 3 px before its edge, and are surer than whole ones."""
+    found = []
+    for crop, (boxes, scores, labels) in zip(crops, bright(crops), strict=True):
+        h, w = crop.shape[:2]
+        at_edge = boxes == torch.tensor([0.0, 0, w, h])
+        gap = 2 + (boxes.sum(1, keepdim=True) % 2)
+        pulled = boxes + at_edge * gap * torch.tensor([1.0, 1, -1, -1])
+        fits = (pulled[:, 2:] > pulled[:, :2]).all(1)  # what is narrower is seen as it is
+        boxes = torch.where(fits[:, None], pulled, boxes)
+        found.append((boxes, torch.where(at_edge.any(1), 0.95, scores), labels))
     return found
 
 
@@ -65,6 +80,78 @@ def test_objects_on_the_borders_of_tiles_come_out_once_and_exact(seed: int, size
         (*box, label) for box, label in zip(found.boxes_xyxy.tolist(), found.labels.tolist(), strict=True)
     ]
     assert sorted(rows) == sorted(expected)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 100_000), st.sampled_from([(64, 24), (50, 20), (200, 30)]))
+def test_boxes_that_end_short_of_the_edge_that_cuts_their_object_come_out_once(
+    seed: int, sizes: tuple[int, int]
+) -> None:
+    """Their overlap with the whole box lies below any threshold of suppression where little of the object is seen."""
+    rng = np.random.default_rng(seed)
+    side, overlap = sizes
+    H, W = rng.integers(side + 1, 260, 2).tolist()
+    edges = [
+        {edge for tile in tiles_of(H, W, side, overlap) for edge in tile[axis::2]} for axis in range(2)
+    ]  # of x, of y
+    picture, expected = np.zeros((H, W, 3), np.uint8), []
+    for _ in range(60):
+        h, w = rng.integers(2, overlap - 2, 2).tolist()
+        y, x = int(rng.integers(0, H - h)), int(rng.integers(0, W - w))
+        if {x, x + w} & edges[0] or {y, y + h} & edges[1]:
+            continue  # whole in its tile, though it touches the edge: `short` would take it for cut
+        if not picture[max(y - 1, 0) : y + h + 1, max(x - 1, 0) : x + w + 1].any():
+            value = int(rng.choice([100, 200]))
+            picture[y : y + h, x : x + w] = value
+            expected.append((x, y, x + w, y + h, value))
+    found = detect_in_tiles(picture, short, side_px=side, overlap_px=overlap, nms_iou=0.5, batch_size=3)
+    rows = [
+        (*box, label) for box, label in zip(found.boxes_xyxy.tolist(), found.labels.tolist(), strict=True)
+    ]
+    assert sorted(rows) == sorted(expected)
+
+
+LEFT, RIGHT = Tile(0, 0, 64, 64), Tile(32, 0, 96, 64)
+WHOLE = (36.0, 6.0, 90.0, 60.0)  # found in the right tile; the left one shows it up to x = 64
+
+
+@pytest.mark.parametrize(
+    ("box", "gone"),
+    [
+        ((36, 6, 64, 60), True),  # what the left tile shows of it
+        ((37, 8, 56, 58), True),  # 8 px short of 28: it overlaps that by more than half
+        ((40, 8, 61, 24), True),  # by less, but it ends 3 px before the edge
+        ((40, 20, 52, 32), False),  # another object in front of it
+        ((20, 6, 64, 60), False),  # a third of it lies outside, a quarter of the next
+        ((30, 2, 64, 64), False),
+    ],
+)
+def test_a_part_goes_where_another_tile_shows_more_and_a_small_object_in_front_stays(
+    box: tuple[float, ...], gone: bool
+) -> None:
+
+    def gone_of(scores: Sequence[float], labels: Sequence[int], of_tile: Sequence[int]) -> list[bool]:
+        return seen_elsewhere(
+            torch.tensor([box, WHOLE]), torch.tensor(scores), torch.tensor(labels), torch.tensor(of_tile),
+            [LEFT, RIGHT], 0.5,
+        ).tolist()  # fmt: skip
+
+    assert gone_of([0.9, 0.5], [1, 1], [0, 1]) == [gone, False]
+    assert gone_of([0.9, 0.4], [1, 1], [0, 1]) == [False, False]  # what is hardly seen takes nothing away
+    assert gone_of([0.9, 0.9], [0, 1], [0, 1]) == [False, False]
+    assert gone_of([0.9, 0.9], [1, 1], [1, 1]) == [False, False]  # found in one tile, both are objects
+
+
+def test_of_what_two_tiles_found_the_better_stays_and_what_one_found_is_left_alone() -> None:
+    """Soft suppression leaves boxes that overlap: those of one tile are its detector's business."""
+    boxes = torch.tensor([[40.0, 10, 60, 30], [40, 10, 60, 29], [41, 10, 60, 30], [40, 10, 60, 30]])
+    scores, labels = torch.tensor([0.5, 0.3, 0.6, 0.4]), torch.tensor([1, 1, 1, 0])
+    gone = found_twice(boxes, scores, labels, torch.tensor([0, 0, 1, 1]), [LEFT, RIGHT], 0.5)
+    assert gone.tolist() == [True, True, False, False]
+    alone = found_twice(boxes, scores, labels, torch.zeros(4, dtype=torch.int64), [LEFT, RIGHT], 0.5)
+    assert not alone.any()
+    equal = found_twice(boxes[:2], scores[[0, 0]], labels[:2], torch.tensor([1, 0]), [LEFT, RIGHT], 0.5)
+    assert equal.tolist() == [False, True]
 
 
 def test_an_object_longer_than_the_overlap_is_not_lost() -> None:
