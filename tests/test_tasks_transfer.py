@@ -111,6 +111,17 @@ def test_efficientnet_lite_is_given_its_own_normalisation() -> None:
     torch.testing.assert_close(model.normalise(levels), wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_torchvisions_inceptions_see_what_transform_input_makes_of_imagenets_normalisation(name: str) -> None:
+    """torchvision (googlenet.py, inception.py), where weights are given: x · (σ / 0.5) + (μ - 0.5) / 0.5 by channel."""
+    mean, std = (torch.tensor(values) for values in sources.IMAGENET)
+    levels = torch.arange(256.0)[:, None] / 255
+    theirs = (levels - mean) / std * (std / 0.5) + (mean - 0.5) / 0.5
+    own_mean, own_std = (torch.tensor(values) for values in sources.normalisation_of(name, 3))
+    torch.testing.assert_close((levels - own_mean) / own_std, theirs, rtol=0, atol=1e-6)
+    assert sources.normalisation_of("resnet18", 3) == sources.IMAGENET
+
+
 class Harmful:
     def __reduce__(self) -> Any:
         return (sys.exit, ("a pickle was run",))
