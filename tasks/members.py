@@ -25,6 +25,7 @@ from data.stream import Layout
 from tasks.cluster import connect
 from tasks.distil import Teacher, keep_teacher
 from tasks.driverfiles import shared_files
+from tasks.features import caches
 from tasks.loop import Progress
 from tasks.mailbox import open_mailbox, read_mailbox
 from tasks.nodes import require_places
@@ -184,7 +185,10 @@ class Crowd:
         """Where a member's pictures come from: decoded once for all that decode alike, or readers of its own."""
         values = run.config.model_dump(mode="json")
         decides = [values.get(name) for name in ("input", "augment", "transfer")]
-        key = json.dumps([*decides, values["train"]["data_mode"], values["train"]["data_gb"]])
+        decides += [values["train"][name] for name in ("data_mode", "data_gb")]
+        if caches(run.config):  # features are of a network, and of what it computes in
+            decides += [values["model"], values["train"]["precision"]]
+        key = json.dumps(decides)
         if key in self.sources:
             return self.sources[key]
         found = source_of(self.family_name, run.config, self.dataset, layout, run.weights)
