@@ -32,7 +32,7 @@ from tasks.nodes import require_places
 from tasks.raytrain import run_rank, source_of
 from tasks.result import Listener, TrainResult, read_result
 from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, train
-from tasks.transfer import Weights
+from tasks.transfer import Weights, keep_weights
 
 POLL_S = 0.25
 MAX_LOST_PROCESSES = 3  # of a member, until it fails
@@ -151,6 +151,7 @@ class Crowd:
     def checked(self, place: int) -> Layout:
         run = self.runs[place]
         run.folder.mkdir(parents=True, exist_ok=True)
+        keep_weights(run.folder, run.weights)
         keep_teacher(run.folder, run.teacher)
         return checked_layout(self.family_name, run.config, self.dataset, run.weights, run.teacher)
 

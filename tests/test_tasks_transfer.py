@@ -429,6 +429,33 @@ def test_in_bf16_a_head_on_cached_features_is_the_uncached_one_to_bf16s_rounding
     assert cached.metrics["val_loss"] == pytest.approx(plain.metrics["val_loss"], rel=2**-6)
 
 
+def test_a_run_does_not_go_on_with_other_weights(digits: Dataset, tmp_path: Path) -> None:
+    """With cached features it would train a head for one body, and save it upon another."""
+    config = config_of(transfer__mode="head", transfer__cache_features=True)
+
+    class Stop(Exception):
+        pass
+
+    def stop(_progress: Any) -> None:
+        raise Stop
+
+    def begin(weights: Weights, hear: Any = None) -> Any:
+        return train(
+            FAMILY, config, digits, folder=tmp_path / "run", key="k", digest="", executor="in_process",
+            weights=weights, on_progress=hear,
+        )  # fmt: skip
+
+    first = given()
+    with pytest.raises(Stop):
+        begin(first, stop)
+    other = Weights("test", "1" * 64, state_of(network(num_classes=7, seed=2)), first.mean, first.std)
+    with pytest.raises(
+        ValueError, match=rf"begun with the weights test \({'0' * 12}\), which are now {'1' * 12}"
+    ):
+        begin(other)
+    assert begin(first).num_steps > 0
+
+
 @pytest.mark.slow
 def test_ray_gives_the_same_from_pictures_and_from_features(digits: Dataset, tmp_path: Path) -> None:
     cluster.connect()
