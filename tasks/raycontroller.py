@@ -18,7 +18,7 @@ AWAKE_S = 10.0  # after the workers began, and after a report: another one, or t
 DROWSY_INTERVAL_S = 1.0  # between two looks otherwise
 
 
-class Controller(TrainController):
+class PatientTrainController(TrainController):
     """Looks every RAY_TRAIN_HEALTH_CHECK_INTERVAL_S while something may happen, and every second otherwise."""
 
     def __init__(self, **arguments: Any) -> None:

@@ -44,7 +44,7 @@ from tasks.feed import PREFETCH_BATCHES, Feeds, cache_bytes, choose_mode, fit_fr
 from tasks.loop import Progress, Session
 from tasks.mailbox import Bell, open_mailbox, read_mailbox
 from tasks.nodes import ClusterLost, Head, beside_driver, is_embedded, use_own_interface
-from tasks.raycontroller import Controller
+from tasks.raycontroller import PatientTrainController
 from tasks.raysnapshot import mend_snapshot
 from tasks.result import Listener
 from tasks.settings import TrainConfig
@@ -105,7 +105,7 @@ class Trainer(DataParallelTrainer):
         settings = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"} | get_env_vars_to_propagate()
         start: Any = ray.remote(
             num_cpus=0, scheduling_strategy=beside_driver(), runtime_env={"env_vars": settings}
-        )(Controller)
+        )(PatientTrainController)
         controller = start.remote(**arguments)
         running = controller.run.remote()
         while not ray.wait([running], timeout=WAIT_S)[0]:

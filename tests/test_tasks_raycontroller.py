@@ -12,7 +12,7 @@ from ray.train.v2._internal.execution.controller.state import RunningState
 
 from tasks import raycontroller
 from tasks.paths import ROOT
-from tasks.raycontroller import AWAKE_S, DROWSY_INTERVAL_S, Controller
+from tasks.raycontroller import AWAKE_S, DROWSY_INTERVAL_S, PatientTrainController
 
 RAYS = "ray.train.v2._internal.execution.controller.controller"
 
@@ -42,7 +42,7 @@ def looks(clock: Clock, interval_s: float, reports_at_s: list[float], num: int) 
             reports_at_s.pop(0)
         return SimpleNamespace(worker_statuses={0: SimpleNamespace(training_report=report)})
 
-    controller: Any = object.__new__(Controller)
+    controller: Any = object.__new__(PatientTrainController)
     controller._state, controller._latest_poll_time = RunningState(), float("-inf")
     controller._worker_group = SimpleNamespace(poll_status=poll_status)
     controller.awake_interval_s, controller.awake_until_s = interval_s, began + AWAKE_S
