@@ -33,6 +33,7 @@ Architecture = Literal[
     "airnet94",
     "airnet_narrow",
     "alexnet",
+    "alexnet_2012",
     "vgg11",
     "vgg11_bn",
     "vgg13",
@@ -61,6 +62,7 @@ Architecture = Literal[
     "resnet152",
     "nin",
     "googlenet",
+    "googlenet_2014",
     "inception_v3",
     "squeezenet1_0",
     "squeezenet1_1",
@@ -78,6 +80,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "airnet94": AirNet,
     "airnet_narrow": partial(AirNet, widths=(32, 128, 256)),
     "alexnet": AlexNet,
+    "alexnet_2012": partial(AlexNet, original=True),
     "vgg11": partial(VGG, depth=11),
     "vgg11_bn": partial(VGG, depth=11, batch_norm=True),
     "vgg13": partial(VGG, depth=13),
@@ -106,6 +109,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet152": partial(ResNet, blocks=(3, 8, 36, 3), bottleneck=True),
     "nin": NetworkInNetwork,
     "googlenet": GoogLeNet,
+    "googlenet_2014": partial(GoogLeNet, original=True),
     "inception_v3": InceptionV3,
     "squeezenet1_0": SqueezeNet,
     "squeezenet1_1": partial(SqueezeNet, small=True),
@@ -116,11 +120,12 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 assert set(ARCHITECTURES) == set(get_args(Architecture))
 
-# start of the names → side of the smallest pictures, where that is more than 1
+# start of the names → side of the smallest pictures, where that is more than 1; the first that fits counts
 LEAST_PX = {
     "lenet5": 16,
     "overfeat_course": 6,
     "airnet": 9,
+    "alexnet_2012": 67,
     "alexnet": 63,
     "vgg": 32,
     "nin": 4,
@@ -131,7 +136,7 @@ LEAST_PX = {
 }
 
 SIZED_BY_INPUT = ("lenet5", "lenet5_course", "overfeat_course")  # their dense layers are
-WITH_SIDES = ("googlenet", "inception_v3")
+WITH_SIDES = ("googlenet", "googlenet_2014", "inception_v3")
 
 
 class ModelConfig(Parameters):
@@ -220,7 +225,7 @@ def usual_px(name: str) -> int:
     if name == "overfeat_course":
         return 14
     small = name.endswith("_cifar") or name.startswith(("lenet", "airnet", "nin"))
-    return 32 if small else 299 if name == "inception_v3" else 224
+    return 32 if small else {"inception_v3": 299, "alexnet_2012": 227}.get(name, 224)
 
 
 def arguments_of(name: str, crop_px: int) -> dict[str, Any]:

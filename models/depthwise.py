@@ -31,10 +31,13 @@ class DepthwiseConv2d(nn.Conv2d):
 def depthwise_conv2d(input: Tensor, weight: Tensor, stride: int, padding: tuple[int, int]) -> Tensor:
     """(B, C, H, W) by filters (C, 1, k, k) → (B, C, H', W'); `padding` above and below, left and right."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
-    slow = (
-        input.device.type == "cpu" and dtype == torch.bfloat16 and (stride > 1 or weight.shape[-1] > FAST_PX)
-    )
-    if slow and torch.is_grad_enabled():
+    if input.device.type != "cpu" or dtype != torch.bfloat16 or not torch.is_grad_enabled():
+        return F.conv2d(input, weight, None, stride, padding, 1, len(weight))
+    if min(input.shape[2:]) < weight.shape[-1]:
+        # oneDNN's gradients of filters that are wider than the picture are not to be trusted: see tasks.precision
+        with torch.autocast("cpu", enabled=False):
+            return F.conv2d(input.float(), weight.float(), None, stride, padding, 1, len(weight)).to(dtype)
+    if stride > 1 or weight.shape[-1] > FAST_PX:
         output: Tensor = Depthwise.apply(input.to(dtype), weight.to(dtype), stride, padding)
         return output
     return F.conv2d(input, weight, None, stride, padding, 1, len(weight))

@@ -7,6 +7,7 @@ PAPERS = {
     "lenet5": "LeCun et al. 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf",
     "overfeat": "Sermanet et al. 2014, https://arxiv.org/abs/1312.6229",
     "airnet": "Jordan 2024, https://arxiv.org/abs/2404.00498",
+    "alexnet_2012": "Krizhevsky et al. 2012, https://papers.nips.cc/paper/4824",
     "alexnet": "Krizhevsky 2014, https://arxiv.org/abs/1404.5997",
     "vgg": "Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556",
     "resnet_ts": "Wang et al. 2017, https://arxiv.org/abs/1611.06455",

@@ -115,6 +115,7 @@ def difference_views(pair: dict[str, Any]) -> list[Table | str]:
     columns = ("metric", "difference", "images: low", "high", "seeds: low", "high")
     rows = [tuple(row.values()) for row in pair["metrics"]]
     shown: list[Table | str] = [table(f"{title}, {pair['num_images']:,} test images", columns, rows)]
+    shown += [f"note: {note}" for note in pair["notes"]]
     if test := pair.get("mcnemar"):
         shown.append(
             f"McNemar: {test['only_first']:,} right only by the first, {test['only_second']:,} only by the second, "

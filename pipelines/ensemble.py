@@ -168,20 +168,20 @@ def metered_team(
             data = steps.check_dataset(job.family, job.dataset, splits, folder / HELD, reporter)
             findings, verdict = checks.run_checks(data, job.accept, reporter)
             weights = [steps.resolve_weights(member.job.config, data) for member in team]
-            teacher = steps.resolve_teacher(job.config)  # which is the same for all
-            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights[0], teacher)
+            teachers = resolve_teachers(team)
+            lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id))
             hashes = [params_sha256(member.job.config)[:12] for member in team]
-            lineage = replace(lineage, params_sha256="+".join(hashes))
+            lineage = replace(lineage, params_sha256="+".join(hashes), **origin_of(weights, teachers))
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             for config in {member.job.config.train.batch_size: member.job.config for member in team}.values():
                 steps.tell_before_training(job.family, config, data, reporter)
-            open_runs(team, data, lineage, weights, run_ids)
+            open_runs(team, data, lineage, weights, teachers, run_ids)
             spent = registry.get_metrics(run_ids[0])
             checks.keep_findings(findings, verdict, folder, run_ids[0])
         with phase("train"):
             results = train_team(
-                key, team, data, weights, teacher, lineage.dvc_digest, run_ids, executor, reporter
+                key, team, data, weights, teachers, lineage.dvc_digest, run_ids, executor, reporter
             )
         with phase("calibrate"):
             join_members([result.model_folder for result in results], folder / "model")
@@ -249,10 +249,33 @@ def summary_of(team: list[Member], results: list[TrainResult]) -> dict[str, Any]
     }
 
 
+def resolve_teachers(team: list[Member]) -> list[Teacher | None]:
+    """Whom each member learns from: recipes may differ in it. A teacher of several is read once."""
+    found: dict[str, Teacher | None] = {}
+    for member in team:
+        name = member.job.config.distil.teacher
+        if name not in found:
+            found[name] = steps.resolve_teacher(member.job.config)
+    return [found[member.job.config.distil.teacher] for member in team]
+
+
+def origin_of(weights: Sequence[Weights | None], teachers: Sequence[Teacher | None]) -> dict[str, Any]:
+    """What members begin with and whom they learn from, as fields of a lineage: all, where they differ."""
+
+    def joined(named: Sequence[Weights | Teacher | None], what: str) -> str:
+        return " + ".join(dict.fromkeys(getattr(each, what) for each in named if each is not None))
+
+    return {
+        "weights_source": joined(weights, "source"), "weights_sha256": joined(weights, "sha256"),
+        "teacher_source": joined(teachers, "source"), "teacher_sha256": joined(teachers, "sha256"),
+    }  # fmt: skip
+
+
 @step("open MLflow runs")
 def open_runs(
-    team: list[Member], data: Dataset, lineage: Lineage, weights: Sequence[Weights | None], run_ids: list[str]
-) -> None:
+    team: list[Member], data: Dataset, lineage: Lineage, weights: Sequence[Weights | None],
+    teachers: Sequence[Teacher | None], run_ids: list[str],
+) -> None:  # fmt: skip
     """Open the ensemble's record and the members', or go on with them; their ids go to `run_ids`, its own first."""
     run_ids.clear()
     digest = lineage.dvc_digest
@@ -267,11 +290,11 @@ def open_runs(
             digest=digest,
         )
     )
-    for member, each in zip(team, weights, strict=True):
+    for member, each, teacher in zip(team, weights, teachers, strict=True):
         seed = member.job.config.train.seed
         its = replace(
             lineage, key=member.key, params_sha256=params_sha256(member.job.config), seed=seed,
-            weights_source=each.source if each else "", weights_sha256=each.sha256 if each else "",
+            **origin_of([each], [teacher]),
         )  # fmt: skip
         parameters = flatten(member.job.config.model_dump())
         run_ids.append(steps.open_run(member.job.family, member.job.config, data, its, parameters))
@@ -290,15 +313,15 @@ def parameters_of(team: list[Member]) -> dict[str, Any]:
 
 @step("train members")
 def train_team(
-    key: str, team: list[Member], data: Dataset, weights: Sequence[Weights | None], teacher: Teacher | None,
-    digest: str, run_ids: Sequence[str], executor: Executor, reporter: Reporter,
+    key: str, team: list[Member], data: Dataset, weights: Sequence[Weights | None],
+    teachers: Sequence[Teacher | None], digest: str, run_ids: Sequence[str], executor: Executor, reporter: Reporter,
 ) -> list[TrainResult]:  # fmt: skip
     """Train the members that are not trained yet, telling console or log, MLflow and the progress bar of it."""
     latest: dict[int, Progress] = {}
     num_waiting = sum(not (member.folder / "result.json").is_file() for member in team)
     runs = [
         MemberRun(member.job.config, member.folder, member.key, each, teacher)
-        for member, each in zip(team, weights, strict=True)
+        for member, each, teacher in zip(team, weights, teachers, strict=True)
     ]
     bar = ProgressBar(f"training {len(team)} members on {data.info.name}")
 

@@ -27,9 +27,19 @@ from pipelines.families import SearchStop, StopAfter
 from pipelines.interruption import interruptible, resume_command, undisturbed
 from pipelines.parameters import choose_recipe, flatten, section
 from pipelines.reporting import Reporter, Status
-from pipelines.training import HELD, Job, begun, begun_config, end_badly, exclusive, run_folder
+from pipelines.training import (
+    HELD,
+    Job,
+    begun,
+    begun_config,
+    end_badly,
+    exclusive,
+    require_same_beginning,
+    run_folder,
+)
 from tasks import registry
 from tasks.cost import RANKS, Cost, metered, summed
+from tasks.distil import Teacher
 from tasks.lineage import Lineage
 from tasks.runrecords import FAMILY_TAG, SEARCHES, recorded_cost
 from tasks.space import SearchConfig, Space, changed, parse_space
@@ -139,12 +149,14 @@ def run_steps(job: SearchJob, key: str, folder: Path, reporter: Reporter) -> dic
         data = steps.check_dataset(job.family, job.dataset, splits, folder / HELD, reporter)
         checks.run_checks(data, job.accept, reporter)
         weights = steps.resolve_weights(job.config, data)
-        lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)
+        teacher = steps.resolve_teacher(job.config)
+        lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights, teacher)
         for problem in lineage.problems:
             reporter.note(f"note: {problem}")
+        require_same_beginning(folder, lineage)  # trials are held against each other
         steps.tell_before_training(job.family, job.config, data, reporter)
         run_id = open_record(job, data, lineage)
-        study = run_trials(job, data, weights, lineage, folder, run_id, reporter)
+        study = run_trials(job, data, weights, teacher, lineage, folder, run_id, reporter)
         summary = keep(job, data, study, key, folder, run_id)
         if job.stop_after != "search":
             winner = winner_job(job, summary["best"], run_id, job.stop_after)
@@ -177,8 +189,8 @@ def open_record(job: SearchJob, data: Dataset, lineage: Lineage) -> str:
 
 @steps.step("run trials")
 def run_trials(
-    job: SearchJob, data: Dataset, weights: Weights | None, lineage: Lineage, folder: Path, run_id: str,
-    reporter: Reporter,
+    job: SearchJob, data: Dataset, weights: Weights | None, teacher: Teacher | None, lineage: Lineage, folder: Path,
+    run_id: str, reporter: Reporter,
 ) -> "Study":  # fmt: skip
     """Run what is left of the trials, and keep with the record what they cost."""
     from tasks.search import search
@@ -190,7 +202,9 @@ def run_trials(
     going_on = resume_command("search", lineage.key, "ray")
     with metered() as meter, bar, interruptible("ray", reporter.note, going_on, stopped):
         try:
-            study = search(job.family, job.config, job.space, job.search, data, folder, record, weights)
+            study = search(
+                job.family, job.config, job.space, job.search, data, folder, record, weights, teacher
+            )
         except BaseException:
             record.close()
             with undisturbed():

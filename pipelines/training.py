@@ -144,17 +144,20 @@ def exclusive(folder: Path, doing: str = "trained") -> Iterator[None]:
 
 
 def require_same_beginning(folder: Path, lineage: Lineage) -> None:
-    """Raise ValueError where a run of many pieces would go on with other data or weights than it began with."""
+    """Raise ValueError where a run of many pieces would go on with other data, weights or teacher than at first."""
     file = folder / "begun-with.json"
-    now = {"data": lineage.dvc_digest, "weights": lineage.weights_sha256}
+    now = {
+        "data": lineage.dvc_digest, "weights": lineage.weights_sha256, "teacher": lineage.teacher_sha256,
+    }  # fmt: skip
     if not file.is_file():
         write_whole(file, json.dumps(now, indent=2) + "\n")
         return
     begun = json.loads(file.read_text())
     for what, digest in now.items():
-        if digest != begun[what]:
+        before = begun.get(what, digest)  # the teacher is not in those of before it was kept
+        if digest != before:
             raise ValueError(
-                f"{folder.name} began with {what} of digest {begun[what] or 'none'}, and now it is "
+                f"{folder.name} began with {what} of digest {before or 'none'}, and now it is "
                 f"{digest or 'none'}: bring those back (./convoy data checkout), or start anew without --resume"
             )
 

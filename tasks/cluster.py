@@ -50,6 +50,18 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 lets whatever else runs here interrupt training
 }
+# What an embedded Ray's own processes need not do beside training, since nobody looks at it: there is no dashboard, its
+# logs are not shown, and nothing is to be scaled. Read by those processes when they start (Ray 2.60).
+IDLE = {
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # from so many files on, the next counts; else it looks every 0.1 s
+    "LOG_NAME_UPDATE_INTERVAL_S": "86400",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",  # statistics of the node and of each worker; every 5 s
+    "AUTOSCALER_UPDATE_INTERVAL_S": "60",  # every 5 s
+    "METRICS_RECORD_INTERVAL_S": "60",  # of the process that would be the dashboard; every 5 s
+    "SCAN_EVENT_DIR_INTERVAL_SECONDS": "60",  # every 2 s
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "10000",  # each process sends what became of its tasks; every second
+}
 ANSWER_TIMEOUT_S = 5.0
 # What no worker needs of the checkout: data, records, and what holds secrets, whatever .gitignore says.
 KEPT_BACK = [
@@ -93,7 +105,8 @@ def _start() -> None:
         os.environ.setdefault(name, value)
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        for name, value in {"RAY_AUTH_MODE": "disabled", **IDLE}.items():
+            os.environ.setdefault(name, value)
         # Inherited by Ray's prestarted workers. As a runtime_env, they would be thrown away and started anew.
         os.environ.update(ALLOCATOR, PYTHONPATH=path)
         context = ray.init(

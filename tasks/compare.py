@@ -3,6 +3,7 @@
 Runs that differ in their seed alone are one training. What they say is plain statistics.
 An interval over seeds is Student's t: what another seed would give, on the same test images. An interval over images is
 a paired bootstrap (Efron and Tibshirani 1993, chapter 13): what other test images would give, with these networks.
+Images of one group (near-duplicates, a person) are drawn together, as the gate does: copies are no further evidence.
 Both are 95%.
 """
 
@@ -23,12 +24,13 @@ from tasks.metrics import (
     per_class,
     reliability_in,
 )
+from tasks.pairing import cluster_counts, group_notes
 from tasks.runrecords import Predictions, RunRecord
 
 SEED = "train.seed"
 LETTERS = string.ascii_uppercase  # names of trainings; from the 27th on they are numbers
 CONFIDENCE = 0.95
-NUM_DRAWS = 2000  # of the bootstrap
+NUM_DRAWS, SEED_OF_DRAWS = 2000, 0  # of the bootstrap
 METRICS = ("accuracy", "top5_accuracy", "macro_f1", "nll", "brier", "ece")
 PAIRED = ("accuracy", "macro_f1", "nll", "brier", "ece")
 
@@ -133,18 +135,21 @@ class Resampled:
 
 
 def paired_differences(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], labels: np.ndarray
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], labels: np.ndarray, groups: Sequence[str]
 ) -> list[Difference]:
-    """Second minus first of each of `PAIRED`, from the probabilities (N, K) of each seed on the same N images."""
+    """Second minus first of each of `PAIRED`, from the probabilities (N, K) of each seed on the same N images.
+
+    `groups` (N,) are drawn whole.
+    """
     networks = [[Resampled(each, labels) for each in side] for side in (first, second)]
 
     def differ(chosen: np.ndarray) -> np.ndarray:
         means = [np.mean([network.metrics(chosen) for network in side], axis=0) for side in networks]
         return np.asarray(means[1] - means[0])
 
-    N, generator = len(labels), np.random.default_rng(0)
-    everything = np.arange(N)
-    draws = np.array([differ(generator.integers(N, size=N)) for _ in range(NUM_DRAWS)])
+    everything = np.arange(len(labels))
+    drawn = cluster_counts(groups, NUM_DRAWS, SEED_OF_DRAWS)
+    draws = np.array([differ(np.repeat(everything, counts)) for counts in drawn])
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(draws, (tail, 1 - tail), axis=0)
     seeds = [np.array([network.metrics(everything) for network in side]) for side in networks]
@@ -215,11 +220,15 @@ def compare_pair(
     document: dict[str, Any] = {"first": first.name, "second": second.name}
     if not all(same_images(one[0], each) for each in (*one, *other)):
         return document | {"why_not": "they were not tested on the same images"}
-    labels = one[0].labels
+    labels, groups = one[0].labels, one[0].groups
     found = paired_differences(
-        [each.probabilities for each in one], [each.probabilities for each in other], labels
+        [each.probabilities for each in one], [each.probabilities for each in other], labels, groups
     )
-    document |= {"num_images": len(labels), "metrics": [asdict(each) for each in found]}
+    document |= {
+        "num_images": len(labels),
+        "metrics": [asdict(each) for each in found],
+        "notes": list(group_notes(groups, "images")),
+    }
     if len(one) == len(other) == 1:
         right = [each.probabilities.argmax(1) == labels for each in (one[0], other[0])]
         document["mcnemar"] = asdict(mcnemar(*right))

@@ -85,6 +85,7 @@ def difference(pair: dict[str, Any]) -> str:
     columns = ("metric", "difference", "images: low", "high", "seeds: low", "high")
     rows = [["–" if value is None else shown(value) for value in row.values()] for row in pair["metrics"]]
     text = f"On the same {pair['num_images']:,} images; intervals are 95%, paired bootstrap of the images."
+    text += "".join(f" {note[0].upper()}{note[1:]}." for note in pair["notes"])
     if test := pair.get("mcnemar"):
         text += (
             f" McNemar's exact test of accuracy: {test['only_first']:,} images right only by {pair['first']}, "

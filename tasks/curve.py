@@ -78,7 +78,8 @@ def config_of(
     values["transfer"] |= frozen[cell.mode]
     values["train"] |= {
         "epochs": num_steps / (num_images // min(num_images, base.train.batch_size)),
-        "seed": cell.seed, "num_workers": 1, "augment_workers": 0, "time_budget_s": 0.0, "patience": 0,
+        "seed": cell.seed, "num_workers": 1, "min_workers": 0, "augment_workers": 0,
+        "time_budget_s": 0.0, "patience": 0,
         "accumulate_batches": base.train.accumulate_batches if num_images >= base.train.batch_size else 1,
         "validate_every_epochs": 0, "checkpoint_every_steps": num_steps,
     }  # fmt: skip

@@ -26,6 +26,7 @@ from tasks.inputs import as_pictures
 from tasks.memory import PeakMemory
 from tasks.metrics import confidence_figures, summarise
 from tasks.outputs import DecodeKey, decode_key, decode_piece, piece_size, pieces_of, shares_of
+from tasks.pairing import sharing
 from tasks.pareto import Comparison
 from tasks.predict import Predictor, default_device, load_predictor, machine_of
 from tasks.report import Report
@@ -182,14 +183,16 @@ def make_report(
     metrics |= {f"{name}_uncalibrated": value for name, value in before.items()}
     metrics["temperature"] = calibration.temperature
     worst = worst_mistakes(probabilities, labels, config.num_worst)
+    rows = pa.concat_tables(outcome.about)
+    about = describe(dataset, split, config, predictors, outcome.costs[registered], calibration)
     return Report(
         metrics=metrics,
-        about=describe(dataset, split, config, predictors, outcome.costs[registered], calibration),
+        about={**about, "accuracy_interval": interval_of(rows["group"].to_pylist())},
         view_names=tuple(outcome.uncalibrated),
         registered_view=registered,
         family=dataset.info.family,
         classes=dataset.info.classes,
-        rows=pa.concat_tables(outcome.about),
+        rows=rows,
         labels=labels,
         probabilities=probabilities,
         uncalibrated=uncalibrated,
@@ -223,7 +226,6 @@ def describe(
         "batch_size": config.batch_size,
         "device": machine_of(device),
         "precision": str(predictors[0].dtype).removeprefix("torch."),
-        "accuracy_interval": "Wilson, 95%",
         "temperature": calibration.temperature,
         "temperature_fitted_to": calibration.basis,
         "calibrated_view": config.registered_view,
@@ -231,6 +233,13 @@ def describe(
         "images_per_s": "wall clock of cropping, networks and softmax, after a warm-up; without reading and decoding",
         "memory_mb": cost.unmeasured or f"peak growth during forward passes, in MiB, of the {grown}",
     }
+
+
+def interval_of(groups: Sequence[str]) -> str:
+    """How the interval of the accuracy is made, and what of the split it leaves out."""
+    shared = sharing(groups)
+    copies = f"; {shared:,} share a group with others (near-duplicates, a person), so it is too narrow"
+    return f"Wilson, 95%, as if each image stood for itself{copies if shared else ''}"
 
 
 def worst_mistakes(probabilities: np.ndarray, labels: np.ndarray, num_worst: int) -> np.ndarray:

@@ -25,13 +25,14 @@ from data.stream import Layout
 from tasks.cluster import connect
 from tasks.distil import Teacher, keep_teacher
 from tasks.driverfiles import shared_files
+from tasks.features import caches
 from tasks.loop import Progress
 from tasks.mailbox import open_mailbox, read_mailbox
 from tasks.nodes import require_places
 from tasks.raytrain import run_rank, source_of
 from tasks.result import Listener, TrainResult, read_result
 from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, train
-from tasks.transfer import Weights
+from tasks.transfer import Weights, keep_weights
 
 POLL_S = 0.25
 MAX_LOST_PROCESSES = 3  # of a member, until it fails
@@ -150,6 +151,7 @@ class Crowd:
     def checked(self, place: int) -> Layout:
         run = self.runs[place]
         run.folder.mkdir(parents=True, exist_ok=True)
+        keep_weights(run.folder, run.weights)
         keep_teacher(run.folder, run.teacher)
         return checked_layout(self.family_name, run.config, self.dataset, run.weights, run.teacher)
 
@@ -184,7 +186,10 @@ class Crowd:
         """Where a member's pictures come from: decoded once for all that decode alike, or readers of its own."""
         values = run.config.model_dump(mode="json")
         decides = [values.get(name) for name in ("input", "augment", "transfer")]
-        key = json.dumps([*decides, values["train"]["data_mode"], values["train"]["data_gb"]])
+        decides += [values["train"][name] for name in ("data_mode", "data_gb")]
+        if caches(run.config):  # features are of a network, and of what it computes in
+            decides += [values["model"], values["train"]["precision"]]
+        key = json.dumps(decides)
         if key in self.sources:
             return self.sources[key]
         found = source_of(self.family_name, run.config, self.dataset, layout, run.weights)

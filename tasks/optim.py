@@ -70,6 +70,11 @@ class OptimConfig(Parameters):
                 f"optim.first_share (={self.first_share:g}) is read by the schedules triangular and one_cycle; under "
                 f"{self.schedule} it must be 0"
             )
+        if self.first_share and not self.warmup_share:
+            raise ValueError(
+                f"optim.first_share (={self.first_share:g}) is where the rates begin to rise, and optim.warmup_share "
+                "(=0) leaves no step to rise in: set that above 0, or first_share to 0"
+            )
         if self.lookahead and self.averaging_decay:
             raise ValueError(
                 f"optim.lookahead keeps slow weights as the result; set optim.averaging_decay "

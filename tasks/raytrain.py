@@ -1,6 +1,6 @@
 """A training run on Ray Train: its trainer, a rank's session, and the thread that follows a run on the driver.
 
-What is private to Ray Train is named here and in tasks.raysnapshot alone.
+What is private to Ray Train is named here, in tasks.raycontroller and in tasks.raysnapshot alone.
 """
 
 import threading
@@ -21,7 +21,6 @@ from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
-from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from data.dataset import Dataset, Split
@@ -45,6 +44,7 @@ from tasks.feed import PREFETCH_BATCHES, Feeds, cache_bytes, choose_mode, fit_fr
 from tasks.loop import Progress, Session
 from tasks.mailbox import Bell, open_mailbox, read_mailbox
 from tasks.nodes import ClusterLost, Head, beside_driver, is_embedded, use_own_interface
+from tasks.raycontroller import PatientTrainController
 from tasks.raysnapshot import mend_snapshot
 from tasks.result import Listener
 from tasks.settings import TrainConfig
@@ -52,7 +52,8 @@ from tasks.train import CHECKPOINTS, NUM_KEPT_CHECKPOINTS
 from tasks.transfer import Weights
 
 MAX_WORKER_FAILURES = 3
-POLL_S = 0.25  # the follower's look at the mailbox
+POLL_S = 0.25  # the follower's look at the mailbox, until training is under way
+UNDER_WAY_POLL_S = 0.5  # and then: progress is not told more often
 LAST_WORDS_S = 10.0  # that the follower is given for them; the mailbox may be gone with the cluster
 WAIT_S = 1.0  # the driver's look at the head
 # between two looks for room for more workers: each growth costs the steps since a checkpoint
@@ -95,7 +96,7 @@ class Trainer(DataParallelTrainer):
         return [each for each in super()._create_default_callbacks() if not isinstance(each, unneeded)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
-        """As Ray Train's own, but that it looks after the head while it waits, and leaves signals to whoever called.
+        """As Ray Train's own, with our controller; it looks after the head while it waits, and leaves signals alone.
 
         Ray Train would wait for ever for a cluster that is gone; at a signal it would abort, and end the process with
         the code 0.
@@ -104,7 +105,7 @@ class Trainer(DataParallelTrainer):
         settings = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"} | get_env_vars_to_propagate()
         start: Any = ray.remote(
             num_cpus=0, scheduling_strategy=beside_driver(), runtime_env={"env_vars": settings}
-        )(TrainController)
+        )(PatientTrainController)
         controller = start.remote(**arguments)
         running = controller.run.remote()
         while not ray.wait([running], timeout=WAIT_S)[0]:
@@ -140,13 +141,13 @@ class Follower(threading.Thread):
     def __init__(self, mailbox: Any, listener: Listener) -> None:
         super().__init__(name="follow-training", daemon=True)
         self.mailbox, self.listener = mailbox, listener
-        self.done = threading.Event()
+        self.done, self.under_way = threading.Event(), False
         self.error: Exception | None = None
         self.start()
 
     def run(self) -> None:
         told = False
-        while not self.done.wait(POLL_S):
+        while not self.done.wait(UNDER_WAY_POLL_S if self.under_way else POLL_S):
             self.read()
             if not told and self.listener.stopping():
                 self.mailbox.stop.remote()
@@ -157,6 +158,7 @@ class Follower(threading.Thread):
         try:
             for kind, value in read_mailbox(self.mailbox):
                 if kind == "start":
+                    self.under_way = True
                     self.listener.start(value)
                 elif kind == "progress":
                     self.listener.hear(Progress(**value))

@@ -203,6 +203,7 @@ class Report:
         table = pa.table(
             {
                 "id": pa.array(self.ids, pa.string()),
+                "group": pa.array(self.rows["group"].to_pylist(), pa.string()),
                 "label": pa.array(actual, pa.string()),
                 "predicted": pa.array(predicted, pa.string()),
                 "confidence": self.confidence,

@@ -55,6 +55,7 @@ class Predictions:
     ids: list[str]
     labels: np.ndarray  # (N,) int64
     probabilities: np.ndarray  # (N, K) float32
+    groups: list[str]  # (N,); where a test of before they were kept has none, each image is one of its own
 
 
 def named_records(names: Sequence[str]) -> list[RunRecord]:
@@ -233,7 +234,8 @@ def read_predictions(record: RunRecord) -> Predictions:
     places = {name: place for place, name in enumerate(classes)}
     labels = np.array([places[name] for name in table["label"].to_pylist()], np.int64)
     flat = table["probabilities"].combine_chunks().flatten().to_numpy()
-    return Predictions(table["id"].to_pylist(), labels, flat.reshape(len(labels), len(classes)))
+    groups = table["group" if "group" in table.column_names else "id"].to_pylist()
+    return Predictions(table["id"].to_pylist(), labels, flat.reshape(len(labels), len(classes)), groups)
 
 
 def kept_files(run_id: str, folder: str) -> set[str]:

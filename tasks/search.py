@@ -32,6 +32,7 @@ from data.dataset import Dataset
 from data.stream import Layout
 from tasks.batches import BatchPlan
 from tasks.cluster import connect, require_resources
+from tasks.distil import Teacher, require_teacher, taught
 from tasks.driverfiles import shared_files
 from tasks.families import FAMILIES, Family
 from tasks.features import caches, started
@@ -73,14 +74,15 @@ class Audience(Protocol):
 
 def search(
     family: str, config: Any, space: Space, plan: SearchConfig, dataset: Dataset, folder: Path, audience: Audience,
-    weights: Weights | None = None,
+    weights: Weights | None = None, teacher: Teacher | None = None,
 ) -> Study:  # fmt: skip
     """Run the trials of `plan` in `space` around the parameters `config`; with some in `folder`, the remaining ones.
 
-    Raises ValueError for parameters that do not fit the dataset or the cluster, and where no trial came to its end.
+    `weights` and `teacher` are what `config` names, as in tasks.train. Raises ValueError for parameters that do not fit
+    the dataset or the cluster, and where no trial came to its end.
     """
     connect()
-    layout = require_trainable(family, config, space, dataset)
+    layout = require_trainable(family, config, space, dataset, teacher)
     study = Study(folder / JOURNAL, space, plan)
     own = own_values(config, space)
     if own is not None:
@@ -90,7 +92,8 @@ def search(
     if ledger.num_left and (budget_s is None or budget_s > 0):
         task = {
             "family": family, "config": config, "info": dataset.info, "layout": layout, "metric": plan.metric,
-            "weights": [ray.put(weights)], "folder": folder / TRIALS, "files": shared_files(),
+            "weights": [ray.put(weights)], "teacher": [ray.put(teacher)], "folder": folder / TRIALS,
+            "files": shared_files(),
         }  # fmt: skip
         run_trials(
             task, config, plan, ledger, open_source(family, dataset, layout, weights), folder, budget_s
@@ -100,7 +103,9 @@ def search(
     return study
 
 
-def require_trainable(family: str, config: Any, space: Space, dataset: Dataset) -> Layout:
+def require_trainable(
+    family: str, config: Any, space: Space, dataset: Dataset, teacher: Teacher | None = None
+) -> Layout:
     """Raise ValueError if the dataset or some end of the space would fail every trial; else the split's layout."""
     dataset.require("train")
     if not dataset.info.num_images("val"):
@@ -114,8 +119,10 @@ def require_trainable(family: str, config: Any, space: Space, dataset: Dataset) 
         raise ValueError(
             f"--space {drawn[0]}: how batches are drawn is the same for all trials; leave it out"
         )
+    require_teacher(config, dataset.info, teacher)
     for end in end_configs(config, space):
         BatchPlan.of(end.train, layout, 0, end.train.num_workers)
+        require_teacher(end, dataset.info, teacher)
     if config.transfer.weights if "transfer" in type(config).model_fields else "":
         fixed = [key for key in space if key.startswith("model.")]
         if fixed:
@@ -352,7 +359,8 @@ def fit_trial(number: int, changes: dict[str, Any], task: dict[str, Any]) -> Rep
     payload = {**task, "config": config, **ray.get(task["source"].of.remote(config))}
     feeds = streamed_feeds(payload) if "readers" in payload else resident_feeds(payload, device)
     watch = Watch(BatchPlan.of(config.train, task["layout"], 0, 1), config, task["metric"])
-    family = watch.over(started(task["family"], weights, caches(config)))
+    [teacher] = ray.get(task["teacher"])
+    family = watch.over(taught(started(task["family"], weights, caches(config)), teacher, config, device))
     session = LocalSession(task["folder"] / str(number), device, watch.hear, files=task["files"])
     state = fit_from(feeds, family, config, task["info"], task["layout"], session, lambda step: None)
     return watch.report(state["step"], state["time_s"], state["metrics"])
@@ -361,10 +369,8 @@ def fit_trial(number: int, changes: dict[str, Any], task: dict[str, Any]) -> Rep
 def trial_config(config: Any) -> Any:
     """The parameters as a trial has them: in one process, and validated at least once an epoch."""
     every = config.train.validate_every_epochs or 1
-    return changed(
-        config,
-        {"train.num_workers": 1, "train.augment_workers": 0, "train.validate_every_epochs": every},
-    )
+    alone = {"train.num_workers": 1, "train.min_workers": 0, "train.augment_workers": 0}
+    return changed(config, {**alone, "train.validate_every_epochs": every})
 
 
 class Watch:

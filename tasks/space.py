@@ -21,9 +21,9 @@ from data.parameters import Parameters
 
 # They decide where a trial runs, how it is looked at, or by which dice, not what it learns.
 NOT_SEARCHED = (
-    "dataset", "evaluate", "transfer.weights", "train.seed", "train.num_workers", "train.cpus_per_worker",
-    "train.gpus_per_worker", "train.augment_workers", "train.data_mode", "train.data_gb",
-    "train.checkpoint_every_steps", "train.validate_every_epochs",
+    "dataset", "evaluate", "transfer.weights", "distil.teacher", "train.seed", "train.num_workers",
+    "train.min_workers", "train.cpus_per_worker", "train.gpus_per_worker", "train.augment_workers",
+    "train.data_mode", "train.data_gb", "train.checkpoint_every_steps", "train.validate_every_epochs",
 )  # fmt: skip
 EXAMPLE = "optim.lr=log:1e-4..1e-1, optim.momentum=0.8..0.99 or model.name=lenet5,resnet8_cifar"
 Config = TypeVar("Config", bound=Parameters)

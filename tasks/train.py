@@ -28,7 +28,7 @@ from tasks.loop import Progress, result_weights
 from tasks.modelfile import save_model
 from tasks.result import Listener, TrainResult, read_result, write_result
 from tasks.stopping import Interrupted
-from tasks.transfer import Weights
+from tasks.transfer import Weights, keep_weights
 
 NUM_KEPT_CHECKPOINTS = 2
 Executor = Literal["ray", "in_process"]
@@ -62,6 +62,7 @@ def train(
         return read_result(folder)
     layout = checked_layout(family_name, config, dataset, weights, teacher)
     folder.mkdir(parents=True, exist_ok=True)
+    keep_weights(folder, weights)
     keep_teacher(folder, teacher)
     other: Executor = "in_process" if executor == "ray" else "ray"
     if any((folder / CHECKPOINTS[other]).glob("*")):

@@ -4,12 +4,15 @@ What is frozen gets no gradient and no optimizer state, and its batch norms keep
 (models.classification.Classifier.freeze). The head of another number of classes is fresh; all else must fit.
 """
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from data.files import write_whole
 from data.parameters import Parameters
 from models.classification import Classifier
 from models.sides import is_side
@@ -17,6 +20,7 @@ from models.stages import misfits, parameters_of, stages_of
 from tasks.settings import WeightsSource
 
 SHOWN = 8  # names in an error
+RECORD = "weights.json"  # in a run's folder
 
 
 class TransferConfig(Parameters):
@@ -119,3 +123,22 @@ def start_from(
     model.body_lr_factor = config.body_lr_factor
     model.freeze(num_frozen(config, model))
     model.reads_features = features
+
+
+def keep_weights(folder: Path, weights: Weights | None) -> None:
+    """Write down what a run starts from; raises ValueError if it was begun with other weights.
+
+    Its checkpoint holds what is trained and what is frozen, so that a run which goes on would not notice; but cached
+    features would be of the new weights, and its card would name them.
+    """
+    file = folder / RECORD
+    now = {"source": weights.source, "sha256": weights.sha256} if weights is not None else {}
+    had = json.loads(file.read_text()) if file.is_file() else now  # runs of before it was kept have none
+    if (folder / "history.jsonl").is_file() and had.get("sha256", "") != now.get("sha256", ""):
+        raise ValueError(
+            f"run {folder.name} was begun with the weights {had.get('source', 'of chance')} "
+            f"({had.get('sha256', '')[:12] or 'none'}), which are now {now.get('sha256', '')[:12] or 'none'}: an alias "
+            "has moved, or a file has changed. Start a new run, and name a model by its version (models:/NAME/VERSION)"
+        )
+    if now:
+        write_whole(file, json.dumps(now) + "\n")

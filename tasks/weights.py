@@ -32,15 +32,22 @@ ZIP_MAGIC = b"PK\x03\x04"
 TORCH_MAGIC = (ZIP_MAGIC, b"\x80")  # a zip; before torch 1.6 a pickle
 PACKAGE = "package:"
 MAX_BYTES = 10 * 10**9
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's weights
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's weights
+# Those of torchvision's weights that were trained in TensorFlow: torchvision's `transform_input`, which it switches on
+# with them, undoes ImageNet's statistics and brings levels to ±1.
+SYMMETRIC: Normalisation = ((0.5,) * 3, (0.5,) * 3)
+OWN_NORMALISATION: dict[str, Normalisation] = {
+    **PUBLISHED, "googlenet": SYMMETRIC, "inception_v3": SYMMETRIC,
+}  # fmt: skip
 STATISTICS = ("mean", "std")  # buffers of a classifier of ours
 
 
-def normalisation_of(architecture: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation_of(architecture: str, channels: int) -> Normalisation:
     """Mean and deviation of the channels that an architecture's published weights were trained with."""
     if architecture.startswith("efficientnet_lite"):
         return (MEAN,) * channels, (STD,) * channels
-    mean, std = PUBLISHED.get(architecture, IMAGENET)
+    mean, std = OWN_NORMALISATION.get(architecture, IMAGENET)
     if channels == 3:
         return mean, std
     grey = (sum(mean) / 3, sum(std) / 3)

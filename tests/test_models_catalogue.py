@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.airnet import AirNet
-from models.classification import ARCHITECTURES, arguments_of, build, least_px
+from models.alexnet import AlexNet
+from models.classification import ARCHITECTURES, WITH_SIDES, arguments_of, build, least_px
 from models.googlenet import GoogLeNet
 from models.inception import InceptionV3
 from models.resnet import CifarResNet, PadShortcut
@@ -23,12 +24,14 @@ SIZES = {  # (num_classes, channels) → parameters
     "lenet5_course": (10, 3, 62_958),
     "overfeat_course": (4, 3, 323_620),
     "airnet94": (10, 3, 1_971_640),
+    "airnet_narrow": (10, 3, 1_088_888),
     "resnet18": (1000, 3, 11_689_512),
     "resnet34": (1000, 3, 21_797_672),
     "resnet50": (1000, 3, 25_557_032),
     "resnet101": (1000, 3, 44_549_160),
     "resnet152": (1000, 3, 60_192_808),
     "alexnet": (1000, 3, 61_100_840),
+    "alexnet_2012": (1000, 3, 60_965_224),
     "vgg11": (1000, 3, 132_863_336),
     "vgg11_bn": (1000, 3, 132_868_840),
     "vgg13": (1000, 3, 133_047_848),
@@ -39,14 +42,22 @@ SIZES = {  # (num_classes, channels) → parameters
     "vgg19_bn": (1000, 3, 143_678_248),
     "nin": (10, 3, 966_986),
     "googlenet": (1000, 3, 13_004_888),
+    "googlenet_2014": (1000, 3, 13_378_280),
     "inception_v3": (1000, 3, 27_161_264),
     "squeezenet1_0": (1000, 3, 1_248_424),
     "squeezenet1_1": (1000, 3, 1_235_496),
     "mobilenet_v2": (1000, 3, 3_504_872),
     "plain18": (1000, 3, 11_689_512 - 173_824),  # less three projections with their norms
-    "plain20_cifar": (10, 3, 269_722),
-    "plain56_cifar": (10, 3, 853_018),
+    "plain34": (1000, 3, 21_797_672 - 173_824),
+    "resnet8_cifar": (10, 3, 75_290),
+    "resnet32_cifar": (10, 3, 464_154),
+    "resnet44_cifar": (10, 3, 658_586),
     "resnet110_cifar": (10, 3, 1_727_962),
+    "plain20_cifar": (10, 3, 269_722),
+    "plain32_cifar": (10, 3, 464_154),
+    "plain44_cifar": (10, 3, 658_586),
+    "plain56_cifar": (10, 3, 853_018),
+    "plain110_cifar": (10, 3, 1_727_962),
     "efficientnet_lite0": (1000, 3, 4_652_008),
     "efficientnet_lite1": (1000, 3, 5_416_680),
     "efficientnet_lite2": (1000, 3, 6_092_072),
@@ -69,7 +80,7 @@ def classifier(name: str, num_classes: int = 10, channels: int = 3) -> nn.Module
     return build(name, num_classes, channels, arguments, (0.5,) * channels, (0.25,) * channels)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_parameter_counts_are_exact(name: str) -> None:
     num_classes, channels, size = SIZES[name]
     with torch.device("meta"):
@@ -79,8 +90,68 @@ def test_parameter_counts_are_exact(name: str) -> None:
 
 def test_side_branches_cost_what_they_should() -> None:
     with torch.device("meta"):
-        bare = [GoogLeNet(1000, 3, sides=False), InceptionV3(1000, 3, sides=False)]
-    assert [sum(p.numel() for p in net.parameters()) for net in bare] == [6_624_904, 23_834_568]
+        bare = [
+            GoogLeNet(1000, 3, sides=False),
+            GoogLeNet(1000, 3, sides=False, original=True),
+            InceptionV3(1000, 3, sides=False),
+        ]
+    sizes = [sum(p.numel() for p in net.parameters()) for net in bare]
+    assert sizes == [6_624_904, 6_998_552, 23_834_568]
+
+
+def test_alexnet_without_groups_has_the_parameters_that_courses_count() -> None:
+    with torch.device("meta"):
+        net = AlexNet(1000, 3, original=True, groups=1)
+        sides = [layer(torch.empty(1, 3, 227, 227)).shape for layer in (net.features[0], net.features)]
+    assert sum(p.numel() for p in net.parameters()) == 62_378_344
+    assert [tuple(shape) for shape in sides] == [(1, 96, 55, 55), (1, 256, 6, 6)]
+
+
+# eps and momentum of every norm: torch's own, but for those whose sources have others
+NORMS = {
+    "googlenet": (1e-3, 0.1),
+    "inception_v3": (1e-3, 0.1),
+    "efficientnet": (1e-3, 0.01),
+    "airnet": (1e-12, 0.4),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_norms_are_those_of_the_source(name: str) -> None:
+    with torch.device("meta"):
+        net = ARCHITECTURES[name](num_classes=10, channels=3)
+    found = {(each.eps, each.momentum) for each in net.modules() if isinstance(each, nn.BatchNorm2d)}
+    wanted = next((norm for start, norm in NORMS.items() if name.startswith(start)), (1e-5, 0.1))
+    assert found <= {wanted}
+    without = ("lenet5", "overfeat", "alexnet", "nin", "squeezenet", "googlenet_2014")
+    plain_vgg = name.startswith("vgg") and not name.endswith("_bn")
+    assert bool(found) != (name.startswith(without) or plain_vgg)
+
+
+@pytest.mark.parametrize(
+    ("name", "px", "sides"),
+    [
+        # 112 pooled by 3 with a stride of 2 is 56 only if what is left over at the border counts
+        ("googlenet", 224, {"conv1": 112, "conv3": 56, "inception3a.branch1": 28, "inception4a.branch1": 14,
+                            "inception5a.branch1": 7}),
+        ("squeezenet1_0", 224, {"features.0": 109, "features.3.squeeze": 54, "features.7.squeeze": 27,
+                                "features.12.squeeze": 13}),
+        ("squeezenet1_1", 224, {"features.0": 111, "features.3.squeeze": 55, "features.6.squeeze": 27,
+                                "features.9.squeeze": 13}),
+        ("inception_v3", 299, {"Conv2d_1a_3x3": 149, "Conv2d_2b_3x3": 147, "Conv2d_4a_3x3": 71,
+                               "Mixed_5b.branch1x1": 35, "Mixed_6b.branch1x1": 17, "Mixed_7b.branch1x1": 8}),
+    ],
+)  # fmt: skip
+def test_maps_have_torchvisions_sides(name: str, px: int, sides: dict[str, int]) -> None:
+    found: dict[str, int] = {}
+    with torch.device("meta"):
+        net = ARCHITECTURES[name](num_classes=10, channels=3).eval()
+        for each in sides:
+            net.get_submodule(each).register_forward_hook(
+                lambda _module, _inputs, output, each=each: found.update({each: output.shape[-1]})
+            )
+        net(torch.empty(1, 3, px, px))
+    assert found == sides
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -127,11 +198,14 @@ def test_the_least_side_is_the_least(name: str) -> None:
             output(px - 1)
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("name", WITH_SIDES)
 def test_side_branches_answer_in_training_alone(name: str) -> None:
     model, side = classifier(name), small(name)
     images = torch.zeros(2, 3, side, side, dtype=torch.uint8)
-    assert isinstance(model.train()(images), WithSides)
+    trained = model.train()(images)
+    assert isinstance(trained, WithSides)
+    assert trained.weights == ((0.4,) if name == "inception_v3" else (0.3, 0.3))
+    assert len(trained.sides) == len(trained.weights)
     called: list[bool] = []
     for label, module in model.net.named_children():  # type: ignore[union-attr, operator]
         if label.startswith(("aux", "Aux")):

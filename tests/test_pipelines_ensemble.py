@@ -23,6 +23,7 @@ from tasks.modelfile import load_card
 from tasks.predict import load_predictor
 from tasks.recordstore import connect
 from tests.conftest import Run
+from tests.handmade import write_model
 from tests.test_pipelines_training import RECIPE, Listener, newest_key, runs_with_key, status_of
 
 QUICK = {"train": {"epochs": 2.0}}
@@ -149,6 +150,24 @@ def test_an_ensemble_that_was_stopped_goes_on_by_its_own_parameters(monkeypatch:
     assert first.stat().st_mtime_ns == before
     assert [status_of(runs_with_key(each)[0].info.run_id) for each in (key, f"{key}-1")] == ["FINISHED"] * 2
     assert len(load_card(run_folder(key) / "model").members) == 2
+
+
+def test_each_member_learns_from_the_teacher_of_its_own_recipe(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "teacher", digits.info.classes, stored_px=16, crop_px=16)
+    pupil = {**RECIPE, "distil": {**RECIPE["distil"], "teacher": str(folder)}}
+    for module in ("configuration", "parameters", "members"):
+        monkeypatch.setattr(f"pipelines.{module}.recipes", lambda family: {**RECIPES, "pupil": pupil})
+    summary = train_ensemble(
+        "digits", models=("tiny", "pupil"), changes=QUICK, executor="in_process", stop_after="train"
+    )
+    cards = [load_card(run_folder(f"{summary['key']}-{place}") / "model") for place in range(2)]
+    assert cards[0].taught_by is None
+    assert cards[1].taught_by is not None and cards[1].taught_by.source == str(folder)
+    assert load_card(Path(summary["folder"]) / "model").taught_by is None
+    first, second = (runs_with_key(f"{summary['key']}-{place}")[0].data.tags for place in range(2))
+    assert "teacher.source" not in first and second["teacher.source"] == str(folder)
 
 
 def test_members_that_would_be_no_one_model_are_refused_before_training() -> None:

@@ -142,6 +142,21 @@ def test_a_finished_search_is_resumed_without_a_trial_or_a_training(
     assert f"--resume {finished['key']}" in listener.notes[0]
 
 
+@pytest.mark.usefixtures("listener")
+@pytest.mark.parametrize("what", ["data", "teacher"])
+def test_a_search_does_not_go_on_with_another_dataset_or_teacher(finished: dict[str, Any], what: str) -> None:
+    begun = Path(finished["folder"]) / "begun-with.json"
+    before = begun.read_text()
+    begun.write_text(json.dumps({**json.loads(before), what: "another"}))
+    try:
+        with pytest.raises(
+            ValueError, match=rf"began with {what} of digest another, and now it is .*start anew"
+        ):
+            search_classifier("digits", resume=finished["key"])
+    finally:
+        begun.write_text(before)
+
+
 @pytest.mark.usefixtures("listener", "prefect_api")
 @pytest.mark.parametrize(
     ("arguments", "message"),

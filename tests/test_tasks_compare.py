@@ -7,8 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks.compare
-from tasks.compare import PAIRED, Resampled, mcnemar, paired_differences, spread, welch
+from tasks.compare import (
+    PAIRED,
+    Group,
+    Resampled,
+    compare_pair,
+    mcnemar,
+    paired_differences,
+    spread,
+    welch,
+)
 from tasks.metrics import summarise
+from tasks.runrecords import Predictions
 from tests.test_tasks_metrics import sample
 
 values = st.lists(st.floats(0, 1), min_size=2, max_size=6)
@@ -67,7 +77,8 @@ def test_a_difference_is_of_means_over_seeds_and_its_interval_is_the_bootstraps(
     mixed = probabilities.copy()
     mixed[300:] = worse[300:]
     first, second = [probabilities, mixed], [worse, mixed]
-    found = {each.metric: each for each in paired_differences(first, second, labels)}
+    alone = [str(i) for i in range(400)]
+    found = {each.metric: each for each in paired_differences(first, second, labels, alone)}
     accuracies = [[summarise(each, labels)["accuracy"] for each in side] for side in (first, second)]
     difference = found["accuracy"]
     assert difference.difference == pytest.approx(np.mean(accuracies[1]) - np.mean(accuracies[0]))
@@ -80,6 +91,34 @@ def test_a_difference_is_of_means_over_seeds_and_its_interval_is_the_bootstraps(
 def test_the_same_networks_do_not_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.compare, "NUM_DRAWS", 20)
     probabilities, labels = sample(1, 50, 4)
-    for each in paired_differences([probabilities], [probabilities], labels):
+    for each in paired_differences([probabilities], [probabilities], labels, ["one group"] * 50):
         assert (each.difference, each.low, each.high) == (0, 0, 0)
         assert each.seeds_low is each.seeds_high is None
+
+
+def test_copies_of_the_test_images_are_no_further_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine of each narrow the interval to a third where they count alone, and not at all where they are a group."""
+    monkeypatch.setattr(tasks.compare, "NUM_DRAWS", 600)
+    probabilities, labels = sample(2, 150, 4)
+    other = np.where(np.arange(150)[:, None] % 4 == 0, np.roll(probabilities, 1, axis=1), probabilities)
+
+    def width(copies: int, grouped: bool) -> float:
+        times = np.repeat(np.arange(150), copies)
+        groups = [str(place if grouped else number) for number, place in enumerate(times.tolist())]
+        found = paired_differences([probabilities[times]], [other[times]], labels[times], groups)
+        return found[0].high - found[0].low
+
+    once = width(1, grouped=False)
+    assert width(9, grouped=True) == pytest.approx(once, rel=0.2)
+    assert width(9, grouped=False) == pytest.approx(once / 3, rel=0.2)
+
+
+def test_a_pair_says_how_many_images_share_a_group() -> None:
+    probabilities, labels = sample(3, 4, 3)
+    runs = [
+        Predictions(list("abcd"), labels, probabilities, groups) for groups in (list("abcd"), list("xxcd"))
+    ]
+    one, other = Group("A", []), Group("B", [])
+    assert compare_pair(one, other, runs[:1], runs[:1])["notes"] == []
+    [note] = compare_pair(one, other, runs[1:], runs[1:])["notes"]
+    assert note == "2 images share a group with others, and groups are drawn whole"

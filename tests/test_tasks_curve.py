@@ -107,6 +107,16 @@ def test_every_cell_takes_the_same_number_of_steps(num_images: int) -> None:
     assert plan.batch_size == min(num_images, 64)
 
 
+def test_a_cell_of_a_recipe_for_several_workers_runs_in_one_process_to_its_end() -> None:
+    recipe = config_of(
+        train__num_workers=4, train__min_workers=2, train__augment_workers=2, train__batch_size=48,
+        train__time_budget_s=9.0, train__validate_every_epochs=1, train__patience=2,
+    )  # fmt: skip
+    settings = curve.config_of(recipe, quick(), Cell("all", 3, 5), 30, 7).train
+    assert (settings.num_workers, settings.min_workers, settings.augment_workers) == (1, 0, 0)
+    assert (settings.time_budget_s, settings.patience, settings.seed) == (0, 0, 5)
+
+
 def test_without_a_number_the_steps_are_the_recipes_on_all_of_train(digits: Dataset) -> None:
     base = config_of(train__epochs=2.0)
     steps = BatchPlan.of(base.train, layout_of(digits, "train"), 0, 1).num_steps

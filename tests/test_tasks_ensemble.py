@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from tasks.card import TaughtBy
 from tasks.ensemble import class_difference, combine
-from tasks.modelfile import load_model
+from tasks.modelfile import load_card, load_model, write_card
 from tests.handmade import write_model
 
 CLASSES = [f"class {i}" for i in range(12)]
@@ -23,6 +24,15 @@ def test_an_ensemble_keeps_every_members_weights_and_run_in_order(tmp_path: Path
     for seed, member in zip((1, 2, 3), three.members, strict=True):
         alone = load_model(tmp_path / str(seed)).members[0].state_dict()
         assert all(torch.equal(value, alone[name]) for name, value in member.state_dict().items())
+
+
+def test_what_only_one_of_the_members_was_taught_by_is_not_said_of_all(tmp_path: Path) -> None:
+    folders = [write_model(tmp_path / str(seed), CLASSES, seed=seed) for seed in (1, 2)]
+    by = TaughtBy(source="models:/large/1", sha256="1" * 64)
+    write_card(folders[0], load_card(folders[0]).model_copy(update={"taught_by": by}))
+    assert combine(folders, tmp_path / "pair").taught_by is None
+    write_card(folders[1], load_card(folders[1]).model_copy(update={"taught_by": by}))
+    assert combine(folders, tmp_path / "both").taught_by == by
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import tasks.report
 from data.dataset import Dataset
 from data.decode import decode_many
 from tasks.ensemble import combine
-from tasks.evaluate import evaluate
+from tasks.evaluate import evaluate, interval_of
 from tasks.memory import why_not_measurable
 from tasks.metrics import summarise
 from tasks.outputs import piece_size
@@ -262,8 +262,9 @@ def test_written_tables_reconcile_with_the_metrics(report: Report, written: Path
 
 def test_written_predictions_are_the_reports(report: Report, written: Path) -> None:
     table = pq.read_table(written / "predictions.parquet")
-    assert table.column_names == ["id", "label", "predicted", "confidence", "probabilities"]
+    assert table.column_names == ["id", "group", "label", "predicted", "confidence", "probabilities"]
     assert table["id"].to_pylist() == report.ids
+    assert table["group"].to_pylist() == [str(place) for place in range(NUM_IMAGES)]
     assert table["label"].to_pylist() == [CLASSES[i] for i in report.labels]
     assert np.array_equal(np.array(table["probabilities"].to_pylist(), np.float32), report.probabilities)
 
@@ -292,6 +293,12 @@ def test_about_says_what_was_measured(written: Path) -> None:
     assert (about["dataset"], about["split"], about["num_images"]) == ("digits", "test", NUM_IMAGES)
     assert (about["precision"], about["registered_view"], about["batch_size"]) == ("float32", "mirror", 16)
     assert "without reading and decoding" in about["images_per_s"]
+    assert about["accuracy_interval"] == "Wilson, 95%, as if each image stood for itself"
+
+
+def test_images_of_one_group_are_told_where_the_interval_does_not_know_of_them() -> None:
+    assert interval_of(["a", "b", "a", "c"]).startswith("Wilson, 95%")
+    assert "2 share a group with others (near-duplicates, a person)" in interval_of(["a", "b", "a", "c"])
 
 
 def test_a_report_that_was_cut_off_has_no_metrics(

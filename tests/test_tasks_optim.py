@@ -38,7 +38,7 @@ def test_linear_schedule_by_hand() -> None:
     assert factors == pytest.approx([1.0, 0.8, 0.6, 0.4])
 
 
-def test_triangular_schedule_rises_then_falls() -> None:
+def test_linear_schedule_warms_up_and_then_falls() -> None:
     factors = [schedule_factor(config(warmup_share=0.2), step, 10) for step in range(10)]
     assert factors[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert all(a > b for a, b in itertools.pairwise(factors[2:])) and factors[-1] > 0

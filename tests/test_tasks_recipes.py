@@ -1,5 +1,6 @@
 """Recipes: schedules, Lookahead, class weights, accumulation, patience and time budgets."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,30 @@ def test_one_cycle_is_torchs() -> None:
     assert mine == pytest.approx(rates, abs=1e-9)
 
 
+@pytest.mark.parametrize("warmup_share", [0.0, 0.25])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "triangular", "one_cycle"])
+def test_schedules_at_their_ends(schedule: str, warmup_share: float) -> None:
+    """The highest rate where warm-up is over, the last one where all steps are done, and never a rate outside."""
+    config = optim(optim__schedule=schedule, optim__warmup_share=warmup_share, optim__final_share=0.1)
+    last = 1.0 if schedule == "constant" else 0.1
+    assert schedule_factor(config, 40 * warmup_share, 40) == pytest.approx(1)
+    assert schedule_factor(config, 40, 40) == pytest.approx(last)
+    if warmup_share:
+        rises = schedule in ("triangular", "one_cycle")
+        assert schedule_factor(config, 0, 40) == pytest.approx(0 if rises else 1 / 11)
+    factors = [schedule_factor(config, step / 4, 40) for step in range(161)]
+    assert min(factors) >= 0 and max(factors) <= 1 + 1e-12
+    fall = factors[int(160 * warmup_share) :]
+    assert all(before >= after - 1e-12 for before, after in itertools.pairwise(fall))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "triangular", "one_cycle"])
+def test_a_schedule_of_a_single_step_has_a_rate(schedule: str) -> None:
+    for warmup_share in (0.0, 0.9):
+        factor = schedule_factor(optim(optim__schedule=schedule, optim__warmup_share=warmup_share), 0, 1)
+        assert math.isfinite(factor) and 0 <= factor <= 1
+
+
 def test_constant_warms_up_and_stays() -> None:
     config = optim(optim__schedule="constant", optim__warmup_share=0.2)
     assert [schedule_factor(config, step, 10) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
@@ -77,6 +102,8 @@ def test_constant_warms_up_and_stays() -> None:
 def test_a_setting_that_is_not_read_is_refused() -> None:
     with pytest.raises(ValueError, match=r"optim.first_share \(=0.2\) is read by the schedules triangular"):
         optim(optim__first_share=0.2)
+    with pytest.raises(ValueError, match=r"optim.first_share \(=0.2\) is where .* warmup_share \(=0\)"):
+        optim(optim__schedule="triangular", optim__first_share=0.2, optim__warmup_share=0.0)
     with pytest.raises(ValueError, match=r"set optim\.averaging_decay"):
         tiny_config("classification", optim__lookahead=True)
     with pytest.raises(ValueError, match=r"train.patience \(=2\) counts validations"):

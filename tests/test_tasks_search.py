@@ -13,10 +13,11 @@ import pytest
 from data.dataset import Dataset
 from tasks import cluster
 from tasks.families import FAMILIES
-from tasks.search import JOURNAL, TRIALS, fit_trial, search
+from tasks.search import JOURNAL, TRIALS, fit_trial, require_trainable, search, trial_config
 from tasks.space import SearchConfig, parse_space
 from tasks.study import Report, Study, Trial
 from tasks.train import train
+from tests.test_tasks_distil import teacher_of
 from tests.test_tasks_study import HOW
 from tests.tiny import tiny_config, tiny_dataset, tiny_weights
 
@@ -76,14 +77,14 @@ def embedded_ray() -> Iterator[None]:
 
 def run(
     dataset: Dataset, folder: Path, *texts: str, family: str = FAMILY, audience: Any = None,
-    how: dict[str, Any] | None = None, **changes: Any,
+    how: dict[str, Any] | None = None, teacher: Any = None, **changes: Any,
 ) -> Study:  # fmt: skip
     config = tiny_config(family, **QUICK | changes)
     plan = SearchConfig.parse(HOW | {"max_concurrent": 1} | (how or {}), "")
     folder.mkdir(exist_ok=True)
     return search(
         family, config, parse_space(texts, config), plan, dataset, folder, audience or Audience(),
-        tiny_weights(family, config),
+        tiny_weights(family, config), teacher,
     )  # fmt: skip
 
 
@@ -114,6 +115,35 @@ def test_a_trial_is_the_training_that_its_values_would_be(
     assert first.value == first.metrics["val_accuracy"]
     assert [report.validation for report in audience.reports[0]] == [1, 2, 3, 4]
     assert list((tmp_path / "search" / TRIALS).iterdir()) == []
+
+
+def test_a_trial_learns_from_the_teacher_that_its_training_would_have(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    teacher = teacher_of(tmp_path / "teacher", digits)
+    taught = {"distil__teacher": teacher.source, "distil__weight": 1.0}
+    study = run(
+        digits, tmp_path / "search", RATES, how={"trials": 1}, teacher=teacher, train__epochs=1.0, **taught
+    )
+    config = tiny_config(FAMILY, **{**QUICK, "train__epochs": 1.0}, **taught)
+    result = train(
+        FAMILY, config, digits, folder=tmp_path / "run", key="k", digest="", executor="in_process", teacher=teacher
+    )  # fmt: skip
+    [trial] = study.trials()
+    assert validation(trial.metrics) == pytest.approx(validation(result.metrics), abs=1e-6)
+    assert "from_teacher" in trial.metrics
+
+
+def test_a_teacher_that_was_not_read_ends_a_search_before_its_first_trial(digits: Dataset) -> None:
+    config = tiny_config(FAMILY, distil__teacher="models:/x@champion")
+    with pytest.raises(ValueError, match=r"distil.teacher \(=models:/x@champion\) was not read"):
+        require_trainable(FAMILY, config, parse_space([RATES], config), digits)
+
+
+def test_a_trial_of_a_recipe_for_several_workers_runs_in_one() -> None:
+    several = tiny_config(FAMILY, train__num_workers=2, train__min_workers=2)
+    settings = trial_config(several).train
+    assert (settings.num_workers, settings.min_workers, settings.augment_workers) == (1, 0, 0)
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ def test_a_choice_is_read_as_yaml_with_brackets_or_without() -> None:
         ("model.name=lenet5,lenet6", r"model.name \(='lenet6'\): Input should be 'lenet5'"),
         ("model.name=[lenet5", "not valid YAML"),
         ("train.seed=0,1", "train.seed is not to be searched"),
+        ("distil.teacher=models:/a/1,models:/b/1", "distil.teacher is not to be searched"),
         ("evaluate.views=[[single], [mirror]]", "evaluate.views is not to be searched"),
         ("input.crop_px=16,17", "crop_px"),  # lenet5 takes multiples of 4
     ],
@@ -95,7 +96,7 @@ def test_what_is_not_searched_are_parameters_that_there_are(family: str) -> None
     for key in NOT_SEARCHED:
         found: Any = values
         for name in key.split("."):
-            if name == "transfer" and name not in found:
+            if name in ("transfer", "distil") and name not in found:
                 break
             found = found[name]
 

@@ -111,6 +111,17 @@ def test_efficientnet_lite_is_given_its_own_normalisation() -> None:
     torch.testing.assert_close(model.normalise(levels), wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_torchvisions_inceptions_see_what_transform_input_makes_of_imagenets_normalisation(name: str) -> None:
+    """torchvision (googlenet.py, inception.py), where weights are given: x · (σ / 0.5) + (μ - 0.5) / 0.5 by channel."""
+    mean, std = (torch.tensor(values) for values in sources.IMAGENET)
+    levels = torch.arange(256.0)[:, None] / 255
+    theirs = (levels - mean) / std * (std / 0.5) + (mean - 0.5) / 0.5
+    own_mean, own_std = (torch.tensor(values) for values in sources.normalisation_of(name, 3))
+    torch.testing.assert_close((levels - own_mean) / own_std, theirs, rtol=0, atol=1e-6)
+    assert sources.normalisation_of("resnet18", 3) == sources.IMAGENET
+
+
 class Harmful:
     def __reduce__(self) -> Any:
         return (sys.exit, ("a pickle was run",))
@@ -418,6 +429,33 @@ def test_in_bf16_a_head_on_cached_features_is_the_uncached_one_to_bf16s_rounding
     largest = float(one["net.fc.weight"].abs().max())
     torch.testing.assert_close(two["net.fc.weight"], one["net.fc.weight"], rtol=0, atol=largest * 2**-7)
     assert cached.metrics["val_loss"] == pytest.approx(plain.metrics["val_loss"], rel=2**-6)
+
+
+def test_a_run_does_not_go_on_with_other_weights(digits: Dataset, tmp_path: Path) -> None:
+    """With cached features it would train a head for one body, and save it upon another."""
+    config = config_of(transfer__mode="head", transfer__cache_features=True)
+
+    class Stop(Exception):
+        pass
+
+    def stop(_progress: Any) -> None:
+        raise Stop
+
+    def begin(weights: Weights, hear: Any = None) -> Any:
+        return train(
+            FAMILY, config, digits, folder=tmp_path / "run", key="k", digest="", executor="in_process",
+            weights=weights, on_progress=hear,
+        )  # fmt: skip
+
+    first = given()
+    with pytest.raises(Stop):
+        begin(first, stop)
+    other = Weights("test", "1" * 64, state_of(network(num_classes=7, seed=2)), first.mean, first.std)
+    with pytest.raises(
+        ValueError, match=rf"begun with the weights test \({'0' * 12}\), which are now {'1' * 12}"
+    ):
+        begin(other)
+    assert begin(first).num_steps > 0
 
 
 @pytest.mark.slow
