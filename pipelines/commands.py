@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the run failed; 2 what was given is wrong; 130 Ctrl-C; 143
 """
 
 import inspect
+import re
 import signal
 import sys
 import traceback
@@ -132,11 +133,35 @@ def explain_in_full(name: str) -> None:
         command.help = told.replace("\nExample: ", "\n\nExample: ")
 
 
+def name_what_may_be_left_out(arguments: list[str]) -> None:
+    """Let the usage of the command that is asked about name the words that may be left out: Cyclopts calls all ARGS."""
+    from cyclopts.help import format_usage  # only for --help
+
+    command, chain = app, list[str]()
+    for word in arguments:
+        if word.startswith("-") or word not in command:
+            break
+        command = command[word]
+        chain.append(word)
+    if command.default_command is None or not chain:
+        return
+    named = []
+    for parameter in inspect.signature(command.default_command).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            named.append(f"[{parameter.name.upper()}...]")
+        elif parameter.kind is not parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
+            named.append(f"[{parameter.name.upper()}]")
+    usage = str(format_usage(app, chain)).rstrip()
+    command.usage = re.sub(r"\[ARGS(\.\.\.)?\]$", " ".join(named), usage)
+
+
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     debug = "--debug" in arguments
     if arguments and arguments[0] in app and not arguments[0].startswith("-"):
         explain_in_full(arguments[0])
+    if {*app.help_flags} & {*arguments}:
+        name_what_may_be_left_out(arguments)
     signal.signal(signal.SIGTERM, raise_stopped)
     try:
         if not {*arguments[:1]} & PLATFORM:
