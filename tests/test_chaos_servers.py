@@ -71,7 +71,7 @@ def test_a_training_whose_server_stays_away_says_so_and_goes_on_when_it_is_back(
 
 
 def weights_when_done(platform: Platform, key: str) -> str:
-    platform.await_end(key)
+    platform.await_training(key)
     return weights_of(platform.home / "runs" / key)
 
 
