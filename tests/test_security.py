@@ -24,7 +24,7 @@ from safetensors.torch import save
 from data.dataset import Dataset
 from data.decode import DecodeError
 from data.npy import read_npy, read_npz
-from models.faceresnet import FaceResNet
+from models.facelandmarks68 import FaceLandmarks68
 from tasks import faceweights, weights
 from tasks.lineage import has_commit
 from tasks.modelfile import load_card, load_model, model_sha256
@@ -189,7 +189,6 @@ WRAPPINGS: dict[str, Callable[[Any], bytes]] = {
 }
 READERS: dict[str, Callable[[str], Any]] = {
     "transfer.weights": lambda file: weights.read_weights(file, "lenet5", 1, Path),
-    "face_resnet": faceweights.load_face_resnet,
     "mtcnn": faceweights.load_mtcnn,
     "landmarks68": faceweights.load_face_landmarks68,
 }
@@ -392,9 +391,11 @@ def test_other_keys_than_names_are_refused(tmp_path: Path) -> None:
 
 
 def test_tensors_of_another_network_are_named_and_not_copied(tmp_path: Path) -> None:
-    torch.save(FaceResNet().state_dict() | {"extra": torch.ones(1)}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"these are not the tensors of FaceResNet: 1 .* the first is extra"):
-        faceweights.load_face_resnet(str(tmp_path / "w.pth"))
+    torch.save(FaceLandmarks68().state_dict() | {"extra": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(
+        ValueError, match=r"these are not the tensors of FaceLandmarks68: 1 .* the first is extra"
+    ):
+        faceweights.load_face_landmarks68(str(tmp_path / "w.pth"))
 
 
 def test_a_model_that_is_whole_predicts(copied: Path) -> None:
