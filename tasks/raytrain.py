@@ -44,7 +44,7 @@ from tasks.features import cached_features, caches, started
 from tasks.feed import PREFETCH_BATCHES, Feeds, cache_bytes, choose_mode, fit_from, resident, stream_depth
 from tasks.loop import Progress, Session
 from tasks.mailbox import Bell, open_mailbox, read_mailbox
-from tasks.nodes import ClusterLost, Head, beside_driver, is_embedded, use_own_interface
+from tasks.nodes import WAIT_S, ClusterLost, Head, beside_driver, is_embedded, use_own_interface
 from tasks.raysnapshot import mend_snapshot
 from tasks.result import Listener
 from tasks.settings import TrainConfig
@@ -54,7 +54,6 @@ from tasks.transfer import Weights
 MAX_WORKER_FAILURES = 3
 POLL_S = 0.25  # the follower's look at the mailbox
 LAST_WORDS_S = 10.0  # that the follower is given for them; the mailbox may be gone with the cluster
-WAIT_S = 1.0  # the driver's look at the head
 # between two looks for room for more workers: each growth costs the steps since a checkpoint
 GROW_EVERY_S = 60.0
 
