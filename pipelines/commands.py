@@ -14,7 +14,7 @@ from types import FrameType
 from cyclopts import App, CycloptsError
 
 from pipelines.adoption import adopt, server_away
-from pipelines.fulldisk import full_disk
+from pipelines.fulldisk import full_disk, of_database
 from pipelines.reporting import shown
 
 STOPPED = 128  # the shell's convention: plus the signal's number
@@ -173,7 +173,9 @@ def main(arguments: list[str]) -> int:
     except CycloptsError as error:
         return complain(usage_fault(error), 2, debug)
     except GIVEN as error:
-        return complain(given_fault(error), 2, debug)
+        told = of_database(error) and full_disk(error)  # which cannot open its files then
+        fault = given_fault(error)
+        return complain(f"{told} [{fault}]", 1, debug) if told else complain(fault, 2, debug)
     except ConnectionError as error:  # the world's fault: where it was raised says nothing more
         return complain(first_line(error), 1, debug)
     except Exception as error:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from PIL import Image
 
 from data.dataset import Dataset
 from models.signals import least_length
-from pipelines import commands
+from pipelines import commands, fulldisk
 from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.commands_models import CATALOGUES
 from pipelines.options import quiet_stdout
@@ -67,6 +68,21 @@ def photographs(folder: Path, num: int = 12) -> Path:
         for i in range(num):
             Image.new("L", (24 + i, 20), level + 3 * i).save(folder / label / f"{i}.png")
     return folder
+
+
+def test_a_full_disk_is_told_where_our_own_words_stand_for_sqlites(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        try:
+            raise sqlite3.OperationalError("unable to open database file")
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"it cannot be read as a gallery: {error}") from None
+
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        fail()
+    assert fulldisk.of_database(caught.value) and not fulldisk.of_database(ValueError("no such dataset"))
+    assert fulldisk.full_disk(caught.value) == ""
+    monkeypatch.setattr(fulldisk, "free_bytes", lambda _place: 0)
+    assert "no space is left in CONVOY_HOME (" in fulldisk.full_disk(caught.value)
 
 
 def test_help_names_every_command(run: Run) -> None:
