@@ -197,9 +197,11 @@ def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> Non
 
     Those that the run has already, of an earlier attempt, are not logged again.
     """
-    waiting, new = _unsent.setdefault(run_id, []), _metrics(metrics, step)
-    earlier = len(waiting)
-    waiting.extend(new)  # if MLflow does not answer now, they wait with the others
+    new = _metrics(metrics, step)
+    told = {(metric.key, metric.step, metric.value) for metric in new}
+    waiting = _unsent.setdefault(run_id, [])
+    earlier = [metric for metric in waiting if (metric.key, metric.step, metric.value) not in told]
+    waiting[:] = earlier + new  # if MLflow does not answer now, they wait with the others
     if not earlier:
         have = latest(run_id)
         waiting[:] = [metric for metric in new if have.get(metric.key) != (metric.step, metric.value)]

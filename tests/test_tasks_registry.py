@@ -248,8 +248,9 @@ def test_metrics_that_a_server_does_not_take_are_sent_later(
         patch.setattr(client, "log_batch", away)
         registry.log_progress(run_id, 1, {"loss": 3.0})
         registry.log_progress(run_id, 2, {"loss": 2.0})
-        with pytest.raises(MlflowException):
-            registry.log_metrics(run_id, {"test.accuracy": 0.5})
+        for _ in range(2):  # a step of a flow is tried twice
+            with pytest.raises(MlflowException):
+                registry.log_metrics(run_id, {"test.accuracy": 0.5})
     assert "connection refused" in caplog.text
 
     registry.log_progress(run_id, 3, {"loss": 1.0})
@@ -258,7 +259,7 @@ def test_metrics_that_a_server_does_not_take_are_sent_later(
         (2, 2.0),
         (3, 1.0),
     ]
-    assert client.get_run(run_id).data.metrics["test.accuracy"] == 0.5
+    assert [metric.value for metric in client.get_metric_history(run_id, "test.accuracy")] == [0.5]
 
 
 def test_what_a_run_has_already_is_not_logged_again(home: Path, client: MlflowClient) -> None:
