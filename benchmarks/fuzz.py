@@ -269,7 +269,7 @@ class Worker:
     def outcome(self, ready: bool) -> Outcome | None:
         """What became of its case, None while it runs."""
         assert self.number is not None
-        if ready:
+        if ready or self.pipe.poll():  # it may have come since, while another process was started
             try:
                 found: Outcome = self.pipe.recv()
                 return found

@@ -35,6 +35,9 @@ from rich.table import Table
 
 CHANGES = {"train": {"epochs": 0.1, "validate_every_epochs": 0}}
 WARM_SHARE = 0.25  # of the blocks, which the slope leaves out
+FEWEST_ROWS = 6  # that a slope and its error can be told from
+LOOK_EVERY_S = 2.0  # at the memory of commands: a look at forty processes takes a core for half a second
+END_S = 20.0  # for what a command started to end after it
 # What may be had more after 100 flows.
 TOLERANCE = {
     "process MB": 5.0, "servers MB": 5.0, "handles": 1.0, "threads": 1.0, "processes": 0.5, "shared MB": 1.0,
@@ -137,14 +140,39 @@ def growth(rows: Sequence[dict[str, float]], name: str) -> tuple[float, float]:
     )
 
 
+def measure_row(
+    options: argparse.Namespace, home: Path, log: Path, console: Console
+) -> tuple[list[dict[str, float]], int]:
+    """Run the flows in a process of their own, telling each block as it ends: what there was, and its exit code."""
+    command = [sys.executable, __file__, "--flows", str(options.flows), "--every", str(options.every),
+               "--executor", options.executor, "--home", str(home)]  # fmt: skip
+    rows: list[dict[str, float]] = []
+    with (
+        log.open("ab") as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as running,
+    ):
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith('{"flows"'):
+                rows.append(json.loads(line))
+                told = (f"{name} {value:,.1f}" for name, value in rows[-1].items())
+                console.print(", ".join(told), style="dim", soft_wrap=True)
+    return rows, running.returncode
+
+
 def show_row(rows: Sequence[dict[str, float]], console: Console, executor: str) -> bool:
-    """The table of a row, and whether all of it is flat."""
+    """The table of a row, and whether all of it is flat; False where there are too few blocks to tell."""
+    if not rows:
+        return False
     table = Table(*rows[0], title=f"{rows[-1]['flows']:,.0f} flows in a row in one process, {executor}")
     for row in rows:
         table.add_row(
             *(f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" for value in row.values())
         )
     console.print(table)
+    if len(rows) < FEWEST_ROWS:
+        console.print(f"{len(rows)} blocks are too few to tell what grows: {FEWEST_ROWS} at least")
+        return False
     verdicts = Table("measure", "grows by", "tolerance", "", title="In 100 flows, after the first quarter")
     good = True
     for name, most in TOLERANCE.items():
@@ -175,14 +203,20 @@ def commands(home: Path, number: int, log: Path) -> Iterator["subprocess.Popen[b
             )  # fmt: skip
 
 
-def left_in(home: Path) -> dict[str, float]:
-    """What is there when all commands have ended: processes of this home, temporary files, what is stored."""
+def processes_of(home: Path) -> int:
+    """How many processes work in this home, but for this one."""
     found = 0
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             here = process.environ().get("CONVOY_HOME") == str(home) and process.pid != os.getpid()
             found += here and process.status() != psutil.STATUS_ZOMBIE
-    return {"processes": found, "temporary": len(list(Path(tempfile.gettempdir()).iterdir())), **stored(home)}
+    return found
+
+
+def left_in(home: Path) -> dict[str, float]:
+    """What is there when all commands have ended: processes of this home, temporary files, what is stored."""
+    temporary = len(list(Path(tempfile.gettempdir()).iterdir()))
+    return {"processes": processes_of(home), "temporary": temporary, **stored(home)}
 
 
 def show_commands(home: Path, number: int, parallel: int, log: Path, console: Console) -> bool:
@@ -194,23 +228,25 @@ def show_commands(home: Path, number: int, parallel: int, log: Path, console: Co
     for name, width, total in (("in turn", 1, number), ("at once", parallel, parallel)):
         if not total:
             continue
-        before, began, peak, failed = stored(home), time.perf_counter(), 0.0, 0
+        before, began, peak, failed = left_in(home), time.perf_counter(), 0.0, 0
         for first in range(0, total, width):
             running = list(commands(home, min(width, total - first), log))
             while any(process.poll() is None for process in running):
                 peak = max(
                     peak, sum(memory_mb(each, "Pss_Anon:", "Pss_Shmem:") for each in below(psutil.Process()))
                 )
-                time.sleep(0.5)
+                time.sleep(LOOK_EVERY_S)
             failed += sum(process.returncode != 0 for process in running)
+        taken, end = time.perf_counter() - began, time.monotonic() + END_S
+        while processes_of(home) and time.monotonic() < end:
+            time.sleep(0.2)
         left = left_in(home)
-        for kind, kilobytes in before.items():
-            left[kind] = (left[kind] - kilobytes) / total
+        left["temporary"] -= before["temporary"]
+        for kind in STORED:
+            left[kind] = (left[kind] - before[kind]) / total
         good &= not failed and not left["processes"] and not left["temporary"]
         cells = [f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" for value in left.values()]
-        table.add_row(
-            f"{total} {name}", f"{time.perf_counter() - began:.0f}", str(failed), f"{peak:,.0f}", *cells
-        )
+        table.add_row(f"{total} {name}", f"{taken:.0f}", str(failed), f"{peak:,.0f}", *cells)
     console.print(table)
     console.print("KB: for a flow")
     return good
@@ -244,16 +280,14 @@ def main() -> None:
         add = [sys.executable, "-m", "pipelines", "data", "add", "sklearn:digits", "--name", "digits"]
         subprocess.run(add, check=True, stdout=subprocess.DEVNULL)
         if options.flows:
-            row = [sys.executable, __file__, "--flows", str(options.flows), "--every", str(options.every),
-                   "--executor", options.executor, "--home", str(home)]  # fmt: skip
-            with log.open("ab") as said:
-                done = subprocess.run(row, stdout=subprocess.PIPE, stderr=said, check=False, text=True)
-            rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-            good = not done.returncode and show_row(rows, console, options.executor)
+            rows, code = measure_row(options, home, log, console)
+            good = show_row(rows, console, options.executor) and not code
+            if code:
+                console.print(f"the flows ended with code {code} after {len(rows)} blocks")
         if options.commands or options.parallel:
             good &= show_commands(home, options.commands, options.parallel, log, console)
         if not good:
-            console.print(log.read_text()[-2000:], markup=False)
+            console.print(log.read_text(errors="replace")[-5000:], markup=False)
     sys.exit(not good)
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the run failed; 2 what was given is wrong; 130 Ctrl-C; 143
 """
 
 import inspect
+import re
 import signal
 import sys
 import traceback
@@ -13,7 +14,7 @@ from types import FrameType
 from cyclopts import App, CycloptsError
 
 from pipelines.adoption import adopt, server_away
-from pipelines.fulldisk import full_disk
+from pipelines.fulldisk import full_disk, of_database
 from pipelines.reporting import shown
 
 STOPPED = 128  # the shell's convention: plus the signal's number
@@ -132,11 +133,35 @@ def explain_in_full(name: str) -> None:
         command.help = told.replace("\nExample: ", "\n\nExample: ")
 
 
+def name_what_may_be_left_out(arguments: list[str]) -> None:
+    """Let the usage of the command that is asked about name the words that may be left out: Cyclopts calls all ARGS."""
+    from cyclopts.help import format_usage  # only for --help
+
+    command, chain = app, list[str]()
+    for word in arguments:
+        if word.startswith("-") or word not in command:
+            break
+        command = command[word]
+        chain.append(word)
+    if command.default_command is None or not chain:
+        return
+    named = []
+    for parameter in inspect.signature(command.default_command).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            named.append(f"[{parameter.name.upper()}...]")
+        elif parameter.kind is not parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
+            named.append(f"[{parameter.name.upper()}]")
+    usage = str(format_usage(app, chain)).rstrip()
+    command.usage = re.sub(r"\[ARGS(\.\.\.)?\]$", " ".join(named), usage)
+
+
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     debug = "--debug" in arguments
     if arguments and arguments[0] in app and not arguments[0].startswith("-"):
         explain_in_full(arguments[0])
+    if {*app.help_flags} & {*arguments}:
+        name_what_may_be_left_out(arguments)
     signal.signal(signal.SIGTERM, raise_stopped)
     try:
         if not {*arguments[:1]} & PLATFORM:
@@ -148,7 +173,9 @@ def main(arguments: list[str]) -> int:
     except CycloptsError as error:
         return complain(usage_fault(error), 2, debug)
     except GIVEN as error:
-        return complain(given_fault(error), 2, debug)
+        told = of_database(error) and full_disk(error)  # which cannot open its files then
+        fault = given_fault(error)
+        return complain(f"{told} [{fault}]", 1, debug) if told else complain(fault, 2, debug)
     except ConnectionError as error:  # the world's fault: where it was raised says nothing more
         return complain(first_line(error), 1, debug)
     except Exception as error:

@@ -20,6 +20,7 @@ Models = Annotated[
     list[str] | None,
     Parameter(
         name="--model",
+        metavar="NAME",
         consume_multiple=False,
         negative=(),
         help="A network or a recipe that members take in turn; may be given often.",

@@ -45,7 +45,7 @@ def predict(
     tile: Annotated[bool, Parameter(negative=())] = False,
     overlap: float | None = None,
     liveness: str | None = None,
-    style: list[str] | None = None,
+    style: Annotated[list[str] | None, Parameter(negative=())] = None,
     strength: float | None = None,
     out: Path | None = None,
     executor: Executor = "ray",

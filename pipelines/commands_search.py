@@ -23,6 +23,7 @@ Spaces = Annotated[
     list[str] | None,
     Parameter(
         name="--space",
+        metavar="KEY=RANGE",
         consume_multiple=False,
         negative=(),
         help="What is searched, as KEY=LOW..HIGH, KEY=log:LOW..HIGH or KEY=A,B; may be given often.",

@@ -181,7 +181,9 @@ def remote(
     url: str = "",
     /,
     *,
-    option: Annotated[list[str] | None, Parameter(consume_multiple=False, negative=())] = None,
+    option: Annotated[
+        list[str] | None, Parameter(metavar="KEY=VALUE", consume_multiple=False, negative=())
+    ] = None,
     local: Annotated[bool, Parameter(name="--local", negative=())] = False,
     as_json: Json = False,
 ) -> None:

@@ -24,6 +24,7 @@ from data.findings import parse_accepted
 from pipelines import checks, environment, steps
 from pipelines.artifacts import ProgressBar
 from pipelines.configuration import AcceptForm, ChangesForm, RecipeForm
+from pipelines.course import Course, values_of
 from pipelines.engines import start_ray
 from pipelines.families import Executor, StopAfter
 from pipelines.interruption import interruptible, resume_command, undisturbed
@@ -318,7 +319,12 @@ def train_team(
 ) -> list[TrainResult]:  # fmt: skip
     """Train the members that are not trained yet, telling console or log, MLflow and the progress bar of it."""
     latest: dict[int, Progress] = {}
-    num_waiting = sum(not (member.folder / "result.json").is_file() for member in team)
+    waiting = [place for place, member in enumerate(team) if not (member.folder / "result.json").is_file()]
+    num_waiting = len(waiting)
+    courses = {
+        place: Course(run_ids[1 + place], again=(team[place].folder / "history.jsonl").is_file())
+        for place in waiting
+    }
     runs = [
         MemberRun(member.job.config, member.folder, member.key, each, teacher)
         for member, each, teacher in zip(team, weights, teachers, strict=True)
@@ -326,7 +332,7 @@ def train_team(
     bar = ProgressBar(f"training {len(team)} members on {data.info.name}")
 
     def hear(place: int, progress: Progress) -> None:
-        steps.log_progress(run_ids[1 + place], progress)
+        courses[place].hear(progress.step, values_of(progress))
         latest[place] = progress
         done, begun = sum(each.step for each in latest.values()), len(latest)
         # those that wait for their turn have not said how many steps they will take: the mean of the others
@@ -338,6 +344,7 @@ def train_team(
         bar.show(sum(each.step / each.num_steps for each in latest.values()) / num_waiting)
 
     def begin(place: int, step: int) -> None:
+        courses[place].begin()
         if step:
             reporter.note(f"member {place} goes on after step {step}")
 
@@ -347,6 +354,8 @@ def train_team(
         results = train_members(
             team[0].job.family, runs, data, digest=digest, executor=executor, on_progress=hear, on_start=begin
         )
+    for course in courses.values():
+        course.end()
     if executor == "ray":
         steps.tag_cluster(*run_ids)
     for run_id, run, result in zip(run_ids[1:], runs, results, strict=True):

@@ -7,6 +7,7 @@ failed", a text from another process; or Prefect's server alone knows it. So wha
 import errno
 import os
 import re
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def of_database(error: BaseException) -> bool:
+    """Whether an error came of one of SQLite's, which our own words have taken the place of."""
+    return any(isinstance(each, sqlite3.OperationalError) for each in causes(error))
 
 
 def tells(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ Changes = Annotated[
     list[str] | None,
     Parameter(
         name="--set",
+        metavar="KEY=VALUE",
         consume_multiple=False,
         negative=(),
         help="A parameter to change, as KEY.PATH=VALUE; may be given often.",
@@ -20,6 +21,7 @@ Accept = Annotated[
     list[str] | None,
     Parameter(
         name="--accept",
+        metavar="CHECKS",
         consume_multiple=False,
         negative=(),
         help="Names of checks whose errors are waived, with commas between them; may be given often.",

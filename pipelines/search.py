@@ -22,6 +22,7 @@ from data.findings import parse_accepted
 from pipelines import checks, environment, steps, training
 from pipelines.artifacts import ProgressBar, publish_search
 from pipelines.configuration import configuration
+from pipelines.course import Course
 from pipelines.engines import start_ray
 from pipelines.families import SearchStop, StopAfter
 from pipelines.interruption import interruptible, resume_command, undisturbed
@@ -226,6 +227,7 @@ class Record:
         self.job, self.data, self.lineage, self.run_id = job, data, lineage, run_id
         self.reporter, self.bar = reporter, bar
         self.runs: dict[int, str] = {}  # of trials that run
+        self.courses: dict[int, Course] = {}
 
     def started(self, study: "Study", trial: "Trial") -> None:
         self.runs[trial.number] = registry.start_run(
@@ -237,13 +239,16 @@ class Record:
             dataset=self.data,
             digest=self.lineage.dvc_digest,
         )
+        self.courses[trial.number] = Course(self.runs[trial.number], again=True)
         self.show(study)
 
     def validated(self, trial: "Trial", report: "Report") -> None:
-        values = {**report.metrics, "epoch": report.epoch}
-        registry.log_progress(self.runs[trial.number], report.step, values)
+        self.courses[trial.number].hear(report.step, {**report.metrics, "epoch": report.epoch})
 
     def ended(self, study: "Study", trial: "Trial") -> None:
+        course = self.courses.pop(trial.number, None)
+        if course is not None:
+            course.end()
         run_id = self.runs.pop(trial.number, None) or registry.run_id_of(f"{self.lineage.key}.{trial.number}")
         registry.set_tags(run_id, {"trial.state": trial.state, "trial.reason": trial.reason})
         registry.log_progress(run_id, 0, {RANKS: trial.cpu_s})

@@ -19,7 +19,7 @@ from pathlib import Path
 from pipelines import environment
 from tasks.paths import ROOT
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 600.0  # five seconds on a quiet machine; minutes where twenty commands start on two cores
 STOP_TIMEOUT_S = 5.0
 
 _server: subprocess.Popen[bytes] | None = None

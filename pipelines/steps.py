@@ -19,6 +19,7 @@ from data.checks import shard_fault
 from data.dataset import Dataset, Split, noun_of, way_back
 from data.parameters import Parameters
 from pipelines.artifacts import ProgressBar, publish_result
+from pipelines.course import Course, values_of
 from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
 from pipelines.reporting import Reporter, Status, current_reporter, progress_of, shown
@@ -182,22 +183,24 @@ def train_model(
     already. Told to stop by a signal, it keeps a checkpoint first.
     """
     bar = ProgressBar(f"training on {dataset.info.name}")
+    again = (folder / "history.jsonl").is_file()
+    course = Course(run_id, again)
 
     def hear(progress: Progress) -> None:
         texts = [f"{name} {value:.3f}" for name, value in progress.metrics.items()]
         reporter.show(
             Status("train", progress.step, progress.num_steps, progress.images_per_s, ", ".join(texts))
         )
-        log_progress(run_id, progress)
+        course.hear(progress.step, values_of(progress))
         bar.show(progress.step / progress.num_steps)
         under_way(reporter)
 
-    again = (folder / "history.jsonl").is_file()
     first_step_at: float | None = None
 
     def begin(step: int) -> None:
         nonlocal first_step_at
         first_step_at, stop.under_way = time.time(), True
+        course.begin()
         if again:
             reporter.note(
                 f"goes on after step {step}" if step else "no checkpoint had been kept yet: starts over"
@@ -210,6 +213,7 @@ def train_model(
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
             on_start=begin, stopping=stop.asked.is_set, weights=weights, teacher=teacher,
         )  # fmt: skip
+    course.end()
     if executor == "ray":  # known only once Ray is connected, which training does
         tag_cluster(run_id)
     log_training(run_id, folder, result, executor)
@@ -221,18 +225,6 @@ def tag_cluster(*run_ids: str) -> None:
     tags = {"ray.job_id": cluster.job_id(), "ray.address": cluster.cluster_info().address}
     for run_id in run_ids:
         registry.set_tags(run_id, tags)
-
-
-def log_progress(run_id: str, progress: Progress) -> None:
-    """Send what a run says while it trains to its record."""
-    values = {
-        **progress.metrics,
-        "lr": progress.lr,
-        "images_per_s": progress.images_per_s,
-        "input_wait": progress.input_wait,
-        "epoch": progress.epoch,
-    }
-    registry.log_progress(run_id, progress.step, values)
 
 
 def log_training(run_id: str, folder: Path, result: TrainResult, executor: Executor) -> None:

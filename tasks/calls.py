@@ -11,7 +11,7 @@ import torch
 from data.dataset import DatasetInfo
 from tasks.cluster import cluster_info
 from tasks.features import Part, compute_part
-from tasks.nodes import require_places
+from tasks.nodes import WAIT_S, Head, require_places
 from tasks.transfer import Weights
 
 CALLS_PER_CPU = 4  # that wait or run at a time
@@ -56,8 +56,9 @@ def call_each(
     """Call a function with each of these arguments, on the cluster: (place in `calls`, result), as they end.
 
     As many run at once as have a CPU for each thread (0: one) and their GPUs; `calls` are taken only a few ahead of
-    that. What one raises ends them all, and is raised here; RuntimeError where a process was lost. Nothing is called
-    twice: whoever calls tries again. Raises ValueError where no node has that many CPUs or GPUs.
+    that. What one raises ends them all, and is raised here; RuntimeError where a process was lost, ClusterLost where
+    the head was. Nothing is called twice: whoever calls tries again. Raises ValueError where no node has that many CPUs
+    or GPUs.
     """
     threads = max(1, num_threads)
     require_places(1, threads, num_gpus, f"calls on {threads} CPUs and {num_gpus:g} GPUs each", "calls")
@@ -66,14 +67,18 @@ def call_each(
     most = CALLS_PER_CPU * max(1, cluster_info().num_cpus)
     waiting = enumerate(calls)
     pending: dict[ray.ObjectRef, int] = {}
+    head = Head()
     try:
         while True:
             for place, arguments in itertools.islice(waiting, most - len(pending)):
                 pending[task.remote(function, threads, *arguments)] = place
             if not pending:
                 return
-            [done], _ = ray.wait(list(pending), num_returns=1)
-            yield pending.pop(done), ray.get(done)
+            ended, _ = ray.wait(list(pending), num_returns=1, timeout=WAIT_S)
+            if not ended:
+                head.require()
+            for done in ended:
+                yield pending.pop(done), ray.get(done)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:

@@ -1,4 +1,4 @@
-"""Published weights of the nets that look at faces, from where they lie: a file, a folder, an installed package.
+"""Published weights of the nets that find faces and their points: of a file, a folder, an installed package.
 
 As in tasks.weights, no pickle is run and no package's code either. What a model was made with is told by a checksum of
 the tensors, not of the file: facenet-pytorch's three files and the same tensors in one safetensors file have one.
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from models.facelandmarks68 import FaceLandmarks68
-from models.faceresnet import FaceResNet
 from models.mtcnn import MTCNN
 from tasks.weights import PACKAGE, SUFFIXES, files_in_package, read_state
 
@@ -44,13 +43,8 @@ def load_mtcnn(source: str) -> tuple[MTCNN, str]:
     return _loaded(MTCNN(), state, source)
 
 
-def load_face_resnet(source: str) -> tuple[FaceResNet, str]:
-    """The face ResNet with the weights of a file, of half precision or full; raises as `load_mtcnn`."""
-    return _loaded(FaceResNet(), _state_of_file(source), source)
-
-
 def load_face_landmarks68(source: str) -> tuple[FaceLandmarks68, str]:
-    """The net of 68 landmarks with the weights of a file, and their checksum; raises as `load_mtcnn`."""
+    """The net of 68 landmarks with the weights of a file, of half precision or full; raises as `load_mtcnn`."""
     return _loaded(FaceLandmarks68(), _state_of_file(source), source)
 
 

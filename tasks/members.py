@@ -28,7 +28,7 @@ from tasks.driverfiles import shared_files
 from tasks.features import caches
 from tasks.loop import Progress
 from tasks.mailbox import open_mailbox, read_mailbox
-from tasks.nodes import require_places
+from tasks.nodes import ClusterLost, Head, require_places
 from tasks.raytrain import run_rank, source_of
 from tasks.result import Listener, TrainResult, read_result
 from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, train
@@ -129,7 +129,7 @@ class Crowd:
 
     def train(self, waiting: Sequence[int]) -> None:
         """Train the members at these places, and write what each leaves as soon as it has ended."""
-        queue = deque(waiting)
+        queue, head, lost = deque(waiting), Head(), False
         layouts = {place: self.checked(place) for place in waiting}
         at_once = min(members_at_once(self.runs[place].config) for place in waiting)
         running: dict[Any, int] = {}
@@ -139,14 +139,19 @@ class Crowd:
                     place = queue.popleft()
                     running[self.start(place, layouts[place])] = place
                 ended, _ = ray.wait([*running], timeout=POLL_S)
+                head.require()
                 self.deliver()
                 for reference in ended:
                     self.finish(running.pop(reference), reference)
+        except ClusterLost:
+            lost = True
+            raise
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
-            for actor in (self.mailbox, *self.readers):
-                ray.kill(actor)
+            if not lost:  # else nobody is there to end them
+                for actor in (self.mailbox, *self.readers):
+                    ray.kill(actor)
 
     def checked(self, place: int) -> Layout:
         run = self.runs[place]

@@ -10,12 +10,14 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 
 from data.files import scratch
+from data.hosts import check_name
 from data.parameters import did_you_mean
 from tasks.modelfile import model_sha256
 from tasks.paths import home
 from tasks.recordstore import tracking_uri
 
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+ASKED_BY_HOST = ("http", "https", "ftp", "sftp")  # schemes whose host MLflow asks itself
 
 
 def find_versions(client: MlflowClient, condition: str) -> list[ModelVersion]:
@@ -102,7 +104,13 @@ def files_of(client: MlflowClient, version: ModelVersion) -> Path:
 
 
 def _fetch(source: str, folder: Path) -> None:
-    """Download into `folder`, which appears only when all of it is there."""
+    """Download into `folder`, which appears only when all of it is there.
+
+    The registry says from where: raises PrivateAddressError for an address of a private network that is not its own.
+    """
+    address = urlparse(source)
+    if address.scheme in ASKED_BY_HOST and address.netloc != urlparse(tracking_uri()).netloc:
+        check_name(address.hostname or "")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch("fetch", folder.parent) as partial:
         got = download_artifacts(artifact_uri=source, dst_path=str(partial), tracking_uri=tracking_uri())

@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 SHARES = 10_000  # Ray counts resources in ten-thousandths
+WAIT_S = 1.0  # for what runs on the cluster, until the head is looked after
 ASK_EVERY_S, ANSWER_S = 2.0, 2.0
 LOST_AFTER_S = 40.0  # Ray itself ends the driver, without a word, after a minute without its head
 

@@ -43,7 +43,7 @@ from tasks.features import cached_features, caches, started
 from tasks.feed import PREFETCH_BATCHES, Feeds, cache_bytes, choose_mode, fit_from, resident, stream_depth
 from tasks.loop import Progress, Session
 from tasks.mailbox import Bell, open_mailbox, read_mailbox
-from tasks.nodes import ClusterLost, Head, beside_driver, is_embedded, use_own_interface
+from tasks.nodes import WAIT_S, ClusterLost, Head, beside_driver, is_embedded, use_own_interface
 from tasks.raycontroller import PatientTrainController
 from tasks.raysnapshot import mend_snapshot
 from tasks.result import Listener
@@ -55,7 +55,6 @@ MAX_WORKER_FAILURES = 3
 POLL_S = 0.25  # the follower's look at the mailbox, until training is under way
 UNDER_WAY_POLL_S = 0.5  # and then: progress is not told more often
 LAST_WORDS_S = 10.0  # that the follower is given for them; the mailbox may be gone with the cluster
-WAIT_S = 1.0  # the driver's look at the head
 # between two looks for room for more workers: each growth costs the steps since a checkpoint
 GROW_EVERY_S = 60.0
 

@@ -153,6 +153,26 @@ def get_metrics(run_id: str) -> dict[str, float]:
     return dict(connect().get_run(run_id).data.metrics)
 
 
+def latest(run_id: str) -> dict[str, tuple[int, float]]:
+    """Of each metric of a run the last step that it was logged of, and its value there."""
+    data = connect().get_run(run_id).data.to_proto()
+    return {metric.key: (int(metric.step), float(metric.value)) for metric in data.metrics}
+
+
+def logged_before(run_id: str) -> dict[str, tuple[int, float]]:
+    """What an earlier attempt has logged, as `latest` has it; nothing where a server is away, which stops nobody."""
+    try:
+        require_answer()
+        if run_id in _unsent:  # of an attempt of this process
+            _send(run_id)
+        return latest(run_id)
+    except (MlflowException, OSError) as error:
+        _logger.warning(
+            "MLflow did not say what run %s has; it may get some of it twice: %s", run_id, first_line(error)
+        )
+        return {}
+
+
 def log_progress(run_id: str, step: int, metrics: Mapping[str, float]) -> None:
     """Log metrics of a step while training runs.
 
@@ -180,8 +200,18 @@ def _trouble_with(act: Callable[[], object]) -> str:
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-    """Log metrics, with all that `log_progress` still keeps; raises if MLflow does not take them."""
-    _unsent.setdefault(run_id, []).extend(_metrics(metrics, step))
+    """Log metrics, with all that `log_progress` still keeps; raises if MLflow does not take them.
+
+    Those that the run has already, of an earlier attempt, are not logged again.
+    """
+    new = _metrics(metrics, step)
+    told = {(metric.key, metric.step, metric.value) for metric in new}
+    waiting = _unsent.setdefault(run_id, [])
+    earlier = [metric for metric in waiting if (metric.key, metric.step, metric.value) not in told]
+    waiting[:] = earlier + new  # if MLflow does not answer now, they wait with the others
+    if not earlier:
+        have = latest(run_id)
+        waiting[:] = [metric for metric in new if have.get(metric.key) != (metric.step, metric.value)]
     _send(run_id)
 
 

@@ -276,6 +276,9 @@ def repeatable(metrics: dict[str, float]) -> dict[str, float]:
 def judge_run(straight: Straight, key: str, document: dict[str, Any]) -> None:
     """A run has the bits, the record and the one version that an undisturbed run has."""
     assert document["key"] == key
+    points = connect().get_metric_history(document["mlflow_run"], "epoch")
+    steps = [step for _, step in sorted((point.timestamp, point.step) for point in points)]
+    assert steps and steps == sorted(steps), "no step was logged again"
     assert weights_of(runs() / key) == straight.weights
     assert repeatable(document["metrics"]) == straight.metrics
     assert statuses(key) == ["FINISHED"]

@@ -24,7 +24,7 @@ CHANGES = {name: part for name, part in TINY["classification"].items() if name !
 ENDLESS = {**CHANGES, "train": {**CHANGES["train"], "epochs": 100000}}
 LONG = {**CHANGES, "train": {**CHANGES["train"], "epochs": 600, "checkpoint_every_steps": 20}}
 RUN_S = 400  # until a flow run has come to where it is waited for
-ENDED = ("Completed", "Failed", "Crashed", "Cancelled")
+OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")  # types of states; a flow gives them names of its own
 PORTS = ("prefect_port", "mlflow_port", "ray_port", "dashboard_port")
 FOREIGN = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PREFECT_HOME", "RAY_AUTH_MODE")
 
@@ -113,10 +113,21 @@ class Platform:
         wait_for(lambda: list((self.home / "runs" / run / "checkpoints").glob("*")), RUN_S, "a checkpoint")
         return run
 
-    def await_end(self, run: str) -> None:
-        """Wait for a flow run, which must end well and be one finished record."""
-        wait_for(lambda: self.state(run) in ENDED, RUN_S, "the run has ended")
-        assert self.state(run) == "Completed", (self.folder / "logs" / "worker.log").read_text()
+    def is_over(self, run: str) -> bool:
+        return str(self.ask(f"/flow_runs/{run}")["state_type"]) in OVER
+
+    def await_end(self, run: str, state: str = "Completed") -> None:
+        """Wait for a flow run, which must end in this state."""
+        wait_for(lambda: self.is_over(run), RUN_S, "the run has ended")
+        self.require_state(run, state)
+
+    def require_state(self, run: str, state: str) -> None:
+        """Fail with the worker's log unless a flow run is in this state."""
+        assert self.state(run) == state, (self.folder / "logs" / "worker.log").read_text()
+
+    def await_training(self, run: str) -> None:
+        """Wait for a flow run that trains, which must end well and be one finished record."""
+        self.await_end(run)
         assert self.mlflow(run) == ["FINISHED"]
 
     def processes(self) -> list[psutil.Process]:

@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from data.files import file_sha256
-from tasks import versioning, versions
+from tasks import ledger, versioning, versions
+from tasks.enrolment import folder_of
+from tasks.gallery import Gallery
 from tasks.paths import store
 from tests.chaos import (
     IN_PROCESS,
+    RAY_AGENTS_S,
     TRAIN,
     Straight,
+    judge_home,
     judge_run,
     judge_store,
     run,
@@ -28,12 +32,20 @@ from tests.chaos import (
 from tests.pictures import class_tree, write_tree
 from tests.platforms import tiny_changes
 from tests.test_chaos_points import (
+    AFTER,
+    EMBED_POINTS,
     INGEST_POINTS,
+    MOVE_POINTS,
     POINTS,
+    WORDS,
     add_words,
+    enrol_people,
+    judge_re_embedded,
+    re_embed_words,
     slow,
     told,
 )
+from tests.test_tasks_ledger import with_versions
 from tests.tiny import tiny_dataset
 
 pytestmark = pytest.mark.chaos
@@ -208,3 +220,51 @@ def test_a_model_that_does_not_fit_beside_others_is_registered_once_there_is_roo
         assert statuses(full.key) == ["FAILED"]
     again = run(straight.home, tmp_path / "again", "train", "--resume", full.key, IN_PROCESS)
     judge_run(straight, full.key, again)
+
+
+# --- promote, re-embed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["before the alias", slow("alias moved")])
+def test_a_promotion_on_a_full_disk_is_made_once_when_there_is_room(
+    point: str, disk: Path, ballast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = disk / f"moved-{point.replace(' ', '-')}"
+    monkeypatch.setenv("CONVOY_HOME", str(home))
+    with_versions(home, "moved", 2)
+    with running(home, tmp_path / "full", WORDS["promote"], MOVE_POINTS[point]) as full:
+        full.reach()
+        fill(ballast)
+        full.let_go()
+        require_one_error(*full.end())
+        assert full.left_after(5) == []
+    ballast.unlink()
+    document = run(home, tmp_path / "again", *WORDS["promote"])
+    assert (document["action"], document["state"]) == ("promote", "sealed")
+    assert ledger.aliases("moved") == AFTER["promote"]
+    assert [move.action for move in ledger.history("moved")] == ["register", "promote"]
+    judge_home()
+    shutil.rmtree(home)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["between batches", "before the switch"])
+def test_a_re_embedding_on_a_full_disk_goes_on_once_there_is_room(
+    point: str, disk: Path, ballast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = disk / f"faces-{point.replace(' ', '-')}"
+    monkeypatch.setenv("CONVOY_HOME", str(home))
+    second = enrol_people(home, tmp_path / "people")
+    shutil.copytree(folder_of("staff"), folder_of("full"))
+    with running(home, tmp_path / "full", re_embed_words("full", second), EMBED_POINTS[point]) as full:
+        full.reach()
+        fill(ballast)
+        full.let_go()
+        require_one_error(*full.end())
+        ballast.unlink()
+        assert full.left_after(RAY_AGENTS_S) == []
+    with Gallery.open(folder_of("full")) as opened:
+        assert opened.check() == len(opened.people())
+    run(home, tmp_path / "again", *re_embed_words("full", second))
+    judge_re_embedded("full")
+    shutil.rmtree(home)

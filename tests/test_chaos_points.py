@@ -273,6 +273,50 @@ def test_an_ingest_typed_again_leaves_what_an_undisturbed_one_leaves(
     judge_locks()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_ingest_whose_dvc_is_killed_says_so_and_is_made_whole_by_the_same_words(
+    number: int, ingested: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(ingested.homes[number - 1], home)
+    monkeypatch.setenv("CONVOY_HOME", str(home))
+    words = add_words(ingested.sources[number - 1])
+    with running(home, tmp_path / "hurt", words, INGEST_POINTS["inside DVC"]) as hurt:
+        dvc = hurt.reach()
+        assert dvc.pid != hurt.process.pid
+        dvc.kill()
+        code, err = hurt.end()
+        assert code == 1 and "Traceback" not in err
+        assert "DVC could not" in err.splitlines()[-1]
+        assert hurt.left_after(20) == []
+    document = run(home, tmp_path / "again", *words)
+    assert document["version"] == number
+    assert told(home) == told(ingested.homes[number])
+    judge_store()
+    judge_locks()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["shards", "inside DVC"])
+def test_an_ingest_outlasts_the_sleep_of_a_laptop(
+    point: str, ingested: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(ingested.homes[1], home)
+    monkeypatch.setenv("CONVOY_HOME", str(home))
+    words = [*add_words(ingested.sources[1]), "--json"]
+    with running(home, tmp_path / "slept", words, INGEST_POINTS[point]) as slept:
+        slept.reach()
+        freeze(slept, NIGHT_S)
+        slept.let_go()
+        assert slept.document()["version"] == 2
+        assert slept.left_after(20) == []
+    assert told(home) == told(ingested.homes[2])
+    judge_store()
+    judge_locks()
+
+
 # --- promote and roll back -------------------------------------------------------------------------------------
 
 MOVE_POINTS = {
@@ -287,9 +331,13 @@ AFTER = {  # the first version is the challenger too, until it is made the champ
     "promote": {"champion": 2, "previous": 1, "challenger": 1},
     "rollback": {"champion": 1, "previous": 2},
 }
-MOVES = [("rollback", "alias moved"), *(slow(*cell) for cell in (
-    ("promote", "before the alias"), ("promote", "alias moved"), ("rollback", "before the alias"),
-))]  # fmt: skip
+MOVES_FAST = {("rollback", "alias moved", "kill")}
+MOVES = [
+    (action, point, fault) if (action, point, fault) in MOVES_FAST else slow(action, point, fault)
+    for action in WORDS
+    for point in MOVE_POINTS
+    for fault in FAULTS
+]
 
 
 @pytest.fixture
@@ -301,17 +349,15 @@ def moved_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-@pytest.mark.parametrize(("action", "point"), MOVES)
+@pytest.mark.parametrize(("action", "point", "fault"), MOVES)
 def test_a_move_of_aliases_typed_again_is_made_once(
-    action: str, point: str, moved_home: Path, tmp_path: Path
+    action: str, point: str, fault: str, moved_home: Path, tmp_path: Path
 ) -> None:
     if action == "rollback":
         ledger.promote("moved", 2, because="it is better", expected=1)
     before = len(ledger.history("moved"))
     with running(moved_home, tmp_path / "hurt", WORDS[action], MOVE_POINTS[point]) as hurt:
-        hurt.reach()
-        hurt.process.kill()
-        hurt.end()
+        assert "Traceback" not in suffer(hurt, fault)
         assert hurt.left_after(5) == []
     document = run(moved_home, tmp_path / "again", *WORDS[action])
     assert (document["action"], document["state"]) == (action, "sealed")
@@ -324,7 +370,8 @@ def test_a_move_of_aliases_typed_again_is_made_once(
 
 EMBED_POINTS = {
     "first batch": "tasks.reembedding:_waiting:1",
-    "all but the last": "tasks.reembedding:_waiting:2",
+    "between batches": "tasks.reembedding:check_unit:2",
+    "what came since": "tasks.reembedding:_waiting:2",
     "before the switch": "tasks.reembedding:_switch:1",
     "switched": "tasks.reembedding:_tidy_up:1",
 }
@@ -332,8 +379,15 @@ EMBED_POINTS = {
 
 @pytest.fixture(scope="module")
 def enrolled(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the successor of an embedder that the gallery `staff` has its vectors of; and `straight`, of it."""
-    folder = tmp_path_factory.mktemp("faces")
+    """What `enrol_people` leaves in the module's home."""
+    return enrol_people(module_home, tmp_path_factory.mktemp("faces"))
+
+
+def enrol_people(home: Path, folder: Path) -> Path:
+    """The folder of the successor of an embedder that the gallery `staff` has its vectors of; and `straight`, of it.
+
+    `home` is CONVOY_HOME, and `folder` gets models and pictures.
+    """
     files = write_tree(
         folder, {name: data for name, data in synthetic_faces(20, 4).items() if name.endswith("jpg")}
     )
@@ -342,7 +396,7 @@ def enrolled(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         enrol_files("staff", reader, person.name, sorted(person.iterdir()))
     shutil.copytree(folder_of("staff"), folder_of("straight"))
     second = write_embedder(folder / "second", seed=1)
-    run(module_home, folder / "out", *re_embed_words("straight", second))
+    run(home, folder / "out", *re_embed_words("straight", second))
     return second
 
 
@@ -377,6 +431,11 @@ def test_a_re_embedding_typed_again_leaves_what_an_undisturbed_one_leaves(
             assert opened.check() == len(opened.people())
         assert hurt.left_after(RAY_AGENTS_S) == []
     run(module_home, tmp_path / "again", *re_embed_words(gallery, enrolled))
+    judge_re_embedded(gallery)
+
+
+def judge_re_embedded(gallery: str) -> None:
+    """A gallery has the vectors and the files of the one that was re-embedded undisturbed, and nothing waits in it."""
     found, wanted = vectors(gallery), vectors("straight")
     assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in found)
     names = {file.name for file in folder_of(gallery).iterdir()}
@@ -384,3 +443,45 @@ def test_a_re_embedding_typed_again_leaves_what_an_undisturbed_one_leaves(
     with sqlite3.connect(folder_of(gallery) / "gallery.sqlite") as database:
         assert database.execute("SELECT COUNT(*) FROM pending").fetchone() == (0,)
     database.close()
+
+
+EMBEDDING = "tasks.embedshards:embed_batch:1"  # in a worker of Ray
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "raylet", "gcs", "driver"])
+def test_a_re_embedding_outlasts_the_death_of_each_process_of_ray(
+    victim: str, enrolled: Path, module_home: Path, tmp_path: Path
+) -> None:
+    gallery = f"lost-{victim}"
+    shutil.copytree(folder_of("staff"), folder_of(gallery))
+    with running(module_home, tmp_path / "hurt", re_embed_words(gallery, enrolled), EMBEDDING) as hurt:
+        there = hurt.reach()
+        assert there.pid != hurt.process.pid
+        RAY_FAULTS[victim](hurt, there)
+        if victim != "gcs":  # else it would go on, and be done before anybody misses the head
+            hurt.let_go()
+        code, err = hurt.end()
+        assert "Traceback" not in err
+        assert (code == 0) == (victim == "worker"), err  # what a lost worker did is done once more
+        with Gallery.open(folder_of(gallery)) as opened:
+            assert opened.check() == len(opened.people())
+        assert hurt.left_after(RAY_AGENTS_S) == []
+    if code:
+        run(module_home, tmp_path / "again", *re_embed_words(gallery, enrolled))
+    judge_re_embedded(gallery)
+
+
+@pytest.mark.slow
+def test_a_re_embedding_outlasts_the_sleep_of_a_laptop(
+    enrolled: Path, module_home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder_of("staff"), folder_of("slept"))
+    with running(module_home, tmp_path / "slept", re_embed_words("slept", enrolled), EMBEDDING) as slept:
+        slept.reach()
+        freeze(slept, NIGHT_S)
+        slept.let_go()
+        code, err = slept.end()
+        assert code == 0, err
+        assert slept.left_after(RAY_AGENTS_S) == []
+    judge_re_embedded("slept")

@@ -1,16 +1,13 @@
 """A push that is cut off in the middle: half a dataset is none, and typed again it leaves the remote whole."""
 
 import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from data.dataset import Dataset
 from tasks import versioning
-from tests.chaos import judge_locks, run, running
+from tests.chaos import CODES, FAULTS, judge_locks, run, running
 from tests.pictures import class_tree, write_tree
 from tests.test_chaos_points import add_words, slow
 from tests.test_tasks_remotes import KEYS, s3_url  # noqa: F401 (a fixture)
@@ -32,20 +29,18 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "home", folder / "other"
 
 
-KILLS: dict[str, Callable[[psutil.Process, psutil.Process], None]] = {
-    "the command": lambda command, _dvc: command.kill(),
-    "DVC": lambda _command, dvc: dvc.kill(),
-    "Ctrl-C": lambda command, _dvc: command.send_signal(signal.SIGINT),
-}
+FIRST, MIDDLE, LAST = 1, 3, 6  # of the files that are copied
 
 
 @pytest.mark.parametrize(
-    ("kind", "number", "killed"),
-    [("folder", 3, "the command"), *(slow("folder", number, killed) for number in (1, 3, 6) for killed in KILLS),
-     slow("s3", 3, "the command"), slow("s3", 3, "DVC")],
+    ("kind", "number", "fault"),
+    [("folder", MIDDLE, "kill"),
+     *(slow("folder", number, fault) for number in (FIRST, MIDDLE, LAST) for fault in (*FAULTS, "DVC")
+       if (number, fault) != (MIDDLE, "kill")),
+     slow("s3", MIDDLE, "kill"), slow("s3", MIDDLE, "DVC")],
 )  # fmt: skip
 def test_a_push_that_is_cut_off_leaves_the_remote_whole_once_it_is_typed_again(
-    kind: str, number: int, killed: str, recorded: tuple[Path, Path], tmp_path: Path, request: pytest.FixtureRequest,
+    kind: str, number: int, fault: str, recorded: tuple[Path, Path], tmp_path: Path, request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     homes = [Path(shutil.copytree(home, tmp_path / home.name)) for home in recorded]
@@ -60,9 +55,14 @@ def test_a_push_that_is_cut_off_leaves_the_remote_whole_once_it_is_typed_again(
         run(home, tmp_path / f"remote-{home.name}", "data", "remote", url, *options, **environment)
     where = f"{FILES if kind == 'folder' else OBJECTS}:{number}"
     with running(homes[0], tmp_path / "hurt", ["data", "push", "set"], where, environment) as hurt:
-        KILLS[killed](psutil.Process(hurt.process.pid), hurt.reach())
+        dvc = hurt.reach()
+        assert dvc.pid != hurt.process.pid
+        if fault == "DVC":
+            dvc.kill()
+        else:
+            FAULTS[fault](hurt)
         code, err = hurt.end()
-        assert code != 0 and "Traceback" not in err
+        assert code == CODES.get(fault, 1) and "Traceback" not in err, err
         assert hurt.left_after(10) == []
     with running(homes[1], tmp_path / "early", ["data", "pull", "set"], "", environment) as early:
         assert early.end()[0] == 1, "half a dataset is none"

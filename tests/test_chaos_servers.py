@@ -1,19 +1,42 @@
 """A server that dies under what uses it: once it is there again, all ends as if nothing had happened.
 
-The servers are those of `./convoy up`, killed with their children. A server that comes back at once is waited for; one
-that stays away ends the command, which names it and goes on when it is typed again.
+What uses it is a training, a promotion and a re-embedding. The servers are those of `./convoy up`, killed with their
+children. One that comes back at once is waited for; one that stays away ends the command, which names it and goes on
+when it is typed again.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from data.dataset import Dataset
+from tasks import ledger
+from tasks.enrolment import folder_of
 from tests import platforms
-from tests.chaos import IN_PROCESS, TRAIN, Straight, judge_run, run, running, undisturbed, weights_of
+from tests.chaos import (
+    IN_PROCESS,
+    TRAIN,
+    Straight,
+    judge_home,
+    judge_run,
+    run,
+    running,
+    undisturbed,
+    weights_of,
+)
 from tests.platforms import Platform, tiny_changes
-from tests.test_chaos_points import POINTS
+from tests.test_chaos_points import (
+    AFTER,
+    EMBED_POINTS,
+    MOVE_POINTS,
+    POINTS,
+    enrol_people,
+    judge_re_embedded,
+    re_embed_words,
+)
+from tests.test_tasks_ledger import with_versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 BACK = (
@@ -71,7 +94,7 @@ def test_a_training_whose_server_stays_away_says_so_and_goes_on_when_it_is_back(
 
 
 def weights_when_done(platform: Platform, key: str) -> str:
-    platform.await_end(key)
+    platform.await_training(key)
     return weights_of(platform.home / "runs" / key)
 
 
@@ -88,3 +111,53 @@ def test_a_flow_of_the_worker_outlasts_a_server_that_dies_and_is_started_again(
     platform.kill(server)
     assert platform.convoy("up")["started"] == [server]
     assert weights_when_done(platform, key) == long_weights
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["back", "away"])
+@pytest.mark.parametrize("point", MOVE_POINTS)
+def test_a_promotion_whose_records_server_dies_is_made_once(
+    point: str, back: bool, platform: Platform, tmp_path: Path
+) -> None:
+    name = f"moved-{point}-{back}".replace(" ", "-").lower()
+    with_versions(platform.home, name, 2)
+    words = ["promote", name, "2", "--because", "it is better"]
+    with running(platform.home, tmp_path / "hurt", [*words, "--json"], MOVE_POINTS[point]) as hurt:
+        hurt.reach()
+        platform.kill("mlflow")
+        if back:
+            assert platform.convoy("up")["started"] == ["mlflow"]
+        hurt.let_go()
+        code, err = hurt.end()
+        assert "Traceback" not in err
+        if back:
+            document = hurt.document()
+        else:
+            assert platform.convoy("up")["started"] == ["mlflow"]
+            assert code == 1 and NAMES["mlflow"] in err.splitlines()[-1], err
+            document = run(platform.home, tmp_path / "again", *words)
+    assert (document["action"], document["state"]) == ("promote", "sealed")
+    assert ledger.aliases(name) == AFTER["promote"]
+    assert [move.action for move in ledger.history(name)] == ["register", "promote"]
+    judge_home()
+
+
+@pytest.fixture(scope="module")
+def second(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The successor of the embedder of the gallery `staff`."""
+    return enrol_people(platform.home, tmp_path_factory.mktemp("people"))
+
+
+@pytest.mark.parametrize("server", NAMES)
+def test_a_re_embedding_outlasts_a_server_that_dies_and_is_started_again(
+    server: str, second: Path, platform: Platform, tmp_path: Path
+) -> None:
+    shutil.copytree(folder_of("staff"), folder_of(server))
+    words = re_embed_words(server, second)
+    with running(platform.home, tmp_path / "hurt", words, EMBED_POINTS["between batches"]) as hurt:
+        hurt.reach()
+        platform.kill(server)
+        assert platform.convoy("up")["started"] == [server]
+        hurt.let_go()
+        code, err = hurt.end()
+        assert code == 0 and "Traceback" not in err, err
+    judge_re_embedded(server)

@@ -17,7 +17,8 @@ from data.landmarks import IBUG68_EYE_CORNERS
 from models.facelandmarks68 import FaceLandmarks68
 from models.faceresnet import SAME_PERSON_DISTANCE, Block, FaceResNet, ScaledConv
 from tasks.facealign import open_aligner
-from tasks.faceweights import load_face_landmarks68, load_face_resnet
+from tasks.faceweights import load_face_landmarks68
+from tasks.weights import read_state
 from tests.published import mtcnn, shared_weights
 
 LFW_CROP = (3, 11, 118, 126)
@@ -80,7 +81,8 @@ def lfw(datasets: Path) -> tuple[dict[str, bytes], list[tuple[str, str, bool]]]:
 
 def places_of(datasets: Path, alignment: FaceAlignment) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of LFW's 1,000 pairs: the ResNet's places of both faces, raw pixels' distances, and which are of one person."""
-    net, _ = load_face_resnet(shared_weights(datasets, "face_resnet128_fp16.safetensors"))
+    net = FaceResNet().eval()
+    net.load_state_dict(read_state(Path(shared_weights(datasets, "face_resnet128_fp16.safetensors"))))
     pictures, pairs = lfw(datasets)
     aligner = open_aligner(alignment)
     names = sorted({name for pair in pairs for name in pair[:2]})

@@ -137,6 +137,40 @@ def test_odd_pictures_are_used_and_broken_ones_set_aside_with_a_reason(run: Run,
     assert reasons["a/empty.png"] == "empty file"
 
 
+def test_boxes_and_labels_that_cannot_be_are_left_out_and_counted(run: Run, tmp_path: Path) -> None:
+    lines = {
+        0: "0 0.5 0.5 0.2 0.2\n7 0.5 0.5 0.2 0.2\n-1 0.5 0.5 0.2 0.2",  # of two classes
+        1: "1 1.6 0.5 0.2 0.2\n1 0.9 0.9 0.6 0.6",  # one outside the picture, one over its edge
+        2: "0 0.5 0.5 0 0.2\n0 0.3 0.3 0.1 0.1\n0 0.3 0.3 0.1 0.1",
+    }
+    files = {f"images/{i}.png": png(i) for i in range(8)}
+    files |= {f"labels/{i}.txt": lines.get(i, "0 0.5 0.5 0.4 0.4").encode() for i in range(7)}
+    files |= {"labels/7.txt": b"0 120 80 30 30", "data.yaml": b"names: [cat, dog]"}
+    source = str(write_tree(tmp_path / "source", files))
+    code, out, err = run("data", "add", source, "--name", "boxes", "--family", "detection", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert {issue["what"]: issue["count"] for issue in report["issues"]} == {
+        "boxes of no listed class, left out": 2,
+        "boxes outside the image, left out": 1,
+        "boxes over the edge, cut there": 1,
+        "boxes without area, left out": 1,
+        "boxes given twice, one left out": 1,
+    }
+    [aside] = report["set_aside"]
+    assert aside["id"] == "7.png" and "not pixels" in aside["reason"]
+    assert report["num_images"] == 7
+
+
+def test_a_class_for_each_of_many_pictures_is_told_as_what_it_is(run: Run, tmp_path: Path) -> None:
+    source = str(write_tree(tmp_path / "source", {f"{i:03d}/1.png": png(i) for i in range(300)}))
+    code, out, err = run("data", "add", source, "--name", "many", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["num_images"] == 300 and report["findings"]
+    assert "Traceback" not in err
+
+
 def test_a_pipe_is_refused_and_not_waited_for(run: Run, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "is a pipe or a device" in one_line(

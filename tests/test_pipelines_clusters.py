@@ -195,7 +195,7 @@ def test_a_machine_that_is_no_node_is_told_how_to_become_one(place: Machines) ->
 def begin(place: Machines, **settings: Any) -> tuple[subprocess.Popen[str], str]:
     """Begin a long training, and return once it has kept a checkpoint: the command, and the run's key."""
     before = set((place.home / "runs").glob("*"))
-    process = place.popen(*TRAIN, *sets(**LONG, **settings))
+    process = place.popen(*TRAIN, *sets(**{**LONG, **settings}))
 
     def kept() -> set[Path]:
         """Folders of runs of which Ray Train lists a checkpoint; what it does not list yet is not gone on from."""
@@ -313,3 +313,16 @@ def test_an_elastic_run_goes_on_with_the_workers_that_are_left(all_there: Machin
     summary = json.loads(out)
     assert summary["metrics"]["val_accuracy"] > 0.9
     assert mlflow_runs(place, key) == [("FINISHED", "2 then 1")]
+
+
+@pytest.mark.chaos
+def test_an_elastic_run_takes_a_node_that_comes(all_there: Machines) -> None:
+    """Ray Train looks for room once a minute."""
+    place, (_, far, _) = all_there, all_there.nodes
+    far.power_off()  # the head misses it in five seconds, before a command comes so far as to ask
+    process, key = begin(place, min_workers=1, epochs=100000.0, time_budget_s=150.0)
+    far.boot()
+    place.join(far, 1)
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert mlflow_runs(place, key) == [("FINISHED", "1 then 2")]

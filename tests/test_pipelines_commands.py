@@ -5,16 +5,20 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 from PIL import Image
 
 from data.dataset import Dataset
 from models.signals import least_length
+from pipelines import commands, fulldisk
 from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.commands_models import CATALOGUES
 from pipelines.options import quiet_stdout
@@ -66,6 +70,21 @@ def photographs(folder: Path, num: int = 12) -> Path:
     return folder
 
 
+def test_a_full_disk_is_told_where_our_own_words_stand_for_sqlites(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        try:
+            raise sqlite3.OperationalError("unable to open database file")
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"it cannot be read as a gallery: {error}") from None
+
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        fail()
+    assert fulldisk.of_database(caught.value) and not fulldisk.of_database(ValueError("no such dataset"))
+    assert fulldisk.full_disk(caught.value) == ""
+    monkeypatch.setattr(fulldisk, "free_bytes", lambda _place: 0)
+    assert "no space is left in CONVOY_HOME (" in fulldisk.full_disk(caught.value)
+
+
 def test_help_names_every_command(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
@@ -94,6 +113,41 @@ def test_the_help_of_a_command_has_its_example_and_fills_its_lines_anew(
     assert "\n\nExample: ./convoy train classification --dataset digits" in out
     cells = [" ".join(line.strip("│").split()) for line in out.splitlines() if line.startswith("│")]
     assert "or promote (everything); otherwise everything, and with" in cells
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        (("compare",), "convoy compare [OPTIONS] [RUNS...] "),
+        (("train",), "convoy train [OPTIONS] [FAMILY] "),
+        (("data", "diff"), "convoy data diff [OPTIONS] NAME [BEFORE] [AFTER] "),
+        (("faces", "enrol"), "convoy faces enrol [OPTIONS] [NAME] [IMAGES...] "),
+        (("explain", "prediction"), "convoy explain prediction [OPTIONS] MODEL [IMAGES...] "),
+    ],
+)
+def test_the_usage_names_the_words_that_may_be_left_out(
+    command: tuple[str, ...], usage: str, run: Run
+) -> None:
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    assert f"Usage: {usage}" in " ".join(out.split()) + " "
+
+
+def commands_below(app: App, chain: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of each command."""
+    for name in app:
+        if not name.startswith("-"):
+            yield (*chain, name)
+            yield from commands_below(app[name], (*chain, name))
+
+
+def test_no_help_shows_what_cyclopts_makes_up(run: Run) -> None:
+    found = list(commands_below(commands.app))
+    assert len(found) > 50 and ("faces", "gallery", "list") in found
+    for command in found:
+        code, out, _ = run(*command, "--help")
+        assert code == 0, command
+        assert not re.search(r"\[ARGS|--empty-|--no-|NONETYPE", out), (command, out)
 
 
 def test_help_is_quick_because_it_imports_no_engine() -> None:

@@ -14,7 +14,7 @@ from pipelines.families import PIPELINES
 from pipelines.parameters import recipes
 from tasks.paths import ROOT
 from tasks.settings import ViewName
-from tests.platforms import CHANGES, DEPLOYMENT, ENDED, ENDLESS, Platform, running, wait_for
+from tests.platforms import CHANGES, DEPLOYMENT, ENDLESS, Platform, running, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 RUN_S, CANCEL_S = 400, 120
@@ -126,10 +126,8 @@ def test_a_worker_runs_the_deployment_to_a_registered_model(executor: str, platf
         "recipe": "auto", "stop_after": "promote", "resume": None, "executor": executor, "accept": [],
     }  # as the form sends them  # fmt: skip
     run = platform.run(dataset="digits", changes=CHANGES, **untouched)
-    wait_for(lambda: platform.state(run) in ENDED, RUN_S, "the run has ended")
-    assert platform.state(run) == "Completed", (platform.folder / "logs" / "worker.log").read_text()
+    platform.await_training(run)
     assert (platform.home / "runs" / run / "model" / "model.json").is_file()
-    assert platform.mlflow(run) == ["FINISHED"]
     names = {task["name"].rsplit("-", 1)[0] for task in platform.ask(
         "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}}
     )}  # fmt: skip

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 from tests.checkouts import Checkout
-from tests.platforms import ENDED, running, wait_for
+from tests.platforms import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
-RUN_S = 400
 RUN_TAGS = {"convoy.key", "prefect.flow_run_id", "ray.job_id", "ray.address"}  # which run it was, and where
 VALIDATED = ("step", "num_steps", "epoch", "lr", "val_accuracy", "val_loss")  # of the course of training
 MEASURED = ("images_per_s", "memory_mb", "latency_ms")  # ends of the names of metrics
@@ -45,8 +44,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Doors:
     [first] = keys(home)
     with running(home, home) as platform:
         run = platform.run(dataset="digits")
-        wait_for(lambda: platform.state(run) in ENDED, RUN_S, "the run has ended")
-        assert platform.state(run) == "Completed", (platform.folder / "logs" / "worker.log").read_text()
+        platform.await_training(run)
     folder, out = home / "runs" / run, home / "out" / "digits"
     return Doors(
         [out / "model", folder / "model"], [out / "history.csv", folder / "history.csv"],

@@ -170,6 +170,39 @@ def test_each_member_learns_from_the_teacher_of_its_own_recipe(
     assert "teacher.source" not in first and second["teacher.source"] == str(folder)
 
 
+def test_a_member_that_goes_on_logs_no_step_that_its_record_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    train_members = ensemble.train_members
+
+    def cut_off(*arguments: Any, **named: Any) -> Any:
+        def hear(place: int, progress: Progress) -> None:
+            named["on_progress"](place, progress)
+            if place == 1 and "val_accuracy" in progress.metrics:
+                raise KeyboardInterrupt
+
+        return train_members(*arguments, **{**named, "on_progress": hear})
+
+    changes = {"train": {"epochs": 4.0, "validate_every_epochs": 1}}
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble, "train_members", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train_ensemble("digits", members=2, changes=changes, executor="in_process")
+    key = newest_key().rpartition("-")[0] if newest_key().endswith(("-0", "-1")) else newest_key()
+
+    def points(member: str, metric: str = "epoch") -> list[tuple[int, int, float]]:
+        (run,) = runs_with_key(member)
+        history = connect().get_metric_history(run.info.run_id, metric)
+        return sorted((point.step, point.timestamp, point.value) for point in history)
+
+    before = {member: points(member) for member in (f"{key}-0", f"{key}-1")}
+    for _ in range(2):  # the second time all is there
+        train_ensemble("digits", resume=key, stop_after="train", executor="in_process")
+    assert points(f"{key}-0") == before[f"{key}-0"]
+    had, has = before[f"{key}-1"], points(f"{key}-1")
+    assert has[: len(had)] == had
+    assert len(has) > len(had) and min(step for step, _, _ in has[len(had) :]) > had[-1][0]
+    assert [len(points(member, "train_time_s")) for member in before] == [1, 1]
+
+
 def test_members_that_would_be_no_one_model_are_refused_before_training() -> None:
     with pytest.raises(
         ValueError, match=r"must have the same input: lenet5 has .*'stored_px': 16.*'stored_px': 20"

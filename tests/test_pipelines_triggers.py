@@ -22,7 +22,7 @@ from tasks import versioning, versions
 from tasks.enrolment import open_gallery
 from tasks.paths import ROOT, store
 from tests.pictures import class_tree, write_tree
-from tests.platforms import ENDED, Platform, running, wait_for
+from tests.platforms import Platform, running, wait_for
 from tests.tiny import TINY, tiny_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
@@ -121,10 +121,7 @@ def test_another_champion_by_hand_re_embeds_the_galleries_of_that_model(
 def test_a_new_version_starts_one_retraining_of_that_dataset_and_two_quick_ones_start_one(
     platform: Platform, first: str, module_home: Path
 ) -> None:
-    watcher = platform.ask("/deployments/name/watch-data/watch-data")
-    run = platform.ask(f"/deployments/{watcher['id']}/create_flow_run", {"parameters": {}})["id"]
-    wait_for(lambda: platform.state(run) in ENDED, RUN_S, "the first look has ended")
-    assert platform.state(run) == "Completed", (platform.folder / "logs" / "worker.log").read_text()
+    platform.await_end(platform.trigger("watch-data/watch-data", {}))
     assert json.loads((store() / ".watched.json").read_text())["set"]["digest"] == first
     platform.prefect("work-pool", "pause", "local")
 

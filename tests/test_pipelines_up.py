@@ -133,7 +133,7 @@ def test_a_command_uses_the_platform_and_does_without_when_it_is_away(platform: 
 
 def finished(platform: Platform, run: str) -> None:
     """The run ends well, went on from a checkpoint, is one record, and no task of it runs for ever in Prefect."""
-    platform.await_end(run)
+    platform.await_training(run)
     tasks = platform.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     trained = sorted(task["state_name"] for task in tasks if task["name"].startswith("train-"))
     assert trained == ["Completed", "Crashed"]

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ from safetensors.torch import save
 from data.dataset import Dataset
 from data.decode import DecodeError
 from data.npy import read_npy, read_npz
-from models.faceresnet import FaceResNet
-from tasks import faceweights, weights
+from models.facelandmarks68 import FaceLandmarks68
+from tasks import faceweights, modelstore, weights
 from tasks.lineage import has_commit
 from tasks.modelfile import load_card, load_model, model_sha256
 from tasks.modelstore import files_of
@@ -189,7 +190,6 @@ WRAPPINGS: dict[str, Callable[[Any], bytes]] = {
 }
 READERS: dict[str, Callable[[str], Any]] = {
     "transfer.weights": lambda file: weights.read_weights(file, "lenet5", 1, Path),
-    "face_resnet": faceweights.load_face_resnet,
     "mtcnn": faceweights.load_mtcnn,
     "landmarks68": faceweights.load_face_landmarks68,
 }
@@ -392,9 +392,11 @@ def test_other_keys_than_names_are_refused(tmp_path: Path) -> None:
 
 
 def test_tensors_of_another_network_are_named_and_not_copied(tmp_path: Path) -> None:
-    torch.save(FaceResNet().state_dict() | {"extra": torch.ones(1)}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"these are not the tensors of FaceResNet: 1 .* the first is extra"):
-        faceweights.load_face_resnet(str(tmp_path / "w.pth"))
+    torch.save(FaceLandmarks68().state_dict() | {"extra": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(
+        ValueError, match=r"these are not the tensors of FaceLandmarks68: 1 .* the first is extra"
+    ):
+        faceweights.load_face_landmarks68(str(tmp_path / "w.pth"))
 
 
 def test_a_model_that_is_whole_predicts(copied: Path) -> None:
@@ -410,6 +412,33 @@ def test_a_registry_does_not_choose_where_a_model_is_put(sha256: str, mark: Path
     with pytest.raises(ValueError, match="was not registered by Convoy"):
         files_of(None, version)  # type: ignore[arg-type]
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["http://169.254.169.254/latest", "https://10.0.0.7/m", "ftp://localhost/m", "http://[::1]/m"],
+)
+def test_a_registry_does_not_send_us_to_a_private_address(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def download(artifact_uri: str, dst_path: str, tracking_uri: str) -> str:
+        asked.append(f"{artifact_uri} {tracking_uri}")
+        raise FileNotFoundError(dst_path)
+
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
+    monkeypatch.delenv("CONVOY_PRIVATE_URLS", raising=False)
+    monkeypatch.setattr(modelstore, "download_artifacts", download)
+    version = SimpleNamespace(name="x", version="1", tags={"convoy.model_sha256": "0" * 64})
+    client = SimpleNamespace(get_model_version_download_uri=lambda _name, _version: source)
+    with pytest.raises(ValueError, match="a URL may not lead there"):
+        files_of(client, version)  # type: ignore[arg-type]
+    assert asked == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{urlsplit(source).netloc}")  # of the registry itself
+    with pytest.raises(FileNotFoundError):
+        files_of(client, version)  # type: ignore[arg-type]
+    assert asked == [f"{source}/artifacts/model http://{urlsplit(source).netloc}"]
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,9 @@ from data.aligned import FaceAlignment
 from data.alignment import template
 from data.decode import DecodeError
 from models.facelandmarks68 import FaceLandmarks68
-from models.faceresnet import FaceResNet
 from models.mtcnn import MTCNN, Faces
 from tasks.facealign import Aligner, FaceError, choose, fixed_square, open_aligner
-from tasks.faceweights import load_face_landmarks68, load_face_resnet, load_mtcnn
+from tasks.faceweights import load_face_landmarks68, load_mtcnn
 from tests import published
 from tests.pictures import encode, picture, png
 
@@ -61,7 +60,7 @@ def test_weights_that_are_others_are_named(mtcnn_folder: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="one file each of pnet, rnet, onet"):
         load_mtcnn(str(mtcnn_folder))
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
-    for load in (load_mtcnn, load_face_resnet, load_face_landmarks68):
+    for load in (load_mtcnn, load_face_landmarks68):
         with pytest.raises(ValueError, match="these are not the tensors of"):
             load(str(tmp_path / "w.safetensors"))
         with pytest.raises(FileNotFoundError, match="there is no such file"):
@@ -71,9 +70,9 @@ def test_weights_that_are_others_are_named(mtcnn_folder: Path, tmp_path: Path) -
 
 
 def test_half_precision_weights_are_computed_with_in_single(tmp_path: Path) -> None:
-    state = {name: value.half() for name, value in FaceResNet().state_dict().items()}
+    state = {name: value.half() for name, value in FaceLandmarks68().state_dict().items()}
     save_file(state, tmp_path / "w.safetensors")
-    net, _ = load_face_resnet(str(tmp_path / "w.safetensors"))
+    net, _ = load_face_landmarks68(str(tmp_path / "w.safetensors"))
     assert {value.dtype for value in net.state_dict().values()} == {torch.float32}
     assert not net.training and not any(p.requires_grad for p in net.parameters())
 

@@ -13,6 +13,7 @@ from data.dataset import Dataset
 from tasks import cluster, members, raytrain, train
 from tasks.loop import Progress
 from tasks.members import MemberRun, share_of_cpus, train_members
+from tasks.nodes import ClusterLost
 from tests.test_families import assert_equal_weights
 from tests.tiny import tiny_config, tiny_dataset
 
@@ -122,6 +123,19 @@ def test_a_killed_member_is_begun_again_and_nothing_changes(digits: Dataset, tmp
         FAMILY, reference.config, digits, folder=reference.folder, key="k-0", digest="", executor="in_process"
     )
     assert_equal_weights(runs[0].folder, reference.folder)
+
+
+@pytest.mark.slow
+def test_members_do_not_wait_for_a_cluster_that_is_gone(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost:
+        def require(self) -> None:
+            raise ClusterLost("the head has not answered for 41 s")
+
+    monkeypatch.setattr(members, "Head", Lost)
+    with pytest.raises(ClusterLost):
+        train_members(FAMILY, runs_in(tmp_path, train__epochs=100000.0)[:1], digits, digest="")
 
 
 @pytest.mark.slow

@@ -248,8 +248,9 @@ def test_metrics_that_a_server_does_not_take_are_sent_later(
         patch.setattr(client, "log_batch", away)
         registry.log_progress(run_id, 1, {"loss": 3.0})
         registry.log_progress(run_id, 2, {"loss": 2.0})
-        with pytest.raises(MlflowException):
-            registry.log_metrics(run_id, {"test.accuracy": 0.5})
+        for _ in range(2):  # a step of a flow is tried twice
+            with pytest.raises(MlflowException):
+                registry.log_metrics(run_id, {"test.accuracy": 0.5})
     assert "connection refused" in caplog.text
 
     registry.log_progress(run_id, 3, {"loss": 1.0})
@@ -258,7 +259,35 @@ def test_metrics_that_a_server_does_not_take_are_sent_later(
         (2, 2.0),
         (3, 1.0),
     ]
-    assert client.get_run(run_id).data.metrics["test.accuracy"] == 0.5
+    assert [metric.value for metric in client.get_metric_history(run_id, "test.accuracy")] == [0.5]
+
+
+def test_what_a_run_has_already_is_not_logged_again(home: Path, client: MlflowClient) -> None:
+    run_id = start("repeated", home / "pets")
+    for values in ({"test.accuracy": 0.5, "ap.a?": 0.25}, {"test.accuracy": 0.5, "ap.a?": 0.75}):
+        registry.log_metrics(run_id, values)
+        registry.log_metrics(run_id, values)
+    registry.log_metrics(run_id, {"test.accuracy": 0.5}, step=3)
+    accuracies = client.get_metric_history(run_id, "test.accuracy")
+    assert [(metric.step, metric.value) for metric in accuracies] == [(0, 0.5), (3, 0.5)]
+    assert [metric.value for metric in client.get_metric_history(run_id, "ap.a_")] == [0.25, 0.75]
+    assert registry.latest(run_id) == {"test.accuracy": (3, 0.5), "ap.a_": (0, 0.75)}
+
+
+def test_what_an_earlier_attempt_has_logged_includes_what_was_not_sent_yet(
+    home: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = start("before", home / "pets")
+    assert registry.logged_before(run_id) == {}
+
+    def away(*arguments: object, **options: object) -> None:
+        raise MlflowException(f"connection refused\n {arguments} {options}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "log_batch", away)
+        registry.log_progress(run_id, 7, {"loss": 2.0})
+        assert registry.logged_before(run_id) == {}  # and raises nothing
+    assert registry.logged_before(run_id) == {"loss": (7, 2.0)}
 
 
 def test_classes_of_any_name_have_their_metrics(home: Path, client: MlflowClient) -> None:

@@ -1,0 +1,51 @@
+"""Calls on a cluster: what becomes of them when a process, or the head, is lost."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tasks import calls, cluster
+from tasks.calls import call_each
+from tasks.nodes import ClusterLost
+
+
+class Lost:
+    """A head that has not answered for long."""
+
+    def require(self) -> None:
+        raise ClusterLost("the head has not answered for 41 s")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def embedded_ray() -> Iterator[None]:
+    cluster.connect()
+    yield
+    cluster.disconnect()
+
+
+def test_each_call_gives_its_result_with_its_place() -> None:
+    assert sorted(call_each(divmod, [(7, 2), (9, 4), (5, 5)], 1, 0)) == [
+        (0, (3, 1)),
+        (1, (2, 1)),
+        (2, (1, 0)),
+    ]
+
+
+def test_what_a_call_raises_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(call_each(divmod, [(7, 2), (7, 0)], 1, 0))
+
+
+def test_the_loss_of_a_process_is_told_in_words() -> None:
+    with pytest.raises(RuntimeError, match="a process of Ray was lost"):
+        list(call_each(os._exit, [(1,)], 1, 0))
+
+
+def test_nobody_waits_for_a_cluster_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "Head", Lost)
+    began_s = time.monotonic()
+    with pytest.raises(ClusterLost):
+        list(call_each(time.sleep, [(600.0,)], 1, 0))
+    assert time.monotonic() - began_s < 60
