@@ -24,7 +24,7 @@ class PatientTrainController(TrainController):
     def __init__(self, **arguments: Any) -> None:
         self.awake_until_s = float("-inf")
         super().__init__(**arguments)
-        self.awake_interval_s = self._health_check_interval_s
+        self.awake_interval_s: float = self._health_check_interval_s
 
     def _start_worker_group(self, *arguments: Any, **named: Any) -> None:
         super()._start_worker_group(*arguments, **named)
