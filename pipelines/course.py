@@ -33,16 +33,20 @@ class Course:
         self.newest = registry.logged_before(run_id) if again else {}
         self.begin()
 
+    @property
+    def newest_step(self) -> int:
+        """The last step that the record has; -1: none."""
+        step, _ = self.newest.get("epoch", (-1, 0.0))
+        return step
+
     def begin(self) -> None:
         """The loop is about to take its first step, for the first time or again."""
-        self.known = dict(self.newest)
-        self.last, _ = self.known.get("epoch", (-1, 0.0))
+        self.last = self.newest_step
         self.repeated: Mapping[str, float] | None = None
 
     def hear(self, step: int, values: Mapping[str, float]) -> None:
         """Log what is said of a step, unless the record has it; `epoch` is among `values`."""
-        newest, _ = self.newest.get("epoch", (-1, 0.0))
-        if self.last < step < newest:
+        if self.last < step < self.newest_step:
             self.begin()  # nobody has told of a start, as with trials of a search
         if step > self.last:
             self.end()
@@ -53,15 +57,15 @@ class Course:
     def end(self) -> None:
         """Log the last step that the record has, if it is not all there. To be called when training has ended, too."""
         values, self.repeated = self.repeated, None
-        if values is None:
-            return
-        named = {name: value for name, value in as_kept(values).items() if name not in CLOCK}
-        if any(self.known.get(name) != (self.last, value) for name, value in named.items()):
+        if values is not None:
             self.log(self.last, values)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        registry.log_progress(self.run_id, step, values)
-        self.newest |= {name: (step, value) for name, value in as_kept(values).items()}
+        """Log values of a step, unless the record has them all."""
+        kept = as_kept(values)
+        if any(self.newest.get(name) != (step, value) for name, value in kept.items() if name not in CLOCK):
+            registry.log_progress(self.run_id, step, values)
+            self.newest |= {name: (step, value) for name, value in kept.items()}
 
 
 def as_kept(values: Mapping[str, float]) -> dict[str, float]:

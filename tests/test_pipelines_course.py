@@ -74,13 +74,16 @@ def test_a_validation_that_a_kill_kept_from_the_record_is_logged_by_the_next_att
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_process_that_is_started_again_repeats_nothing(record: Record, told: bool) -> None:
+@pytest.mark.parametrize("repeated", [[said(7), said(10, 0.5)], [said(10, 0.5, images_per_s=99.0)]])
+def test_a_process_that_is_started_again_repeats_nothing(
+    record: Record, repeated: Record, told: bool
+) -> None:
     course = Course("r", again=False)
     course.hear(*said(3))
     course.hear(*said(10, 0.5))
     if told:  # of the new process's first step
         course.begin()
-    for message in (said(7), said(10, 0.5), said(11, 0.5)):
+    for message in (*repeated, said(11, 0.5)):
         course.hear(*message)
     course.end()
     assert record == [said(3), said(10, 0.5), said(11, 0.5)]
