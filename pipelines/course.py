@@ -1,11 +1,11 @@
-"""The course of a training on its way to its record."""
+"""The course of a run on its way to its record."""
 
 from collections.abc import Mapping
 
 from tasks import registry
 from tasks.loop import Progress
 
-CLOCK = ("images_per_s", "input_wait")  # what the same step says otherwise each time
+CLOCK = ("images_per_s", "input_wait", "iteration_s")  # what the same step says otherwise each time
 
 
 def values_of(progress: Progress) -> dict[str, float]:
@@ -20,32 +20,32 @@ def values_of(progress: Progress) -> dict[str, float]:
 
 
 class Course:
-    """Logs what a run says while it trains, but no step that its record has.
+    """Logs what a run says on its way, but no step that its record has.
 
     A run that goes on repeats the steps since its checkpoint, and so does one whose process Ray has started again: the
     record would have them twice. What it has of them stands, but for what a kill has kept from it: the validation of
     the last step that it has.
     """
 
-    def __init__(self, run_id: str, again: bool) -> None:
-        """`again`: an earlier attempt may have logged something."""
-        self.run_id = run_id
+    def __init__(self, run_id: str, again: bool, mark: str = "epoch") -> None:
+        """`again`: an earlier attempt may have logged something; `mark`: a metric that all messages have."""
+        self.run_id, self.mark = run_id, mark
         self.newest = registry.logged_before(run_id) if again else {}
         self.begin()
 
     @property
     def newest_step(self) -> int:
         """The last step that the record has; -1: none."""
-        step, _ = self.newest.get("epoch", (-1, 0.0))
+        step, _ = self.newest.get(self.mark, (-1, 0.0))
         return step
 
     def begin(self) -> None:
-        """The loop is about to take its first step, for the first time or again."""
+        """The first step is about to be taken, for the first time or again."""
         self.last = self.newest_step
         self.repeated: Mapping[str, float] | None = None
 
     def hear(self, step: int, values: Mapping[str, float]) -> None:
-        """Log what is said of a step, unless the record has it; `epoch` is among `values`."""
+        """Log what is said of a step, unless the record has it; the mark is among `values`."""
         if self.last < step < self.newest_step:
             self.begin()  # nobody has told of a start, as with trials of a search
         if step > self.last:
@@ -55,7 +55,7 @@ class Course:
             self.repeated = values  # a step may be told of twice: of the last message is its validation
 
     def end(self) -> None:
-        """Log the last step that the record has, if it is not all there. To be called when training has ended, too."""
+        """Log the last step that the record has, if it is not all there. To be called when the run has ended, too."""
         values, self.repeated = self.repeated, None
         if values is not None:
             self.log(self.last, values)

@@ -23,6 +23,7 @@ from data.samples import read_photo
 from pipelines import environment, steps
 from pipelines.artifacts import ProgressBar, publish_artifact, publish_style, show_artifact
 from pipelines.configuration import RecipeForm, SectionForm
+from pipelines.course import Course
 from pipelines.engines import start_ray
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, merge, recipes, section
@@ -223,7 +224,7 @@ def render_picture(
     from tasks.stylereport import write_curve  # only now: matplotlib takes half a second
 
     total = job.config.num_iterations
-    bar = ProgressBar(f"rendering {job.content}")
+    bar, course = ProgressBar(f"rendering {job.content}"), Course(run_id, again=True, mark="total")
     began, here, steps_so_far = time.perf_counter(), 0, load_state(folder).steps
 
     def hear(step: Step, file: Path | None) -> None:
@@ -238,7 +239,7 @@ def render_picture(
         )
         if done % LOG_EVERY == 0 or done == total:
             parts = {"content": step.content, "style": step.style, "variation": step.variation}
-            registry.log_progress(run_id, done, {**parts, "total": step.total, "iteration_s": step.time_s})
+            course.hear(done, {**parts, "total": step.total, "iteration_s": step.time_s})
         if file is not None:
             registry.show_folder(run_id, folder / PICTURES, PICTURES)
             when = f"after {done} of {total} iterations"
@@ -249,7 +250,9 @@ def render_picture(
 
     with bar, interruptible("in_process", reporter.note, going_on(key)) as stop:
         stop.under_way = True
-        return stylize(job.config, pictures, net, folder, hear, stop.asked.is_set)
+        result = stylize(job.config, pictures, net, folder, hear, stop.asked.is_set)
+    course.end()
+    return result
 
 
 @steps.step("render grid")

@@ -162,6 +162,32 @@ def test_a_stopped_run_goes_on_with_its_own_pictures(
     assert connect().get_run(resumed["mlflow_run"]).info.status == "FINISHED"
 
 
+def test_a_run_that_was_killed_between_two_checkpoints_logs_no_iteration_twice(
+    photos: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stylize = flows.stylize
+
+    def cut_off(*arguments: Any) -> Any:
+        *others, hear, stopping = arguments
+
+        def until_the_sixth(step: Any, file: Any) -> None:
+            hear(step, file)
+            if step.iteration == 5:
+                raise KeyboardInterrupt
+
+        return stylize(*others, until_the_sixth, stopping)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flows, "stylize", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            flows.stylize_picture(photos[0], (photos[1],), changes={"checkpoint_every": 50})
+    key = max(runs().iterdir(), key=lambda folder: folder.stat().st_mtime).name
+    run_id = flows.stylize_picture(resume=key)["mlflow_run"]
+    # the fifth had been logged: it is after the last checkpoint, which the first scale left at its end
+    for name in ("total", "content"):
+        assert [each.step for each in connect().get_metric_history(run_id, name)] == [5, 8]
+
+
 def test_a_run_goes_on_by_no_other_network_than_it_began_with(photos: tuple[str, str]) -> None:
     """An alias may have moved meanwhile, or a file of weights been replaced."""
     key = flows.stylize_picture(photos[0], (photos[1],))["key"]
