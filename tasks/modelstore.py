@@ -17,7 +17,8 @@ from tasks.paths import home
 from tasks.recordstore import tracking_uri
 
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-ASKED_BY_HOST = ("http", "https", "ftp", "sftp")  # schemes whose host MLflow asks itself
+PROXIED = "mlflow-artifacts"  # through the server of the host; where it names none, the tracking server
+ASKED_BY_HOST = ("http", "https", "ftp", "sftp", PROXIED)  # schemes whose host MLflow asks itself
 
 
 def find_versions(client: MlflowClient, condition: str) -> list[ModelVersion]:
@@ -109,7 +110,8 @@ def _fetch(source: str, folder: Path) -> None:
     The registry says from where: raises PrivateAddressError for an address of a private network that is not its own.
     """
     address = urlparse(source)
-    if address.scheme in ASKED_BY_HOST and address.netloc != urlparse(tracking_uri()).netloc:
+    own = {urlparse(tracking_uri()).netloc} | ({""} if address.scheme == PROXIED else set())
+    if address.scheme in ASKED_BY_HOST and address.netloc not in own:
         check_name(address.hostname or "")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch("fetch", folder.parent) as partial:

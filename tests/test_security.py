@@ -416,7 +416,13 @@ def test_a_registry_does_not_choose_where_a_model_is_put(sha256: str, mark: Path
 
 @pytest.mark.parametrize(
     "source",
-    ["http://169.254.169.254/latest", "https://10.0.0.7/m", "ftp://localhost/m", "http://[::1]/m"],
+    [
+        "http://169.254.169.254/latest",
+        "https://10.0.0.7/m",
+        "ftp://localhost/m",
+        "http://[::1]/m",
+        "mlflow-artifacts://10.0.0.7/m",
+    ],
 )
 def test_a_registry_does_not_send_us_to_a_private_address(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
