@@ -227,7 +227,7 @@ def geometric_maps(
 ) -> tuple[Tensor, Tensor | None]:
     """Where each new pixel comes from: maps (B, 2, 3) to the picture of `height` x `width`, and a field or None.
 
-    The same maps move boxes, points and masks: see data.geometry.
+    The same maps move boxes and points: see data.geometry.
     """
     B = len(draws.indices)
     middle = torch.full((B, 2), crop_px / 2, device=draws.device)

@@ -27,7 +27,7 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
 class SampleGenerator:
     """The source of every random choice made for the samples of one epoch, and how far the training is.
 
-    `done` is the share of the training that is over, in [0, 1): augmentation that ends before training does looks at
+    `done` is the share of the training that is over, in [0, 1]: augmentation that ends before training does looks at
     it. No draw depends on it.
     """
 

@@ -158,7 +158,8 @@ def require_same_beginning(folder: Path, lineage: Lineage) -> None:
         if digest != before:
             raise ValueError(
                 f"{folder.name} began with {what} of digest {before or 'none'}, and now it is "
-                f"{digest or 'none'}: bring those back (./convoy data checkout), or start anew without --resume"
+                f"{digest or 'none'}: bring that back (data by ./convoy data checkout, a model by its alias, else the "
+                "file), or start anew without --resume"
             )
 
 

@@ -258,7 +258,10 @@ def log_folder(run_id: str, folder: Path, artifact_path: str) -> None:
 
 
 def log_missing(run_id: str, folder: Path, artifact_path: str) -> None:
-    """Keep those of a folder's files with the run, below `artifact_path`, that it does not have, or not all of."""
+    """Keep those of a folder's files with the run, below `artifact_path`, that it does not have, or not all of.
+
+    The folder has no folders in it.
+    """
     client = connect()
     have = {
         posixpath.basename(each.path): each.file_size for each in client.list_artifacts(run_id, artifact_path)
