@@ -9,7 +9,6 @@ mixed (Beyer et al. 2022, https://arxiv.org/abs/2106.05237), as uint8 through it
 gradients, in evaluation mode, and in bfloat16 where training does.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.dataset import DatasetInfo
-from data.files import write_whole
 from data.parameters import Parameters
 from models.classification import least_px
 from tasks.card import ModelCard, Preprocessing
+from tasks.transfer import keep_origin
 
 if TYPE_CHECKING:
     from tasks.families import Family
@@ -133,15 +132,4 @@ def few(names: tuple[str, ...]) -> str:
 
 def keep_teacher(folder: Path, teacher: Teacher | None) -> None:
     """Write down who teaches a run; raises ValueError if another one, or nobody, did when it was begun."""
-    file = folder / RECORD
-    begun = (folder / "history.jsonl").is_file()
-    had = json.loads(file.read_text()) if file.is_file() else {}
-    if begun and had.get("sha256", "") != (teacher.sha256 if teacher else ""):
-        raise ValueError(
-            f"run {folder.name} was begun with the teacher {had.get('source', 'nobody')} "
-            f"({had.get('sha256', '')[:12] or 'none'}), which is now {teacher.sha256[:12] if teacher else 'none'}: an "
-            "alias has moved, or a file has changed. Start a new run, and name a teacher by its version "
-            "(models:/NAME/VERSION)"
-        )
-    if teacher is not None:
-        write_whole(file, json.dumps({"source": teacher.source, "sha256": teacher.sha256}) + "\n")
+    keep_origin(folder / RECORD, "teacher", teacher)

@@ -7,7 +7,7 @@ What is frozen gets no gradient and no optimizer state, and its batch norms keep
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -61,6 +61,16 @@ class TransferConfig(Parameters):
                 "transfer.cache_features needs frozen stages, and mode=all has none: set mode=head or mode=stages"
             )
         return self
+
+
+class Origin(Protocol):
+    """What a run is given beside its parameters: weights, a teacher."""
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -131,14 +141,31 @@ def keep_weights(folder: Path, weights: Weights | None) -> None:
     Its checkpoint holds what is trained and what is frozen, so that a run which goes on would not notice; but cached
     features would be of the new weights, and its card would name them.
     """
-    file = folder / RECORD
-    now = {"source": weights.source, "sha256": weights.sha256} if weights is not None else {}
-    had = json.loads(file.read_text()) if file.is_file() else now  # runs of before it was kept have none
-    if (folder / "history.jsonl").is_file() and had.get("sha256", "") != now.get("sha256", ""):
+    # of before it was kept, a run does not say what it began with
+    keep_origin(folder / RECORD, "weights", weights, unsaid=weights)
+
+
+def keep_origin(file: Path, what: str, origin: Origin | None, unsaid: Origin | None = None) -> None:
+    """Write down in a file of a run's folder what the run was given; raises ValueError if it was begun with another.
+
+    `unsaid`: what it was given at first where the file is not there.
+    """
+    now, before = said_of(origin), said_of(unsaid)
+    had = json.loads(file.read_text()) if file.is_file() else before
+    if (file.parent / "history.jsonl").is_file() and had.get("sha256", "") != now.get("sha256", ""):
         raise ValueError(
-            f"run {folder.name} was begun with the weights {had.get('source', 'of chance')} "
-            f"({had.get('sha256', '')[:12] or 'none'}), which are now {now.get('sha256', '')[:12] or 'none'}: an alias "
-            "has moved, or a file has changed. Start a new run, and name a model by its version (models:/NAME/VERSION)"
+            f"run {file.parent.name} was begun with the {what} {told(had)}, and now has {told(now)}: an alias has "
+            "moved, or a file has changed. Start a new run, and name a model by its version (models:/NAME/VERSION)"
         )
     if now:
         write_whole(file, json.dumps(now) + "\n")
+
+
+def said_of(origin: Origin | None) -> dict[str, str]:
+    """What a run's folder says of it; nothing of none."""
+    return {"source": origin.source, "sha256": origin.sha256} if origin is not None else {}
+
+
+def told(said: dict[str, str]) -> str:
+    """The same for people."""
+    return f"{said['source']} ({said['sha256'][:12] or 'none'})" if said else "none"

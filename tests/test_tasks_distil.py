@@ -184,7 +184,8 @@ def test_another_teacher_under_the_same_name_is_refused_when_a_run_goes_on(
     other = teacher_of(tmp_path / "teacher", digits, seed=9)
     assert other.sha256 != teacher.sha256
     with pytest.raises(
-        ValueError, match=rf"begun with the teacher .*\({teacher.sha256[:12]}\), which is now"
+        ValueError,
+        match=rf"begun with the teacher .*\({teacher.sha256[:12]}\), and now has .*\({other.sha256[:12]}\)",
     ):
         run(digits, tmp_path / "run", other)
     run(digits, tmp_path / "run", teacher)
