@@ -101,6 +101,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         process.start()
     for process in processes:
         process.join(JOIN_S)
+        process.kill()
     assert [process.exitcode for process in processes] == [0, 0]
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
 
