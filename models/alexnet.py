@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 
 def torchvision_features(channels: int) -> nn.Sequential:
+    """(B, channels, H, W) → (B, 256, H', W'); 6x6 of 224x224."""
     return nn.Sequential(
         nn.Conv2d(channels, 64, 11, stride=4, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2),
         nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2),
@@ -24,6 +25,7 @@ def torchvision_features(channels: int) -> nn.Sequential:
 
 
 def original_features(channels: int, groups: int) -> nn.Sequential:
+    """(B, channels, H, W) → (B, 256, H', W'); 6x6 of 227x227."""
     return nn.Sequential(
         nn.Conv2d(channels, 96, 11, stride=4), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2),
         nn.Conv2d(96, 256, 5, padding=2, groups=groups), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2),
