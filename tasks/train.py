@@ -95,8 +95,9 @@ def checked_layout(
     sizes = {BatchPlan.of(settings, layout, 0, number).batch_size for number in settings.world_sizes}
     if len(sizes) > 1:
         raise ValueError(
-            f"train.batch_size (={settings.batch_size}) is more than the {layout.num_rows} training images: with "
-            f"train.min_workers (={settings.min_workers}) it must not be, so that it stays the same"
+            f"train.batch_size (={settings.batch_size}) must stay the same for every number of workers from "
+            f"train.min_workers (={settings.min_workers}) on, and {layout.num_rows} training images would give a step "
+            f"{' or '.join(map(str, sorted(sizes)))}: lower it"
         )
     if layout.people and settings.min_workers and settings.accumulate_batches > 1:
         raise ValueError(
