@@ -32,7 +32,18 @@ from pipelines.members import plan_members, require_one_input, with_train
 from pipelines.parameters import AUTO, flatten
 from pipelines.reporting import Reporter, Status, progress_of
 from pipelines.steps import step
-from pipelines.training import HELD, Job, Phases, begun, end_badly, exclusive, read_job, run_folder, write_job
+from pipelines.training import (
+    HELD,
+    Job,
+    Phases,
+    begun,
+    end_badly,
+    exclusive,
+    read_job,
+    require_same_beginning,
+    run_folder,
+    write_job,
+)
 from tasks import cluster, registry
 from tasks.cost import Meter, metered
 from tasks.distil import Teacher
@@ -173,6 +184,7 @@ def metered_team(
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id))
             hashes = [params_sha256(member.job.config)[:12] for member in team]
             lineage = replace(lineage, params_sha256="+".join(hashes), **origin_of(weights, teachers))
+            require_same_beginning(folder, lineage)
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             for config in {member.job.config.train.batch_size: member.job.config for member in team}.values():

@@ -144,7 +144,7 @@ def exclusive(folder: Path, doing: str = "trained") -> Iterator[None]:
 
 
 def require_same_beginning(folder: Path, lineage: Lineage) -> None:
-    """Raise ValueError where a run of many pieces would go on with other data, weights or teacher than at first."""
+    """Raise ValueError where a run would go on with other data, weights or teacher than at first."""
     file = folder / "begun-with.json"
     now = {
         "data": lineage.dvc_digest, "weights": lineage.weights_sha256, "teacher": lineage.teacher_sha256,
@@ -238,6 +238,7 @@ def metered_steps(
             weights = steps.resolve_weights(job.config, data)
             teacher = steps.resolve_teacher(job.config)
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights, teacher)
+            require_same_beginning(folder, lineage)
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             steps.tell_before_training(job.family, job.config, data, reporter)

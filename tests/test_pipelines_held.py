@@ -115,6 +115,27 @@ def test_a_dataset_that_is_replaced_or_removed_stays_the_same_for_a_training_tha
         placing.checkout("letters", "1")
 
 
+def cut_off() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_training_that_was_cut_off_does_not_go_on_with_another_version(letters: str) -> None:
+    expected = outcome(train("resident", Meddler()))
+    with pytest.raises(KeyboardInterrupt):
+        train("resident", Meddler(cut_off))
+    key = max(runs().iterdir(), key=lambda folder: folder.stat().st_mtime).name
+    set_reporter(Meddler())
+    placing.checkout("letters", "2")
+    try:
+        with pytest.raises(
+            ValueError, match=rf"{key} began with data of digest {letters}, and now it is .*checkout"
+        ):
+            train_classifier("letters", resume=key, executor="in_process")
+    finally:
+        placing.checkout("letters", "1")
+    assert outcome(train_classifier("letters", resume=key, executor="in_process")) == expected
+
+
 def test_where_there_are_no_links_a_person_is_told_to_leave_the_dataset_alone(
     letters: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
