@@ -82,15 +82,17 @@ def add(
         finally:
             reporter.close()
     report, digest = added.report, added.digest
-    findings, verdict = examine(Dataset.open(store() / name), ())
+    checked = look_at(name, digest)
     document = {
         **report.model_dump(mode="json"), "dvc_digest": digest, "replaces": before,
         "version": added.version and added.version.number, "new_version": added.is_new,
-        "findings": [finding.model_dump(mode="json") for finding in findings.findings],
+        "findings": [finding.model_dump(mode="json") for finding in checked[0].findings] if checked else None,
     }  # fmt: skip
-    views = [
-        *version_views(added, before), *report_views(report, digest), *check_views(report, findings, verdict),
-    ]  # fmt: skip
+    views = [*version_views(added, before), *report_views(report, digest)]
+    if checked:
+        views += check_views(report, *checked)
+    else:
+        views.append(f"{name} was removed or replaced by another command before it could be checked")
     if before and digest not in before:
         views.insert(0, f"replaces {before}")
     if isinstance(found, Fetched) and sha256 is None and "#sha256=" not in source:
@@ -99,6 +101,16 @@ def add(
             "one is not fetched again"
         )
     emit(document, views, as_json)
+
+
+def look_at(name: str, digest: str) -> tuple[Findings, Verdict] | None:
+    """What the checks say of what was just added; None where another command has taken it away meanwhile."""
+    try:
+        return examine(Dataset.open(store() / name), ())
+    except (OSError, ValueError):
+        if versions.stands(name, digest):
+            raise
+        return None
 
 
 def version_views(added: versions.Added, before: str) -> list[str]:

@@ -114,6 +114,11 @@ def current(name: str) -> str:
     return versioning.digest(store() / name)
 
 
+def stands(name: str, digest: str) -> bool:
+    """Whether a version is still what the name has here: others may replace or remove it at any time."""
+    return (store() / name / "dataset.json").is_file() and current(name) == digest
+
+
 def find(name: str, which: str, versions: Sequence[Version]) -> Version:
     """The version called `which`: its number, `latest`, `current`, or the first digits of its digest."""
     if not versions:

@@ -3,9 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tasks import placing, versions
 from tests.annotated import coco_json, pts
 from tests.conftest import Run
 from tests.pictures import class_tree, png, write_tree
@@ -115,6 +118,33 @@ def test_add_says_what_training_will_say(run: Run, tmp_path: Path) -> None:
     large = {f"{c}/{i}.png": png(100 * k + i, 200, 170) for k, c in enumerate("ab") for i in range(12)}
     code, out, _ = run("data", "add", str(write_tree(tmp_path / "large", large)), "--name", "large")
     assert code == 0 and "next: ./convoy train classification --dataset large --recipe photos" in out
+
+
+def test_what_is_removed_before_it_can_be_checked_was_added_all_the_same(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(*arguments: Any, **named: Any) -> versions.Added:
+        added = versions.add(*arguments, **named)
+        placing.remove("gone")
+        return added
+
+    monkeypatch.setattr("pipelines.commands_add.versions", SimpleNamespace(**{**vars(versions), "add": add}))
+    source = str(write_tree(tmp_path / "gone", class_tree("ab", 12)))
+    code, out, err = run("data", "add", source, "--name", "gone", "--json")
+    assert code == 0, err
+    assert json.loads(out)["findings"] is None and json.loads(out)["version"] == 1
+
+
+def test_a_dataset_that_is_there_and_broken_is_still_an_error(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: Any) -> None:
+        raise ValueError("the test shards cannot be read")
+
+    monkeypatch.setattr("pipelines.commands_add.examine", fail)
+    source = str(write_tree(tmp_path / "broken", class_tree("ab", 12)))
+    code, _, err = run("data", "add", source, "--name", "broken")
+    assert code == 2 and "the test shards cannot be read" in err
 
 
 def test_add_tells_what_check_tells_by_the_same_numbers_in_the_same_words(run: Run, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_constant_warms_up_and_stays() -> None:
 def test_a_setting_that_is_not_read_is_refused() -> None:
     with pytest.raises(ValueError, match=r"optim.first_share \(=0.2\) is read by the schedules triangular"):
         optim(optim__first_share=0.2)
-    with pytest.raises(ValueError, match=r"optim.first_share \(=0.2\) is where .* warmup_share \(=0\)"):
+    with pytest.raises(ValueError, match=r"optim.first_share \(=0.2\) is where .*warmup_share \(=0\)"):
         optim(optim__schedule="triangular", optim__first_share=0.2, optim__warmup_share=0.0)
     with pytest.raises(ValueError, match=r"set optim\.averaging_decay"):
         tiny_config("classification", optim__lookahead=True)
