@@ -13,7 +13,8 @@ from tasks.verification import ENOUGH_ERRORS, OperatingPoint, Roc, auc, equal_er
 
 NUM_BINS = 60
 MARGIN = 1.5  # a log axis begins so far below one false accept: there is what is accepted without any
-LOW_RATE = 0.5  # lower points are named above themselves, not on the axis
+BESIDE = (8, -13)  # where a point's name stands: the curve, which never falls, is not there; in points
+ROOM = 0.07  # below the lowest point, for its name, as a share of the axis
 NUM_BAND = 60  # rates at which the interval is drawn
 
 
@@ -51,25 +52,27 @@ def roc_figure(
     axes.plot(
         rate, 1 - rate, "D", color=ORANGE, markeredgecolor="black", label=f"equal error {rate:.2%}", zorder=4
     )
+    lowest = [before, *(band[1][:1] if band is not None else ())]
     for number, point in enumerate(points):
         place = int(np.searchsorted(curve.thresholds, point.threshold, side="right")) - 1
         at = (max(curve.far[place], least / MARGIN), curve.tar[place])
+        lowest.append(curve.tar[place])
         axes.plot(
-            *at, "o", color=VERMILLION, markeredgecolor="black", zorder=5,
+            *at, "o", color=VERMILLION, markeredgecolor="black", zorder=5, clip_on=False,
             label="thresholds fitted on validation" if not number else None,
         )  # fmt: skip
+        none = "" if curve.far[place] else ": no false accept"
         axes.annotate(
-            f"fitted for {point.stated_far:g}", at, (8, -13),
-            textcoords="offset points", fontsize=9,
+            f"fitted for {point.stated_far:g}{none}", at, BESIDE, textcoords="offset points", fontsize=9,
         )  # fmt: skip
     _mark_support(axes, ENOUGH_ERRORS * least, "pairs of two people")
     axes.set(xscale="log", xlim=(least / MARGIN, 1), xlabel="false accepts: share of pairs of two people")
     axes.set_ylabel("true accepts: share of pairs of one person")
-    _finish_rates(axes, float(min(before, *(band[1][:1] if band is not None else [1.0]))))
+    _finish_rates(axes, float(min(lowest)))
     title(
         figure, f"Verification: {curve.num_same:,} pairs of one person, {curve.num_different:,} of two", what
     )
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -122,15 +125,8 @@ def open_set_figure(curve: OpenSetCurve, what: str, fars: Sequence[float] = ()) 
     )
     for far in (far for far in fars if far >= least):
         rate, _ = dir_at_far(curve, far)
-        axes.plot(far, rate, "o", color=VERMILLION, markeredgecolor="black", zorder=5)
-        below = rate > LOW_RATE
-        axes.annotate(
-            f"{rate:.1%} at {far:g}",
-            (far, rate),
-            (8, -13 if below else 8),
-            textcoords="offset points",
-            fontsize=9,
-        )
+        axes.plot(far, rate, "o", color=VERMILLION, markeredgecolor="black", zorder=5, clip_on=False)
+        axes.annotate(f"{rate:.1%} at {far:g}", (far, rate), BESIDE, textcoords="offset points", fontsize=9)
     _mark_support(axes, ENOUGH_ERRORS * least, "probes of strangers")
     axes.set(
         xscale="log",
@@ -149,20 +145,17 @@ def open_set_figure(curve: OpenSetCurve, what: str, fars: Sequence[float] = ()) 
 
 
 def _mark_support(axes: Axes, far: float, of: str) -> None:
-    """Shade the rates that fewer than `ENOUGH_ERRORS` false accepts tell."""
+    """Shade the rates that rest on fewer than `ENOUGH_ERRORS` false accepts."""
     if far < 1:
-        axes.axvspan(far / 1e6, far, color=GREY, alpha=0.10, linewidth=0, zorder=0)
-        axes.annotate(
-            f"fewer than {ENOUGH_ERRORS} {of} accepted",
-            (0.01, 0.02),
-            xycoords="axes fraction",
-            fontsize=8,
-            color=GREY,
-        )
+        axes.axvspan(
+            far / 1e6, far, color=GREY, alpha=0.10, linewidth=0, zorder=0,
+            label=f"fewer than {ENOUGH_ERRORS} {of} accepted",
+        )  # fmt: skip
 
 
 def _finish_rates(axes: Axes, lowest: float) -> None:
-    axes.set_ylim(max(0.0, np.floor(lowest * 10 - 0.2) / 10), 1.008)
+    bottom, top = max(0.0, np.floor(lowest * 10 - 0.2) / 10), 1.008
+    axes.set_ylim(bottom - ROOM * (top - bottom), top)
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.grid(color="#E9E9E9", linewidth=0.8)
     axes.set_axisbelow(True)
