@@ -18,6 +18,7 @@ from prefect.runtime import flow_run, task_run
 
 from data.findings import Findings, Verdict
 from pipelines.adoption import listens
+from tasks.intervals import interval_of, is_end
 
 RunLogger = Union[Logger, "LoggerAdapter[Logger]"]
 UPDATE_EVERY_S = 5.0  # each update is a request to the server
@@ -105,13 +106,16 @@ def publish_result(summary: dict[str, Any]) -> None:
         f"[MLflow run]({url})" if url.startswith("http") else f"MLflow run `{summary['mlflow_run']}`: `{url}`"
     )
     model = f"`models:/{summary['model']}/{summary['version']}`" if summary["version"] else "not registered"
+    whole = {name: value for name, value in summary["metrics"].items() if "." not in name}
     rows = "\n".join(
-        f"| {name} | {value:.4g} |" for name, value in summary["metrics"].items() if "." not in name
+        f"| {name} | {value:.4g} | {interval_of(whole, name)} |"
+        for name, value in whole.items()
+        if not is_end(whole, name)
     )
     markdown = (
         f"**Model** {model} ({summary['alias'] or 'no alias'})\n\n{link}\n\n"
         f"Trained {summary['num_steps']:,} steps in {summary['train_time_s']:.1f} s, "
-        f"{summary['images_per_s']:,.0f} images/s.\n\n| metric | value |\n| --- | ---: |\n{rows}\n"
+        f"{summary['images_per_s']:,.0f} images/s.\n\n| metric | value | 95% interval |\n| --- | ---: | --- |\n{rows}\n"
     )
     description = f"{summary['dataset']} by the recipe {summary['recipe']}"
     publish_artifact("markdown", markdown, description, f"{summary['family']}-{summary['dataset']}")

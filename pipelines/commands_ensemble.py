@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from data.findings import parse_accepted
 from pipelines import server
-from pipelines.commands_train import collect, course_of, model_of, require_replaceable
+from pipelines.commands_train import collect, course_of, model_of, require_replaceable, whole_of
 from pipelines.engines import start_engines
 from pipelines.families import Executor, StopAfter
 from pipelines.options import Accept, Changes, Json, quiet_stdout
@@ -15,6 +15,7 @@ from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
 from tasks.cost import Cost, told
+from tasks.intervals import metric_table
 
 Models = Annotated[
     list[str] | None,
@@ -118,12 +119,12 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         "cost": told(Cost(**summary["cost"])),
         **course_of(summary),
     }
-    rows = [(key, value) for key, value in summary["metrics"].items() if "." not in key]
+    together = whole_of(summary)
     members = summary["members"]
     views = [
         pairs(f"Trained on {summary['dataset']}", values),
         table("Members", tuple(members[0]), [tuple(member.values()) for member in members]),
     ]
-    if rows:
-        views += [table("Together", ("metric", "value"), rows), table(*shown_rows(summary["comparison"]))]
+    if together:
+        views += [table(*metric_table("Together", together)), table(*shown_rows(summary["comparison"]))]
     return views

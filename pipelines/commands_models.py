@@ -18,6 +18,7 @@ from pipelines.parameters import AUTO
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from pipelines.scoring import score_models
 from tasks import ensemble, modellist, registry
+from tasks.intervals import with_intervals
 from tasks.modelfile import load_card
 from tasks.predict import BATCH_SIZE
 from tasks.settings import ViewName
@@ -92,7 +93,7 @@ def evaluate(
             tested.report.write(out)
     document = {**tested.document(), **tested.report.document(), "out": out}
     tables = tested.report.tables(f"{tested.dataset}, {split}")
-    emit(document, [table(*each) for each in tables], as_json)
+    emit(document, [table(*with_intervals(each)) for each in tables], as_json)
 
 
 def require_report_folder(out: Path) -> None:

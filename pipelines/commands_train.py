@@ -13,6 +13,7 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout, require_nothi
 from pipelines.parameters import AUTO, choose_recipe, flatten, parse_changes, recipes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import run_flow
+from tasks.intervals import metric_table
 
 
 def train(
@@ -117,8 +118,12 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         f"{summary['images_per_s']:,.0f} images/s, {summary['input_wait']:.1%} of it waiting for input",
         **course_of(summary),
     }
-    rows = [(name, value) for name, value in summary["metrics"].items() if "." not in name]
-    return [pairs(f"Trained on {summary['dataset']}", values), table("", ("metric", "value"), rows)]
+    return [pairs(f"Trained on {summary['dataset']}", values), table(*metric_table("", whole_of(summary)))]
+
+
+def whole_of(summary: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a run's test that are of all it looked at: not of a view or a class."""
+    return {name: value for name, value in summary["metrics"].items() if "." not in name}
 
 
 def model_of(summary: dict[str, Any]) -> str:
