@@ -131,7 +131,7 @@ def fit_thresholds(
 
     One for each false-accept rate that its card names and the pairs of two people support, of which as many are
     compared as there are, up to MOST_PAIRS; and that of the highest accuracy on as many pairs of each kind. Distances
-    are squared; what cannot be fitted accepts nobody, and of what few false accepts tell the card says so. Beside
+    are squared; what cannot be fitted accepts nobody, and the card says which rest on few false accepts. Beside
     them, heads for pairs: see tasks.pairheads.
     """
     card = load_card(folder)
@@ -165,7 +165,8 @@ def fit_thresholds(
         f"people of {dataset.info.name}, view {predictor.view}"
     )
     if unsure:
-        basis += f"; fewer than {ENOUGH_ERRORS} false accepts tell {', '.join(unsure)}"
+        rest = "rest" if len(unsure) > 1 else "rests"
+        basis += f"; {', '.join(unsure)} {rest} on fewer than {ENOUGH_ERRORS} false accepts"
     heads = fit_heads(folder, predictor, dataset, People(embeddings, labels), on_progress)
     update = {"thresholds": {**card.thresholds, **fitted}, "calibrated_on": basis, "pair_heads": heads}
     write_card(folder, card.model_copy(update=update))
@@ -342,7 +343,7 @@ def evaluate(
         band=band,
         open_set=recognised.curve if recognised else None,
         shown=shown_pairs(
-            dataset, split, pairs, own.distances, config.num_worst, predictor.preprocessing.channels
+            dataset, split, ids, pairs, own.distances, config.num_worst, predictor.preprocessing.channels
         ),
     )
 
@@ -359,7 +360,13 @@ def recognition_about(found: Recognition | None) -> dict[str, str | int]:
 
 
 def shown_pairs(
-    dataset: Dataset, split: Split, pairs: Pairs, distances: np.ndarray, num: int, channels: int
+    dataset: Dataset,
+    split: Split,
+    ids: Sequence[str],
+    pairs: Pairs,
+    distances: np.ndarray,
+    num: int,
+    channels: int,
 ) -> tuple[Shown, ...]:
     """The pairs of one person that are farthest apart, and those of two that are nearest, half of `num` each."""
     apart = np.argsort(np.where(pairs.same, -distances, np.inf), kind="stable")[
@@ -370,7 +377,8 @@ def shown_pairs(
     ]
     shown = []
     for place in [*apart.tolist(), *near.tolist()]:
-        blobs = dataset.rows(split, pairs.places[place].tolist(), ["image"])["image"].to_pylist()
+        first, second = pairs.places[place].tolist()
+        blobs = dataset.rows(split, [first, second], ["image"])["image"].to_pylist()
         both = tuple(np.asarray(decode_image(blob, channels=3 if channels == 3 else 1)) for blob in blobs)
-        shown.append(Shown(bool(pairs.same[place]), float(distances[place]), both))
+        shown.append(Shown(bool(pairs.same[place]), float(distances[place]), (ids[first], ids[second]), both))
     return tuple(shown)

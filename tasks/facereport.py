@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from data.files import write_whole
+from tasks.facepage import face_page
 from tasks.faces import ACCURACY, far_of
 from tasks.figures import save_figure, title
 from tasks.identification import OpenSetCurve
@@ -37,6 +39,7 @@ class Shown:
 
     same: bool
     distance: float
+    ids: tuple[str, str]
     pictures: tuple[np.ndarray, ...]  # two of (H, W) or (H, W, 3) uint8
 
 
@@ -67,6 +70,12 @@ class Report:
         """One row a view."""
         return [{"view": each.view, **each.figures} for each in self.looks]
 
+    @property
+    def shared_views(self) -> list[dict[str, Any]]:
+        """The same with the figures that all views have."""
+        names = [name for name in self.looks[0].figures if all(name in each.figures for each in self.looks)]
+        return [{"view": each.view, **{name: each.figures[name] for name in names}} for each in self.looks]
+
     def document(self) -> dict[str, Any]:
         """What a program reads of it, beside the metrics."""
         return {"about": self.about, "per_view": self.per_view, "thresholds": self.thresholds}
@@ -74,37 +83,47 @@ class Report:
     def tables(self, heading: str) -> list[TableRows]:
         """What a person reads first: the figures, and each view's."""
         rows = [[name, value] for name, value in self.metrics.items()]
-        shared = [name for name in self.looks[0].figures if all(name in each.figures for each in self.looks)]
-        views = [{"view": each.view, **{name: each.figures[name] for name in shared}} for each in self.looks]
         pairs = (
             f"{self.about['num_pairs']:,} pairs of {self.about['num_people']:,} people: {self.about['pairs']}"
         )
-        return [(f"{heading}; {pairs}", ("metric", "value"), rows), ("By view", *columns_of(views))]
+        return [
+            (f"{heading}; {pairs}", ("metric", "value"), rows),
+            ("By view", *columns_of(self.shared_views)),
+        ]
 
     def write(self, folder: Path) -> None:
         """Write tables and figures to `folder`, `metrics.json` last: a folder that has it is whole.
 
         per_view.csv; pairs.parquet; roc.png, distances.png, pairs.png, and open_set.png of what can be recognised;
-        about.json.
+        report.html, all of it to read; about.json.
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").unlink(missing_ok=True)
-        shared = self.tables("")[1]
-        write_csv(folder / "per_view.csv", [dict(zip(shared[1], row, strict=True)) for row in shared[2]])
+        write_csv(folder / "per_view.csv", self.shared_views)
         pq.write_table(self.pairs(), folder / "pairs.parquet")
-        what = f"{self.about['dataset']}, {self.about['split']} split, {len(self.same):,} pairs"
-        distances, points = self.looks[0].distances, self.points
-        save_figure(roc_figure(roc(distances, self.same), what, points, self.band), folder / "roc.png")
-        save_figure(distances_figure(distances, self.same, what, points), folder / "distances.png")
-        save_figure(pairs_figure(self, what), folder / "pairs.png")
-        if self.open_set is not None:
-            gallery = f"{self.about['dataset']}, {self.about['split']} split, one picture enrolled of "
-            gallery += f"{self.about['num_enrolled_open_set']} people, the first of the galleries"
-            fars = [far for far in SHOWN_FARS if far * self.open_set.num_unknown >= 1]
-            save_figure(open_set_figure(self.open_set, gallery, fars), folder / "open_set.png")
+        write_whole(folder / "report.html", face_page(self, self._write_figures(folder)))
         write_json(folder / "about.json", self.about)
         write_json(folder / "metrics.json.partial", self.metrics)
         (folder / "metrics.json.partial").replace(folder / "metrics.json")
+
+    def _write_figures(self, folder: Path) -> list[Path]:
+        """The files, in the order of the page."""
+        what = f"{self.about['dataset']}, {self.about['split']} split, {len(self.same):,} pairs"
+        distances, points = self.looks[0].distances, self.points
+        figures = {
+            "roc": roc_figure(roc(distances, self.same), what, points, self.band),
+            "distances": distances_figure(distances, self.same, what, points),
+        }
+        (folder / "open_set.png").unlink(missing_ok=True)  # of an evaluation that was here before
+        if self.open_set is not None:
+            gallery = f"{self.about['dataset']}, {self.about['split']} split; first gallery, "
+            gallery += f"{self.about['num_enrolled_open_set']} people enrolled by one picture"
+            fars = [far for far in SHOWN_FARS if far * self.open_set.num_unknown >= 1]
+            figures["open_set"] = open_set_figure(self.open_set, gallery, fars)
+        figures["pairs"] = pairs_figure(self, what)
+        for name, figure in figures.items():
+            save_figure(figure, folder / f"{name}.png")
+        return [folder / f"{name}.png" for name in figures]
 
     def pairs(self) -> pa.Table:
         """One row a pair: ids, whether they are of one person, and the squared distance by each view."""

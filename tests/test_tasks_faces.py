@@ -86,6 +86,40 @@ def test_prediction_gives_what_evaluation_measured(drawn: Dataset, trained: Path
     }  # fmt: skip
 
 
+def test_the_report_is_a_page_with_intervals_thresholds_figures_and_the_worst_pairs(
+    drawn: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    fit_thresholds(trained, drawn, batch_size=32)
+    report = evaluate([trained], drawn, config=tiny_config("faces").evaluate)
+    report.write(tmp_path)
+    page, metrics = (tmp_path / "report.html").read_text(), report.metrics
+    assert page.count("data:image/png;base64,") == len(list(tmp_path.glob("*.png"))) == 4
+    assert f"<td>{metrics['auc_low']:.4g} to {metrics['auc_high']:.4g}</td>" in page and "auc_low" not in page
+    threshold = report.thresholds["far_1e-1"]
+    accepted = (report.looks[0].distances[~report.same] <= threshold).mean()
+    assert f"<td>{threshold:.4g}</td><td>{accepted:.2%}</td>" in page
+    assert "rests on fewer than 30 false accepts" in page
+    farthest = report.shown[0]
+    assert farthest.distance == report.looks[0].distances[report.same].max()
+    assert f"<td>one person</td><td>{farthest.distance:.4f}</td><td>{farthest.ids[0]}</td>" in page
+    rows = report.pairs().to_pylist()
+    assert any((row["id_a"], row["id_b"]) == farthest.ids and row["same"] for row in rows)
+
+
+def test_a_page_of_an_embedder_without_thresholds_or_recognition_says_so(
+    drawn: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    fit_thresholds(trained, drawn, batch_size=32)
+    report = evaluate([trained], drawn, config=tiny_config("faces").evaluate)
+    report.write(tmp_path)
+    name = "<script>alert(1)</script>"
+    bare = dataclasses.replace(report, thresholds={}, open_set=None, about={**report.about, "dataset": name})
+    bare.write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "None was fitted." in page and name not in page
+    assert not (tmp_path / "open_set.png").exists() and "Recognition, open set" not in page
+
+
 def test_evaluation_tells_recognition_and_what_the_heads_judge(drawn: Dataset, trained: Path) -> None:
     fit_thresholds(trained, drawn, batch_size=32)
     card = load_card(trained)
@@ -127,7 +161,7 @@ def test_a_card_names_nobody_and_thresholds_that_pairs_do_not_support_accept_nob
     assert card.thresholds["far_1e-1"] > card.thresholds["far_1e-2"] > 0
     assert card.thresholds["far_1e-3"] == NOTHING
     assert card.calibrated_on.startswith("75 pairs of one and 360 of two of the 5 validation people")
-    assert card.calibrated_on.endswith("fewer than 30 false accepts tell far_1e-2")  # 3.6 of them
+    assert card.calibrated_on.endswith("; far_1e-2 rests on fewer than 30 false accepts")  # on 3.6
 
 
 def test_validation_people_without_pairs_leave_an_embedder_without_thresholds(
