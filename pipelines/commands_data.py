@@ -53,25 +53,26 @@ def sizes(axes: tuple[Span, ...], width: Span, height: Span) -> dict[str, str]:
 
 def count_tables(family: str, counts: Any, num_boxes: Any) -> list[Table | str]:
     """Images by class and split, and boxes of detection; of faces only the sums: people come in thousands."""
-    if family == "faces":
-        counts = {
-            split: {"with images": sum(map(bool, people.values())), "without": list(people.values()).count(0)}
-            for split, people in counts.items()
-        }
-        return [counts_table(counts, "Identities", "identities")]
+    if family == "faces":  # a split names the people of the others too, with no picture
+        splits = [split for split in SPLITS if split in counts]
+        rows = [
+            ["people", *(sum(map(bool, counts[split].values())) for split in splits)],
+            ["pictures", *(sum(counts[split].values()) for split in splits)],
+        ]
+        return [table("Identities", ["", *splits], rows)]
     return [
         counts_table(counts, noun_of(family).capitalize()),
         *([counts_table(num_boxes, "Boxes")] if num_boxes else []),
     ]
 
 
-def counts_table(counts: Any, title: str, kind: str = "class") -> Table:
+def counts_table(counts: Any, title: str) -> Table:
     """Numbers by class and split."""
     splits = [split for split in SPLITS if split in counts]
     names = list(dict.fromkeys(name for split in splits for name in counts[split]))
     rows = [[name, *(counts[split].get(name, 0) for split in splits)] for name in names]
     rows.append(["all", *(sum(counts[split].values()) for split in splits)])
-    return table(title, [kind, *splits], rows)
+    return table(title, ["class", *splits], rows)
 
 
 @app.command(name="list")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.commands_data import count_tables
 from tasks import placing, versions
 from tests.annotated import coco_json, pts
 from tests.conftest import Run
@@ -37,6 +38,13 @@ SHOWN = {  # format out, and what a person sees of adding and showing it
     "faces": ("folders", ("2 pairs from pairs.csv",), ("Identities", "pairs.parquet")),
     "style": ("folders", (), ("pictures",)),
 }
+
+
+def test_people_are_counted_in_the_split_that_has_their_pictures() -> None:
+    counts = {"train": {"ann": 2, "bob": 4, "cem": 0}, "val": {"ann": 0, "bob": 0, "cem": 3}}
+    [view] = count_tables("faces", counts, None)
+    assert [column.header for column in view.columns] == ["", "train", "val"]
+    assert [list(column.cells) for column in view.columns] == [["people", "pictures"], ["2", "6"], ["1", "3"]]
 
 
 @pytest.mark.parametrize("family", SHOWN)
