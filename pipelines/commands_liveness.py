@@ -8,11 +8,12 @@ from cyclopts import App
 from data.aligned import FaceAlignment, Method
 from data.dataset import SPLITS, Split
 from pipelines.options import Json
-from pipelines.render import emit, table
+from pipelines.render import ConsoleReporter, emit, table
+from pipelines.reporting import progress_of
 from tasks import registry
 from tasks.facealign import open_aligner
 from tasks.liveness import MAX_BPCER, Liveness, Share
-from tasks.livenessmodel import Rate, fit_and_test, keep_threshold, real_class
+from tasks.livenessmodel import Rate, fit_and_test, keep_threshold, real_class, too_fine
 from tasks.predict import load_predictor
 from tasks.spoofset import PeopleSplit, write_spoof_set
 from tasks.versions import open_stored
@@ -59,7 +60,13 @@ def simulate(
     """
     alignment = FaceAlignment.parse({"method": method, "side_px": side_px, "weights": weights}, "")
     people = PeopleSplit(val_fraction=val_fraction, test_fraction=test_fraction)
-    written = write_spoof_set(source, out, open_aligner(alignment), seed, people)
+    reporter = ConsoleReporter()
+    try:
+        written = write_spoof_set(
+            source, out, open_aligner(alignment), seed, people, on_progress=progress_of(reporter, "simulate")
+        )
+    finally:
+        reporter.close()
     kinds = sorted({kind for counts in written.counts.values() for kind in counts})
     rows = [
         (split, written.people[split], *(written.counts[split].get(kind, 0) for kind in kinds))
@@ -113,6 +120,7 @@ def evaluate(
     real_class(predictor, model)  # said before the dataset is looked for
     data = open_stored(dataset or predictor.card.dataset)
     test = fit_and_test(predictor, data, split, rate, at)
+    remark = too_fine(test)
     if out is not None:
         note = f"liveness: {rate} of at most {at:g} on the validation faces of {data.info.name}"
         keep_threshold(folder, out, test.tested.threshold, note)
@@ -120,15 +128,20 @@ def evaluate(
         "model": model,
         "out": out,
         "dataset": data.info.name,
-        "fitted": {"on": "val", "rate": rate, "at_most": at, "threshold": test.tested.threshold},
+        "fitted": {
+            "on": "val",
+            "rate": rate,
+            "at_most": at,
+            "threshold": test.tested.threshold,
+            "remark": remark or None,
+        },
         "val": document_of(test.val),
         split: document_of(test.tested),
     }
     title = f"{data.info.name}, threshold {test.tested.threshold:.4f}: {rate.upper()} ≤ {at:g} on val"
     rows = [*rows_of("val", test.val), *rows_of(split, test.tested)]
-    emit(
-        document, [table(title, ("split", "rate", "value", "95% interval", "wrong", "faces"), rows)], as_json
-    )
+    view = table(title, ("split", "rate", "value", "95% interval", "wrong", "faces"), rows)
+    emit(document, [view, *([remark] if remark else [])], as_json)
 
 
 def document_of(liveness: Liveness) -> dict[str, object]:

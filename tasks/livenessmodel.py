@@ -17,6 +17,7 @@ import torch
 from data.dataset import Dataset, Split
 from data.files import whole_folder
 from tasks.liveness import LIVENESS, REAL, Liveness, judge, threshold_at_apcer, threshold_at_bpcer
+from tasks.metrics import wilson_interval
 from tasks.modelfile import load_card, model_files, write_card
 from tasks.outputs import decode_key, decode_piece, piece_size, pieces_of
 from tasks.predict import Predictor, load_predictor
@@ -155,3 +156,21 @@ def fit_and_test(predictor: Predictor, dataset: Dataset, split: Split, rate: Rat
     threshold = FITS[rate](scores, kinds, at)
     tested = judge(*scores_of(predictor, dataset, split), threshold)
     return LivenessTest(rate, at, judge(scores, kinds, threshold), tested, split)
+
+
+def too_fine(test: LivenessTest) -> str:
+    """Says so where the wanted rate is less than one face of those that it was fitted to; "" where it is not.
+
+    Of a type of attack, or of real faces, one wrong face is then more than is allowed: none was, which tells little.
+    """
+    fitted = test.val.apcer_by_type if test.rate == "apcer" else {"": test.val.bpcer}
+    name, fewest = min(fitted.items(), key=lambda item: item[1].num)
+    if test.at * fewest.num + 1e-9 >= 1:  # as tasks.liveness allows them
+        return ""
+    _low, high = wilson_interval(0, fewest.num)
+    what = f"validation faces of {name}" if test.rate == "apcer" else "real faces of validation"
+    done = "accepts" if test.rate == "apcer" else "refuses"
+    return (
+        f"a rate of {test.at:g} is less than one of {fewest.num:,} {what} (1/{fewest.num} = {1 / fewest.num:.2g}): the "
+        f"threshold {done} none of them, from which no more follows than a rate of up to {high:.2g}"
+    )

@@ -8,7 +8,7 @@ face goes through the same simulated camera and the same JPEG encoder as an atta
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -33,6 +33,7 @@ from tasks.liveness import REAL
 
 BATCH = 16
 JPEG_QUALITY = 92
+Tell = Callable[[int, int], None]
 README = """Faces of {source}, taken again by a simulated camera (real/), and simulated presentation attacks of them
 (simulated_print/, simulated_replay/). No attack here was recorded: how well a detector does on them says little about
 real prints and screens.
@@ -56,23 +57,32 @@ class SpoofSet:
 
 
 def write_spoof_set(
-    source: Path, out: Path, aligner: Aligner, seed: int, people: PeopleSplit, max_source_gb: float = 10
+    source: Path,
+    out: Path,
+    aligner: Aligner,
+    seed: int,
+    people: PeopleSplit,
+    max_source_gb: float = 10,
+    on_progress: Tell | None = None,
 ) -> SpoofSet:
     """Write the folder `out` from a folder or archive of people, whole or not at all.
 
-    A picture's attacks depend on `seed` and its place among the source's pictures alone. Raises ValueError where
+    A picture's attacks depend on `seed` and its place among the source's pictures alone. `on_progress` is called with
+    how many pictures are done, and how many there are. Raises ValueError where
     something is at `out`, FileNotFoundError or ValueError for a source that cannot be read or has no face.
     """
     with whole_folder(out) as folder:
         with open_tree(source, spool=folder, max_total_bytes=int(max_source_gb * 10**9)) as tree:
-            written = _write(tree, folder, aligner, seed, people)
+            written = _write(tree, folder, aligner, seed, people, on_progress)
         folder.joinpath("README.txt").write_text(README.format(source=source.name))
         document = {"simulated": True, "seed": seed, "alignment": aligner.config.model_dump()}
         folder.joinpath("simulated.json").write_text(json.dumps(document, indent=2) + "\n")
     return written
 
 
-def _write(tree: FileTree, folder: Path, aligner: Aligner, seed: int, people: PeopleSplit) -> SpoofSet:
+def _write(
+    tree: FileTree, folder: Path, aligner: Aligner, seed: int, people: PeopleSplit, tell: Tell | None
+) -> SpoofSet:
     items = sorted(list_identities(tree).items, key=lambda item: item.id)
     persons = [item.targets["label"] for item in items]
     splits = assign_splits([item.split for item in items], persons, people)
@@ -81,7 +91,7 @@ def _write(tree: FileTree, folder: Path, aligner: Aligner, seed: int, people: Pe
     left_out: dict[str, str] = {}
     counts: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
     seen: dict[Split, set[str]] = {split: set() for split in SPLITS}
-    for batch in _batches(tree, items, aligner, left_out):
+    for batch in _batches(tree, items, aligner, left_out, tell):
         names, places, faces = zip(*batch, strict=True)
         for kind, pictures in presentations(torch.stack(faces), np.array(places), seed).items():
             for name, picture in zip(names, pictures, strict=True):
@@ -102,9 +112,12 @@ def _write(tree: FileTree, folder: Path, aligner: Aligner, seed: int, people: Pe
 
 
 def _batches(
-    tree: FileTree, items: list[RawItem], aligner: Aligner, left_out: dict[str, str]
+    tree: FileTree, items: list[RawItem], aligner: Aligner, left_out: dict[str, str], tell: Tell | None
 ) -> Iterator[list[tuple[str, int, Tensor]]]:
-    """Names, places and faces (3, S, S) uint8, some at a time; what has no face goes to `left_out`."""
+    """Names, places and faces (3, S, S) uint8, some at a time; what has no face goes to `left_out`.
+
+    `tell` hears of pictures whose batch has been taken, and of those without a face.
+    """
     batch: list[tuple[str, int, Tensor]] = []
     for place, item in enumerate(items):
         try:
@@ -114,8 +127,12 @@ def _batches(
         if len(batch) == BATCH:
             yield batch
             batch = []
+        if tell is not None:
+            tell(place + 1 - len(batch), len(items))
     if batch:
         yield batch
+        if tell is not None:
+            tell(len(items), len(items))
 
 
 def presentations(faces: Tensor, indices: np.ndarray, seed: int) -> dict[str, Tensor]:

@@ -65,6 +65,7 @@ def test_a_set_is_simulated_and_a_model_judged_on_it(
     out = tmp_path / "spoofs"
     code, stdout, err = run("liveness", "simulate", str(people), str(out), "--side-px", "16", "--json")
     assert code == 0, err
+    assert "simulate 24/24" in err or "simulate 25/25" in err  # how far it was
     counts = json.loads(stdout)["counts"]
     assert sum(sum(each.values()) for each in counts.values()) == 12 * 2 * 3
     store = tmp_path / "home" / "data" / "store"
@@ -75,11 +76,11 @@ def test_a_set_is_simulated_and_a_model_judged_on_it(
         tmp_path / "model", CLASSES, architecture="resnet8_cifar", stored_px=16, crop_px=16, pad_px=0
     )
     words = ("liveness", "evaluate", str(model), "--dataset", "spoofs")
-    code, stdout, err = run(*words, "--max-bpcer", "0.25", "--json")
+    code, stdout, err = run(*words, "--max-bpcer", "0.5", "--json")
     assert code == 0, err
     document = json.loads(stdout)
-    assert document["fitted"]["rate"] == "bpcer"
-    assert document["val"]["rates"]["bpcer"]["value"] <= 0.25
+    assert document["fitted"]["rate"] == "bpcer" and document["fitted"]["remark"] is None
+    assert document["val"]["rates"]["bpcer"]["value"] <= 0.5
     rates = document["test"]["rates"]
     assert set(rates) == {"apcer simulated_print", "apcer simulated_replay", "bpcer"}
     assert document["test"]["apcer"] == max(rates[f"apcer {kind}"]["value"] for kind in CLASSES[1:])
@@ -87,6 +88,12 @@ def test_a_set_is_simulated_and_a_model_judged_on_it(
     code, stdout, err = run(*words, "--max-apcer", "0.1")
     assert code == 0, err
     assert "APCER ≤ 0.1 on val" in stdout and "ACER, by simulated_" in stdout
+    attacks = document["val"]["rates"]["apcer simulated_print"]["num"]
+    code, stdout, err = run(*words, "--max-apcer", str(0.5 / attacks))
+    said = f"is less than one of {attacks} validation faces of simulated_print"
+    assert code == 0 and said in " ".join(stdout.split()), err
+    code, stdout, err = run(*words, "--max-apcer", str(0.5 / attacks), "--json")
+    assert said in json.loads(stdout)["fitted"]["remark"]
     strict = tmp_path / "strict"
     code, stdout, err = run(*words, "--max-apcer", "0.1", "--out", str(strict), "--json")
     assert code == 0, err

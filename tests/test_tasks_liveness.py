@@ -19,7 +19,15 @@ from tasks.ensemble import combine
 from tasks.facealign import open_aligner
 from tasks.facepredict import FACE_SCHEMA
 from tasks.liveness import LIVENESS, MAX_BPCER, judge, threshold_at_apcer, threshold_at_bpcer
-from tasks.livenessmodel import answer_real, keep_threshold, open_liveness, scores_of
+from tasks.livenessmodel import (
+    LivenessTest,
+    Rate,
+    answer_real,
+    keep_threshold,
+    open_liveness,
+    scores_of,
+    too_fine,
+)
 from tasks.metrics import wilson_interval
 from tasks.modelfile import load_card, write_card
 from tasks.predict import load_predictor
@@ -79,6 +87,32 @@ def test_a_threshold_keeps_its_promise_and_no_better_one_does(
             assert each <= at_bpcer
         if judge(scores, kinds, each).apcer <= share:
             assert each >= at_apcer
+
+
+@pytest.mark.parametrize(
+    ("rate", "at", "says"),
+    [
+        ("apcer", 0.5, ""),  # one of two replays, the fewest
+        (
+            "apcer",
+            0.4,
+            "a rate of 0.4 is less than one of 2 validation faces of replay (1/2 = 0.5): the threshold accepts",
+        ),
+        ("bpcer", 0.2, ""),
+        (
+            "bpcer",
+            0.1,
+            "a rate of 0.1 is less than one of 5 real faces of validation (1/5 = 0.2): the threshold refuses",
+        ),
+    ],
+)
+def test_a_rate_finer_than_the_faces_that_it_was_fitted_to_is_told(rate: Rate, at: float, says: str) -> None:
+    judged = judge(SCORES, KINDS, 0.99)
+    told = too_fine(LivenessTest(rate, at, judged, judged, "test"))
+    assert told.startswith(says) and bool(told) == bool(says)
+    if says:
+        _low, high = wilson_interval(0, 2 if rate == "apcer" else 5)
+        assert told.endswith(f"a rate of up to {high:.2g}")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +190,17 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_told(tmp_path: Path) -> N
     assert list(written.left_out) == ["lfw/p03/broken.png"] or list(written.left_out) == ["p03/broken.png"]
     with pytest.raises(ValueError, match="is there and not empty"):
         simulate(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("last", ["lfw/p07/p07_0002.png", "lfw/p09/broken.png"])
+def test_how_far_a_simulation_is_is_told_to_the_end_once(tmp_path: Path, last: str) -> None:
+    source = write_tree(tmp_path / "in", {**people(8), last: people(8).get(last, b"no picture")})
+    num, told = len(list(source.rglob("*.png"))), []
+    aligner = open_aligner(FaceAlignment(method="none", side_px=32))
+    write_spoof_set(
+        source, tmp_path / "out", aligner, 0, PeopleSplit(), on_progress=lambda *so_far: told.append(so_far)
+    )
+    assert told[-1] == (num, num) and told == sorted(told) and told.count((num, num)) == 1
 
 
 def test_a_source_without_faces_leaves_nothing_behind(tmp_path: Path) -> None:
