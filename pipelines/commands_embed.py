@@ -2,6 +2,9 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from rich.table import Table
 
 from pipelines.commands_predict import in_pieces
 from pipelines.render import emit, table
@@ -33,6 +36,18 @@ def predict_embeddings(
     document = document_of(model, predictor, [str(file) for file in files], rows)
     if check is not None:
         document["liveness"] = {"model": liveness, "threshold": check.threshold}
+    emit(document, views_of(files, rows, document), as_json)
+    return int(any(row["error"] for row in rows))
+
+
+def views_of(files: list[Path], rows: list[dict[str, Any]], document: dict[str, Any]) -> list[Table | str]:
+    """The distances between faces, for a person; of one face, which has none, only whether it was embedded."""
+    if len(files) == 1:
+        told = rows[0]["error"] or (
+            f"an embedding of {len(rows[0]['embedding'])} numbers, which --json shows; give two faces or more to see "
+            "how far apart they are"
+        )
+        return [f"{files[0]}: {told}"]
     apart = document["squared_distances"]
     shown = range(min(len(files), MOST_COLUMNS))
     lines = [
@@ -41,6 +56,4 @@ def predict_embeddings(
     ]
     told = ", ".join(f"{value:.3f} ({name})" for name, value in sorted(document["thresholds"].items()))
     title = f"Squared distances; one person up to {told}" if told else "Squared distances"
-    columns = ("", "image", *(f"to {j + 1}" for j in shown), "what is wrong")
-    emit(document, [table(title, columns, lines)], as_json)
-    return int(any(row["error"] for row in rows))
+    return [table(title, ("", "image", *(f"to {j + 1}" for j in shown), "what is wrong"), lines)]

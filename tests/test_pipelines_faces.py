@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from data.dataset import Dataset
+from pipelines.commands_train import summary_views
 from pipelines.faces import train_faces
+from pipelines.render import emit
 from pipelines.reporting import set_reporter
 from tasks import modellist
 from tasks.livenessmodel import keep_threshold
 from tasks.paths import store
 from tasks.predict import load_predictor
+from tasks.recordstore import connect
 from tests.conftest import Run
 from tests.handmade import write_model
 from tests.test_pipelines_training import Listener
@@ -55,6 +58,19 @@ def test_the_flow_ends_in_a_registered_champion(finished: dict[str, Any]) -> Non
     assert modellist.show_model(URI)["dataset"] == "drawn"
 
 
+def test_the_summary_points_at_the_page_and_has_intervals_beside_their_figures(
+    finished: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    emit(finished, summary_views(finished | {"to_first_step_s": None}), as_json=False)
+    shown, metrics = capsys.readouterr().out, finished["metrics"]
+    report = Path(finished["folder"]) / "evaluation" / "report.html"
+    assert report.is_file() and f"report {report}" in " ".join(shown.split())
+    assert f"auc {metrics['auc']:.4g} {metrics['auc_low']:.4g} to" in " ".join(shown.split())
+    assert "_low" not in shown and "_high" not in shown
+    files = [each.path for each in connect().list_artifacts(finished["mlflow_run"], "evaluation")]
+    assert "evaluation/report.html" in files
+
+
 def test_commands_evaluate_by_the_registered_name(
     finished: dict[str, Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +98,8 @@ def test_commands_embed_pictures_and_say_how_far_apart_they_are(
     assert "accuracy" in document["thresholds"]
     code, out, err = run("predict", URI, files[0], files[1])
     assert code == 0 and "Squared distances" in out, err
+    code, out, err = run("predict", URI, files[0])
+    assert code == 0 and "an embedding of 16 numbers" in out and "Squared distances" not in out, err
     code, _out, err = run("predict", URI, files[0], "--view", "ten_crop")
     assert code == 2 and "single, mirror" in err
 
