@@ -201,6 +201,6 @@ def behind_now(model: str, family: str) -> dict[str, str]:
     """The galleries of faces that hold another version of the model than its champion, with theirs."""
     if family != "faces":
         return {}
-    from tasks.enrolment import galleries_behind  # only now, for torch takes seconds
+    from tasks.gallerynames import galleries_behind  # only now, for SciPy takes its time
 
     return galleries_behind(model)

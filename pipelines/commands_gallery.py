@@ -5,13 +5,14 @@ from pathlib import Path
 
 from cyclopts import App
 
-from pipelines.commands_faces import document_of, note_if_behind, one_face
+from pipelines.gallerynotes import document_of, note_if_behind
 from pipelines.options import Json, Yes, confirm, quiet_stdout
 from pipelines.render import cell, emit, pairs, table
 from tasks import reembedding
-from tasks.enrolment import DEFAULT_GALLERY, folder_of, open_gallery
-from tasks.facereading import describe_embedder, reader_of
+from tasks.embedders import describe_embedder
+from tasks.gallerynames import folder_of, open_gallery
 from tasks.gallerystore import picture_of
+from tasks.paths import DEFAULT_GALLERY
 
 FLOW = "pipelines.reembed:re_embed_gallery"
 SHOWN_HASH = 12  # of a picture's hash: enough to name it
@@ -31,7 +32,11 @@ def list_people(*, gallery: str = DEFAULT_GALLERY, as_json: Json = False) -> Non
     with open_gallery(gallery) as opened:
         people, embedder = opened.people(), opened.embedder
     note_if_behind(gallery, embedder)
-    document = {"gallery": gallery, "embedder": asdict(embedder), "people": [asdict(each) for each in people]}
+    document = {
+        "gallery": gallery,
+        "embedder": document_of(embedder),
+        "people": [asdict(each) for each in people],
+    }
     rows = [(each.name, each.num_pictures, each.first_enrolled, each.last_enrolled) for each in people]
     title = f"{len(people):,} people in the gallery {gallery}: {describe_embedder(embedder)}"
     columns = ("person", "pictures", "first enrolled", "last enrolled")
@@ -56,7 +61,7 @@ def show(name: str, /, *, gallery: str = DEFAULT_GALLERY, as_json: Json = False)
     document = {
         "gallery": gallery,
         "name": name,
-        "embedder": asdict(embedder),
+        "embedder": document_of(embedder),
         "pictures": [
             {
                 "sha256": each.sha256,
@@ -88,13 +93,16 @@ def search(image: Path, /, *, top: int = 10, gallery: str = DEFAULT_GALLERY, as_
     gallery
         Name of the gallery, or a folder's path with a slash in it.
     """
+    from pipelines.facelookup import one_face  # only now, for torch takes seconds
+    from tasks.facereading import reader_of
+
     with open_gallery(gallery) as opened:
         reader = reader_of(opened.embedder)
         vectors = reader.embed([one_face(reader, image)])
         [hits] = opened.search(vectors, top, reader.embedder)
     note_if_behind(gallery, reader.embedder)
     document = {
-        "image": image, "gallery": gallery, "embedder": document_of(reader),
+        "image": image, "gallery": gallery, "embedder": document_of(reader.embedder),
         "people": [asdict(hit) for hit in hits],
     }  # fmt: skip
     rows = [(place, hit.name, hit.distance) for place, hit in enumerate(hits, 1)]

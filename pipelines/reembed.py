@@ -17,10 +17,12 @@ from pipelines.engines import start_ray
 from pipelines.interruption import interruptible
 from pipelines.reporting import Clock, Reporter, Status
 from tasks import embedshards, registry
-from tasks.enrolment import DEFAULT_GALLERY, folder_of, galleries_behind, open_gallery
-from tasks.facereading import FaceReader, describe_embedder, successor_of, uri_of
+from tasks.embedders import describe_embedder, uri_of
+from tasks.facereading import FaceReader, successor_of
+from tasks.gallerynames import folder_of, galleries_behind, open_gallery
 from tasks.gallerystore import Embedder
 from tasks.modelfile import load_model
+from tasks.paths import DEFAULT_GALLERY
 from tasks.reembedding import re_embed
 
 

@@ -1,10 +1,8 @@
 """People into a gallery: the first makes it and binds it to a model, all later ones come by the same.
 
-    reader = bind("default", "models:/faces@champion", None)
-    enrol_files("default", reader, "ann", [Path("ann.jpg")])
-    enrol_tree("default", reader, tree, progress)      # a folder for each person
-
-A gallery is a folder below the home's `galleries`, by its name, or wherever a name with a slash says.
+reader = bind("default", "models:/faces@champion", None)
+enrol_files("default", reader, "ann", [Path("ann.jpg")])
+enrol_tree("default", reader, tree, progress)      # a folder for each person
 """
 
 from collections import defaultdict
@@ -15,24 +13,13 @@ from pathlib import Path
 from data.aligned import FaceAlignment
 from data.archive import FileTree
 from data.formats.listing import ignore_reason, is_image_name
-from tasks import ledger, registry
-from tasks.facereading import (
-    Face,
-    FaceReader,
-    address,
-    alignment_of,
-    describe,
-    open_reader,
-    read_photos,
-    reader_of,
-    same_faces,
-    uri_of,
-)
+from tasks import registry
+from tasks.embedders import address, alignment_of, describe, same_faces, uri_of
+from tasks.facereading import Face, FaceReader, open_reader, read_photos, reader_of
 from tasks.gallery import Gallery, Picture
-from tasks.gallerystore import DATABASE, Embedder, Enrolled, read_embedder
-from tasks.paths import galleries
+from tasks.gallerynames import folder_of, open_gallery
+from tasks.gallerystore import DATABASE, Embedder, Enrolled
 
-DEFAULT_GALLERY = "default"
 DEFAULT_MODEL = "models:/faces@champion"
 FACES_AT_ONCE = 64  # embedded together, and on the disk together
 
@@ -43,46 +30,6 @@ class EnrolledTree:
 
     people: list[Enrolled]
     left_out: dict[str, str]  # picture -> reason
-
-
-def folder_of(name: str) -> Path:
-    """Where the gallery of that name is, or would be."""
-    if not name.strip("./ "):
-        raise ValueError(f"gallery (={name!r}) must be a name, or a folder's path with a slash in it")
-    return Path(name) if "/" in name else galleries() / name
-
-
-def gallery_names() -> list[str]:
-    """The galleries below the home folder, sorted; one that was still being made when its process died is none."""
-    names = (file.parent.name for file in galleries().glob(f"*/{DATABASE}"))
-    return sorted(name for name in names if not name.startswith("."))
-
-
-def galleries_behind(model: str) -> dict[str, str]:
-    """The galleries below the home folder that hold another version of a registered model than its champion: theirs."""
-    found = {}
-    for name in gallery_names():
-        embedder = read_embedder(folder_of(name))  # of one whose matrix is damaged, too
-        if embedder.name == model and champion_instead(embedder):
-            found[name] = embedder.version
-    return found
-
-
-def champion_instead(embedder: Embedder) -> int | None:
-    """The version that is champion of an embedder's model in its place; None where there is no such."""
-    champion = ledger.aliases(embedder.name).get("champion") if embedder.version else None
-    return None if champion is None or str(champion) == embedder.version else champion
-
-
-def open_gallery(name: str) -> Gallery:
-    """The gallery of that name; raises FileNotFoundError naming those that there are."""
-    folder = folder_of(name)
-    if not (folder / DATABASE).is_file():
-        raise FileNotFoundError(
-            f"no gallery {name!r} in {folder.parent}; known: {', '.join(gallery_names()) or 'none yet'}. "
-            "./convoy faces enrol makes one"
-        )
-    return Gallery.open(folder)
 
 
 def bind(name: str, model: str | None, alignment: FaceAlignment | None) -> FaceReader:

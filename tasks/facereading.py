@@ -15,18 +15,16 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from data import aligned
 from data.aligned import FaceAlignment
 from data.decode import DecodeError, decode_image
 from tasks import registry
 from tasks.card import ModelCard
+from tasks.embedders import AS_GIVEN, address, alignment_of, describe, describe_embedder, same_faces, uri_of
 from tasks.facealign import Aligner, FaceError, open_aligner
 from tasks.facepredict import FacePredictor
 from tasks.faces import ACCURACY, far_of
 from tasks.gallerystore import Embedder
 from tasks.modelfile import load_card, load_model, model_sha256
-
-AS_GIVEN = "pictures as given"
 
 
 @dataclass(frozen=True)
@@ -108,38 +106,6 @@ def thresholds_of(card: ModelCard) -> dict[float, float]:
     return fitted
 
 
-def address(name: str, version: str) -> str:
-    """The address of a model by what `tasks.registry.pin` says of it."""
-    return f"models:/{name}/{version}" if version else name
-
-
-def uri_of(embedder: Embedder) -> str:
-    """The address of an embedder's model."""
-    return address(embedder.name, embedder.version)
-
-
-def alignment_of(embedder: Embedder) -> FaceAlignment | None:
-    """How faces are cut out for it."""
-    if embedder.preprocessing == AS_GIVEN:
-        return None
-    return aligned.parse(embedder.preprocessing, "the gallery's alignment")
-
-
-def describe(alignment: FaceAlignment | None) -> str:
-    """`mtcnn (828f48a5b1a9…), arcface, margin 0, 112 px`."""
-    if alignment is None:
-        return AS_GIVEN
-    weights = f" ({alignment.weights_sha256[:12]})" if alignment.weights_sha256 else ""
-    crop = f" of {alignment.crop_xyxy}" if alignment.crop_xyxy else ""
-    points = f", {alignment.template}, margin {alignment.margin:g}" if alignment.weights else ""
-    return f"{alignment.method}{weights}{crop}{points}, {alignment.side_px} px"
-
-
-def describe_embedder(embedder: Embedder) -> str:
-    """`models:/faces/3 (1f3870be274f), mtcnn (828f48a5b1a9), arcface, margin 0, 112 px`."""
-    return f"{uri_of(embedder)} ({embedder.sha256[:12]}), {describe(alignment_of(embedder))}"
-
-
 def open_reader(model: str, alignment: FaceAlignment | None) -> FaceReader:
     """The reader for a new gallery; `alignment` None: as the model's card says.
 
@@ -178,16 +144,6 @@ def successor_of(embedder: Embedder, model: str) -> FaceReader:
             "photographs are not kept, so enrol them in a new gallery with that model"
         )
     return _reader(name, version, folder, have)
-
-
-def same_faces(one: FaceAlignment, other: FaceAlignment | None) -> bool:
-    """Whether two alignments cut out the same, wherever their weights lie and whichever of several faces they take."""
-    if other is None:
-        return False
-    ignored = {"weights": "", "face": "largest"}
-    if "" in (one.weights_sha256, other.weights_sha256):  # written by hand: not known
-        ignored["weights_sha256"] = ""
-    return one.model_copy(update=ignored) == other.model_copy(update=ignored)
 
 
 def _reader(name: str, version: str, folder: Path, alignment: FaceAlignment | None) -> FaceReader:

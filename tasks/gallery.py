@@ -51,7 +51,7 @@ from tasks.gallerystore import (
     writing,
 )
 from tasks.identification import templates
-from tasks.nearest import matrix_of, nearest
+from tasks.matrix import matrix_of
 from tasks.vectors import is_tidy, make_planes, map_planes, sync_folder, write_rows
 from tasks.verification import check_unit
 
@@ -199,6 +199,8 @@ class Gallery:
         check_unit(vectors)
         if k < 1:
             raise ValueError(f"k (={k}) must be 1 or more")
+        from tasks.nearest import nearest  # only now, for torch takes seconds
+
         with self._snapshot(embedder):
             slots, likeness = nearest(self._matrix, vectors, k, self._gaps)
             names = names_at(self._connection, np.unique(slots).tolist())

@@ -330,7 +330,7 @@ def test_a_promoted_embedder_takes_the_gallery_over(run: Run, say: Say, people: 
 @pytest.fixture
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of galleries of its own."""
-    monkeypatch.setattr("tasks.enrolment.galleries", lambda: tmp_path)
+    monkeypatch.setattr("tasks.gallerynames.galleries", lambda: tmp_path)
     return tmp_path
 
 

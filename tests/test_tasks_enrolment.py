@@ -22,19 +22,18 @@ from data.ingest import ingest
 from data.syntheticfaces import synthetic_faces
 from models.mtcnn import Faces
 from tasks import cluster, embedshards, facereading
+from tasks.embedders import describe, same_faces
 from tasks.enrolment import (
     bind,
     enrol_files,
     enrol_tree,
-    galleries_behind,
-    gallery_names,
-    open_gallery,
     people_of,
 )
 from tasks.facealign import Aligner, FaceError, open_aligner
-from tasks.facereading import FaceReader, describe, open_reader, reader_of, same_faces, successor_of
+from tasks.facereading import FaceReader, open_reader, reader_of, successor_of
 from tasks.families import FAMILIES
 from tasks.gallery import Gallery
+from tasks.gallerynames import galleries_behind, gallery_names, open_gallery
 from tasks.modelfile import load_model
 from tasks.reembedding import here, re_embed
 from tests import published

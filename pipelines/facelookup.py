@@ -1,0 +1,155 @@
+"""What `./convoy faces verify` and `recognise` do: faces of pictures, looked up in a gallery."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipelines.gallerynotes import document_of, note_if_behind
+from pipelines.imagefiles import find_images
+from pipelines.render import emit, table
+from tasks import registry
+from tasks.facereading import Face, FaceReader, Threshold, read_photos, reader_of
+from tasks.folders import IMAGE_SUFFIXES
+from tasks.gallery import Gallery
+from tasks.gallerynames import open_gallery
+from tasks.gallerystore import Recognition
+from tasks.identification import templates
+from tasks.livenessmodel import LivenessCheck, open_liveness
+
+Row = tuple[str, tuple[float, ...] | None, Recognition]  # picture, where the face is on it, who it is
+
+
+def verify(
+    image: Path,
+    name: str,
+    gallery: str,
+    false_accept_rate: float | None,
+    liveness: str | None,
+    as_json: bool,
+) -> None:
+    """Judge a claim, and print the verdict."""
+    check = liveness_check(liveness)
+    with open_gallery(gallery) as opened:
+        reader = reader_of(opened.embedder)
+        limit = reader.threshold(false_accept_rate)
+        vector = reader.embed([one_face(reader, image, check)])[0]
+        found = opened.verify(name, vector, limit.distance, reader.embedder)
+    note_if_behind(gallery, reader.embedder)
+    document = {
+        "image": image, "name": name, "gallery": gallery, "same": found.same, "distance": found.distance,
+        **limit_document(limit), **liveness_document(liveness, check), "embedder": document_of(reader.embedder),
+    }  # fmt: skip
+    verdict = "the same" if found.same else "not the same"
+    told = f"{verdict}: {image} is {found.distance:.3f} from {name}; {describe_limit(limit)}"
+    emit(document, [told], as_json)
+
+
+def recognise(
+    images: tuple[Path, ...],
+    together: bool,
+    gallery: str,
+    false_accept_rate: float | None,
+    liveness: str | None,
+    as_json: bool,
+) -> int:
+    """Look up the faces of pictures, and print who they are; 1 where a picture was left out."""
+    files = find_images(images, IMAGE_SUFFIXES)
+    check = liveness_check(liveness)
+    with open_gallery(gallery) as opened:
+        reader = reader_of(opened.embedder)
+        limit = reader.threshold(false_accept_rate)
+        photos, spoofs = real_photos([(str(file), file.read_bytes()) for file in files], check)
+        faces, left_out = read_photos(photos, reader.only_face if together else reader.faces)
+        left_out = {**spoofs, **left_out}
+        rows = recognised(opened, reader, faces, limit, together)
+        num_people = len(opened)
+    note_if_behind(gallery, reader.embedder)
+    document = {
+        "gallery": gallery, "people": num_people, **limit_document(limit), **liveness_document(liveness, check),
+        "embedder": document_of(reader.embedder), "faces": [row_document(row) for row in rows], "left_out": left_out,
+    }  # fmt: skip
+    title = f"{num_people:,} people in the gallery {gallery}; {describe_limit(limit)}"
+    lines = lines_of(rows, left_out)
+    emit(document, [title, table("", ("image", "who", "distance", "note"), lines)], as_json)
+    return int(bool(left_out))
+
+
+def row_document(row: Row) -> dict[str, Any]:
+    """A face, for a document: `name` is None where it is not recognised."""
+    image, box_xyxy, found = row
+    nearest = asdict(found.nearest) if found.nearest else {"name": None, "distance": None}
+    return {
+        "image": image,
+        "box_xyxy": box_xyxy,
+        "name": found.name,
+        "nearest": nearest["name"],
+        "distance": nearest["distance"],
+    }
+
+
+def lines_of(rows: list[Row], left_out: dict[str, str]) -> list[tuple[Any, ...]]:
+    """A line a face, and one for each picture without."""
+    lines: list[tuple[Any, ...]] = []
+    for name, box, each in rows:
+        notes = [f"nearest: {each.nearest.name}"] if each.nearest and each.name is None else []
+        if box is not None:
+            notes.append("face at " + ", ".join(f"{edge:.0f}" for edge in box))
+        distance = each.nearest.distance if each.nearest else None
+        lines.append((name, each.name or "not recognised", distance, "; ".join(notes)))
+    return [*lines, *((name, None, None, reason) for name, reason in left_out.items())]
+
+
+def recognised(
+    gallery: Gallery, reader: FaceReader, faces: list[tuple[str, Face]], limit: Threshold, together: bool
+) -> list[Row]:
+    """Who each face is, or all of them together."""
+    if not faces:
+        return []
+    shown = [(name, face.box_xyxy) for name, face in faces]
+    vectors = reader.embed([face for _, face in faces])
+    if together:
+        shown = [(", ".join(name for name, _ in faces), None)]
+        vectors, _ = templates(vectors, [""] * len(vectors))
+    found = gallery.recognise(vectors, limit.distance, reader.embedder)
+    return [(name, box, each) for (name, box), each in zip(shown, found, strict=True)]
+
+
+def one_face(reader: FaceReader, image: Path, check: LivenessCheck | None = None) -> Face:
+    """The face of a file; raises ValueError that names the file, also of what `check` judges a spoof."""
+    photo = image.read_bytes()  # once: what is judged is what is embedded
+    _, spoofs = real_photos([(str(image), photo)], check)
+    if spoofs:
+        raise ValueError(f"{image}: {spoofs[str(image)]}")
+    try:
+        return reader.face(photo)
+    except ValueError as error:
+        raise ValueError(f"{image}: {error}") from None
+
+
+def liveness_check(model: str | None) -> LivenessCheck | None:
+    """The check that `--liveness` names; raises as `open_liveness`."""
+    return None if model is None else open_liveness(registry.resolve_model(model), model)
+
+
+def real_photos(
+    photos: list[tuple[str, bytes]], check: LivenessCheck | None
+) -> tuple[list[tuple[str, bytes]], dict[str, str]]:
+    """Photographs by their names that `check` judges real, and why others are refused; all of them without a check."""
+    if check is None or not photos:
+        return photos, {}
+    judged = list(zip(photos, check.look([photo for _, photo in photos]).faults, strict=True))
+    spoofs = {name: fault for (name, _), fault in judged if fault is not None}
+    return [each for each, fault in judged if fault is None], spoofs
+
+
+def limit_document(limit: Threshold) -> dict[str, float]:
+    return {"threshold": limit.distance, "false_accept_rate": limit.false_accept_rate}
+
+
+def liveness_document(model: str | None, check: LivenessCheck | None) -> dict[str, Any]:
+    """Of `--liveness`; nothing where it was not asked for."""
+    return {} if check is None else {"liveness": {"model": model, "threshold": check.threshold}}
+
+
+def describe_limit(limit: Threshold) -> str:
+    return f"the same up to {limit.distance:.3f} (false-accept rate {limit.false_accept_rate:g})"
