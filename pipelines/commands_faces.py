@@ -80,7 +80,7 @@ def verify(
         Name of the gallery, or a folder's path with a slash in it.
     false_accept_rate
         Which of the model's thresholds counts: each was fitted to accept this share of pairs of two people; otherwise
-        the strictest.
+        the strictest that at least 30 false accepts tell, as the model's card has it.
     liveness
         A classifier of real faces and attacks, given as a model is: a picture that it judges a spoof is an error. The
         threshold is that of its card.

@@ -15,6 +15,7 @@ from tasks.gallerynames import open_gallery
 from tasks.gallerystore import Recognition
 from tasks.identification import templates
 from tasks.livenessmodel import LivenessCheck, open_liveness
+from tasks.verification import ENOUGH_ERRORS
 
 Row = tuple[str, tuple[float, ...] | None, Recognition]  # picture, where the face is on it, who it is
 
@@ -34,13 +35,17 @@ def verify(
         limit = reader.threshold(false_accept_rate)
         vector = reader.embed([one_face(reader, image, check)])[0]
         found = opened.verify(name, vector, limit.distance, reader.embedder)
+    looser = reader.looser(limit, found.distance)
     note_if_behind(gallery, reader.embedder)
     document = {
         "image": image, "name": name, "gallery": gallery, "same": found.same, "distance": found.distance,
-        **limit_document(limit), **liveness_document(liveness, check), "embedder": document_of(reader.embedder),
+        **limit_document(limit), "passes_at": rate_of(looser), **liveness_document(liveness, check),
+        "embedder": document_of(reader.embedder),
     }  # fmt: skip
     verdict = "the same" if found.same else "not the same"
     told = f"{verdict}: {image} is {found.distance:.3f} from {name}; {describe_limit(limit)}"
+    if looser is not None:
+        told += f"; it would pass at {describe_rate(looser)}, up to {looser.distance:.3f}"
     emit(document, [told], as_json)
 
 
@@ -142,8 +147,16 @@ def real_photos(
     return [each for each, fault in judged if fault is None], spoofs
 
 
-def limit_document(limit: Threshold) -> dict[str, float]:
-    return {"threshold": limit.distance, "false_accept_rate": limit.false_accept_rate}
+def limit_document(limit: Threshold) -> dict[str, Any]:
+    return {
+        "threshold": limit.distance,
+        "false_accept_rate": limit.false_accept_rate,
+        "told_by_few": limit.told_by_few,
+    }
+
+
+def rate_of(limit: Threshold | None) -> float | None:
+    return None if limit is None else limit.false_accept_rate
 
 
 def liveness_document(model: str | None, check: LivenessCheck | None) -> dict[str, Any]:
@@ -152,4 +165,10 @@ def liveness_document(model: str | None, check: LivenessCheck | None) -> dict[st
 
 
 def describe_limit(limit: Threshold) -> str:
-    return f"the same up to {limit.distance:.3f} (false-accept rate {limit.false_accept_rate:g})"
+    return f"the same up to {limit.distance:.3f} ({describe_rate(limit)})"
+
+
+def describe_rate(limit: Threshold) -> str:
+    """`false-accept rate 0.01`, and whether it is well known."""
+    few = f", which fewer than {ENOUGH_ERRORS} false accepts tell" if limit.told_by_few else ""
+    return f"false-accept rate {limit.false_accept_rate:g}{few}"

@@ -22,7 +22,7 @@ from tasks.card import ModelCard
 from tasks.embedders import AS_GIVEN, address, alignment_of, describe, describe_embedder, same_faces, uri_of
 from tasks.facealign import Aligner, FaceError, open_aligner
 from tasks.facepredict import FacePredictor
-from tasks.faces import ACCURACY, far_of
+from tasks.faces import ACCURACY, far_of, told_by_few
 from tasks.gallerystore import Embedder
 from tasks.modelfile import load_card, load_model, model_sha256
 
@@ -37,10 +37,14 @@ class Face:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A distance, and the share of pairs of two people that it was fitted to accept."""
+    """A distance, and the share of pairs of two people that it was fitted to accept.
+
+    `told_by_few`: the model's card says that fewer than `tasks.verification.ENOUGH_ERRORS` false accepts tell it.
+    """
 
     distance: float
     false_accept_rate: float
+    told_by_few: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,21 +87,44 @@ class FaceReader:
         return vectors
 
     def threshold(self, false_accept_rate: float | None) -> Threshold:
-        """That of the model for this rate, None: for the lowest that it has one for; ValueError naming those."""
+        """That of the model for this rate; raises ValueError naming those that it has.
+
+        None: for the strictest rate that enough false accepts tell, as the card has it; where few tell each, the
+        loosest.
+        """
         fitted = thresholds_of(self.predictor.card)
-        rate = false_accept_rate if false_accept_rate is not None else min(fitted)
+        rate = false_accept_rate
+        if rate is None:
+            enough = [each for each, limit in fitted.items() if not limit.told_by_few]
+            rate = min(enough) if enough else max(fitted)
         if rate not in fitted:
             raise ValueError(
                 f"false-accept rate (={rate:g}) is none that the model has a threshold for; it has: "
                 f"{', '.join(f'{each:g}' for each in sorted(fitted))}"
             )
-        return Threshold(fitted[rate], rate)
+        return fitted[rate]
+
+    def looser(self, limit: Threshold, distance: float) -> Threshold | None:
+        """Of what `limit` refuses, the strictest of the model's thresholds that accepts it; None: there is no such."""
+        fitted = thresholds_of(self.predictor.card)
+        if distance <= limit.distance:
+            return None
+        rates = [
+            rate
+            for rate, each in fitted.items()
+            if rate > limit.false_accept_rate and distance <= each.distance
+        ]
+        return fitted[min(rates)] if rates else None
 
 
-def thresholds_of(card: ModelCard) -> dict[float, float]:
-    """Distances by the false-accept rate that they were fitted for; raises ValueError where there is none."""
-    fitted = {far_of(name): value for name, value in card.thresholds.items() if name != ACCURACY}
-    fitted = {rate: value for rate, value in fitted.items() if value >= 0}
+def thresholds_of(card: ModelCard) -> dict[float, Threshold]:
+    """By the false-accept rate that they were fitted for; raises ValueError where there is none."""
+    few = told_by_few(card)
+    fitted = {
+        far_of(name): Threshold(value, far_of(name), name in few)
+        for name, value in card.thresholds.items()
+        if name != ACCURACY and value >= 0
+    }
     if not fitted:
         raise ValueError(
             "the model has no threshold: none could be fitted to the people of validation when it was trained; train "
