@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cyclopts import App
 
-from pipelines.gallerynotes import document_of, note_if_behind
+from pipelines.gallerynotes import document_of, note_if_behind, people_in
 from pipelines.options import Json, Yes, confirm, quiet_stdout
-from pipelines.render import cell, emit, pairs, table
+from pipelines.render import cell, counted, emit, pairs, table
 from tasks import reembedding
 from tasks.embedders import describe_embedder
 from tasks.gallerynames import folder_of, open_gallery
@@ -38,7 +38,7 @@ def list_people(*, gallery: str = DEFAULT_GALLERY, as_json: Json = False) -> Non
         "people": [asdict(each) for each in people],
     }
     rows = [(each.name, each.num_pictures, each.first_enrolled, each.last_enrolled) for each in people]
-    title = f"{len(people):,} people in the gallery {gallery}: {describe_embedder(embedder)}"
+    title = f"{people_in(gallery, len(people))}: {describe_embedder(embedder)}"
     columns = ("person", "pictures", "first enrolled", "last enrolled")
     emit(document, [title, table("", columns, rows)], as_json)
 
@@ -136,7 +136,7 @@ def remove(
         pictures = opened.pictures(name)
         num = len(pictures)
         if picture is None:
-            what = f"{name} and {num} picture{'s' * (num != 1)}"
+            what = f"{name} and {counted(num, 'picture')}"
             confirm(f"remove {what} from the gallery {gallery}, for good?", yes)
             opened.remove(name)
             gone, left = num, 0
@@ -163,7 +163,9 @@ def rebuild(*, gallery: str = DEFAULT_GALLERY, as_json: Json = False) -> None:
     num = reembedding.rebuild(folder_of(gallery))
     with open_gallery(gallery) as opened:
         people = opened.check()
-    told = f"gallery {gallery}: written anew, {people:,} people, {num:,} pictures"
+    told = (
+        f"gallery {gallery}: written anew, {counted(people, 'person', 'people')}, {counted(num, 'picture')}"
+    )
     emit({"gallery": gallery, "people": people, "pictures": num}, [told], as_json)
 
 

@@ -9,7 +9,7 @@ from data.archive import open_tree
 from data.files import scratch
 from pipelines.gallerynotes import document_of, note_if_behind
 from pipelines.imagefiles import find_images
-from pipelines.render import ConsoleReporter, emit, table
+from pipelines.render import ConsoleReporter, counted, emit, table
 from pipelines.reporting import progress_of
 from tasks.embedders import describe_embedder
 from tasks.enrolment import EnrolledTree, bind, enrol_files, enrol_tree
@@ -85,7 +85,8 @@ def enrolled_views(added: EnrolledTree) -> list[Any]:
     if len(people) == 1 and not lost:
         return [enrolled_line(people[0])]
     rows = [(each.name, each.num_added, each.num_pictures) for each in people[:MAX_SHOWN]]
-    title = f"{len(people):,} people, {sum(each.num_added for each in people):,} new pictures"
+    new = counted(sum(each.num_added for each in people), "new picture")
+    title = f"{counted(len(people), 'person', 'people')}, {new}"
     views: list[Any] = [title, table("", ("person", "new", "pictures"), rows)]
     if len(people) > MAX_SHOWN:
         views.append(f"… and {len(people) - MAX_SHOWN:,} more")
@@ -95,5 +96,4 @@ def enrolled_views(added: EnrolledTree) -> list[Any]:
 
 
 def enrolled_line(enrolled: Enrolled) -> str:
-    new, all_ = enrolled.num_added, enrolled.num_pictures
-    return f"{enrolled.name}: {new} new picture{'s' * (new != 1)}, {all_} in all"
+    return f"{enrolled.name}: {counted(enrolled.num_added, 'new picture')}, {enrolled.num_pictures} in all"

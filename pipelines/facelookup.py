@@ -1,11 +1,11 @@
 """What `./convoy faces verify` and `recognise` do: faces of pictures, looked up in a gallery."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.gallerynotes import document_of, note_if_behind
-from pipelines.imagefiles import find_images
+from pipelines.gallerynotes import document_of, note_if_behind, people_in
+from pipelines.imagefiles import find_images, require_there
 from pipelines.render import emit, table
 from tasks import registry
 from tasks.facereading import Face, FaceReader, Threshold, read_photos, reader_of
@@ -17,7 +17,15 @@ from tasks.identification import templates
 from tasks.livenessmodel import LivenessCheck, open_liveness
 from tasks.verification import ENOUGH_ERRORS
 
-Row = tuple[str, tuple[float, ...] | None, Recognition]  # picture, where the face is on it, who it is
+
+@dataclass(frozen=True)
+class Row:
+    """A face that was looked up."""
+
+    images: tuple[str, ...]  # one; several that were looked up together
+    box_xyxy: tuple[float, ...] | None  # where it is on its picture
+    found: Recognition
+    looser: Threshold | None  # the strictest that would name the nearest, where `found` is nobody
 
 
 def verify(
@@ -58,50 +66,86 @@ def recognise(
     as_json: bool,
 ) -> int:
     """Look up the faces of pictures, and print who they are; 1 where a picture was left out."""
-    files = find_images(images, IMAGE_SUFFIXES)
+    names, photos, left_out = read_pictures(images)
     check = liveness_check(liveness)
     with open_gallery(gallery) as opened:
         reader = reader_of(opened.embedder)
         limit = reader.threshold(false_accept_rate)
-        photos, spoofs = real_photos([(str(file), file.read_bytes()) for file in files], check)
-        faces, left_out = read_photos(photos, reader.only_face if together else reader.faces)
-        left_out = {**spoofs, **left_out}
+        photos, spoofs = real_photos(photos, check)
+        faces, faceless = read_photos(photos, reader.only_face if together else reader.faces)
+        left_out = {**left_out, **spoofs, **faceless}
+        left_out = {name: left_out[name] for name in names if name in left_out}
         rows = recognised(opened, reader, faces, limit, together)
         num_people = len(opened)
     note_if_behind(gallery, reader.embedder)
+    found = [{"image": list(row.images) if together else row.images[0], **row_document(row)} for row in rows]
     document = {
         "gallery": gallery, "people": num_people, **limit_document(limit), **liveness_document(liveness, check),
-        "embedder": document_of(reader.embedder), "faces": [row_document(row) for row in rows], "left_out": left_out,
+        "embedder": document_of(reader.embedder), "faces": found, "left_out": left_out,
     }  # fmt: skip
-    title = f"{num_people:,} people in the gallery {gallery}; {describe_limit(limit)}"
-    lines = lines_of(rows, left_out)
+    title = f"{people_in(gallery, num_people)}; {describe_limit(limit)}"
+    lines = lines_of(names, rows, left_out)
     emit(document, [title, table("", ("image", "who", "distance", "note"), lines)], as_json)
     return int(bool(left_out))
 
 
+def read_pictures(paths: tuple[Path, ...]) -> tuple[list[str], list[tuple[str, bytes]], dict[str, str]]:
+    """The names of files in the order in which they are given, what is in them, and why others cannot be read.
+
+    A folder without pictures counts as such a file. Raises as `require_there`, and ValueError where there is no file.
+    """
+    require_there(paths)
+    names: dict[str, None] = {}
+    photos: list[tuple[str, bytes]] = []
+    faults: dict[str, str] = {}
+    num_files = 0
+    for path in paths:
+        try:
+            files = find_images((path,), IMAGE_SUFFIXES)
+        except ValueError as error:
+            names[str(path)], faults[str(path)] = None, str(error)
+            continue
+        num_files += len(files)
+        for file in files:
+            names[str(file)] = None
+            try:
+                photos.append((str(file), file.read_bytes()))
+            except OSError as error:
+                faults[str(file)] = f"cannot be read: {error.strerror or error}"
+    if not num_files:
+        raise ValueError(next(iter(faults.values())))
+    return list(names), photos, faults
+
+
 def row_document(row: Row) -> dict[str, Any]:
     """A face, for a document: `name` is None where it is not recognised."""
-    image, box_xyxy, found = row
+    found = row.found
     nearest = asdict(found.nearest) if found.nearest else {"name": None, "distance": None}
     return {
-        "image": image,
-        "box_xyxy": box_xyxy,
+        "box_xyxy": row.box_xyxy,
         "name": found.name,
         "nearest": nearest["name"],
         "distance": nearest["distance"],
+        "passes_at": rate_of(row.looser),
     }
 
 
-def lines_of(rows: list[Row], left_out: dict[str, str]) -> list[tuple[Any, ...]]:
-    """A line a face, and one for each picture without."""
-    lines: list[tuple[Any, ...]] = []
-    for name, box, each in rows:
-        notes = [f"nearest: {each.nearest.name}"] if each.nearest and each.name is None else []
-        if box is not None:
-            notes.append("face at " + ", ".join(f"{edge:.0f}" for edge in box))
-        distance = each.nearest.distance if each.nearest else None
-        lines.append((name, each.name or "not recognised", distance, "; ".join(notes)))
-    return [*lines, *((name, None, None, reason) for name, reason in left_out.items())]
+def lines_of(names: list[str], rows: list[Row], left_out: dict[str, str]) -> list[tuple[Any, ...]]:
+    """A line a face, and one for each picture without, in the order of the pictures."""
+    lines: dict[str, list[tuple[Any, ...]]] = {name: [] for name in names}
+    for row in rows:
+        nearest, name = row.found.nearest, row.found.name
+        notes = [f"nearest: {nearest.name}"] if nearest and name is None else []
+        if row.looser is not None:
+            notes.append(f"would pass at {describe_rate(row.looser)}")
+        if row.box_xyxy is not None:
+            notes.append("face at " + ", ".join(f"{edge:.0f}" for edge in row.box_xyxy))
+        image = row.images[0] if len(row.images) == 1 else f"{len(row.images):,} pictures"
+        distance = nearest.distance if nearest else None
+        lines[row.images[0]].append((image, name or "not recognised", distance, "; ".join(notes)))
+    for name, reason in left_out.items():
+        lines[name].append((name, None, None, reason))
+    return [line for name in names for line in lines[name]]
 
 
 def recognised(
@@ -110,13 +154,16 @@ def recognised(
     """Who each face is, or all of them together."""
     if not faces:
         return []
-    shown = [(name, face.box_xyxy) for name, face in faces]
+    shown = [((name,), face.box_xyxy) for name, face in faces]
     vectors = reader.embed([face for _, face in faces])
     if together:
-        shown = [(", ".join(name for name, _ in faces), None)]
+        shown = [(tuple(name for name, _ in faces), None)]
         vectors, _ = templates(vectors, [""] * len(vectors))
     found = gallery.recognise(vectors, limit.distance, reader.embedder)
-    return [(name, box, each) for (name, box), each in zip(shown, found, strict=True)]
+    return [
+        Row(images, box, each, reader.looser(limit, each.nearest.distance) if each.nearest else None)
+        for (images, box), each in zip(shown, found, strict=True)
+    ]
 
 
 def one_face(reader: FaceReader, image: Path, check: LivenessCheck | None = None) -> Face:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.render import ConsoleReporter
+from pipelines.render import ConsoleReporter, counted
 from tasks.embedders import alignment_of, uri_of
 from tasks.gallerynames import champion_instead
 from tasks.gallerystore import Embedder
@@ -18,6 +18,11 @@ def document_of(embedder: Embedder) -> dict[str, Any]:
         "alignment": None if alignment is None else alignment.model_dump(),
         "num_dims": embedder.num_dims,
     }
+
+
+def people_in(gallery: str, num: int) -> str:
+    """`16 people in the gallery default`."""
+    return f"{counted(num, 'person', 'people')} in the gallery {gallery}"
 
 
 def note_if_behind(gallery: str, embedder: Embedder) -> None:

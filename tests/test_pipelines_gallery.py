@@ -136,16 +136,49 @@ def test_one_picture_is_enough_more_sharpen_it_and_strangers_are_refused(say: Sa
     assert len(named[3]) > len(named[1]) and np.mean(named[3]) > 0.9
 
 
-def test_pictures_of_one_person_are_looked_up_together(say: Say, people: People) -> None:
+def test_pictures_of_one_person_are_looked_up_together(run: Run, say: Say, people: People) -> None:
     known = enrol(say, people, "together", 3)
     right = []
     for name in known:
         files = map(str, people[name][3:])
         [row] = say("recognise", *files, "--together", "--gallery", "together")["faces"]
         right.append(row["nearest"] == name)
-        assert row["image"].count(",") == 2
+        assert row["image"] == list(map(str, people[name][3:]))
     alone = [row["nearest"] == name for name, row in looked_up(say, people, known, "together")]
     assert np.mean(right) >= np.mean(alone)
+    code, out, err = run(
+        "faces", "recognise", *files_of(people, known[0]), "--together", "--gallery", "together"
+    )
+    assert code == 0 and "3 pictures" in out, err
+
+
+def files_of(people: People, name: str) -> list[str]:
+    """The last three pictures of a person."""
+    return list(map(str, people[name][3:]))
+
+
+def test_pictures_are_told_in_the_order_in_which_they_are_given_also_those_that_cannot_be_looked_up(
+    run: Run, say: Say, people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = enrol(say, people, "order", 1)
+    one, two, three = files_of(people, known[0])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "junk.jpg").write_bytes(b"junk")
+    junk, gone, empty = (str(tmp_path / name) for name in ("junk.jpg", "gone.jpg", "empty"))
+    given = [junk, one, empty, two, gone, three]
+    code, out, err = run("faces", "recognise", *given, "--gallery", "order", "--json")
+    document = json.loads(out)
+    assert code == 1 and [row["image"] for row in document["faces"]] == [one, two, three], err
+    assert list(document["left_out"]) == [junk, empty, gone]
+    assert document["left_out"][gone] == "cannot be read: No such file or directory"
+    assert "no images in the folder" in document["left_out"][empty]
+    monkeypatch.setenv("COLUMNS", "400")
+    code, out, err = run("faces", "recognise", *given, "--gallery", "order")
+    places = [out.index(name) for name in given]
+    assert code == 1 and places == sorted(places), out
+    for words, says in (([gone], f"no file or folder {gone}"), ([empty], "no images in the folder")):
+        code, out, err = run("faces", "recognise", *words, "--gallery", "order")
+        assert (code, out) == (2, "") and says in err
 
 
 def test_a_claim_is_judged_by_the_threshold_of_the_rate_that_was_asked_for(
