@@ -12,9 +12,10 @@ from pipelines.imagefiles import find_images
 from pipelines.render import ConsoleReporter, counted, emit, table
 from pipelines.reporting import progress_of
 from tasks.embedders import describe_embedder
-from tasks.enrolment import EnrolledTree, bind, enrol_files, enrol_tree
+from tasks.enrolment import EnrolledTree, bind, enrol_files, enrol_tree, only_champion
 from tasks.facereading import FaceReader
 from tasks.folders import IMAGE_SUFFIXES
+from tasks.gallerynames import is_there
 from tasks.gallerystore import Enrolled
 
 MAX_SOURCE_GB = 100.0
@@ -35,17 +36,30 @@ def enrol(
     if source is None:
         assert name is not None
         files = find_images(images, IMAGE_SUFFIXES)
+        model = model or model_of_new(gallery)
         reader = bind(gallery, model, wanted)
         added = EnrolledTree([enrol_files(gallery, reader, name, files)], {})
     else:
         if not source.exists():
             raise FileNotFoundError(f"no folder or archive {source}")
+        model = model or model_of_new(gallery)
         reader = bind(gallery, model, wanted)
         added = enrol_source(gallery, reader, source)
     note_if_behind(gallery, reader.embedder)
     told = f"gallery {gallery}: {describe_embedder(reader.embedder)}"
     emit(enrolled_document(gallery, reader, added), [*enrolled_views(added), told], as_json)
     return int(bool(added.left_out))
+
+
+def model_of_new(gallery: str) -> str | None:
+    """The model for a gallery that is not there yet, where none was given, which is said on stderr; else None."""
+    if is_there(gallery):
+        return None
+    model = only_champion()
+    ConsoleReporter().note(
+        f"note: the new gallery {gallery} is made with {model}, the only embedder of faces that has a champion"
+    )
+    return model
 
 
 def read_alignment(file: Path) -> FaceAlignment:

@@ -1,8 +1,10 @@
 """People into a gallery: the first makes it and binds it to a model, all later ones come by the same.
 
-reader = bind("default", "models:/faces@champion", None)
-enrol_files("default", reader, "ann", [Path("ann.jpg")])
-enrol_tree("default", reader, tree, progress)      # a folder for each person
+    reader = bind("default", "models:/faces-lfw@champion", None)
+    enrol_files("default", reader, "ann", [Path("ann.jpg")])
+    enrol_tree("default", reader, tree, progress)      # a folder for each person
+
+A gallery is named as tasks/gallerynames.py says.
 """
 
 from collections import defaultdict
@@ -17,10 +19,11 @@ from tasks import registry
 from tasks.embedders import address, alignment_of, describe, same_faces, uri_of
 from tasks.facereading import Face, FaceReader, open_reader, read_photos, reader_of
 from tasks.gallery import Gallery, Picture
-from tasks.gallerynames import folder_of, open_gallery
-from tasks.gallerystore import DATABASE, Embedder, Enrolled
+from tasks.gallerynames import folder_of, is_there, open_gallery
+from tasks.gallerystore import Embedder, Enrolled
+from tasks.modelstore import find_champions
+from tasks.recordstore import connect
 
-DEFAULT_MODEL = "models:/faces@champion"
 FACES_AT_ONCE = 64  # embedded together, and on the disk together
 
 
@@ -35,10 +38,11 @@ class EnrolledTree:
 def bind(name: str, model: str | None, alignment: FaceAlignment | None) -> FaceReader:
     """What reads faces for a gallery: as it has been since its first picture; else by `model`, as a new one will.
 
-    Raises ValueError for a model or an alignment other than those that the gallery is bound to.
+    `model` None: a new one will by `only_champion`. Raises ValueError for a model or an alignment other than those that
+    the gallery is bound to.
     """
-    if not (folder_of(name) / DATABASE).is_file():
-        return open_reader(model or DEFAULT_MODEL, alignment)
+    if not is_there(name):
+        return open_reader(model or only_champion(), alignment)
     with open_gallery(name) as gallery:
         embedder = gallery.embedder
     if model is not None:
@@ -50,6 +54,21 @@ def bind(name: str, model: str | None, alignment: FaceAlignment | None) -> FaceR
             f"{describe(alignment)}: enrol in a new gallery"
         )
     return reader_of(embedder)
+
+
+def only_champion() -> str:
+    """The address of the one registered embedder of faces that has a champion; ValueError for none and for several."""
+    found = find_champions(connect(), "faces")
+    if len(found) > 1:
+        raise ValueError(
+            f"a new gallery needs one of several embedders: give --model, one of {', '.join(found)}"
+        )
+    if not found:
+        raise ValueError(
+            "a new gallery needs an embedder, and no registered model of faces has a champion: train one "
+            "(./convoy train faces --dataset NAME), or give --model"
+        )
+    return found[0]
 
 
 def require_model(name: str, embedder: Embedder, model: str) -> None:
@@ -140,6 +159,5 @@ def _put(name: str, reader: FaceReader, people: dict[str, list[Face]]) -> list[E
         (person, [Picture(face.encoded, next(vectors)) for face in faces]) for person, faces in people.items()
     ]
     folder = folder_of(name)
-    exists = (folder / DATABASE).is_file()
-    with Gallery.open(folder) if exists else Gallery.create(folder, reader.embedder) as gallery:
+    with Gallery.open(folder) if is_there(name) else Gallery.create(folder, reader.embedder) as gallery:
         return gallery.enrol_people(pictures, reader.embedder)

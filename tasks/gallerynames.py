@@ -17,6 +17,11 @@ def folder_of(name: str) -> Path:
     return Path(name) if "/" in name else galleries() / name
 
 
+def is_there(name: str) -> bool:
+    """Whether there is a gallery of that name."""
+    return (folder_of(name) / DATABASE).is_file()
+
+
 def gallery_names() -> list[str]:
     """The galleries below the home folder, sorted; one that was still being made when its process died is none."""
     names = (file.parent.name for file in galleries().glob(f"*/{DATABASE}"))
@@ -35,16 +40,18 @@ def galleries_behind(model: str) -> dict[str, str]:
 
 def champion_instead(embedder: Embedder) -> int | None:
     """The version that is champion of an embedder's model in its place; None where there is no such."""
-    from tasks import ledger  # only now, for MLflow takes seconds
+    if not embedder.version:
+        return None
+    from tasks.recordstore import aliases_of  # only now, for MLflow takes seconds
 
-    champion = ledger.aliases(embedder.name).get("champion") if embedder.version else None
+    champion = aliases_of(embedder.name).get("champion")
     return None if champion is None or str(champion) == embedder.version else champion
 
 
 def open_gallery(name: str) -> Gallery:
     """The gallery of that name; raises FileNotFoundError naming those that there are."""
     folder = folder_of(name)
-    if not (folder / DATABASE).is_file():
+    if not is_there(name):
         raise FileNotFoundError(
             f"no gallery {name!r} in {folder.parent}; known: {', '.join(gallery_names()) or 'none yet'}. "
             "./convoy faces enrol makes one"
