@@ -7,9 +7,9 @@ from cyclopts import App
 
 from pipelines.gallerynotes import document_of, note_if_behind, people_in
 from pipelines.options import Json, Yes, confirm, quiet_stdout
-from pipelines.render import cell, counted, emit, pairs, table
+from pipelines.render import ConsoleReporter, cell, counted, emit, pairs, table
 from tasks import reembedding
-from tasks.embedders import describe_embedder
+from tasks.embedders import champion_of, describe_embedder
 from tasks.gallerynames import folder_of, open_gallery
 from tasks.gallerystore import picture_of
 from tasks.paths import DEFAULT_GALLERY
@@ -187,13 +187,24 @@ def re_embed(
     gallery
         Name of the gallery, or a folder's path with a slash in it.
     """
-    open_gallery(gallery).close()
-    from pipelines.engines import start_engines
-    from pipelines.runner import call_flow
+    with open_gallery(gallery) as opened:
+        before = opened.embedder
+    from tasks.facereading import successor_of  # only now, for torch takes seconds
 
-    start_engines("ray")
-    with quiet_stdout(as_json):
-        summary = call_flow(FLOW, gallery, model)
+    now = successor_of(before, model or champion_of(before)).embedder  # refused before engines are started
+    if now == before:
+        ConsoleReporter().note(f"the gallery {gallery} has vectors of {describe_embedder(now)} already")
+        summary = {
+            "gallery": gallery, "before": describe_embedder(before), "now": describe_embedder(now),
+            "num_pictures": 0, "time_s": 0.0,
+        }  # fmt: skip
+    else:
+        from pipelines.engines import start_engines
+        from pipelines.runner import call_flow
+
+        start_engines("ray")
+        with quiet_stdout(as_json):
+            summary = call_flow(FLOW, gallery, model)
     done = {
         "gallery": gallery,
         "pictures": summary["num_pictures"],

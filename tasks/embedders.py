@@ -47,3 +47,10 @@ def same_faces(one: FaceAlignment, other: FaceAlignment | None) -> bool:
     if "" in (one.weights_sha256, other.weights_sha256):  # written by hand: not known
         ignored["weights_sha256"] = ""
     return one.model_copy(update=ignored) == other.model_copy(update=ignored)
+
+
+def champion_of(embedder: Embedder) -> str:
+    """The address of what a gallery's model is succeeded by; raises ValueError for one that is not registered."""
+    if not embedder.version:
+        raise ValueError(f"{embedder.name} is no registered model, so that nothing succeeds it: give --model")
+    return f"models:/{embedder.name}@champion"
