@@ -28,6 +28,7 @@ def enrol(
     """Add pictures of a person to a gallery, or a folder of people; the first makes the gallery.
 
     Example: ./convoy faces enrol ann ann1.jpg ann2.jpg
+
     One picture is enough, more sharpen it; nothing is trained. Of a folder, pictures without exactly one face are
     listed and left out, and the exit code is then 1.
 
@@ -43,7 +44,8 @@ def enrol(
     gallery
         Name of the gallery, or a folder's path with a slash in it.
     model
-        The embedder of a new gallery: models:/NAME@ALIAS, a run key, or a folder; otherwise models:/faces@champion.
+        The embedder of a new gallery: models:/NAME@ALIAS, a run key, or a folder; otherwise the champion of
+        the only registered model of faces that has one.
     alignment
         For a new gallery whose model does not know how its faces were cut out: an alignment.json, as ./convoy align
         writes it. Without one, each picture is taken for a face as it is.
@@ -102,6 +104,7 @@ def recognise(
     """Say who is on pictures: people of a gallery, or that they are nobody in it.
 
     Example: ./convoy faces recognise door/
+
     Where the gallery's alignment finds faces, each face of a picture is looked up. A file without a face, or that is no
     picture, is reported, and the others are recognised; the exit code is then 1.
 

@@ -176,7 +176,9 @@ def successor_of(embedder: Embedder, model: str) -> FaceReader:
 def _reader(name: str, version: str, folder: Path, alignment: FaceAlignment | None) -> FaceReader:
     card = load_card(folder)
     if card.family != "faces":
-        raise ValueError(f"{folder} is a model of {card.family}; a gallery needs one of faces")
+        raise ValueError(
+            f"{address(name, version)} is a model of {card.family}; a gallery needs one of faces"
+        )
     wanted = alignment or card.alignment
     aligner = None if wanted is None else open_aligner(wanted)
     if aligner and card.alignment and not same_faces(card.alignment, aligner.config):

@@ -52,6 +52,7 @@ from tasks.gallerystore import (
 )
 from tasks.identification import templates
 from tasks.matrix import matrix_of
+from tasks.paths import called
 from tasks.vectors import is_tidy, make_planes, map_planes, sync_folder, write_rows
 from tasks.verification import check_unit
 
@@ -315,7 +316,7 @@ class Gallery:
             known = [known for (known,) in self._connection.execute("SELECT name FROM person ORDER BY name")]
             near = difflib.get_close_matches(name, known, 5, 0.4) or known[:5]
             raise ValueError(
-                f"{name!r} is not among the {len(known):,} people of {self.folder}"
+                f"{name!r} is not among the {len(known):,} people of the gallery {called(self.folder)}"
                 + (
                     f"; there are {', '.join(map(repr, near))}"
                     + (" and others" if len(known) > len(near) else "")

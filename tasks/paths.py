@@ -27,6 +27,12 @@ def galleries() -> Path:
     return home() / "galleries"
 
 
+def called(folder: Path) -> str:
+    """What --gallery calls the gallery in a folder: its name, or the path of one that lies elsewhere."""
+    whole = folder.absolute()
+    return whole.name if whole.parent == galleries() else str(whole)
+
+
 def downloads() -> Path:
     """Sources that were brought from a URL, by their checksum."""
     return home() / ".cache" / "downloads"

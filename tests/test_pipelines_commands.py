@@ -133,6 +133,17 @@ def test_the_usage_names_the_words_that_may_be_left_out(
     assert f"Usage: {usage}" in " ".join(out.split()) + " "
 
 
+@pytest.mark.parametrize("command", ["enrol", "recognise"])
+def test_the_example_of_a_command_of_faces_stands_alone(
+    command: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    code, out, _ = run("faces", command, "--help")
+    lines = out.splitlines()
+    [place] = [i for i, line in enumerate(lines) if line.startswith("Example: ./convoy faces")]
+    assert code == 0 and not lines[place - 1].strip() and not lines[place + 1].strip()
+
+
 def commands_below(app: App, chain: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The words of each command."""
     for name in app:
