@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,7 @@ from tasks.families import FAMILIES
 from tasks.gallery import Gallery
 from tasks.gallerynames import galleries_behind, gallery_names, open_gallery
 from tasks.modelfile import load_model
+from tasks.paths import ROOT
 from tasks.reembedding import here, re_embed
 from tasks.verification import NOTHING
 from tests import published
@@ -93,6 +96,22 @@ def test_the_first_picture_makes_the_gallery_and_binds_it(
         assert again.embedder == reader.embedder
         [[hit]] = gallery.search(again.embed([again.face(photos(0)[0].read_bytes())]), 1, again.embedder)
         assert hit.name == "ann"
+
+
+def test_who_is_enrolled_is_listed_and_removed_without_torch_and_mlflow(
+    model: str, photos: Callable[[int], list[Path]]
+) -> None:
+    enrol_files("staff", bind("staff", model, None), "ann", photos(0)[:2])
+    for words in (("list",), ("show", "ann"), ("remove", "ann", "--yes")):
+        arguments = ["faces", "gallery", *words, "--gallery", "staff"]
+        code = f"import sys; from pipelines.commands import main; rc = main({arguments!r}); " + (
+            "print(*sys.modules, file=sys.stderr); sys.exit(rc)"
+        )
+        child = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert "ann" in child.stdout
+        assert not set(child.stderr.split()) & {"torch", "mlflow", "ray", "prefect", "dvc"}, words
 
 
 def test_another_model_is_refused_by_one_line_that_says_to_re_embed(
