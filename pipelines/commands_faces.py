@@ -105,8 +105,8 @@ def recognise(
 
     Example: ./convoy faces recognise door/
 
-    Where the gallery's alignment finds faces, each face of a picture is looked up. A file without a face, or that is no
-    picture, is reported, and the others are recognised; the exit code is then 1.
+    Where the gallery's alignment finds faces, each face of a picture is looked up. A file without a face, one that
+    is missing or no picture, and an empty folder are reported, and the others are recognised; the exit code is then 1.
 
     Parameters
     ----------

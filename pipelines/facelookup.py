@@ -154,6 +154,7 @@ def recognised(
     """Who each face is, or all of them together."""
     if not faces:
         return []
+    shown: list[tuple[tuple[str, ...], tuple[float, ...] | None]]
     shown = [((name,), face.box_xyxy) for name, face in faces]
     vectors = reader.embed([face for _, face in faces])
     if together:
