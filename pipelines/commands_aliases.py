@@ -192,15 +192,20 @@ def emit_move(move: ledger.Move, as_json: bool) -> None:
         listed = ", ".join(f"{gallery} (version {version})" for gallery, version in behind.items())
         views.append(
             f"galleries with vectors of another version: {listed}; they answer by these until they are re-embedded, by "
-            "the server's trigger or by ./convoy faces gallery re-embed --gallery NAME"
+            f"the server's trigger or by ./convoy faces gallery re-embed --gallery {one_of(behind)}"
         )
     emit(document, views, as_json)
+
+
+def one_of(galleries: dict[str, str]) -> str:
+    """The name of the only one; NAME stands for several."""
+    return next(iter(galleries)) if len(galleries) == 1 else "NAME"
 
 
 def behind_now(model: str, family: str) -> dict[str, str]:
     """The galleries of faces that hold another version of the model than its champion, with theirs."""
     if family != "faces":
         return {}
-    from tasks.enrolment import galleries_behind  # only now, for torch takes seconds
+    from tasks.gallerynames import galleries_behind  # only now, for SciPy takes its time
 
     return galleries_behind(model)

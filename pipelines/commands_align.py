@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from data.aligned import Choice, FaceAlignment, Method, Template
 from pipelines.options import Json
-from pipelines.render import emit, table
+from pipelines.render import counted, emit, table
 from tasks.facealign import open_aligner
 from tasks.facefolder import align_folder
 
@@ -70,7 +70,7 @@ def align(
     aligner = open_aligner(config)
     written = align_folder(source, out, aligner)
     lost = list(written.left_out.items())
-    told = f"{written.num_faces:,} faces in {out}, {len(lost)} picture{'s' * (len(lost) != 1)} without"
+    told = f"{counted(written.num_faces, 'face')} in {out}, {counted(len(lost), 'picture')} without"
     views = [table("Left out", ("picture", "why"), lost[:MAX_SHOWN])] if lost else []
     document = {
         "out": out,

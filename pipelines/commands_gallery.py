@@ -5,13 +5,14 @@ from pathlib import Path
 
 from cyclopts import App
 
-from pipelines.commands_faces import document_of, note_if_behind, one_face
+from pipelines.gallerynotes import document_of, note_if_behind, people_in
 from pipelines.options import Json, Yes, confirm, quiet_stdout
-from pipelines.render import cell, emit, pairs, table
+from pipelines.render import ConsoleReporter, cell, counted, emit, pairs, table
 from tasks import reembedding
-from tasks.enrolment import DEFAULT_GALLERY, folder_of, open_gallery
-from tasks.facereading import describe_embedder, reader_of
+from tasks.embedders import champion_of, describe_embedder
+from tasks.gallerynames import folder_of, open_gallery
 from tasks.gallerystore import picture_of
+from tasks.paths import DEFAULT_GALLERY
 
 FLOW = "pipelines.reembed:re_embed_gallery"
 SHOWN_HASH = 12  # of a picture's hash: enough to name it
@@ -31,9 +32,13 @@ def list_people(*, gallery: str = DEFAULT_GALLERY, as_json: Json = False) -> Non
     with open_gallery(gallery) as opened:
         people, embedder = opened.people(), opened.embedder
     note_if_behind(gallery, embedder)
-    document = {"gallery": gallery, "embedder": asdict(embedder), "people": [asdict(each) for each in people]}
+    document = {
+        "gallery": gallery,
+        "embedder": document_of(embedder),
+        "people": [asdict(each) for each in people],
+    }
     rows = [(each.name, each.num_pictures, each.first_enrolled, each.last_enrolled) for each in people]
-    title = f"{len(people):,} people in the gallery {gallery}: {describe_embedder(embedder)}"
+    title = f"{people_in(gallery, len(people))}: {describe_embedder(embedder)}"
     columns = ("person", "pictures", "first enrolled", "last enrolled")
     emit(document, [title, table("", columns, rows)], as_json)
 
@@ -56,7 +61,7 @@ def show(name: str, /, *, gallery: str = DEFAULT_GALLERY, as_json: Json = False)
     document = {
         "gallery": gallery,
         "name": name,
-        "embedder": asdict(embedder),
+        "embedder": document_of(embedder),
         "pictures": [
             {
                 "sha256": each.sha256,
@@ -88,13 +93,16 @@ def search(image: Path, /, *, top: int = 10, gallery: str = DEFAULT_GALLERY, as_
     gallery
         Name of the gallery, or a folder's path with a slash in it.
     """
+    from pipelines.facelookup import one_face  # only now, for torch takes seconds
+    from tasks.facereading import reader_of
+
     with open_gallery(gallery) as opened:
         reader = reader_of(opened.embedder)
         vectors = reader.embed([one_face(reader, image)])
         [hits] = opened.search(vectors, top, reader.embedder)
     note_if_behind(gallery, reader.embedder)
     document = {
-        "image": image, "gallery": gallery, "embedder": document_of(reader),
+        "image": image, "gallery": gallery, "embedder": document_of(reader.embedder),
         "people": [asdict(hit) for hit in hits],
     }  # fmt: skip
     rows = [(place, hit.name, hit.distance) for place, hit in enumerate(hits, 1)]
@@ -128,7 +136,7 @@ def remove(
         pictures = opened.pictures(name)
         num = len(pictures)
         if picture is None:
-            what = f"{name} and {num} picture{'s' * (num != 1)}"
+            what = f"{name} and {counted(num, 'picture')}"
             confirm(f"remove {what} from the gallery {gallery}, for good?", yes)
             opened.remove(name)
             gone, left = num, 0
@@ -155,7 +163,9 @@ def rebuild(*, gallery: str = DEFAULT_GALLERY, as_json: Json = False) -> None:
     num = reembedding.rebuild(folder_of(gallery))
     with open_gallery(gallery) as opened:
         people = opened.check()
-    told = f"gallery {gallery}: written anew, {people:,} people, {num:,} pictures"
+    told = (
+        f"gallery {gallery}: written anew, {counted(people, 'person', 'people')}, {counted(num, 'picture')}"
+    )
     emit({"gallery": gallery, "people": people, "pictures": num}, [told], as_json)
 
 
@@ -177,13 +187,24 @@ def re_embed(
     gallery
         Name of the gallery, or a folder's path with a slash in it.
     """
-    open_gallery(gallery).close()
-    from pipelines.engines import start_engines
-    from pipelines.runner import call_flow
+    with open_gallery(gallery) as opened:
+        before = opened.embedder
+    from tasks.facereading import successor_of  # only now, for torch takes seconds
 
-    start_engines("ray")
-    with quiet_stdout(as_json):
-        summary = call_flow(FLOW, gallery, model)
+    now = successor_of(before, model or champion_of(before)).embedder  # refused before engines are started
+    if now == before:
+        ConsoleReporter().note(f"the gallery {gallery} has vectors of {describe_embedder(now)} already")
+        summary = {
+            "gallery": gallery, "before": describe_embedder(before), "now": describe_embedder(now),
+            "num_pictures": 0, "time_s": 0.0,
+        }  # fmt: skip
+    else:
+        from pipelines.engines import start_engines
+        from pipelines.runner import call_flow
+
+        start_engines("ray")
+        with quiet_stdout(as_json):
+            summary = call_flow(FLOW, gallery, model)
     done = {
         "gallery": gallery,
         "pictures": summary["num_pictures"],

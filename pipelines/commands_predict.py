@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from data.files import write_whole
 from pipelines.families import Executor
+from pipelines.imagefiles import find_images, require_there
 from pipelines.options import Changes, Json, overlap_of
 from pipelines.render import emit, table
 from tasks import registry
@@ -226,36 +227,6 @@ def predict_files(files: list[Path], predict: Callable[[list[bytes]], Any]) -> l
             reasons[i] = f"cannot be read: {error.strerror or error}"
     rows = predict(contents).to_pylist()
     return [{**row, "error": reasons.get(i, row["error"])} for i, row in enumerate(rows)]
-
-
-def require_there(paths: tuple[Path, ...]) -> None:
-    """Raise ValueError or FileNotFoundError where a person gave nothing, or nothing that is there."""
-    if not paths:
-        raise ValueError("predict needs images: give files or folders after the model")
-    if not any(path.exists() for path in paths):
-        pattern = " (nothing matches the pattern)" if set(str(paths[0])) & set("*?[") else ""
-        raise FileNotFoundError(f"no file or folder {paths[0]}{pattern}")
-
-
-def find_images(paths: tuple[Path, ...], suffixes: frozenset[str]) -> list[Path]:
-    """Files as given, folders searched for what is called so.
-
-    Raises ValueError for a folder without any, and for a pipe or device, which might never end.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file()
-            )
-            if not found:
-                raise ValueError(f"no images in the folder {path}; looked for {' '.join(sorted(suffixes))}")
-            files += found
-        elif path.exists() and not path.is_file():
-            raise ValueError(f"{path} is a pipe or a device; give a file or a folder")
-        else:
-            files.append(path)
-    return files
 
 
 def runners_up(classes: tuple[str, ...], probabilities: list[float]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from data.decode import DecodeError, decode_image
 from models.units import named_layers
-from pipelines.commands_predict import find_images, require_there
+from pipelines.imagefiles import find_images, require_there
 from tasks.attribution import Attribution, Method, attribute, write_page, write_sheet
 from tasks.folders import IMAGE_SUFFIXES
 from tasks.subject import Subject, open_subject

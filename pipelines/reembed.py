@@ -1,6 +1,6 @@
 """The flow that gives a gallery of faces a new embedder: its pictures embedded again on Ray, then one switch.
 
-    ./convoy faces gallery re-embed --model models:/faces@champion
+    ./convoy faces gallery re-embed --model models:/faces-lfw@champion
 
 and the flow that does so with every gallery whose model has another champion, which prefect.yaml starts when one moves.
 There is nothing to resume by: vectors wait in the gallery, so that the flow called again goes on where it was stopped.
@@ -17,10 +17,12 @@ from pipelines.engines import start_ray
 from pipelines.interruption import interruptible
 from pipelines.reporting import Clock, Reporter, Status
 from tasks import embedshards, registry
-from tasks.enrolment import DEFAULT_GALLERY, folder_of, galleries_behind, open_gallery
-from tasks.facereading import FaceReader, describe_embedder, successor_of, uri_of
+from tasks.embedders import champion_of, describe_embedder, uri_of
+from tasks.facereading import FaceReader, successor_of
+from tasks.gallerynames import folder_of, galleries_behind, open_gallery
 from tasks.gallerystore import Embedder
 from tasks.modelfile import load_model
+from tasks.paths import DEFAULT_GALLERY
 from tasks.reembedding import re_embed
 
 
@@ -78,13 +80,6 @@ def re_embed_galleries(model: str) -> dict[str, Any]:
             f"{len(refused)} of {len(behind)} galleries keep their vectors; {'; '.join(refused)}"
         )
     return {"model": model, "galleries": summaries}
-
-
-def champion_of(embedder: Embedder) -> str:
-    """The address of what a gallery's model is succeeded by; raises ValueError for one that is not registered."""
-    if not embedder.version:
-        raise ValueError(f"{embedder.name} is no registered model, so that nothing succeeds it: give --model")
-    return f"models:/{embedder.name}@champion"
 
 
 @steps.step("resolve embedder")

@@ -1,10 +1,10 @@
 """People into a gallery: the first makes it and binds it to a model, all later ones come by the same.
 
-    reader = bind("default", "models:/faces@champion", None)
+    reader = bind("default", "models:/faces-lfw@champion", None)
     enrol_files("default", reader, "ann", [Path("ann.jpg")])
     enrol_tree("default", reader, tree, progress)      # a folder for each person
 
-A gallery is a folder below the home's `galleries`, by its name, or wherever a name with a slash says.
+A gallery is named as tasks/gallerynames.py says.
 """
 
 from collections import defaultdict
@@ -15,25 +15,15 @@ from pathlib import Path
 from data.aligned import FaceAlignment
 from data.archive import FileTree
 from data.formats.listing import ignore_reason, is_image_name
-from tasks import ledger, registry
-from tasks.facereading import (
-    Face,
-    FaceReader,
-    address,
-    alignment_of,
-    describe,
-    open_reader,
-    read_photos,
-    reader_of,
-    same_faces,
-    uri_of,
-)
+from tasks import registry
+from tasks.embedders import address, alignment_of, describe, same_faces, uri_of
+from tasks.facereading import Face, FaceReader, open_reader, read_photos, reader_of
 from tasks.gallery import Gallery, Picture
-from tasks.gallerystore import DATABASE, Embedder, Enrolled, read_embedder
-from tasks.paths import galleries
+from tasks.gallerynames import folder_of, is_there, open_gallery
+from tasks.gallerystore import Embedder, Enrolled
+from tasks.modelstore import find_champions
+from tasks.recordstore import connect
 
-DEFAULT_GALLERY = "default"
-DEFAULT_MODEL = "models:/faces@champion"
 FACES_AT_ONCE = 64  # embedded together, and on the disk together
 
 
@@ -45,53 +35,14 @@ class EnrolledTree:
     left_out: dict[str, str]  # picture -> reason
 
 
-def folder_of(name: str) -> Path:
-    """Where the gallery of that name is, or would be."""
-    if not name.strip("./ "):
-        raise ValueError(f"gallery (={name!r}) must be a name, or a folder's path with a slash in it")
-    return Path(name) if "/" in name else galleries() / name
-
-
-def gallery_names() -> list[str]:
-    """The galleries below the home folder, sorted; one that was still being made when its process died is none."""
-    names = (file.parent.name for file in galleries().glob(f"*/{DATABASE}"))
-    return sorted(name for name in names if not name.startswith("."))
-
-
-def galleries_behind(model: str) -> dict[str, str]:
-    """The galleries below the home folder that hold another version of a registered model than its champion: theirs."""
-    found = {}
-    for name in gallery_names():
-        embedder = read_embedder(folder_of(name))  # of one whose matrix is damaged, too
-        if embedder.name == model and champion_instead(embedder):
-            found[name] = embedder.version
-    return found
-
-
-def champion_instead(embedder: Embedder) -> int | None:
-    """The version that is champion of an embedder's model in its place; None where there is no such."""
-    champion = ledger.aliases(embedder.name).get("champion") if embedder.version else None
-    return None if champion is None or str(champion) == embedder.version else champion
-
-
-def open_gallery(name: str) -> Gallery:
-    """The gallery of that name; raises FileNotFoundError naming those that there are."""
-    folder = folder_of(name)
-    if not (folder / DATABASE).is_file():
-        raise FileNotFoundError(
-            f"no gallery {name!r} in {folder.parent}; known: {', '.join(gallery_names()) or 'none yet'}. "
-            "./convoy faces enrol makes one"
-        )
-    return Gallery.open(folder)
-
-
 def bind(name: str, model: str | None, alignment: FaceAlignment | None) -> FaceReader:
     """What reads faces for a gallery: as it has been since its first picture; else by `model`, as a new one will.
 
-    Raises ValueError for a model or an alignment other than those that the gallery is bound to.
+    `model` None: a new one will by `only_champion`. Raises ValueError for a model or an alignment other than those that
+    the gallery is bound to.
     """
-    if not (folder_of(name) / DATABASE).is_file():
-        return open_reader(model or DEFAULT_MODEL, alignment)
+    if not is_there(name):
+        return open_reader(model or only_champion(), alignment)
     with open_gallery(name) as gallery:
         embedder = gallery.embedder
     if model is not None:
@@ -103,6 +54,21 @@ def bind(name: str, model: str | None, alignment: FaceAlignment | None) -> FaceR
             f"{describe(alignment)}: enrol in a new gallery"
         )
     return reader_of(embedder)
+
+
+def only_champion() -> str:
+    """The address of the one registered embedder of faces that has a champion; ValueError for none and for several."""
+    found = find_champions(connect(), "faces")
+    if len(found) > 1:
+        raise ValueError(
+            f"a new gallery needs one of several embedders: give --model, one of {', '.join(found)}"
+        )
+    if not found:
+        raise ValueError(
+            "a new gallery needs an embedder, and no registered model of faces has a champion: train one "
+            "(./convoy train faces --dataset NAME), or give --model"
+        )
+    return found[0]
 
 
 def require_model(name: str, embedder: Embedder, model: str) -> None:
@@ -193,6 +159,5 @@ def _put(name: str, reader: FaceReader, people: dict[str, list[Face]]) -> list[E
         (person, [Picture(face.encoded, next(vectors)) for face in faces]) for person, faces in people.items()
     ]
     folder = folder_of(name)
-    exists = (folder / DATABASE).is_file()
-    with Gallery.open(folder) if exists else Gallery.create(folder, reader.embedder) as gallery:
+    with Gallery.open(folder) if is_there(name) else Gallery.create(folder, reader.embedder) as gallery:
         return gallery.enrol_people(pictures, reader.embedder)

@@ -23,7 +23,7 @@ from tasks.facepairs import pairs_of_people, pairs_of_two
 from tasks.facepredict import FacePredictor
 from tasks.facerecognition import NUM_GALLERIES, Recognition, recognition
 from tasks.facereport import Looked, Report, Shown
-from tasks.faces import ACCURACY, FaceEvaluate, FaceView, far_of, people_of, require_apart
+from tasks.faces import ACCURACY, FaceEvaluate, FaceView, far_of, few_remark, people_of, require_apart
 from tasks.modelfile import load_card, load_model, write_card
 from tasks.pairheads import (
     MOST_PICTURES,
@@ -36,7 +36,6 @@ from tasks.pairheads import (
 from tasks.personbootstrap import FEWEST_PEOPLE, curve_band, pair_intervals
 from tasks.settings import Precision
 from tasks.verification import (
-    ENOUGH_ERRORS,
     accuracy_at,
     auc,
     best_threshold,
@@ -165,8 +164,7 @@ def fit_thresholds(
         f"people of {dataset.info.name}, view {predictor.view}"
     )
     if unsure:
-        rest = "rest" if len(unsure) > 1 else "rests"
-        basis += f"; {', '.join(unsure)} {rest} on fewer than {ENOUGH_ERRORS} false accepts"
+        basis += f"; {few_remark(unsure)}"
     heads = fit_heads(folder, predictor, dataset, People(embeddings, labels), on_progress)
     update = {"thresholds": {**card.thresholds, **fitted}, "calibrated_on": basis, "pair_heads": heads}
     write_card(folder, card.model_copy(update=update))

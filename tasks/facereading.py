@@ -15,18 +15,16 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from data import aligned
 from data.aligned import FaceAlignment
 from data.decode import DecodeError, decode_image
 from tasks import registry
 from tasks.card import ModelCard
+from tasks.embedders import AS_GIVEN, address, alignment_of, describe, describe_embedder, same_faces, uri_of
 from tasks.facealign import Aligner, FaceError, open_aligner
 from tasks.facepredict import FacePredictor
-from tasks.faces import ACCURACY, far_of
+from tasks.faces import ACCURACY, far_of, told_by_few
 from tasks.gallerystore import Embedder
 from tasks.modelfile import load_card, load_model, model_sha256
-
-AS_GIVEN = "pictures as given"
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,14 @@ class Face:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A distance, and the share of pairs of two people that it was fitted to accept."""
+    """A distance, and the share of pairs of two people that it was fitted to accept.
+
+    `told_by_few`: the model's card says that fewer than `tasks.verification.ENOUGH_ERRORS` false accepts tell it.
+    """
 
     distance: float
     false_accept_rate: float
+    told_by_few: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,59 +87,50 @@ class FaceReader:
         return vectors
 
     def threshold(self, false_accept_rate: float | None) -> Threshold:
-        """That of the model for this rate, None: for the lowest that it has one for; ValueError naming those."""
+        """That of the model for this rate; raises ValueError naming those that it has.
+
+        None: for the strictest rate that enough false accepts tell, as the card has it; where few tell each, the
+        loosest.
+        """
         fitted = thresholds_of(self.predictor.card)
-        rate = false_accept_rate if false_accept_rate is not None else min(fitted)
+        rate = false_accept_rate
+        if rate is None:
+            enough = [each for each, limit in fitted.items() if not limit.told_by_few]
+            rate = min(enough) if enough else max(fitted)
         if rate not in fitted:
             raise ValueError(
                 f"false-accept rate (={rate:g}) is none that the model has a threshold for; it has: "
                 f"{', '.join(f'{each:g}' for each in sorted(fitted))}"
             )
-        return Threshold(fitted[rate], rate)
+        return fitted[rate]
+
+    def looser(self, limit: Threshold, distance: float) -> Threshold | None:
+        """Of what `limit` refuses, the strictest of the model's thresholds that accepts it; None: there is no such."""
+        fitted = thresholds_of(self.predictor.card)
+        if distance <= limit.distance:
+            return None
+        rates = [
+            rate
+            for rate, each in fitted.items()
+            if rate > limit.false_accept_rate and distance <= each.distance
+        ]
+        return fitted[min(rates)] if rates else None
 
 
-def thresholds_of(card: ModelCard) -> dict[float, float]:
-    """Distances by the false-accept rate that they were fitted for; raises ValueError where there is none."""
-    fitted = {far_of(name): value for name, value in card.thresholds.items() if name != ACCURACY}
-    fitted = {rate: value for rate, value in fitted.items() if value >= 0}
+def thresholds_of(card: ModelCard) -> dict[float, Threshold]:
+    """By the false-accept rate that they were fitted for; raises ValueError where there is none."""
+    few = told_by_few(card)
+    fitted = {
+        far_of(name): Threshold(value, far_of(name), name in few)
+        for name, value in card.thresholds.items()
+        if name != ACCURACY and value >= 0
+    }
     if not fitted:
         raise ValueError(
             "the model has no threshold: none could be fitted to the people of validation when it was trained; train "
             "on a dataset with more of them"
         )
     return fitted
-
-
-def address(name: str, version: str) -> str:
-    """The address of a model by what `tasks.registry.pin` says of it."""
-    return f"models:/{name}/{version}" if version else name
-
-
-def uri_of(embedder: Embedder) -> str:
-    """The address of an embedder's model."""
-    return address(embedder.name, embedder.version)
-
-
-def alignment_of(embedder: Embedder) -> FaceAlignment | None:
-    """How faces are cut out for it."""
-    if embedder.preprocessing == AS_GIVEN:
-        return None
-    return aligned.parse(embedder.preprocessing, "the gallery's alignment")
-
-
-def describe(alignment: FaceAlignment | None) -> str:
-    """`mtcnn (828f48a5b1a9…), arcface, margin 0, 112 px`."""
-    if alignment is None:
-        return AS_GIVEN
-    weights = f" ({alignment.weights_sha256[:12]})" if alignment.weights_sha256 else ""
-    crop = f" of {alignment.crop_xyxy}" if alignment.crop_xyxy else ""
-    points = f", {alignment.template}, margin {alignment.margin:g}" if alignment.weights else ""
-    return f"{alignment.method}{weights}{crop}{points}, {alignment.side_px} px"
-
-
-def describe_embedder(embedder: Embedder) -> str:
-    """`models:/faces/3 (1f3870be274f), mtcnn (828f48a5b1a9), arcface, margin 0, 112 px`."""
-    return f"{uri_of(embedder)} ({embedder.sha256[:12]}), {describe(alignment_of(embedder))}"
 
 
 def open_reader(model: str, alignment: FaceAlignment | None) -> FaceReader:
@@ -180,20 +173,12 @@ def successor_of(embedder: Embedder, model: str) -> FaceReader:
     return _reader(name, version, folder, have)
 
 
-def same_faces(one: FaceAlignment, other: FaceAlignment | None) -> bool:
-    """Whether two alignments cut out the same, wherever their weights lie and whichever of several faces they take."""
-    if other is None:
-        return False
-    ignored = {"weights": "", "face": "largest"}
-    if "" in (one.weights_sha256, other.weights_sha256):  # written by hand: not known
-        ignored["weights_sha256"] = ""
-    return one.model_copy(update=ignored) == other.model_copy(update=ignored)
-
-
 def _reader(name: str, version: str, folder: Path, alignment: FaceAlignment | None) -> FaceReader:
     card = load_card(folder)
     if card.family != "faces":
-        raise ValueError(f"{folder} is a model of {card.family}; a gallery needs one of faces")
+        raise ValueError(
+            f"{address(name, version)} is a model of {card.family}; a gallery needs one of faces"
+        )
     wanted = alignment or card.alignment
     aligner = None if wanted is None else open_aligner(wanted)
     if aligner and card.alignment and not same_faces(card.alignment, aligner.config):

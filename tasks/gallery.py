@@ -51,7 +51,8 @@ from tasks.gallerystore import (
     writing,
 )
 from tasks.identification import templates
-from tasks.nearest import matrix_of, nearest
+from tasks.matrix import matrix_of
+from tasks.paths import called
 from tasks.vectors import is_tidy, make_planes, map_planes, sync_folder, write_rows
 from tasks.verification import check_unit
 
@@ -199,6 +200,8 @@ class Gallery:
         check_unit(vectors)
         if k < 1:
             raise ValueError(f"k (={k}) must be 1 or more")
+        from tasks.nearest import nearest  # only now, for torch takes seconds
+
         with self._snapshot(embedder):
             slots, likeness = nearest(self._matrix, vectors, k, self._gaps)
             names = names_at(self._connection, np.unique(slots).tolist())
@@ -313,7 +316,7 @@ class Gallery:
             known = [known for (known,) in self._connection.execute("SELECT name FROM person ORDER BY name")]
             near = difflib.get_close_matches(name, known, 5, 0.4) or known[:5]
             raise ValueError(
-                f"{name!r} is not among the {len(known):,} people of {self.folder}"
+                f"{name!r} is not among the {len(known):,} people of the gallery {called(self.folder)}"
                 + (
                     f"; there are {', '.join(map(repr, near))}"
                     + (" and others" if len(known) > len(near) else "")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.paths import called
 from tasks.vectors import cut, is_tidy, is_whole, remove_other_planes, zero_rows
 from tasks.verification import check_unit
 
@@ -334,8 +335,8 @@ def tidy_if_free(connection: sqlite3.Connection, folder: Path) -> None:
 
 def damaged(folder: Path) -> ValueError:
     return ValueError(
-        f"the matrix of {folder}, its files templates-*, is missing or cut short; write it anew from the database: "
-        f"./convoy faces gallery rebuild --gallery {folder.absolute()}"
+        f"the matrix of the gallery {called(folder)}, its files templates-*, is missing or cut short; write it anew "
+        f"from the database: ./convoy faces gallery rebuild --gallery {called(folder)}"
     )
 
 

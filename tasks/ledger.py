@@ -22,10 +22,9 @@ from typing import Any, Literal
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
-from mlflow.exceptions import MlflowException
 
 from tasks.modelstore import files_of, version_at
-from tasks.recordstore import connect
+from tasks.recordstore import aliases_of, connect
 from tasks.registry import ensure_experiment
 from tasks.turns import turn
 
@@ -80,13 +79,7 @@ def me() -> str:
 
 def aliases(name: str) -> dict[str, int]:
     """The versions of a registered model that have an alias of ours; {} for one that is not there."""
-    try:
-        found = connect().get_registered_model(name).aliases
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return {}
-    return {alias: int(version) for alias, version in found.items() if alias in ORDER}
+    return {alias: version for alias, version in aliases_of(name).items() if alias in ORDER}
 
 
 def promote_first(name: str, version: int, because: str = "registered", key: str = "") -> str:

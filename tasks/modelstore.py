@@ -49,6 +49,21 @@ def find_aliases(client: MlflowClient) -> dict[str, dict[int, list[str]]]:
     return found
 
 
+def find_champions(client: MlflowClient, family: str) -> list[str]:
+    """models:/NAME@champion of every registered model of a family that has one, sorted."""
+    found: list[str] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_registered_models(page_token=token or None)
+        found += [
+            f"models:/{model.name}@champion"
+            for model in page
+            if model.tags.get("convoy.family") == family and "champion" in model.aliases
+        ]
+        token = page.token or None
+    return sorted(found)
+
+
 def registered_addresses(client: MlflowClient) -> list[str]:
     """models:/NAME@ALIAS of every alias that there is."""
     return [

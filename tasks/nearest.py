@@ -7,14 +7,14 @@ than were asked for, are compared in float64. Of equal likeness the first row co
 float64 product over the whole float32 matrix; benchmarks/gallery.py compares them.
 """
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-LARGEST = 127  # of a coarse number
+from tasks.matrix import LARGEST, Matrix, matrix_of
+
 ROUNDING = 2.0**-18  # of what the scan adds up in float32, as a share of a likeness of 1; generous
 LONGEST = 1.001  # a unit vector
 QUERIES_AT_ONCE = 64
@@ -24,31 +24,6 @@ NUMBERS_AT_ONCE = 1 << 19  # of that, 2 MiB, are made and halved while a cache h
 MOST_HALVINGS = 4
 CLASSES_PER_NEIGHBOUR = 16  # at the least, that are left after halving
 RESCORED_AT_ONCE = 1 << 14  # pairs of query and row
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """N unit vectors of D dimensions, and their coarse rows."""
-
-    exact: np.ndarray  # (N, D) float32
-    coarse: np.ndarray  # (N, D) int8
-    # (N, 2) float32: the value of one coarse step, and the row's distance from its coarse one
-    bounds: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.exact)
-
-
-def matrix_of(vectors: np.ndarray) -> Matrix:
-    """The matrix of float32 (N, D), any numbers that are finite."""
-    exact = np.ascontiguousarray(vectors, np.float32)
-    step = np.abs(exact).max(axis=1, initial=0) / LARGEST
-    step = np.maximum(step, np.finfo(np.float32).tiny).astype(np.float32)
-    wide = exact.astype(np.float64)
-    coarse = np.rint(wide / step[:, None].astype(np.float64)).clip(-LARGEST, LARGEST)
-    away = np.linalg.norm(wide - coarse * step[:, None].astype(np.float64), axis=1)
-    away = np.nextafter((away * (1 + 1e-9)).astype(np.float32), np.float32(np.inf))  # never below the truth
-    return Matrix(exact, coarse.astype(np.int8), np.stack([step, away], axis=1))
 
 
 def nearest(

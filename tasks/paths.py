@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_GALLERY = "default"  # the name of the one that is meant where none is named
 
 
 def home() -> Path:
@@ -24,6 +25,12 @@ def runs() -> Path:
 def galleries() -> Path:
     """Faces by their names, a folder a gallery."""
     return home() / "galleries"
+
+
+def called(folder: Path) -> str:
+    """What --gallery calls the gallery in a folder: its name, or the path of one that lies elsewhere."""
+    whole = folder.absolute()
+    return whole.name if whole.parent == galleries() else str(whole)
 
 
 def downloads() -> Path:

@@ -57,6 +57,17 @@ def connect() -> MlflowClient:
         return _clients[uri]
 
 
+def aliases_of(name: str) -> dict[str, int]:
+    """The versions of a registered model that have an alias; {} for one that is not there."""
+    try:
+        found = connect().get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+    return {alias: int(version) for alias, version in found.items()}
+
+
 def _be_quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

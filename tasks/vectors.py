@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tasks.nearest import Matrix, matrix_of
+from tasks.matrix import Matrix, matrix_of
 
 KINDS: dict[str, np.dtype] = {"exact": np.dtype("<f4"), "coarse": np.dtype("i1"), "bounds": np.dtype("<f4")}
 BOUNDS_PER_ROW = 2

@@ -42,6 +42,7 @@ def write_embedder(
     dim: int = 16,
     alignment: FaceAlignment | None = None,
     thresholds: dict[str, float] | None = None,
+    calibrated_on: str = "",
 ) -> Path:
     """A model of faces with random weights, of pictures of 32 pixels: what is alike to it looks alike."""
     arguments = FaceModel(name="face_tiny", dim=dim, centre=True).arguments(32)
@@ -67,6 +68,7 @@ def write_embedder(
         dataset="drawn",
         dataset_digest="d" * 32,
         alignment=alignment,
+        calibrated_on=calibrated_on,
     )
     save_model(folder, card, [model])
     return folder

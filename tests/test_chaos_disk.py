@@ -13,8 +13,8 @@ import pytest
 
 from data.files import file_sha256
 from tasks import ledger, versioning, versions
-from tasks.enrolment import folder_of
 from tasks.gallery import Gallery
+from tasks.gallerynames import folder_of
 from tasks.paths import store
 from tests.chaos import (
     IN_PROCESS,

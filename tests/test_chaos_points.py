@@ -20,8 +20,9 @@ import pytest
 from data.dataset import Dataset
 from data.syntheticfaces import synthetic_faces
 from tasks import ledger
-from tasks.enrolment import bind, enrol_files, folder_of
+from tasks.enrolment import bind, enrol_files
 from tasks.gallery import Gallery
+from tasks.gallerynames import folder_of
 from tasks.paths import store
 from tests.chaos import (
     CODES,

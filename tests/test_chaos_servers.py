@@ -13,7 +13,7 @@ import pytest
 
 from data.dataset import Dataset
 from tasks import ledger
-from tasks.enrolment import folder_of
+from tasks.gallerynames import folder_of
 from tests import platforms
 from tests.chaos import (
     IN_PROCESS,

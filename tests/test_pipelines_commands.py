@@ -133,6 +133,17 @@ def test_the_usage_names_the_words_that_may_be_left_out(
     assert f"Usage: {usage}" in " ".join(out.split()) + " "
 
 
+@pytest.mark.parametrize("command", ["enrol", "recognise"])
+def test_the_example_of_a_command_of_faces_stands_alone(
+    command: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    code, out, _ = run("faces", command, "--help")
+    lines = out.splitlines()
+    [place] = [i for i, line in enumerate(lines) if line.startswith("Example: ./convoy faces")]
+    assert code == 0 and not lines[place - 1].strip() and not lines[place + 1].strip()
+
+
 def commands_below(app: App, chain: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The words of each command."""
     for name in app:
@@ -155,6 +166,30 @@ def test_help_is_quick_because_it_imports_no_engine() -> None:
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(child.stderr.split())
     assert not loaded & {"torch", "ray", "prefect", "mlflow", "dvc", "pyarrow", "numpy", "pydantic"}
+
+
+@pytest.mark.parametrize(
+    ("words", "without"),
+    [
+        (("faces",), {"numpy", "pydantic", "pyarrow"}),
+        (("faces", "enrol"), {"numpy", "pydantic", "pyarrow"}),
+        (("faces", "verify"), {"numpy", "pydantic", "pyarrow"}),
+        (("faces", "recognise"), {"numpy", "pydantic", "pyarrow"}),
+        (("faces", "gallery"), set()),
+        (("faces", "gallery", "re-embed"), set()),
+        (("faces", "gallery", "list"), set()),
+    ],
+    ids=str,
+)
+def test_help_on_faces_is_quick_because_it_imports_no_engine(
+    words: tuple[str, ...], without: set[str]
+) -> None:
+    arguments = [*words, "--help"]
+    code = f"import sys; from pipelines.commands import main; main({arguments!r}); print(*sys.modules, file=sys.stderr)"
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(child.stderr.split())
+    assert f"convoy {' '.join(words)}" in child.stdout
+    assert not loaded & ({"torch", "ray", "prefect", "mlflow", "dvc"} | without)
 
 
 @pytest.mark.parametrize(

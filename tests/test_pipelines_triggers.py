@@ -19,7 +19,7 @@ from data.ingest import IngestConfig
 from pipelines.families import PIPELINES
 from pipelines.parameters import flatten
 from tasks import versioning, versions
-from tasks.enrolment import open_gallery
+from tasks.gallerynames import open_gallery
 from tasks.paths import ROOT, store
 from tests.pictures import class_tree, write_tree
 from tests.platforms import Platform, running, wait_for

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,21 +24,23 @@ from data.ingest import ingest
 from data.syntheticfaces import synthetic_faces
 from models.mtcnn import Faces
 from tasks import cluster, embedshards, facereading
+from tasks.embedders import describe, same_faces
 from tasks.enrolment import (
     bind,
     enrol_files,
     enrol_tree,
-    galleries_behind,
-    gallery_names,
-    open_gallery,
     people_of,
 )
 from tasks.facealign import Aligner, FaceError, open_aligner
-from tasks.facereading import FaceReader, describe, open_reader, reader_of, same_faces, successor_of
+from tasks.facereading import FaceReader, open_reader, reader_of, successor_of
+from tasks.faces import far_of, few_remark
 from tasks.families import FAMILIES
 from tasks.gallery import Gallery
+from tasks.gallerynames import galleries_behind, gallery_names, open_gallery
 from tasks.modelfile import load_model
+from tasks.paths import ROOT
 from tasks.reembedding import here, re_embed
+from tasks.verification import NOTHING
 from tests import published
 from tests.facegalleries import write_embedder
 from tests.pictures import encode
@@ -94,6 +98,22 @@ def test_the_first_picture_makes_the_gallery_and_binds_it(
         assert hit.name == "ann"
 
 
+def test_who_is_enrolled_is_listed_and_removed_without_torch_and_mlflow(
+    model: str, photos: Callable[[int], list[Path]]
+) -> None:
+    enrol_files("staff", bind("staff", model, None), "ann", photos(0)[:2])
+    for words in (("list",), ("show", "ann"), ("remove", "ann", "--yes")):
+        arguments = ["faces", "gallery", *words, "--gallery", "staff"]
+        code = f"import sys; from pipelines.commands import main; rc = main({arguments!r}); " + (
+            "print(*sys.modules, file=sys.stderr); sys.exit(rc)"
+        )
+        child = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert "ann" in child.stdout
+        assert not set(child.stderr.split()) & {"torch", "mlflow", "ray", "prefect", "dvc"}, words
+
+
 def test_another_model_is_refused_by_one_line_that_says_to_re_embed(
     model: str, tmp_path: Path, photos: Callable[[int], list[Path]]
 ) -> None:
@@ -121,6 +141,37 @@ def test_a_model_without_a_face_or_a_threshold_is_refused(tmp_path: Path, model:
     none = open_reader(str(write_embedder(tmp_path / "none", thresholds={"accuracy": 0.3})), None)
     with pytest.raises(ValueError, match="the model has no threshold"):
         none.threshold(None)
+
+
+@pytest.mark.parametrize(
+    ("few", "chosen"),
+    [
+        ((), "far_1e-3"),  # of a card that says nothing, too
+        (("far_1e-3",), "far_1e-2"),
+        (("far_1e-2", "far_1e-3"), "far_1e-1"),
+        (("far_1e-1", "far_1e-2", "far_1e-3"), "far_1e-1"),
+    ],
+)
+def test_the_threshold_is_the_strictest_that_enough_false_accepts_tell_else_the_loosest(
+    tmp_path: Path, few: tuple[str, ...], chosen: str
+) -> None:
+    thresholds = {"accuracy": 0.5, "far_1e-1": 0.4, "far_1e-2": 0.2, "far_1e-3": 0.1, "far_1e-4": NOTHING}
+    basis = "9 pairs of one and 99 of two" + ("; " + few_remark(few) if few else "")
+    folder = write_embedder(tmp_path / "model", thresholds=thresholds, calibrated_on=basis if few else "")
+    reader = open_reader(str(folder), None)
+    limit = reader.threshold(None)
+    assert (limit.distance, limit.false_accept_rate) == (thresholds[chosen], far_of(chosen))
+    for name in ("far_1e-1", "far_1e-2", "far_1e-3"):
+        assert reader.threshold(far_of(name)).told_by_few == (name in few)
+
+
+def test_what_is_refused_is_told_the_strictest_looser_threshold_that_accepts_it(tmp_path: Path) -> None:
+    thresholds = {"accuracy": 0.5, "far_1e-1": 0.4, "far_1e-2": 0.2, "far_1e-3": 0.1}
+    reader = open_reader(str(write_embedder(tmp_path / "model", thresholds=thresholds)), None)
+    limit = reader.threshold(1e-3)
+    found = [reader.looser(limit, distance) for distance in (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)]
+    assert [each and each.false_accept_rate for each in found] == [None, None, 0.01, 0.01, 0.1, None]
+    assert reader.looser(reader.threshold(0.1), 0.45) is None
 
 
 def test_an_alignment_travels_from_the_faces_to_the_card(tmp_path: Path) -> None:

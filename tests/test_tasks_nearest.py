@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tasks import nearest as search
-from tasks.nearest import matrix_of, nearest
+from tasks.matrix import matrix_of
+from tasks.nearest import nearest
 
 NONE = np.empty(0, np.int64)
 
