@@ -1,6 +1,5 @@
 """Ranks that end together, whatever their own clocks say."""
 
-import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +10,7 @@ import torch
 import torch.distributed
 
 from tasks.stopping import Asking, agree
-
-JOIN_S = 120
+from tests.ranks import run_two
 
 
 @dataclass
@@ -57,13 +55,7 @@ def rank(number: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_with_clocks_of_their_own_stop_at_the_first_ones_word(tmp_path: Path) -> None:
-    start = multiprocessing.get_context("spawn").Process
-    processes = [start(target=rank, args=(number, tmp_path)) for number in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(JOIN_S)
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_two(rank, tmp_path)
     first, second = ((tmp_path / f"rank-{number}").read_text().split() for number in range(2))
     assert first == second
     assert float(first[0]) == 0.25

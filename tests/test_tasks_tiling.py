@@ -1,7 +1,7 @@
 """Tiles: they cover the picture, and what lies on their borders comes out once, exact."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
-from tasks.tiling import Tile, detect_in_tiles, found_twice, seen_elsewhere, starts_of, tiles_of
+from tasks.tiling import InPicture, Tile, detect_in_tiles, found_twice, seen_elsewhere, starts_of, tiles_of
 
 
 def bright(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -42,6 +42,33 @@ def short(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
     return found
 
 
+def scattered(
+    rng: np.random.Generator,
+    H: int,
+    W: int,
+    overlap: int,
+    refuse: Callable[..., bool] = lambda *_edges: False,
+) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    """A picture (H, W, 3) of rectangles that do not touch, of two brightnesses, and their edges and brightness."""
+    picture, rows = np.zeros((H, W, 3), np.uint8), []
+    for _ in range(60):
+        h, w = rng.integers(2, overlap - 2, 2).tolist()
+        y, x = int(rng.integers(0, H - h)), int(rng.integers(0, W - w))
+        if refuse(x, y, x + w, y + h):
+            continue
+        if not picture[max(y - 1, 0) : y + h + 1, max(x - 1, 0) : x + w + 1].any():
+            value = int(rng.choice([100, 200]))
+            picture[y : y + h, x : x + w] = value
+            rows.append((x, y, x + w, y + h, value))
+    return picture, rows
+
+
+def rows_of(found: InPicture) -> list[tuple[float, ...]]:
+    """Boxes with their labels, sorted."""
+    boxes, labels = found.boxes_xyxy.tolist(), found.labels.tolist()
+    return sorted((*box, label) for box, label in zip(boxes, labels, strict=True))
+
+
 @settings(max_examples=60)
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 90), st.integers(0, 60))
 def test_tiles_cover_the_picture_and_overlap_as_asked(
@@ -67,19 +94,9 @@ def test_objects_on_the_borders_of_tiles_come_out_once_and_exact(seed: int, size
     rng = np.random.default_rng(seed)
     side, overlap = sizes
     H, W = rng.integers(30, 260, 2).tolist()
-    picture, expected = np.zeros((H, W, 3), np.uint8), []
-    for _ in range(60):
-        h, w = rng.integers(2, overlap - 2, 2).tolist()
-        y, x = int(rng.integers(0, H - h)), int(rng.integers(0, W - w))
-        if not picture[max(y - 1, 0) : y + h + 1, max(x - 1, 0) : x + w + 1].any():
-            value = int(rng.choice([100, 200]))
-            picture[y : y + h, x : x + w] = value
-            expected.append((x, y, x + w, y + h, value))
+    picture, expected = scattered(rng, H, W, overlap)
     found = detect_in_tiles(picture, bright, side_px=side, overlap_px=overlap, nms_iou=0.5, batch_size=3)
-    rows = [
-        (*box, label) for box, label in zip(found.boxes_xyxy.tolist(), found.labels.tolist(), strict=True)
-    ]
-    assert sorted(rows) == sorted(expected)
+    assert rows_of(found) == sorted(expected)
 
 
 @settings(max_examples=60)
@@ -94,21 +111,12 @@ def test_boxes_that_end_short_of_the_edge_that_cuts_their_object_come_out_once(
     edges = [
         {edge for tile in tiles_of(H, W, side, overlap) for edge in tile[axis::2]} for axis in range(2)
     ]  # of x, of y
-    picture, expected = np.zeros((H, W, 3), np.uint8), []
-    for _ in range(60):
-        h, w = rng.integers(2, overlap - 2, 2).tolist()
-        y, x = int(rng.integers(0, H - h)), int(rng.integers(0, W - w))
-        if {x, x + w} & edges[0] or {y, y + h} & edges[1]:
-            continue  # whole in its tile, though it touches the edge: `short` would take it for cut
-        if not picture[max(y - 1, 0) : y + h + 1, max(x - 1, 0) : x + w + 1].any():
-            value = int(rng.choice([100, 200]))
-            picture[y : y + h, x : x + w] = value
-            expected.append((x, y, x + w, y + h, value))
+    # whole in its tile, though it touches the edge: `short` would take it for cut
+    picture, expected = scattered(
+        rng, H, W, overlap, lambda x0, y0, x1, y1: bool({x0, x1} & edges[0] or {y0, y1} & edges[1])
+    )
     found = detect_in_tiles(picture, short, side_px=side, overlap_px=overlap, nms_iou=0.5, batch_size=3)
-    rows = [
-        (*box, label) for box, label in zip(found.boxes_xyxy.tolist(), found.labels.tolist(), strict=True)
-    ]
-    assert sorted(rows) == sorted(expected)
+    assert rows_of(found) == sorted(expected)
 
 
 LEFT, RIGHT = Tile(0, 0, 64, 64), Tile(32, 0, 96, 64)

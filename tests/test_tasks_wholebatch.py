@@ -1,6 +1,5 @@
 """Two workers that compare the pictures of both: the gradient, the loss and the figures of one with the whole batch."""
 
-import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +18,8 @@ from data.records import Batch
 from models.faces import Embedded, FaceLoss
 from tasks.faces import loss
 from tasks.wholebatch import as_the_first_has, gathered, workers_of
+from tests.ranks import run_two
 
-JOIN_S = 120
 P, K = 6, 3  # people of a batch, pictures of each
 LABELS = np.repeat(np.arange(10), [2, 3, 4, 5, 2, 3, 4, 5, 2, 3])  # of some, pictures come twice
 PICTURES = torch.randn(len(LABELS), 12, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
@@ -95,14 +94,7 @@ def worker(rank: int, folder: Path) -> None:
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What two processes found, that trained side by side."""
     folder = tmp_path_factory.mktemp("workers")
-    start = multiprocessing.get_context("spawn").Process
-    processes = [start(target=worker, args=(rank, folder)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(JOIN_S)
-        process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_two(worker, folder)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
