@@ -135,7 +135,8 @@ class Yolo(Detector):
     def fit(self, sizes_wh: Callable[[], Tensor], seed: int) -> None:
         """Fit the anchors to boxes' widths and heights (N, 2), in pixels of the input, unless they cover them already.
 
-        The small ones go to the fine levels. Without enough boxes the anchors stay what they are.
+        The small ones go to the fine levels. Without enough boxes the anchors stay what they are, and where those that
+        are fitted cover fewer boxes: k-means looks at the mean overlap, which a few very long boxes hardly change.
         """
         num = self.num_anchors * len(self.strides)
         if self.assignment != "midpoint":
@@ -145,8 +146,10 @@ class Yolo(Detector):
             return
         recall = best_possible_recall(sizes, self.anchors.flatten(0, 1))
         if recall < LEAST_RECALL and len(sizes.unique(dim=0)) >= num:
-            self.anchors.copy_(kmeans_anchors(sizes, num, seed).view_as(self.anchors))
-            recall = best_possible_recall(sizes, self.anchors.flatten(0, 1))
+            fitted = kmeans_anchors(sizes, num, seed)
+            if (reached := best_possible_recall(sizes, fitted)) >= recall:
+                self.anchors.copy_(fitted.view_as(self.anchors))
+                recall = reached
         self.best_possible_recall.fill_(recall)
 
     def forward(self, images: Tensor, truths: Truths | None = None) -> dict[str, Tensor] | Found:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.detection import Truths
+from models.anchors import best_possible_recall, kmeans_anchors
 from models.bodies import BODIES, FROM_CLASSIFIERS, ClassifierBody, load_body, make_body
 from models.classification import ARCHITECTURES
 from models.detection import build
@@ -253,6 +254,17 @@ def test_anchors_are_fitted_only_where_they_do_not_cover_the_boxes() -> None:
     assert not torch.equal(model.anchors, first) and float(model.best_possible_recall) == 1
     sizes = model.anchors.flatten(0, 1).prod(1)
     assert (sizes.diff() >= 0).all()  # the small ones at the fine level
+
+
+def test_anchors_that_would_cover_fewer_boxes_are_not_taken() -> None:
+    model = yolo(assignment="midpoint")
+    first = model.anchors.clone()
+    sizes = (torch.rand(40, 2, generator=torch.Generator().manual_seed(113)) * 4.2 + 1.6).exp()
+    before = best_possible_recall(sizes, first.flatten(0, 1))
+    assert best_possible_recall(sizes, kmeans_anchors(sizes, 4, 0)) < before < 0.98
+    model.fit(lambda: sizes, 0)
+    assert torch.equal(model.anchors, first)
+    assert float(model.best_possible_recall) == pytest.approx(before)
 
 
 # --- the localiser ---------------------------------------------------------------------------------------------
