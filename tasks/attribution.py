@@ -56,7 +56,7 @@ class Attribution:
         return column, row
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a network that is moved to a GPU in it has no gradients afterwards
 def probabilities(subject: Subject, pictures: Tensor) -> Tensor:
     """(B, C, c, c) uint8 → (B, K) float32, single view, without a temperature."""
     network, device = subject.classifier.to(default_device()), default_device()

@@ -61,7 +61,7 @@ def network_input(blobs: Sequence[bytes], subject: Subject) -> Tensor:
     return single(torch.from_numpy(images), own)[0][0]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a network that is moved to a GPU in it has no gradients afterwards
 def look(
     rows: pa.Table, first: int, subjects: Sequence[Subject], layers: Sequence[dict[str, LayerFields]]
 ) -> Seen:
