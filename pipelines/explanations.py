@@ -1,5 +1,6 @@
 """What `./convoy explain prediction` does once its words are understood: no engine is needed for it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -68,12 +69,12 @@ def method_named(name: str) -> Method:
 
 
 def layer_of(subject: Subject, layer: str) -> str:
-    """The module whose map Grad-CAM shows; raises ValueError for one that is not there, or has no places."""
+    """The module whose map Grad-CAM shows; raises ValueError for one that is not there, or has one place at most."""
     layers = subject.fields()
     [name] = named_layers(subject.classifier.net, [layer], list(layers))
-    if not layers[name].has_places:
+    if math.prod(layers[name].shape[1:]) < 2:  # SqueezeNet's head gives maps of one place
         raise ValueError(
-            f"layer {layer} has no places: Grad-CAM needs a map; leave --layer out for the last one"
+            f"layer {layer} has no places: Grad-CAM needs a map of several; leave --layer out for the last one"
         )
     return name
 

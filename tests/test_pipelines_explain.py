@@ -242,7 +242,7 @@ def test_a_file_that_is_no_picture_is_told_of_and_the_others_are_explained(
         (("--window", "4"), "--window and --stride are of occlusion"),
         (("--method", "occlusion", "--layer", "stem"), "--layer (=stem) is of Grad-CAM"),
         (("--method", "occlusion", "--window", "40"), "window (=40) must lie in 1…32"),
-        (("--layer", "head"), "layer head has no places: Grad-CAM needs a map; leave --layer out"),
+        (("--layer", "head"), "layer head has no places: Grad-CAM needs a map of several; leave --layer out"),
     ],
 )
 def test_an_explanation_that_cannot_be_gets_one_clear_line(
