@@ -202,18 +202,17 @@ def views_of(request: Request, seen: Seen | None, pictures: list[dict[int, Any]]
         columns: list[list[UnitView]] = []
         for place, subject in enumerate(request.subjects):
             beside = partners.get(name, {}) if place else {}
-            units = [beside[unit][0] if beside else unit for unit in request.units[name]]
+            shown = [beside.get(unit, (unit, None)) for unit in request.units[name]]
+            units = [unit for unit, _ in shown]
             own = request.layers[place][name]
             patches: dict[int, Any] = {}
             if request.dataset is not None and seen is not None:
                 tops = seen.tops[place][name]
                 patches = patches_of(request.dataset, request.split, subject, own, tops, units)
-            notes = [f"r = {value:.2f}" if value is not None else "" for _, value in beside.values()]
             made = pictures[place * num + number]
-            columns.append([
-                UnitView(unit, tuple(patches.get(unit, ())), made.get(unit), note)
-                for unit, note in zip(units, notes or [""] * len(units), strict=True)
-            ])  # fmt: skip
+            columns.append(
+                [UnitView(unit, tuple(patches.get(unit, ())), made.get(unit), value) for unit, value in shown]
+            )
         views.append(LayerView(layer, tuple(zip(*columns, strict=True))))
     return views
 
@@ -286,8 +285,10 @@ def layer_document(view: LayerView) -> dict[str, Any]:
             "labels": ", ".join(f"{label} ×{num}" for label, num in own.labels()),
         }
         if other:
-            correlation = float(other[0].note.removeprefix("r = ")) if other[0].note else None
-            row["against"] = {"unit": other[0].unit, "correlation": correlation}
+            value = other[0].correlation
+            row["against"] = {
+                "unit": other[0].unit, "correlation": None if value is None else round(value, 2)
+            }  # fmt: skip
         units.append(row)
     layer = view.layer
     return {

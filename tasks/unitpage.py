@@ -34,17 +34,20 @@ APART = 0.15  # of a sheet: between two units of two networks each, in blocks
 
 @dataclass(frozen=True)
 class UnitView:
-    """One unit of one network; `note` says how it was chosen where that is not by its number."""
+    """One unit of one network; `correlation` with the unit it stands beside, where it was chosen by that."""
 
     unit: int
     patches: tuple[Patch, ...]
     synthesised: np.ndarray | None  # (C, s, s) uint8
-    note: str = ""
+    correlation: float | None = None
 
     @property
     def is_dead(self) -> bool:
-        """Whether it answers to no picture: its strongest activation is not above 0."""
-        return bool(self.patches) and self.patches[0].activation <= 0
+        """Whether it answers to no picture: all are 0 to it, as to a ReLU that is off.
+
+        Not where all are below 0, as a rare class's logit is: they have an order.
+        """
+        return bool(self.patches) and all(patch.activation == 0 for patch in self.patches)
 
     @property
     def shown_patches(self) -> tuple[Patch, ...]:
@@ -52,12 +55,13 @@ class UnitView:
         return () if self.is_dead else self.patches
 
     def labels(self) -> list[tuple[str, int]]:
-        """Labels of its patches, the most frequent first."""
-        return Counter(patch.label for patch in self.patches).most_common()
+        """Labels of its shown patches, the most frequent first."""
+        return Counter(patch.label for patch in self.shown_patches).most_common()
 
     def caption(self) -> list[str]:
         """Its number and strongest activation, and what its patches are of."""
-        lines = [f"unit {self.unit}" + (f" ({self.note})" if self.note else "")]
+        beside = "" if self.correlation is None else f" (r = {self.correlation:.2f})"
+        lines = [f"unit {self.unit}{beside}"]
         if self.is_dead:
             return [lines[0], "never above 0"]
         if self.patches:

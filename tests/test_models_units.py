@@ -158,7 +158,9 @@ def test_without_a_layer_grad_cam_takes_no_map_that_was_averaged_to_a_given_side
     net, x = network("vgg11"), torch.randn(1, 3, 32, 32)
     found = grad_cam(net, None, x, torch.tensor([3]))
     assert found.shape == (1, 2, 2)  # of 32 px one place is left, which avgpool makes 7x7 equal ones
-    torch.testing.assert_close(found, grad_cam(net, "features.19", x, torch.tensor([3])), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        found, grad_cam(net, "features.19", x, torch.tensor([3])), rtol=1e-4, atol=1e-7
+    )
 
 
 def test_a_network_without_maps_has_no_grad_cam() -> None:

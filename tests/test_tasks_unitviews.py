@@ -214,6 +214,17 @@ def test_a_layer_says_in_words_what_its_units_see() -> None:
 
 def test_a_unit_without_an_activation_above_nothing_is_called_so() -> None:
     patch = unitviews.Patch("a.png", "1", 0.0, 0, 0, np.zeros((1, 3, 3), np.uint8))
-    assert UnitView(3, (patch,), None).caption() == ["unit 3", "never above 0"]
+    dead = UnitView(3, (patch,), None)
+    assert dead.caption() == ["unit 3", "never above 0"] and dead.labels() == []
     assert UnitView(3, (), None).caption() == ["unit 3"]
     assert LayerView(LayerFields("a", (1,), (None,)), ()).units == ()
+
+
+def test_patches_of_a_unit_that_is_below_nothing_everywhere_are_shown() -> None:
+    patches = tuple(
+        unitviews.Patch(f"{i}.png", "1", -float(i), 0, 0, np.zeros((1, 3, 3), np.uint8)) for i in range(2)
+    )
+    below = UnitView(3, patches[1:], None, correlation=0.426)
+    assert below.shown_patches == patches[1:]
+    assert below.caption() == ["unit 3 (r = 0.43), up to -1", "1 ×1"]
+    assert UnitView(3, patches, None).shown_patches == patches
