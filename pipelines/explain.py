@@ -2,8 +2,8 @@
 
     ./convoy explain units models:/classifier-digits@champion --layer conv1 conv2
 
-The run key names the flow run, the folder below `runs/` and the MLflow run, which keeps the gallery (units.html), a
-contact sheet a layer, units.json, and patches.csv with the nine strongest patches of every unit. What was asked
+The run key names the flow run, the folder below `runs/` and the MLflow run, which keeps the gallery (units.html),
+contact sheets of each layer, units.json, and patches.csv with the nine strongest patches of every unit. What was asked
 for, and what was found so far, lie in that folder: a run that was stopped goes on.
 """
 
@@ -43,7 +43,7 @@ from tasks import registry
 from tasks.curvedata import Place, everywhere, here
 from tasks.lineage import Lineage, data_state, git_state, params_sha256
 from tasks.paths import ROOT
-from tasks.unitpage import LayerView, UnitView, field_text, write_gallery, write_sheet
+from tasks.unitpage import LayerView, UnitView, field_text, write_gallery, write_sheets
 from tasks.unitstate import Seen
 from tasks.unitviews import look_at_split, patches_of, rows_of, synthesise_each
 
@@ -231,8 +231,7 @@ def keep(
     files = [folder / "units.html"]
     write_gallery(files[0], views, short_names(names), what)
     for view in views:
-        files.append(folder / f"{view.layer.name}.png")
-        write_sheet(files[-1], view, short_names(names), what)
+        files += write_sheets(folder, view, short_names(names), what)
     if seen is not None:
         files.append(write_patches(folder / "patches.csv", request, seen))
     document = {

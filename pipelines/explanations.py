@@ -8,7 +8,7 @@ from typing import Any, get_args
 from data.decode import DecodeError, decode_image
 from models.units import named_layers
 from pipelines.imagefiles import find_images, require_there
-from tasks.attribution import Attribution, Method, attribute, write_page, write_sheet
+from tasks.attribution import Attribution, Method, attribute, write_page, write_sheets
 from tasks.folders import IMAGE_SUFFIXES
 from tasks.subject import Subject, open_subject
 
@@ -101,9 +101,8 @@ def row_of(found: Attribution) -> dict[str, Any]:
 
 
 def write_out(out: Path, found: list[Attribution], method: Method, what: str) -> list[Path]:
-    """The sheet and the page."""
+    """The sheets and the page."""
     out.mkdir(parents=True, exist_ok=True)
-    files = [out / "prediction.png", out / "prediction.html"]
-    write_sheet(files[0], found, method, what)
-    write_page(files[1], found, method, what)
-    return files
+    page = out / "prediction.html"
+    write_page(page, found, method, what)
+    return [*write_sheets(out, found, method, what), page]

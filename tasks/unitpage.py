@@ -1,4 +1,4 @@
-"""What units learn, to look at: a contact sheet (PNG) a layer, and one HTML page of all layers.
+"""What units learn, to look at: contact sheets (PNG) of each layer, and one HTML page of all layers.
 
 A unit is shown by the picture that was synthesised for it, then the nine patches of the dataset, strongest first, row
 by row. On the page a pointer on a patch shows its picture's name, label and activation.
@@ -17,7 +17,7 @@ from PIL import Image
 from data.files import write_whole
 from models.receptive import LayerFields
 from tasks import page
-from tasks.figures import save_figure, title
+from tasks.figures import save_figure, sheets_of, title
 from tasks.page import Mark, escape
 from tasks.unitstate import NUM_PATCHES
 from tasks.unitviews import Patch
@@ -156,9 +156,13 @@ def sheet(view: LayerView, names: Sequence[str], what: str) -> Figure:
     return figure
 
 
-def write_sheet(file: Path, view: LayerView, names: Sequence[str], what: str) -> None:
-    """Write the contact sheet of a layer as a PNG."""
-    save_figure(sheet(view, names, what), file)
+def write_sheets(folder: Path, view: LayerView, names: Sequence[str], what: str) -> list[Path]:
+    """Write the contact sheets of a layer, PNGs called after it."""
+    files = []
+    for file, part in sheets_of(folder, view.layer.name, len(view.units)):
+        save_figure(sheet(LayerView(view.layer, view.units[part]), names, what), file)
+        files.append(file)
+    return files
 
 
 def write_gallery(file: Path, views: Sequence[LayerView], names: Sequence[str], what: str) -> None:

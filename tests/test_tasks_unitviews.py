@@ -10,11 +10,11 @@ from data.dataset import Dataset
 from models.receptive import Field, LayerFields, Span
 from models.synthesis import SynthesisConfig, of_units
 from models.units import activations
-from tasks import classification, cluster, unitviews
+from tasks import classification, cluster, figures, unitviews
 from tasks.curvedata import everywhere, here
 from tasks.modelfile import save_model
 from tasks.subject import Subject, open_subject
-from tasks.unitpage import LayerView, UnitView, field_text
+from tasks.unitpage import LayerView, UnitView, field_text, write_sheets
 from tasks.unitviews import (
     Seen,
     crop_padded,
@@ -203,6 +203,17 @@ def test_units_are_synthesised_in_parts_and_answer(subject: Subject, tmp_path: P
         maps = activations(subject.classifier.net, [name], subject.classifier.normalise(x))[name]
         made, grey = of_units(maps, [3, 3], "channel").tolist()
         assert made > grey
+
+
+def test_units_that_do_not_fit_one_sheet_go_on_in_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(figures, "SHEET_CELLS", 2)
+    layer = LayerFields("fc", (5,), (None,) * 5)
+    units = tuple((UnitView(unit, (), np.zeros((1, 8, 8), np.uint8)),) for unit in range(5))
+    files = write_sheets(tmp_path, LayerView(layer, units), ["a"], "a net")
+    assert [file.name for file in files] == ["fc.png", "fc-2.png", "fc-3.png"]
+    assert all(file.stat().st_size for file in files)
 
 
 def test_a_layer_says_in_words_what_its_units_see() -> None:
