@@ -26,7 +26,7 @@ from data.dataset import Dataset, Split
 from data.decode import decode_many
 from data.evidence import pictures_at
 from data.files import whole
-from data.stream import RowReader
+from data.stream import RowReader, layout_of
 from models.receptive import Field, LayerFields
 from models.synthesis import SynthesisConfig, ascend, of_units
 from models.units import Moments, TopUnits, activations, strongest_places
@@ -37,7 +37,7 @@ from tasks.subject import Subject
 from tasks.unitstate import NUM_PATCHES, Seen, empty_seen, keep_seen, kept_seen, merge
 from tasks.views import single
 
-PIECE_ROWS = 256  # looked at by one call
+PIECE_ROWS, PIECE_BYTES = 256, 2**25  # looked at by one call, at most: photographs have megabytes each
 UNITS_PER_CALL = 4  # synthesised together
 KEEP_EVERY_S = 5.0  # at most so much of a pass is lost when it is stopped, but for the pieces under way
 
@@ -105,8 +105,9 @@ def look_at_split(
     begun, total = kept_seen(file) or (0, empty_seen(layers))
     on_progress(begun, num)
     reader = RowReader(dataset, split, ["image"], cache_bytes=0)
-    starts = range(begun, num, PIECE_ROWS)
-    pieces = zip(starts, reader.pieces(np.arange(begun, num), PIECE_ROWS), strict=True)
+    piece_rows = min(PIECE_ROWS, layout_of(dataset, split).rows_within(PIECE_BYTES))
+    starts = range(begun, num, piece_rows)
+    pieces = zip(starts, reader.pieces(np.arange(begun, num), piece_rows), strict=True)
     shared = where.share(tuple(subjects))
     calls = ((rows, first, shared, layers) for first, rows in pieces)
     found: dict[int, Seen] = {}
@@ -116,9 +117,9 @@ def look_at_split(
         while following in found:  # sums of floating-point numbers depend on their order
             merge(total, found.pop(following))
             following += 1
-        done += min(PIECE_ROWS, num - starts[place])
+        done += min(piece_rows, num - starts[place])
         if done == num or time.monotonic() - kept_at > KEEP_EVERY_S:
-            keep_seen(file, min(num, begun + following * PIECE_ROWS), total)
+            keep_seen(file, min(num, begun + following * piece_rows), total)
             kept_at = time.monotonic()
         on_progress(done, num)
     return total

@@ -1,12 +1,15 @@
 """The strongest patches of a split: one pass finds what a look at everything would, and crops show what units saw."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from data.dataset import Dataset
+from data.stream import layout_of
 from models.receptive import Field, LayerFields, Span
 from models.synthesis import SynthesisConfig, of_units
 from models.units import activations
@@ -86,6 +89,29 @@ def test_one_pass_finds_what_a_look_at_everything_finds(
         torch.testing.assert_close(tops.values, wanted, rtol=1e-4, atol=1e-5)
         units = torch.arange(maps.shape[1])[:, None]
         torch.testing.assert_close(maps[tops.pictures, units, tops.places], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_pieces_of_large_pictures_have_fewer(
+    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    layout = layout_of(digits, "test")
+    monkeypatch.setattr(unitviews, "PIECE_BYTES", layout.num_bytes * 50 // layout.num_rows)
+    sizes: list[int] = []
+    place = here()
+
+    def each(function: Any, calls: Any, *options: Any) -> Any:
+        listed = list(calls)
+        sizes.extend(len(rows) for rows, *_ in listed)
+        return place.each(function, listed, *options)
+
+    asked = (digits, "test", (subject,), [chosen(subject, *LAYERS)], replace(place, each=each))
+    found = look_at_split(*asked, tmp_path / "small.pt", lambda *_: None)
+    assert sum(sizes) == layout.num_rows and sizes[0] in (49, 50)
+    monkeypatch.undo()
+    straight = look_at_split(*asked[:-1], here(), tmp_path / "straight.pt", lambda *_: None)
+    for layer in LAYERS:  # the batches are others
+        values = (each.tops[0][layer].values for each in (found, straight))
+        torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
