@@ -263,13 +263,14 @@ def write_patches(file: Path, request: Request, seen: Seen) -> Path:
     assert request.dataset is not None
     text = io.StringIO(newline="")
     writer: csv.DictWriter[str] | None = None
-    for name, tops, layers in zip(request.names, seen.tops, request.layers, strict=True):
+    for subject, tops, layers in zip(request.subjects, seen.tops, request.layers, strict=True):
+        want = subject.preprocessing
         for layer in layers.values():
-            for row in rows_of(request.dataset, request.split, layer, tops[layer.name]):
+            for row in rows_of(request.dataset, request.split, want, layer, tops[layer.name]):
                 if writer is None:
                     writer = csv.DictWriter(text, ["model", *row])
                     writer.writeheader()
-                writer.writerow({"model": name, **row})
+                writer.writerow({"model": subject.source, **row})
     write_whole(file, text.getvalue())
     return file
 

@@ -26,10 +26,12 @@ from data.dataset import Dataset, Split
 from data.decode import decode_many
 from data.evidence import pictures_at
 from data.files import whole
+from data.letterbox import out_of_square, placement
 from data.stream import RowReader, layout_of
 from models.receptive import Field, LayerFields
 from models.synthesis import SynthesisConfig, ascend, of_units
 from models.units import Moments, TopUnits, activations, strongest_places
+from tasks.card import Preprocessing
 from tasks.curvedata import Place
 from tasks.inputs import crop_values
 from tasks.predict import PASS_MB, default_device
@@ -135,6 +137,22 @@ def window_of(field: Field | None, row: int, column: int, side_px: int) -> tuple
         (0, side_px) if span.side >= side_px else span.at(place) for span, place in spans
     )
     return (*top_bottom, *left_right)
+
+
+def seen_in_picture(
+    field: Field | None, row: int, column: int, want: Preprocessing, size_px: tuple[int, int]
+) -> tuple[float, ...]:
+    """What a unit's place sees of a picture as it lies in the dataset: left, top, right, bottom in its upright pixels.
+
+    `size_px` is its width and height. Cut at its edges, also where the network sees it reflected beyond them.
+    """
+    side = want.crop_px
+    spans = [(0, side)] * 2 if field is None else [field.columns.at(column), field.rows.at(row)]
+    box = np.clip([start for start, _ in spans] + [end for _, end in spans], 0, side)
+    box += (want.stored_px - side) // 2  # as tasks.views.centre lies
+    placed = placement(*size_px, want.stored_px, want.resize)
+    [seen] = out_of_square(box[None], np.array([placed]), np.array([size_px])).tolist()
+    return tuple(seen)
 
 
 def crop_padded(picture: np.ndarray, window: tuple[int, int, int, int], fill: Sequence[float]) -> np.ndarray:
@@ -249,17 +267,23 @@ def most_alike(moments: Moments, units: Sequence[int]) -> dict[int, tuple[int, f
     return dict(zip(units, zip(best.tolist(), values.tolist(), strict=True), strict=True))
 
 
-def rows_of(dataset: Dataset, split: Split, layer: LayerFields, tops: TopUnits) -> Iterator[dict[str, Any]]:
-    """The patches of all units of a layer as rows, for a table."""
-    table = dataset.table(split, ["id", "label"])
+def rows_of(
+    dataset: Dataset, split: Split, want: Preprocessing, layer: LayerFields, tops: TopUnits
+) -> Iterator[dict[str, Any]]:
+    """The patches of all units of a layer as rows, for a table; left … bottom in pixels of the dataset's picture."""
+    table = dataset.table(split, ["id", "label", "width", "height"])
     ids, labels = table["id"].to_pylist(), table["label"].to_pylist()
+    sizes_px = list(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True))
     width = layer.shape[-1] if layer.has_places else 1
     for unit, rank in itertools.product(range(len(tops.pictures)), range(NUM_PATCHES)):
         index, place = int(tops.pictures[unit, rank]), int(tops.places[unit, rank])
         if index < 0:
             continue
+        row, column = divmod(place, width)
+        box = seen_in_picture(layer.fields[unit], row, column, want, sizes_px[index])
         yield {
             "layer": layer.name, "unit": unit, "rank": rank + 1, "id": ids[index],
             "label": dataset.info.classes[labels[index]], "activation": float(tops.values[unit, rank]),
-            "row": place // width, "column": place % width,
+            "row": row, "column": column,
+            **dict(zip(("left", "top", "right", "bottom"), (round(edge, 2) for edge in box), strict=True)),
         }  # fmt: skip

@@ -14,6 +14,7 @@ from models.receptive import Field, LayerFields, Span
 from models.synthesis import SynthesisConfig, of_units
 from models.units import activations
 from tasks import classification, cluster, figures, unitviews
+from tasks.card import Preprocessing
 from tasks.curvedata import everywhere, here
 from tasks.modelfile import save_model
 from tasks.subject import Subject, open_subject
@@ -26,6 +27,7 @@ from tasks.unitviews import (
     network_input,
     patches_of,
     rows_of,
+    seen_in_picture,
     synthesise_each,
     window_of,
 )
@@ -185,6 +187,29 @@ def test_windows_are_fields_and_all_of_the_picture_where_those_are_larger() -> N
     assert window_of(None, 0, 0, 32) == (0, 32, 0, 32)
 
 
+@pytest.mark.parametrize(
+    ("resize", "stored_px", "crop_px", "size_px", "seen"),
+    [
+        ("squash", 32, 32, (64, 96), (8.0, 6.0, 16.0, 24.0)),
+        ("letterbox", 32, 32, (64, 32), (8.0, 0.0, 16.0, 0.0)),  # in the border above it
+        ("crop", 32, 32, (64, 32), (20.0, 2.0, 24.0, 8.0)),
+        ("crop", 32, 24, (128, 64), (48.0, 12.0, 56.0, 24.0)),
+        ("crop", 32, 40, (64, 32), (16.0, 0.0, 20.0, 4.0)),  # what is reflected counts as outside
+    ],
+)
+def test_a_field_lies_in_the_picture_as_the_dataset_has_it(
+    resize: Any, stored_px: int, crop_px: int, size_px: tuple[int, int], seen: tuple[float, ...]
+) -> None:
+    field = Field(Span(-6, 6, 8), Span(-4, 4, 8))
+    want = Preprocessing(stored_px=stored_px, crop_px=crop_px, pad_px=0, channels=3, resize=resize)
+    assert seen_in_picture(field, 1, 1, want, size_px) == pytest.approx(seen)
+
+
+def test_who_sees_the_whole_picture_sees_what_the_network_is_shown_of_it() -> None:
+    want = Preprocessing(stored_px=32, crop_px=24, pad_px=0, channels=3, resize="crop")
+    assert seen_in_picture(None, 0, 0, want, (128, 64)) == (40, 8, 88, 56)
+
+
 def test_what_lies_outside_a_picture_has_the_mean_colour() -> None:
     picture = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)
     patch = crop_padded(picture, (-1, 2, 1, 4), (0.5,))
@@ -207,9 +232,12 @@ def test_the_same_network_with_its_units_in_another_order_is_matched(
 
 def test_every_unit_has_nine_rows_in_the_table(digits: Dataset, subject: Subject, tmp_path: Path) -> None:
     seen, [layer] = look(digits, tmp_path, subject), chosen(subject, "features.3").values()
-    rows = list(rows_of(digits, "test", layer, seen.tops[0]["features.3"]))
+    rows = list(rows_of(digits, "test", subject.preprocessing, layer, seen.tops[0]["features.3"]))
     assert len(rows) == 16 * 9 and [row["rank"] for row in rows[:9]] == list(range(1, 10))
     assert len({row["id"] for row in rows[:9]}) == 9
+    width, height = digits.table("test", ["width", "height"]).to_pylist()[0].values()
+    assert all(0 <= row["left"] < row["right"] <= width for row in rows)
+    assert all(0 <= row["top"] < row["bottom"] <= height for row in rows)
 
 
 def test_units_are_synthesised_in_parts_and_answer(subject: Subject, tmp_path: Path) -> None:
