@@ -80,7 +80,7 @@ def _of_model(source: str, folder: Path) -> Subject:
     saved = load_model(folder)
     card = saved.card
     if card.family != "classification" or not isinstance(card.preprocessing, Preprocessing):
-        raise ValueError(f"{source} is a model for {card.family}: units are shown of classifiers of pictures")
+        raise ValueError(f"{source} is a model for {card.family}: classifiers of pictures alone are explained")
     if len(saved.members) != 1:
         runs = ", ".join(member.run for member in card.members)
         raise ValueError(
@@ -106,7 +106,7 @@ def _of_weights(source: str, network: str | None, px: int | None) -> Subject:
         raise ValueError(
             f"--input (={side}) is too small for {network}: it takes pictures of at least {least_px(network)} px"
         )
-    weights = read_weights(source, network, 3, registry.resolve_model)
+    weights = read_weights(source, network, 3, registry.resolve_model, "weights")
     arguments = arguments_of(network, side)
     with torch.device("meta"):
         skeleton = ARCHITECTURES[network](num_classes=2, channels=3, **arguments)
@@ -114,6 +114,6 @@ def _of_weights(source: str, network: str | None, px: int | None) -> Subject:
     own = [tensor for name, tensor in weights.state.items() if name in head]
     classes = tuple(f"class {number}" for number in range(len(own[-1]) if own else 0))
     classifier = build(network, len(classes), 3, arguments, weights.mean, weights.std)
-    load(classifier, weights, classes)
+    load(classifier, weights, classes, "weights", "--network")
     preprocessing = Preprocessing(stored_px=side, crop_px=side, pad_px=0, channels=3, resize="crop")
     return Subject(source, weights.sha256, network, classifier.eval(), classes, preprocessing, "")
