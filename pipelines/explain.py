@@ -103,6 +103,8 @@ def explain_units(
         keep_job(job, folder)
         going_on = resume_command("explain units", key, executor)
         reporter.note(f"run {key}: units of {' beside '.join(job.models)}; if cut off: {going_on}")
+        if request.note:
+            reporter.note(f"note: {request.note}")
         return run_steps(request, key, folder, reporter, executor, going_on)
 
 
@@ -227,7 +229,7 @@ def keep(
     data, names = request.dataset, request.names
     of = f", {data.info.name} {request.split}" if data else ""
     what = f"{' beside '.join(names)} ({request.subjects[0].architecture}{of})"
-    notes = [problem for problem in lineage.problems if data]
+    notes = [problem for problem in lineage.problems if data] + ([request.note] if request.note else [])
     files = [folder / "units.html"]
     write_gallery(files[0], views, short_names(names), what)
     for view in views:
