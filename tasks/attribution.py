@@ -27,6 +27,7 @@ from tasks.inputs import crop_values
 from tasks.page import escape
 from tasks.predict import PASS_MB, default_device
 from tasks.subject import Subject
+from tasks.temperature import with_temperature
 from tasks.unitviews import network_input
 
 Method = Literal["gradcam", "occlusion"]
@@ -58,11 +59,11 @@ class Attribution:
 
 @torch.no_grad()  # not inference_mode: a network that is moved to a GPU in it has no gradients afterwards
 def probabilities(subject: Subject, pictures: Tensor) -> Tensor:
-    """(B, C, c, c) uint8 → (B, K) float32, single view, without a temperature."""
+    """(B, C, c, c) uint8 → (B, K) float32, as prediction has them by the view `single`."""
     network, device = subject.classifier.to(default_device()), default_device()
     size = max(1, int(PASS_MB * 2**18 / crop_values(subject.preprocessing)))
     parts = [network(part.to(device)).float().softmax(1).cpu() for part in pictures.split(size)]
-    return torch.cat(parts)
+    return with_temperature(torch.cat(parts), subject.temperature)
 
 
 def class_numbers(subject: Subject, chances: Tensor, label: str | None) -> Tensor:

@@ -41,6 +41,7 @@ class Subject:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     dataset: str  # that it was trained on; "" if not known
+    temperature: float = 1.0  # of its probabilities by the view `single`
 
     def skeleton(self) -> nn.Module:
         """The network without numbers, on the meta device."""
@@ -108,7 +109,7 @@ def _of_model(source: str, folder: Path) -> Subject:
     assert isinstance(member, Classifier)
     return Subject(
         source, model_sha256(folder), card.members[0].architecture, member, card.classes, card.preprocessing,
-        card.dataset,
+        card.dataset, card.temperature if card.views == "single" else 1.0,
     )  # fmt: skip
 
 
