@@ -97,7 +97,6 @@ def test_pieces_of_large_pictures_have_fewer(
     digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     layout = layout_of(digits, "test")
-    monkeypatch.setattr(unitviews, "PIECE_BYTES", layout.num_bytes * 50 // layout.num_rows)
     sizes: list[int] = []
     place = here()
 
@@ -106,11 +105,11 @@ def test_pieces_of_large_pictures_have_fewer(
         sizes.extend(len(rows) for rows, *_ in listed)
         return place.each(function, listed, *options)
 
-    asked = (digits, "test", (subject,), [chosen(subject, *LAYERS)], replace(place, each=each))
-    found = look_at_split(*asked, tmp_path / "small.pt", lambda *_: None)
+    asked = (digits, "test", (subject,), [chosen(subject, *LAYERS)])
+    straight = look_at_split(*asked, here(), tmp_path / "straight.pt", lambda *_: None)
+    monkeypatch.setattr(unitviews, "PIECE_BYTES", layout.num_bytes * 50 // layout.num_rows)
+    found = look_at_split(*asked, replace(place, each=each), tmp_path / "small.pt", lambda *_: None)
     assert sum(sizes) == layout.num_rows and sizes[0] in (49, 50)
-    monkeypatch.undo()
-    straight = look_at_split(*asked[:-1], here(), tmp_path / "straight.pt", lambda *_: None)
     for layer in LAYERS:  # the batches are others
         values = (each.tops[0][layer].values for each in (found, straight))
         torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)
