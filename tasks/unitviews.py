@@ -235,7 +235,8 @@ def synthesise_each(
     `folder` keeps those that are done, by their place in this order: they are not made again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shared = {id(subject): where.share(subject) for subject, _, _ in wanted}
+    networks = {id(subject): subject for subject, _, _ in wanted}  # each once, of however many layers
+    shared = {key: where.share(subject) for key, subject in networks.items()}
     jobs = [
         (number, list(units[first : first + UNITS_PER_CALL]))
         for number, (_, _, units) in enumerate(wanted)
