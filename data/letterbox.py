@@ -1,20 +1,31 @@
-"""Whole pictures laid into squares, with a border of grey or squashed: where their boxes are, there and back."""
+"""Pictures laid into squares, with a border of grey, squashed, or their middle: where boxes are, there and back."""
 
 from typing import Literal
 
 import numpy as np
 
-from data.squares import letterboxed
+from data.squares import Resize, letterboxed
 
 Whole = Literal["letterbox", "squash"]
 
 
 def placement(
-    width_px: int, height_px: int, side_px: int, resize: Whole
+    width_px: int, height_px: int, side_px: int, resize: Resize
 ) -> tuple[float, float, float, float]:
-    """How a picture lies in its square: scale of x and y, and its upper left corner, in the square's pixels."""
+    """How a picture lies in its square: scale of x and y, and its upper left corner, in the square's pixels.
+
+    Of a `crop` that corner lies outside. As data.squares.fit lays it; where a JPEG was decoded smaller, a `crop` is off
+    by half a pixel at most.
+    """
     if resize == "squash":
         return side_px / width_px, side_px / height_px, 0.0, 0.0
+    if resize == "crop":
+        side = min(width_px, height_px)
+        scale = side_px / side
+        cut_x, cut_y = ((length - side) / 2 for length in (width_px, height_px))
+        if side == side_px:  # pixels are copied
+            cut_x, cut_y = cut_x // 1, cut_y // 1
+        return scale, scale, -scale * cut_x, -scale * cut_y
     width, height = letterboxed(width_px, height_px, side_px)
     left, top = (side_px - width) // 2, (side_px - height) // 2
     return width / width_px, height / height_px, float(left), float(top)

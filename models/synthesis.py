@@ -192,9 +192,10 @@ class _Redirecting(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in MOST:
-            return _Redirected.apply(args[0], MOST[func])
-        return func(*args, **(kwargs or {}))
+        most, more = MOST.get(func), kwargs or {}
+        if func is F.hardtanh and more.get("min_val") == 0:  # what nn.ReLU6 calls
+            most = more["max_val"]
+        return func(*args, **more) if most is None else _Redirected.apply(args[0], most)
 
 
 def of_units(maps: Tensor, units: Sequence[int], objective: Literal["channel", "centre"]) -> Tensor:

@@ -157,7 +157,10 @@ class Moments:
 
 
 class _LastMap(TorchFunctionMode):
-    """Keeps the last map with more places than one, whichever function made it: often no module's output."""
+    """Keeps the last map with more places than one, whichever function made it: often no module's output.
+
+    Not one that is averaged to a given number of places: VGG's 7x7 are one place, repeated, of a picture of 32 px.
+    """
 
     maps: Tensor | None = None
 
@@ -165,7 +168,8 @@ class _LastMap(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.ndim == 4 and result.shape[2:].numel() > 1:
+        is_map = isinstance(result, Tensor) and result.ndim == 4 and result.shape[2:].numel() > 1
+        if is_map and func is not F.adaptive_avg_pool2d:
             self.maps = result
         return result
 
@@ -174,8 +178,9 @@ def grad_cam(net: nn.Module, layer: str | None, x: Tensor, classes: Tensor) -> T
     """Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391): (B, h, w), none below 0, of a layer's map.
 
     The maps of the layer, each weighted by the mean gradient of the class's logit over its places, added and rectified;
-    without a layer those of the last maps that have more places than one, activation included. `x` (B, C, H, W)
-    normalised, `classes` (B,). Raises ValueError for a network without such maps.
+    without a layer those of the last maps that have more places than one, activation included, before they are averaged
+    to a given number of places. `x` (B, C, H, W) normalised, `classes` (B,). Raises ValueError for a network without
+    such maps.
     """
     kept: list[Tensor] = []
 
@@ -184,9 +189,10 @@ def grad_cam(net: nn.Module, layer: str | None, x: Tensor, classes: Tensor) -> T
         return output.clone()  # what comes after may write over it
 
     handle = net.get_submodule(layer).register_forward_hook(hook) if layer else None
+    x = x.detach().requires_grad_()  # not below: it would count as a map
     try:
         with torch.enable_grad(), _LastMap() as last:
-            logits = net(x.detach().requires_grad_())
+            logits = net(x)
     finally:
         if handle:
             handle.remove()

@@ -31,7 +31,7 @@ def units(
     *,
     layer: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     dataset: str | None = None,
-    split: Split = "test",
+    split: Split | None = None,
     unit: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
     show: int | None = None,
     against: str | None = None,
@@ -59,7 +59,7 @@ def units(
     dataset
         Whose pictures are looked at; otherwise the dataset that the model was trained on, where it is here.
     split
-        Which pictures.
+        Which pictures; the test split where it is not given.
     unit
         Units to show, by their numbers; otherwise the first ones.
     show
@@ -85,8 +85,9 @@ def units(
     if show is not None:
         nested["show"] = show
     if resume is not None and (
-        model or layer or dataset or unit or against or no_synthesis or network or px or class_names or nested
-    ):
+        model or layer or dataset or split or unit or against or no_synthesis or network or px is not None
+        or class_names or nested
+    ):  # fmt: skip
         raise ValueError(
             "--resume goes on with what was asked of that run: give nothing else but --out and --executor"
         )
@@ -98,7 +99,7 @@ def units(
     start_engines(executor)
     with quiet_stdout(as_json):
         summary = call_flow(
-            FLOW, model or "", tuple(layer or ()), dataset=dataset, split=split, units=tuple(unit or ()),
+            FLOW, model or "", tuple(layer or ()), dataset=dataset, split=split or "test", units=tuple(unit or ()),
             against=against, synthesis=not no_synthesis, network=network, px=px, class_names=read_names(class_names),
             changes=nested or None, executor=executor, resume=resume,
         )  # fmt: skip

@@ -2,8 +2,8 @@
 
     ./convoy explain units models:/classifier-digits@champion --layer conv1 conv2
 
-The run key names the flow run, the folder below `runs/` and the MLflow run, which keeps the gallery (units.html), a
-contact sheet a layer, units.json, and patches.csv with the nine strongest patches of every unit. What was asked
+The run key names the flow run, the folder below `runs/` and the MLflow run, which keeps the gallery (units.html),
+contact sheets of each layer, units.json, and patches.csv with the nine strongest patches of every unit. What was asked
 for, and what was found so far, lie in that folder: a run that was stopped goes on.
 """
 
@@ -43,7 +43,7 @@ from tasks import registry
 from tasks.curvedata import Place, everywhere, here
 from tasks.lineage import Lineage, data_state, git_state, params_sha256
 from tasks.paths import ROOT
-from tasks.unitpage import LayerView, UnitView, field_text, write_gallery, write_sheet
+from tasks.unitpage import LayerView, UnitView, field_text, write_gallery, write_sheets
 from tasks.unitstate import Seen
 from tasks.unitviews import look_at_split, patches_of, rows_of, synthesise_each
 
@@ -103,6 +103,8 @@ def explain_units(
         keep_job(job, folder)
         going_on = resume_command("explain units", key, executor)
         reporter.note(f"run {key}: units of {' beside '.join(job.models)}; if cut off: {going_on}")
+        if request.note:
+            reporter.note(f"note: {request.note}")
         return run_steps(request, key, folder, reporter, executor, going_on)
 
 
@@ -202,18 +204,17 @@ def views_of(request: Request, seen: Seen | None, pictures: list[dict[int, Any]]
         columns: list[list[UnitView]] = []
         for place, subject in enumerate(request.subjects):
             beside = partners.get(name, {}) if place else {}
-            units = [beside[unit][0] if beside else unit for unit in request.units[name]]
+            shown = [beside.get(unit, (unit, None)) for unit in request.units[name]]
+            units = [unit for unit, _ in shown]
             own = request.layers[place][name]
             patches: dict[int, Any] = {}
             if request.dataset is not None and seen is not None:
                 tops = seen.tops[place][name]
                 patches = patches_of(request.dataset, request.split, subject, own, tops, units)
-            notes = [f"r = {value:.2f}" if value is not None else "" for _, value in beside.values()]
             made = pictures[place * num + number]
-            columns.append([
-                UnitView(unit, tuple(patches.get(unit, ())), made.get(unit), note)
-                for unit, note in zip(units, notes or [""] * len(units), strict=True)
-            ])  # fmt: skip
+            columns.append(
+                [UnitView(unit, tuple(patches.get(unit, ())), made.get(unit), value) for unit, value in shown]
+            )
         views.append(LayerView(layer, tuple(zip(*columns, strict=True))))
     return views
 
@@ -228,12 +229,11 @@ def keep(
     data, names = request.dataset, request.names
     of = f", {data.info.name} {request.split}" if data else ""
     what = f"{' beside '.join(names)} ({request.subjects[0].architecture}{of})"
-    notes = [problem for problem in lineage.problems if data]
+    notes = [problem for problem in lineage.problems if data] + ([request.note] if request.note else [])
     files = [folder / "units.html"]
     write_gallery(files[0], views, short_names(names), what)
     for view in views:
-        files.append(folder / f"{view.layer.name}.png")
-        write_sheet(files[-1], view, short_names(names), what)
+        files += write_sheets(folder, view, short_names(names), what)
     if seen is not None:
         files.append(write_patches(folder / "patches.csv", request, seen))
     document = {
@@ -265,13 +265,14 @@ def write_patches(file: Path, request: Request, seen: Seen) -> Path:
     assert request.dataset is not None
     text = io.StringIO(newline="")
     writer: csv.DictWriter[str] | None = None
-    for name, tops, layers in zip(request.names, seen.tops, request.layers, strict=True):
+    for subject, tops, layers in zip(request.subjects, seen.tops, request.layers, strict=True):
+        want = subject.preprocessing
         for layer in layers.values():
-            for row in rows_of(request.dataset, request.split, layer, tops[layer.name]):
+            for row in rows_of(request.dataset, request.split, want, layer, tops[layer.name]):
                 if writer is None:
                     writer = csv.DictWriter(text, ["model", *row])
                     writer.writeheader()
-                writer.writerow({"model": name, **row})
+                writer.writerow({"model": subject.source, **row})
     write_whole(file, text.getvalue())
     return file
 
@@ -286,8 +287,10 @@ def layer_document(view: LayerView) -> dict[str, Any]:
             "labels": ", ".join(f"{label} ×{num}" for label, num in own.labels()),
         }
         if other:
-            correlation = float(other[0].note.removeprefix("r = ")) if other[0].note else None
-            row["against"] = {"unit": other[0].unit, "correlation": correlation}
+            value = other[0].correlation
+            row["against"] = {
+                "unit": other[0].unit, "correlation": None if value is None else round(value, 2)
+            }  # fmt: skip
         units.append(row)
     layer = view.layer
     return {

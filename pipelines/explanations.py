@@ -1,5 +1,6 @@
 """What `./convoy explain prediction` does once its words are understood: no engine is needed for it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -7,7 +8,7 @@ from typing import Any, get_args
 from data.decode import DecodeError, decode_image
 from models.units import named_layers
 from pipelines.imagefiles import find_images, require_there
-from tasks.attribution import Attribution, Method, attribute, write_page, write_sheet
+from tasks.attribution import Attribution, Method, attribute, write_page, write_sheets
 from tasks.folders import IMAGE_SUFFIXES
 from tasks.subject import Subject, open_subject
 
@@ -68,12 +69,12 @@ def method_named(name: str) -> Method:
 
 
 def layer_of(subject: Subject, layer: str) -> str:
-    """The module whose map Grad-CAM shows; raises ValueError for one that is not there, or has no places."""
+    """The module whose map Grad-CAM shows; raises ValueError for one that is not there, or has one place at most."""
     layers = subject.fields()
     [name] = named_layers(subject.classifier.net, [layer], list(layers))
-    if not layers[name].has_places:
+    if math.prod(layers[name].shape[1:]) < 2:  # SqueezeNet's head gives maps of one place
         raise ValueError(
-            f"layer {layer} has no places: Grad-CAM needs a map; leave --layer out for the last one"
+            f"layer {layer} has no places: Grad-CAM needs a map of several; leave --layer out for the last one"
         )
     return name
 
@@ -100,9 +101,8 @@ def row_of(found: Attribution) -> dict[str, Any]:
 
 
 def write_out(out: Path, found: list[Attribution], method: Method, what: str) -> list[Path]:
-    """The sheet and the page."""
+    """The sheets and the page."""
     out.mkdir(parents=True, exist_ok=True)
-    files = [out / "prediction.png", out / "prediction.html"]
-    write_sheet(files[0], found, method, what)
-    write_page(files[1], found, method, what)
-    return files
+    page = out / "prediction.html"
+    write_page(page, found, method, what)
+    return [*write_sheets(out, found, method, what), page]

@@ -6,7 +6,7 @@ from pathlib import Path
 def require_there(paths: tuple[Path, ...]) -> None:
     """Raise ValueError or FileNotFoundError where a person gave nothing, or nothing that is there."""
     if not paths:
-        raise ValueError("predict needs images: give files or folders after the model")
+        raise ValueError("no images: give files or folders after the model")
     if not any(path.exists() for path in paths):
         pattern = " (nothing matches the pattern)" if set(str(paths[0])) & set("*?[") else ""
         raise FileNotFoundError(f"no file or folder {paths[0]}{pattern}")

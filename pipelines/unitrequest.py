@@ -17,7 +17,7 @@ from pipelines.training import begun
 from tasks.paths import store
 from tasks.subject import Subject, is_bare, open_subject
 from tasks.unitstate import Seen
-from tasks.unitviews import most_alike
+from tasks.unitviews import most_alike, synthesis_px
 from tasks.versions import open_stored
 
 JOB_FILE = "units-job.json"
@@ -81,6 +81,15 @@ class Request:
     def names(self) -> list[str]:
         return [subject.source for subject in self.subjects]
 
+    @property
+    def note(self) -> str:
+        """Why no patches are shown; "" where they are."""
+        if self.dataset is not None:
+            return ""
+        trained = self.subjects[0].dataset
+        why = f"the dataset {trained!r} of its training is not here" if trained else "no dataset was named"
+        return f"no patches, pictures are synthesised alone: {why}; give --dataset"
+
 
 def open_subjects(
     sources: Sequence[str], network: str | None, px: int | None, class_names: Sequence[str]
@@ -95,6 +104,8 @@ def open_subjects(
 
 def request_of(job: UnitsJob) -> Request:
     """Find what was asked for; raises ValueError for a layer, unit or dataset that is not there."""
+    if not job.model:
+        raise ValueError("units of which model? Give a trained classifier, or bare weights")
     subjects = open_subjects(job.models, job.network, job.px, job.class_names)
     chosen: list[dict[str, LayerFields]] = []
     for subject in subjects:
@@ -109,6 +120,9 @@ def request_of(job: UnitsJob) -> Request:
     shown = {
         name: units_of(name, len(each.fields), job.units, job.config.show) for name, each in chosen[0].items()
     }
+    if job.synthesis:
+        for subject, layers in zip(subjects, chosen, strict=True):
+            require_side(subject, layers, job.config.synthesis)
     data = dataset_of(subjects[0], job.dataset)
     if data is None and not job.synthesis:
         raise ValueError(
@@ -118,6 +132,17 @@ def request_of(job: UnitsJob) -> Request:
         data.require_family("classification")
         data.require(job.split)
     return Request(tuple(subjects), tuple(chosen), shown, data, job.split, job.config, job.synthesis)
+
+
+def require_side(subject: Subject, layers: dict[str, LayerFields], config: SynthesisConfig) -> None:
+    """Raise ValueError where pictures of `side_px` are too small to be synthesised for a layer."""
+    for name, layer in layers.items():
+        side = synthesis_px(subject, layer, config)
+        if side < subject.preprocessing.crop_px and not subject.takes(side, name):
+            raise ValueError(
+                f"synthesis.side_px (={side}) is too small for layer {name} of {subject.architecture}: set it higher, "
+                f"up to {subject.preprocessing.crop_px}"
+            )
 
 
 def units_of(layer: str, num: int, units: Sequence[int], show: int) -> list[int]:

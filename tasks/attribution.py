@@ -22,11 +22,12 @@ from torch.nn import functional as F
 from data.files import write_whole
 from models.units import grad_cam, occlusion
 from tasks import page
-from tasks.figures import save_figure, title
+from tasks.figures import save_figure, sheets_of, title
 from tasks.inputs import crop_values
 from tasks.page import escape
 from tasks.predict import PASS_MB, default_device
 from tasks.subject import Subject
+from tasks.temperature import with_temperature
 from tasks.unitviews import network_input
 
 Method = Literal["gradcam", "occlusion"]
@@ -56,13 +57,13 @@ class Attribution:
         return column, row
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a network that is moved to a GPU in it has no gradients afterwards
 def probabilities(subject: Subject, pictures: Tensor) -> Tensor:
-    """(B, C, c, c) uint8 → (B, K) float32, single view, without a temperature."""
+    """(B, C, c, c) uint8 → (B, K) float32, as prediction has them by the view `single`."""
     network, device = subject.classifier.to(default_device()), default_device()
     size = max(1, int(PASS_MB * 2**18 / crop_values(subject.preprocessing)))
     parts = [network(part.to(device)).float().softmax(1).cpu() for part in pictures.split(size)]
-    return torch.cat(parts)
+    return with_temperature(torch.cat(parts), subject.temperature)
 
 
 def class_numbers(subject: Subject, chances: Tensor, label: str | None) -> Tensor:
@@ -189,8 +190,17 @@ def legend(method: Method, found: Sequence[Attribution]) -> str:
     )
 
 
-def write_sheet(file: Path, found: Sequence[Attribution], method: Method, what: str) -> None:
-    """Write picture and map of each as one PNG."""
+def write_sheets(folder: Path, found: Sequence[Attribution], method: Method, what: str) -> list[Path]:
+    """Write picture and map of each as PNGs, prediction.png and on."""
+    files = []
+    for file, part in sheets_of(folder, "prediction", len(found)):
+        save_figure(sheet(found[part], legend(method, found), what), file)
+        files.append(file)
+    return files
+
+
+def sheet(found: Sequence[Attribution], meaning: str, what: str) -> Figure:
+    """Picture and map of each; `meaning` of the colours."""
     num_columns = min(SHEET_COLUMNS, len(found))
     num_rows = -(-len(found) // num_columns)
     size = (max(2 * num_columns * CELL_IN, 5), num_rows * (CELL_IN + 0.3) + 0.6)
@@ -206,8 +216,8 @@ def write_sheet(file: Path, found: Sequence[Attribution], method: Method, what: 
         lines = caption(each)
         left.set_title(lines[0][:34], fontsize=8, loc="left", parse_math=False)
         right.set_title(f"{lines[1]}\n{lines[2]}"[:80], fontsize=8, loc="left", parse_math=False)
-    title(figure, what, legend(method, found))
-    save_figure(figure, file)
+    title(figure, what, meaning)
+    return figure
 
 
 def write_page(file: Path, found: Sequence[Attribution], method: Method, what: str) -> None:

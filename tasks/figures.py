@@ -7,7 +7,7 @@ grey print. Class names are shown as they are: a `$` in one starts no formula.
 import itertools
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 from unicodedata import east_asian_width
@@ -29,6 +29,7 @@ MAX_TICKS = 120  # classes up to which each row of the confusion matrix has its 
 MAX_SLICES = 40  # worst slices that their figure shows
 MAX_BARS = 100  # classes that the per-class figure shows
 CELL_IN, CAPTION_IN = (2.0, 2.55), 0.55  # width and height of a mistake in inches, and of its caption
+SHEET_CELLS = 128  # of a contact sheet, at most: matplotlib makes no picture of 65,536 px a side
 NUM_CONFUSIONS = 20  # most frequent confusions, listed beside a matrix whose cells are too small to read
 
 Caption = tuple[str, str, float]  # true class, predicted class, confidence
@@ -40,6 +41,13 @@ def save_figure(figure: Figure, file: Path | BinaryIO) -> None:
         # a class name in a script that the font lacks is drawn as boxes: no reason to fail an evaluation
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
         figure.savefig(file, dpi=DPI, format="png")
+
+
+def sheets_of(folder: Path, stem: str, num_cells: int) -> Iterator[tuple[Path, slice]]:
+    """Which cells come into which PNG: STEM.png, and of more than fit into one STEM-2.png too, and so on."""
+    for number, first in enumerate(range(0, num_cells, SHEET_CELLS), start=1):
+        name = f"{stem}.png" if number == 1 else f"{stem}-{number}.png"
+        yield folder / name, slice(first, first + SHEET_CELLS)
 
 
 def title(figure: Figure, shown: str, what: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from data.address import is_url
 from models.classification import (
@@ -21,6 +22,7 @@ from models.classification import (
 )
 from models.receptive import LayerFields, receptive_fields
 from models.stages import parameters_of, stages_of
+from models.units import activations
 from tasks import registry
 from tasks.card import Preprocessing
 from tasks.modelfile import load_model, model_sha256
@@ -39,16 +41,31 @@ class Subject:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     dataset: str  # that it was trained on; "" if not known
+    temperature: float = 1.0  # of its probabilities by the view `single`
+
+    def skeleton(self) -> nn.Module:
+        """The network without numbers, on the meta device."""
+        own = self.preprocessing
+        with torch.device("meta"):
+            arguments = arguments_of(self.architecture, own.crop_px)
+            net = ARCHITECTURES[self.architecture](
+                num_classes=len(self.classes), channels=own.channels, **arguments
+            )
+        return net.eval()
 
     def fields(self) -> dict[str, LayerFields]:
         """Shapes and receptive fields of its layers, for a picture as prediction shows it."""
-        px, channels = self.preprocessing.crop_px, self.preprocessing.channels
-        with torch.device("meta"):
-            arguments = arguments_of(self.architecture, px)
-            net = ARCHITECTURES[self.architecture](
-                num_classes=len(self.classes), channels=channels, **arguments
-            )
-        return receptive_fields(net, (channels, px, px))
+        own = self.preprocessing
+        return receptive_fields(self.skeleton(), (own.channels, own.crop_px, own.crop_px))
+
+    def takes(self, side_px: int, layer: str) -> bool:
+        """Whether a picture of that side is large enough for what lies before a layer, and for it."""
+        picture = torch.empty(1, self.preprocessing.channels, side_px, side_px, device="meta")
+        try:
+            activations(self.skeleton(), [layer], picture)
+        except RuntimeError:
+            return False
+        return True
 
 
 def is_bare(source: str) -> bool:
@@ -65,7 +82,7 @@ def open_subject(
     """
     if is_bare(source):
         subject = _of_weights(source, network, px)
-    elif network or px:
+    elif network is not None or px is not None:
         raise ValueError(f"{source} says itself which network it is: leave --network and --input out")
     else:
         subject = _of_model(source, registry.resolve_model(source))
@@ -80,7 +97,9 @@ def _of_model(source: str, folder: Path) -> Subject:
     saved = load_model(folder)
     card = saved.card
     if card.family != "classification" or not isinstance(card.preprocessing, Preprocessing):
-        raise ValueError(f"{source} is a model for {card.family}: units are shown of classifiers of pictures")
+        raise ValueError(
+            f"{source} is a model for {card.family}: classifiers of pictures alone are explained"
+        )
     if len(saved.members) != 1:
         runs = ", ".join(member.run for member in card.members)
         raise ValueError(
@@ -90,7 +109,7 @@ def _of_model(source: str, folder: Path) -> Subject:
     assert isinstance(member, Classifier)
     return Subject(
         source, model_sha256(folder), card.members[0].architecture, member, card.classes, card.preprocessing,
-        card.dataset,
+        card.dataset, card.temperature if card.views == "single" else 1.0,
     )  # fmt: skip
 
 
@@ -101,19 +120,24 @@ def _of_weights(source: str, network: str | None, px: int | None) -> Subject:
             f"{source} are bare weights: say by --network what they are of (got {network}); known: "
             f"{', '.join(ARCHITECTURES)}"
         )
-    side = px or usual_px(network)
+    side = usual_px(network) if px is None else px
     if side < least_px(network):
         raise ValueError(
             f"--input (={side}) is too small for {network}: it takes pictures of at least {least_px(network)} px"
         )
-    weights = read_weights(source, network, 3, registry.resolve_model)
+    weights = read_weights(source, network, 3, registry.resolve_model, "weights")
     arguments = arguments_of(network, side)
     with torch.device("meta"):
         skeleton = ARCHITECTURES[network](num_classes=2, channels=3, **arguments)
     head = parameters_of(skeleton, stages_of(skeleton)[-1:])
     own = [tensor for name, tensor in weights.state.items() if name in head]
-    classes = tuple(f"class {number}" for number in range(len(own[-1]) if own else 0))
+    if not own:
+        raise ValueError(
+            f"weights (={source}) have no head for {network} ({', '.join(sorted(head))}): give those of a whole "
+            "network, and by --network the one that they were trained for"
+        )
+    classes = tuple(f"class {number}" for number in range(len(own[-1])))
     classifier = build(network, len(classes), 3, arguments, weights.mean, weights.std)
-    load(classifier, weights, classes)
+    load(classifier, weights, classes, "weights", "--network")
     preprocessing = Preprocessing(stored_px=side, crop_px=side, pad_px=0, channels=3, resize="crop")
     return Subject(source, weights.sha256, network, classifier.eval(), classes, preprocessing, "")

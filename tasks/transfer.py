@@ -99,8 +99,17 @@ def num_frozen(config: TransferConfig, model: Classifier) -> int:
     return num - config.num_stages
 
 
-def load(model: Classifier, weights: Weights, classes: tuple[str, ...]) -> None:
-    """Put the weights into the model, but for a head of other classes; raises ValueError listing what does not fit."""
+def load(
+    model: Classifier,
+    weights: Weights,
+    classes: tuple[str, ...],
+    setting: str = "transfer.weights",
+    named: str = "model.name",
+) -> None:
+    """Put the weights into the model, but for a head of other classes; raises ValueError listing what does not fit.
+
+    `setting` is where a person gave the weights, `named` where they named the network.
+    """
     own = model.net.state_dict()
     head_stage = stages_of(model.net)[-1]
     head = parameters_of(model.net, [head_stage])
@@ -119,8 +128,8 @@ def load(model: Classifier, weights: Weights, classes: tuple[str, ...]) -> None:
     if faults := misfits(own, given):
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise ValueError(
-            f"transfer.weights (={weights.source}) do not fit this {type(model.net).__name__}: "
-            f"{'; '.join(faults[:SHOWN])}{more}. Choose the network (model.name) that they were trained for"
+            f"{setting} (={weights.source}) do not fit this {type(model.net).__name__}: "
+            f"{'; '.join(faults[:SHOWN])}{more}. Choose the network ({named}) that they were trained for"
         )
     model.net.load_state_dict(given, strict=True)
 

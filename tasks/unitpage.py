@@ -1,4 +1,4 @@
-"""What units learn, to look at: a contact sheet (PNG) a layer, and one HTML page of all layers.
+"""What units learn, to look at: contact sheets (PNG) of each layer, and one HTML page of all layers.
 
 A unit is shown by the picture that was synthesised for it, then the nine patches of the dataset, strongest first, row
 by row. On the page a pointer on a patch shows its picture's name, label and activation.
@@ -17,7 +17,7 @@ from PIL import Image
 from data.files import write_whole
 from models.receptive import LayerFields
 from tasks import page
-from tasks.figures import save_figure, title
+from tasks.figures import save_figure, sheets_of, title
 from tasks.page import Mark, escape
 from tasks.unitstate import NUM_PATCHES
 from tasks.unitviews import Patch
@@ -34,17 +34,20 @@ APART = 0.15  # of a sheet: between two units of two networks each, in blocks
 
 @dataclass(frozen=True)
 class UnitView:
-    """One unit of one network; `note` says how it was chosen where that is not by its number."""
+    """One unit of one network; `correlation` with the unit it stands beside, where it was chosen by that."""
 
     unit: int
     patches: tuple[Patch, ...]
     synthesised: np.ndarray | None  # (C, s, s) uint8
-    note: str = ""
+    correlation: float | None = None
 
     @property
     def is_dead(self) -> bool:
-        """Whether it answers to no picture: its strongest activation is not above 0."""
-        return bool(self.patches) and self.patches[0].activation <= 0
+        """Whether it answers to no picture: all are 0 to it, as to a ReLU that is off.
+
+        Not where all are below 0, as a rare class's logit is: they have an order.
+        """
+        return bool(self.patches) and all(patch.activation == 0 for patch in self.patches)
 
     @property
     def shown_patches(self) -> tuple[Patch, ...]:
@@ -52,12 +55,13 @@ class UnitView:
         return () if self.is_dead else self.patches
 
     def labels(self) -> list[tuple[str, int]]:
-        """Labels of its patches, the most frequent first."""
-        return Counter(patch.label for patch in self.patches).most_common()
+        """Labels of its shown patches, the most frequent first."""
+        return Counter(patch.label for patch in self.shown_patches).most_common()
 
     def caption(self) -> list[str]:
         """Its number and strongest activation, and what its patches are of."""
-        lines = [f"unit {self.unit}" + (f" ({self.note})" if self.note else "")]
+        beside = "" if self.correlation is None else f" (r = {self.correlation:.2f})"
+        lines = [f"unit {self.unit}{beside}"]
         if self.is_dead:
             return [lines[0], "never above 0"]
         if self.patches:
@@ -152,9 +156,13 @@ def sheet(view: LayerView, names: Sequence[str], what: str) -> Figure:
     return figure
 
 
-def write_sheet(file: Path, view: LayerView, names: Sequence[str], what: str) -> None:
-    """Write the contact sheet of a layer as a PNG."""
-    save_figure(sheet(view, names, what), file)
+def write_sheets(folder: Path, view: LayerView, names: Sequence[str], what: str) -> list[Path]:
+    """Write the contact sheets of a layer, PNGs called after it."""
+    files = []
+    for file, part in sheets_of(folder, view.layer.name, len(view.units)):
+        save_figure(sheet(LayerView(view.layer, view.units[part]), names, what), file)
+        files.append(file)
+    return files
 
 
 def write_gallery(file: Path, views: Sequence[LayerView], names: Sequence[str], what: str) -> None:

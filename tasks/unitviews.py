@@ -26,10 +26,12 @@ from data.dataset import Dataset, Split
 from data.decode import decode_many
 from data.evidence import pictures_at
 from data.files import whole
-from data.stream import RowReader
+from data.letterbox import out_of_square, placement
+from data.stream import RowReader, layout_of
 from models.receptive import Field, LayerFields
 from models.synthesis import SynthesisConfig, ascend, of_units
 from models.units import Moments, TopUnits, activations, strongest_places
+from tasks.card import Preprocessing
 from tasks.curvedata import Place
 from tasks.inputs import crop_values
 from tasks.predict import PASS_MB, default_device
@@ -37,7 +39,7 @@ from tasks.subject import Subject
 from tasks.unitstate import NUM_PATCHES, Seen, empty_seen, keep_seen, kept_seen, merge
 from tasks.views import single
 
-PIECE_ROWS = 256  # looked at by one call
+PIECE_ROWS, PIECE_BYTES = 256, 2**25  # looked at by one call, at most: photographs have megabytes each
 UNITS_PER_CALL = 4  # synthesised together
 KEEP_EVERY_S = 5.0  # at most so much of a pass is lost when it is stopped, but for the pieces under way
 
@@ -61,7 +63,7 @@ def network_input(blobs: Sequence[bytes], subject: Subject) -> Tensor:
     return single(torch.from_numpy(images), own)[0][0]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a network that is moved to a GPU in it has no gradients afterwards
 def look(
     rows: pa.Table, first: int, subjects: Sequence[Subject], layers: Sequence[dict[str, LayerFields]]
 ) -> Seen:
@@ -105,8 +107,9 @@ def look_at_split(
     begun, total = kept_seen(file) or (0, empty_seen(layers))
     on_progress(begun, num)
     reader = RowReader(dataset, split, ["image"], cache_bytes=0)
-    starts = range(begun, num, PIECE_ROWS)
-    pieces = zip(starts, reader.pieces(np.arange(begun, num), PIECE_ROWS), strict=True)
+    piece_rows = min(PIECE_ROWS, layout_of(dataset, split).rows_within(PIECE_BYTES))
+    starts = range(begun, num, piece_rows)
+    pieces = zip(starts, reader.pieces(np.arange(begun, num), piece_rows), strict=True)
     shared = where.share(tuple(subjects))
     calls = ((rows, first, shared, layers) for first, rows in pieces)
     found: dict[int, Seen] = {}
@@ -116,9 +119,9 @@ def look_at_split(
         while following in found:  # sums of floating-point numbers depend on their order
             merge(total, found.pop(following))
             following += 1
-        done += min(PIECE_ROWS, num - starts[place])
+        done += min(piece_rows, num - starts[place])
         if done == num or time.monotonic() - kept_at > KEEP_EVERY_S:
-            keep_seen(file, min(num, begun + following * PIECE_ROWS), total)
+            keep_seen(file, min(num, begun + following * piece_rows), total)
             kept_at = time.monotonic()
         on_progress(done, num)
     return total
@@ -136,10 +139,28 @@ def window_of(field: Field | None, row: int, column: int, side_px: int) -> tuple
     return (*top_bottom, *left_right)
 
 
+def seen_in_picture(
+    field: Field | None, row: int, column: int, want: Preprocessing, size_px: tuple[int, int]
+) -> tuple[float, ...]:
+    """What a unit's place sees of a picture as it lies in the dataset: left, top, right, bottom in its upright pixels.
+
+    `size_px` is its width and height. Cut at its edges, also where the network sees it reflected beyond them.
+    """
+    side = want.crop_px
+    spans = [(0, side)] * 2 if field is None else [field.columns.at(column), field.rows.at(row)]
+    box = np.clip([start for start, _ in spans] + [end for _, end in spans], 0, side)
+    box += (want.stored_px - side) // 2  # as tasks.views.centre lies
+    placed = placement(*size_px, want.stored_px, want.resize)
+    [seen] = out_of_square(box[None], np.array([placed]), np.array([size_px])).tolist()
+    return tuple(seen)
+
+
 def crop_padded(picture: np.ndarray, window: tuple[int, int, int, int], fill: Sequence[float]) -> np.ndarray:
     """A window of a picture (C, H, W) uint8; what lies outside has the colour `fill` (C,), in shares of 255."""
     top, bottom, left, right = window
     C, H, W = picture.shape
+    if window == (0, H, 0, W):
+        return picture  # no copy: of a deep layer thousands of units share it
     colour = np.round(255 * np.asarray(fill)).astype(np.uint8)[:, None, None]
     patch = np.broadcast_to(colour, (C, bottom - top, right - left)).copy()
     rows, columns = (max(top, 0), min(bottom, H)), (max(left, 0), min(right, W))
@@ -214,7 +235,8 @@ def synthesise_each(
     `folder` keeps those that are done, by their place in this order: they are not made again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shared = {id(subject): where.share(subject) for subject, _, _ in wanted}
+    networks = {id(subject): subject for subject, _, _ in wanted}  # each once, of however many layers
+    shared = {key: where.share(subject) for key, subject in networks.items()}
     jobs = [
         (number, list(units[first : first + UNITS_PER_CALL]))
         for number, (_, _, units) in enumerate(wanted)
@@ -248,17 +270,23 @@ def most_alike(moments: Moments, units: Sequence[int]) -> dict[int, tuple[int, f
     return dict(zip(units, zip(best.tolist(), values.tolist(), strict=True), strict=True))
 
 
-def rows_of(dataset: Dataset, split: Split, layer: LayerFields, tops: TopUnits) -> Iterator[dict[str, Any]]:
-    """The patches of all units of a layer as rows, for a table."""
-    table = dataset.table(split, ["id", "label"])
+def rows_of(
+    dataset: Dataset, split: Split, want: Preprocessing, layer: LayerFields, tops: TopUnits
+) -> Iterator[dict[str, Any]]:
+    """The patches of all units of a layer as rows, for a table; left … bottom in pixels of the dataset's picture."""
+    table = dataset.table(split, ["id", "label", "width", "height"])
     ids, labels = table["id"].to_pylist(), table["label"].to_pylist()
+    sizes_px = list(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True))
     width = layer.shape[-1] if layer.has_places else 1
     for unit, rank in itertools.product(range(len(tops.pictures)), range(NUM_PATCHES)):
         index, place = int(tops.pictures[unit, rank]), int(tops.places[unit, rank])
         if index < 0:
             continue
+        row, column = divmod(place, width)
+        box = seen_in_picture(layer.fields[unit], row, column, want, sizes_px[index])
         yield {
             "layer": layer.name, "unit": unit, "rank": rank + 1, "id": ids[index],
             "label": dataset.info.classes[labels[index]], "activation": float(tops.values[unit, rank]),
-            "row": place // width, "column": place % width,
+            "row": row, "column": column,
+            **dict(zip(("left", "top", "right", "bottom"), (round(edge, 2) for edge in box), strict=True)),
         }  # fmt: skip

@@ -102,6 +102,19 @@ def test_a_letterboxed_picture_has_a_grey_border_and_a_squashed_one_none() -> No
     assert (squashed.images == 0).all()
 
 
+@pytest.mark.parametrize("size", [(64, 64), (128, 96), (96, 192), (30, 20), (67, 64), (64, 67)])
+def test_a_box_of_the_middle_of_a_picture_comes_back(size: tuple[int, int]) -> None:
+    width, height = size
+    left, top, right, bottom = box = (width // 2 - 6, height // 2 - 8, width // 2 + 5, height // 2 + 7)
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[top:bottom, left:right] = 255
+    square = torch.from_numpy(to_square(Image.fromarray(pixels), 64, "crop"))
+    placed = np.array([placement(*size, 64, "crop")])
+    inside = into_square(np.array([box], float), placed)
+    assert np.allclose(seen_box(square), inside, atol=0 if min(size) == 64 else 1.01)  # 64: copied
+    assert np.allclose(out_of_square(inside, placed, np.array([size])), [box])
+
+
 def test_boxes_beyond_the_picture_come_back_cut_at_its_edges() -> None:
     placed, size = np.array([placement(64, 32, 64, "letterbox")]), np.array([[64, 32]])
     assert out_of_square(np.array([[-5.0, 0, 70, 64]]), placed, size).tolist() == [[0, 0, 64, 32]]

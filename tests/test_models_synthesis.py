@@ -79,8 +79,9 @@ def test_the_blur_is_gaussian() -> None:
     np.testing.assert_allclose(blurred(x, 1.5).numpy(), wanted, atol=1e-5)
 
 
-def test_a_unit_that_is_off_at_first_is_climbed_all_the_same() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 1, 3, bias=True), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+@pytest.mark.parametrize("relu", [nn.ReLU, nn.ReLU6])
+def test_a_unit_that_is_off_at_first_is_climbed_all_the_same(relu: Any) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 1, 3, bias=True), relu(inplace=True), nn.MaxPool2d(2))
     nn.init.constant_(net[0].weight, 1.0)  # type: ignore[arg-type]
     nn.init.constant_(net[0].bias, -0.75 * 27)  # type: ignore[arg-type]
     assert net(torch.full((1, 3, 24, 24), 0.5)).max() == 0
@@ -94,7 +95,7 @@ def test_a_unit_that_is_off_at_first_is_climbed_all_the_same() -> None:
 def test_redirected_gradients_are_the_usual_ones_where_there_are_any() -> None:
     x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)).mul(4).requires_grad_()
     weights = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
-    for relu in (F.relu, F.relu6, torch.relu):
+    for relu in (F.relu, F.relu6, torch.relu, nn.ReLU6()):
         [usual] = torch.autograd.grad((relu(x) * weights).sum(), [x])
         with _Redirecting():
             y = relu(x)

@@ -154,6 +154,21 @@ def test_without_a_layer_grad_cam_takes_the_last_map_as_it_is_pooled() -> None:
     torch.testing.assert_close(grad_cam(net, None, x, torch.tensor([3])), wanted, rtol=1e-4, atol=1e-7)
 
 
+def test_without_a_layer_grad_cam_takes_no_map_that_was_averaged_to_a_given_side() -> None:
+    net, x = network("vgg11"), torch.randn(1, 3, 32, 32)
+    found = grad_cam(net, None, x, torch.tensor([3]))
+    assert found.shape == (1, 2, 2)  # of 32 px one place is left, which avgpool makes 7x7 equal ones
+    torch.testing.assert_close(
+        found, grad_cam(net, "features.19", x, torch.tensor([3])), rtol=1e-4, atol=1e-7
+    )
+
+
+def test_a_network_without_maps_has_no_grad_cam() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    with pytest.raises(ValueError, match="no maps with more places than one"):
+        grad_cam(net, None, torch.randn(1, 3, 4, 4), torch.tensor([0]))
+
+
 def test_occlusion_is_that_of_one_window_at_a_time() -> None:
     generator = torch.Generator().manual_seed(0)
     picture = torch.randint(0, 256, (3, 7, 9), dtype=torch.uint8, generator=generator)

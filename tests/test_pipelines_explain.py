@@ -111,6 +111,9 @@ def test_bare_weights_are_shown_by_synthesis_alone(weights: str, run: Run, tmp_p
     assert code == 0, err
     summary = json.loads(printed)
     assert summary["dataset"] is None and summary["layers"][0]["name"] == "bn1"
+    assert [note.partition(":")[0] for note in summary["notes"]] == [
+        "no patches, pictures are synthesised alone"
+    ]
     assert not (tmp_path / "patches.csv").exists()
     with Image.open(tmp_path / "bn1.png") as sheet:
         assert sheet.width > 100
@@ -126,6 +129,21 @@ def test_bare_weights_are_shown_by_synthesis_alone(weights: str, run: Run, tmp_p
         (("MODEL", "--layer", "conv1", "--set", "synthesis.colour=1"), "colour is not a parameter"),
         (("MODEL",), "explain units needs a model and --layer NAME"),
         (("MODEL", "--layer", "conv1", "--resume", "k"), "give nothing else but --out and --executor"),
+        (("--split", "val", "--resume", "k"), "give nothing else but --out and --executor"),
+        (
+            ("no.pth", "--layer", "stem", "--network", "resnet8_cifar"),
+            "weights (=no.pth): there is no such file",
+        ),
+        (("WEIGHTS", "--layer", "stem", "--network", "resnet18"), "Choose the network (--network) that they"),
+        (("WEIGHTS", "--layer", "stem", "--network", "nin"), "have no head for nin (features."),
+        (
+            ("WEIGHTS", "--layer", "stem", "--network", "resnet8_cifar", "--input", "0"),
+            "--input (=0) is too small",
+        ),
+        (
+            ("MODEL", "--layer", "conv2", "--set", "synthesis.side_px=8"),
+            "synthesis.side_px (=8) is too small for layer",
+        ),
         (("WEIGHTS", "--layer", "stem"), "are bare weights: say by --network what they are of"),
         (("WEIGHTS", "--layer", "stem", "--network", "resnet8_cifar", "--no-synthesis"), "nothing to show"),
     ],
@@ -242,7 +260,7 @@ def test_a_file_that_is_no_picture_is_told_of_and_the_others_are_explained(
         (("--window", "4"), "--window and --stride are of occlusion"),
         (("--method", "occlusion", "--layer", "stem"), "--layer (=stem) is of Grad-CAM"),
         (("--method", "occlusion", "--window", "40"), "window (=40) must lie in 1…32"),
-        (("--layer", "head"), "layer head has no places: Grad-CAM needs a map; leave --layer out"),
+        (("--layer", "head"), "layer head has no places: Grad-CAM needs a map of several; leave --layer out"),
     ],
 )
 def test_an_explanation_that_cannot_be_gets_one_clear_line(

@@ -1,20 +1,24 @@
 """The strongest patches of a split: one pass finds what a look at everything would, and crops show what units saw."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from data.dataset import Dataset
+from data.stream import layout_of
 from models.receptive import Field, LayerFields, Span
 from models.synthesis import SynthesisConfig, of_units
 from models.units import activations
-from tasks import classification, cluster, unitviews
+from tasks import classification, cluster, figures, unitviews
+from tasks.card import Preprocessing
 from tasks.curvedata import everywhere, here
 from tasks.modelfile import save_model
 from tasks.subject import Subject, open_subject
-from tasks.unitpage import LayerView, UnitView, field_text
+from tasks.unitpage import LayerView, UnitView, field_text, write_sheets
 from tasks.unitviews import (
     Seen,
     crop_padded,
@@ -23,6 +27,7 @@ from tasks.unitviews import (
     network_input,
     patches_of,
     rows_of,
+    seen_in_picture,
     synthesise_each,
     window_of,
 )
@@ -86,6 +91,28 @@ def test_one_pass_finds_what_a_look_at_everything_finds(
         torch.testing.assert_close(tops.values, wanted, rtol=1e-4, atol=1e-5)
         units = torch.arange(maps.shape[1])[:, None]
         torch.testing.assert_close(maps[tops.pictures, units, tops.places], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_pieces_of_large_pictures_have_fewer(
+    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    layout = layout_of(digits, "test")
+    sizes: list[int] = []
+    place = here()
+
+    def each(function: Any, calls: Any, *options: Any) -> Any:
+        listed = list(calls)
+        sizes.extend(len(rows) for rows, *_ in listed)
+        return place.each(function, listed, *options)
+
+    asked = (digits, "test", (subject,), [chosen(subject, *LAYERS)])
+    straight = look_at_split(*asked, here(), tmp_path / "straight.pt", lambda *_: None)
+    monkeypatch.setattr(unitviews, "PIECE_BYTES", layout.num_bytes * 50 // layout.num_rows)
+    found = look_at_split(*asked, replace(place, each=each), tmp_path / "small.pt", lambda *_: None)
+    assert sum(sizes) == layout.num_rows and sizes[0] in (49, 50)
+    for layer in LAYERS:  # the batches are others
+        values = (each.tops[0][layer].values for each in (found, straight))
+        torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -159,6 +186,29 @@ def test_windows_are_fields_and_all_of_the_picture_where_those_are_larger() -> N
     assert window_of(None, 0, 0, 32) == (0, 32, 0, 32)
 
 
+@pytest.mark.parametrize(
+    ("resize", "stored_px", "crop_px", "size_px", "seen"),
+    [
+        ("squash", 32, 32, (64, 96), (8.0, 6.0, 16.0, 24.0)),
+        ("letterbox", 32, 32, (64, 32), (8.0, 0.0, 16.0, 0.0)),  # in the border above it
+        ("crop", 32, 32, (64, 32), (20.0, 2.0, 24.0, 8.0)),
+        ("crop", 32, 24, (128, 64), (48.0, 12.0, 56.0, 24.0)),
+        ("crop", 32, 40, (64, 32), (16.0, 0.0, 20.0, 4.0)),  # what is reflected counts as outside
+    ],
+)
+def test_a_field_lies_in_the_picture_as_the_dataset_has_it(
+    resize: Any, stored_px: int, crop_px: int, size_px: tuple[int, int], seen: tuple[float, ...]
+) -> None:
+    field = Field(Span(-6, 6, 8), Span(-4, 4, 8))
+    want = Preprocessing(stored_px=stored_px, crop_px=crop_px, pad_px=0, channels=3, resize=resize)
+    assert seen_in_picture(field, 1, 1, want, size_px) == pytest.approx(seen)
+
+
+def test_who_sees_the_whole_picture_sees_what_the_network_is_shown_of_it() -> None:
+    want = Preprocessing(stored_px=32, crop_px=24, pad_px=0, channels=3, resize="crop")
+    assert seen_in_picture(None, 0, 0, want, (128, 64)) == (40, 8, 88, 56)
+
+
 def test_what_lies_outside_a_picture_has_the_mean_colour() -> None:
     picture = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)
     patch = crop_padded(picture, (-1, 2, 1, 4), (0.5,))
@@ -181,9 +231,12 @@ def test_the_same_network_with_its_units_in_another_order_is_matched(
 
 def test_every_unit_has_nine_rows_in_the_table(digits: Dataset, subject: Subject, tmp_path: Path) -> None:
     seen, [layer] = look(digits, tmp_path, subject), chosen(subject, "features.3").values()
-    rows = list(rows_of(digits, "test", layer, seen.tops[0]["features.3"]))
+    rows = list(rows_of(digits, "test", subject.preprocessing, layer, seen.tops[0]["features.3"]))
     assert len(rows) == 16 * 9 and [row["rank"] for row in rows[:9]] == list(range(1, 10))
     assert len({row["id"] for row in rows[:9]}) == 9
+    width, height = digits.table("test", ["width", "height"]).to_pylist()[0].values()
+    assert all(0 <= row["left"] < row["right"] <= width for row in rows)
+    assert all(0 <= row["top"] < row["bottom"] <= height for row in rows)
 
 
 def test_units_are_synthesised_in_parts_and_answer(subject: Subject, tmp_path: Path) -> None:
@@ -205,6 +258,17 @@ def test_units_are_synthesised_in_parts_and_answer(subject: Subject, tmp_path: P
         assert made > grey
 
 
+def test_units_that_do_not_fit_one_sheet_go_on_in_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(figures, "SHEET_CELLS", 2)
+    layer = LayerFields("fc", (5,), (None,) * 5)
+    units = tuple((UnitView(unit, (), np.zeros((1, 8, 8), np.uint8)),) for unit in range(5))
+    files = write_sheets(tmp_path, LayerView(layer, units), ["a"], "a net")
+    assert [file.name for file in files] == ["fc.png", "fc-2.png", "fc-3.png"]
+    assert all(file.stat().st_size for file in files)
+
+
 def test_a_layer_says_in_words_what_its_units_see() -> None:
     field = Field(Span(-3, 7, 2), Span(-3, 7, 2))
     layer = LayerFields("conv1", (2, 16, 16), (field, field))
@@ -214,6 +278,17 @@ def test_a_layer_says_in_words_what_its_units_see() -> None:
 
 def test_a_unit_without_an_activation_above_nothing_is_called_so() -> None:
     patch = unitviews.Patch("a.png", "1", 0.0, 0, 0, np.zeros((1, 3, 3), np.uint8))
-    assert UnitView(3, (patch,), None).caption() == ["unit 3", "never above 0"]
+    dead = UnitView(3, (patch,), None)
+    assert dead.caption() == ["unit 3", "never above 0"] and dead.labels() == []
     assert UnitView(3, (), None).caption() == ["unit 3"]
     assert LayerView(LayerFields("a", (1,), (None,)), ()).units == ()
+
+
+def test_patches_of_a_unit_that_is_below_nothing_everywhere_are_shown() -> None:
+    patches = tuple(
+        unitviews.Patch(f"{i}.png", "1", -float(i), 0, 0, np.zeros((1, 3, 3), np.uint8)) for i in range(2)
+    )
+    below = UnitView(3, patches[1:], None, correlation=0.426)
+    assert below.shown_patches == patches[1:]
+    assert below.caption() == ["unit 3 (r = 0.43), up to -1", "1 ×1"]
+    assert UnitView(3, patches, None).shown_patches == patches
