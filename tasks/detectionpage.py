@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import page
-from tasks.evaluationpage import MAX_CLASSES, figures_of, first, headline, measured, table_of
+from tasks.evaluationpage import MAX_CLASSES, figures_of, first, headline, measured, particulars, table_of
 from tasks.page import escape
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def detection_page(report: "Report", figures: Sequence[Path]) -> str:
         + table_of([readable(row) for row in by_ap[:MAX_CLASSES]]),
         f'<h2>Slices</h2><p class="quiet">{SIZES}</p>{table_of([readable(row) for row in report.per_slice])}',
         figures_of(figures),
-        "<h2>What was measured</h2>"
-        + page.table(("", ""), [(key.replace("_", " "), str(value)) for key, value in about.items()]),
+        particulars(about),
     )
 
 

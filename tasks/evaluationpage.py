@@ -41,6 +41,12 @@ def measured(about: dict[str, Any]) -> str:
     return f"{networks}, view {about['registered_view']}, {about['precision']}, on {about['device']}"
 
 
+def particulars(about: dict[str, Any]) -> str:
+    """All that is said of what was measured, on what, and how."""
+    rows = [(key.replace("_", " "), str(value)) for key, value in about.items()]
+    return f"<h2>What was measured</h2>{page.table(('', ''), rows)}"
+
+
 def headline(numbers: Sequence[tuple[str, str]]) -> str:
     """Numbers in large print, each with what it is."""
     return f'<div class="numbers">{"".join(f"<div>{n}<span>{escape(text)}</span></div>" for n, text in numbers)}</div>'

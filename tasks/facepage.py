@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks import page
-from tasks.evaluationpage import headline, image, shown, table_of
+from tasks.evaluationpage import headline, image, particulars, shown, table_of
 from tasks.faces import ACCURACY, far_of
 from tasks.intervals import interval_of, metric_table
 from tasks.page import escape
@@ -39,8 +39,7 @@ def face_page(report: "Report", figures: Sequence[Path]) -> str:
         + table_of(report.shared_views),
         "".join(f"<h2>{escape(CAPTIONS[file.stem])}</h2>{image(file)}" for file in figures),
         worst_pairs(report),
-        "<h2>What was measured</h2>"
-        + page.table(("", ""), [(key.replace("_", " "), str(value)) for key, value in about.items()]),
+        particulars(about),
     )
 
 

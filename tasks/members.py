@@ -9,7 +9,6 @@ again and goes on from there, and so does a member when everything was killed: o
 A member's weights are those of the same run alone, with the same `train.cpus_per_worker`, bit for bit on a CPU.
 """
 
-import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,16 +22,15 @@ import torch
 from data.dataset import Dataset
 from data.stream import Layout
 from tasks.cluster import connect
-from tasks.distil import Teacher, keep_teacher
+from tasks.distil import Teacher
 from tasks.driverfiles import shared_files
-from tasks.features import caches
 from tasks.loop import Progress
 from tasks.mailbox import open_mailbox, read_mailbox
 from tasks.nodes import ClusterLost, Head, require_places
-from tasks.raytrain import run_rank, source_of
+from tasks.raytrain import run_rank, source_key, source_of
 from tasks.result import Listener, TrainResult, read_result
-from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, train
-from tasks.transfer import Weights, keep_weights
+from tasks.train import CHECKPOINTS, Executor, LocalSession, begin_run, keep, train
+from tasks.transfer import Weights
 
 POLL_S = 0.25
 MAX_LOST_PROCESSES = 3  # of a member, until it fails
@@ -130,7 +128,7 @@ class Crowd:
     def train(self, waiting: Sequence[int]) -> None:
         """Train the members at these places, and write what each leaves as soon as it has ended."""
         queue, head, lost = deque(waiting), Head(), False
-        layouts = {place: self.checked(place) for place in waiting}
+        layouts = {place: self.begun(place) for place in waiting}
         at_once = min(members_at_once(self.runs[place].config) for place in waiting)
         running: dict[Any, int] = {}
         try:
@@ -153,12 +151,11 @@ class Crowd:
                 for actor in (self.mailbox, *self.readers):
                     ray.kill(actor)
 
-    def checked(self, place: int) -> Layout:
+    def begun(self, place: int) -> Layout:
         run = self.runs[place]
-        run.folder.mkdir(parents=True, exist_ok=True)
-        keep_weights(run.folder, run.weights)
-        keep_teacher(run.folder, run.teacher)
-        return checked_layout(self.family_name, run.config, self.dataset, run.weights, run.teacher)
+        return begin_run(
+            self.family_name, run.config, self.dataset, run.folder, self.digest, run.weights, run.teacher
+        )
 
     def start(self, place: int, layout: Layout) -> Any:
         """Send a member to the cluster."""
@@ -189,12 +186,7 @@ class Crowd:
 
     def source(self, run: MemberRun, layout: Layout) -> dict[str, Any]:
         """Where a member's pictures come from: decoded once for all that decode alike, or readers of its own."""
-        values = run.config.model_dump(mode="json")
-        decides = [values.get(name) for name in ("input", "augment", "transfer")]
-        decides += [values["train"][name] for name in ("data_mode", "data_gb")]
-        if caches(run.config):  # features are of a network, and of what it computes in
-            decides += [values["model"], values["train"]["precision"]]
-        key = json.dumps(decides)
+        key = source_key(run.config)
         if key in self.sources:
             return self.sources[key]
         found = source_of(self.family_name, run.config, self.dataset, layout, run.weights)

@@ -97,9 +97,8 @@ def detect_in_tiles(
     scores, labels = (torch.cat([part[i] for part in found]) for i in (1, 2))
     of_tile = torch.repeat_interleave(torch.tensor([len(part[0]) for part in found])).to(boxes.device)
     left = scores.argsort(descending=True, stable=True)
-    for superfluous in (seen_elsewhere, found_twice):
-        gone = superfluous(boxes[left], scores[left], labels[left], of_tile[left], tiles, nms_iou)
-        left = left[~gone]
+    left = left[~seen_elsewhere(boxes[left], scores[left], labels[left], of_tile[left], tiles, nms_iou)]
+    left = left[~found_twice(boxes[left], labels[left], of_tile[left], tiles, nms_iou)]
     return InPicture(boxes[left], scores[left], labels[left])
 
 
@@ -136,22 +135,16 @@ def seen_elsewhere(
 
 
 def found_twice(
-    boxes_xyxy: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    of_tile: Tensor,
-    tiles: Sequence[Tile],
-    least_iou: float,
+    boxes_xyxy: Tensor, labels: Tensor, of_tile: Tensor, tiles: Sequence[Tile], least_iou: float
 ) -> Tensor:
     """Which boxes (N, 4) a better one of their class, of another tile, overlaps by more than `least_iou`: (N,) bool.
 
-    Of equal scores the first is better. What it overlaps goes whether it stays itself or not.
+    They come by falling score: the earlier is the better. What it overlaps goes whether it stays itself or not.
     """
     gone = torch.zeros_like(labels, dtype=torch.bool)
-    rank = scores.argsort(descending=True, stable=True).argsort()
     for number, edges in enumerate(boxes_xyxy.new_tensor(tiles)):
         near = (boxes_xyxy[:, 2:] > edges[:2]).all(1) & (boxes_xyxy[:, :2] < edges[2:]).all(1)
         mine, others = (of_tile == number).nonzero()[:, 0], (near & (of_tile != number)).nonzero()[:, 0]
-        better = (labels[mine, None] == labels[others]) & (rank[others] < rank[mine, None])
+        better = (labels[mine, None] == labels[others]) & (others < mine[:, None])
         gone[mine] = (better & (iou(boxes_xyxy[mine, None], boxes_xyxy[others]) > least_iou)).any(1)
     return gone

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.parameters import flatten
 from tasks.families import FAMILIES
 from tasks.features import key_of
 from tasks.feed import probe
-from tasks.search import source_key
+from tasks.raytrain import source_key
 from tasks.space import (
     NOT_SEARCHED,
     Choice,
@@ -93,12 +94,10 @@ def test_a_key_given_twice_or_none_at_all_is_refused() -> None:
 @families
 def test_what_is_not_searched_are_parameters_that_there_are(family: str) -> None:
     values = tiny_config(family).model_dump()
-    for key in NOT_SEARCHED:
-        found: Any = values
-        for name in key.split("."):
-            if name in ("transfer", "distil") and name not in found:
-                break
-            found = found[name]
+    names = [f"{name}." for name in flatten(values)]
+    missing = [key for key in NOT_SEARCHED if not any(name.startswith(f"{key}.") for name in names)]
+    of_some = ("transfer.weights", "distil.teacher")  # sections that not every family has
+    assert missing == [key for key in of_some if key.partition(".")[0] not in values]
 
 
 @families
@@ -174,3 +173,8 @@ def test_trials_that_differ_in_how_they_learn_share_their_features() -> None:
     kept = {"transfer__mode": "stages", "transfer__num_stages": 2, "transfer__cache_features": True}
     keys = {source_key(config_of(**kept, transfer__body_lr_factor=factor)) for factor in (0.1, 1.0)}
     assert len(keys) == 1
+
+
+def test_members_that_keep_their_pictures_otherwise_do_not_share_them() -> None:
+    changes = ({}, {"train__data_mode": "streaming"}, {"train__data_gb": 0.125})
+    assert len({source_key(tiny_config("classification", **each)) for each in changes}) == len(changes)

@@ -152,14 +152,27 @@ def test_a_part_goes_where_another_tile_shows_more_and_a_small_object_in_front_s
 
 def test_of_what_two_tiles_found_the_better_stays_and_what_one_found_is_left_alone() -> None:
     """Soft suppression leaves boxes that overlap: those of one tile are its detector's business."""
-    boxes = torch.tensor([[40.0, 10, 60, 30], [40, 10, 60, 29], [41, 10, 60, 30], [40, 10, 60, 30]])
-    scores, labels = torch.tensor([0.5, 0.3, 0.6, 0.4]), torch.tensor([1, 1, 1, 0])
-    gone = found_twice(boxes, scores, labels, torch.tensor([0, 0, 1, 1]), [LEFT, RIGHT], 0.5)
-    assert gone.tolist() == [True, True, False, False]
-    alone = found_twice(boxes, scores, labels, torch.zeros(4, dtype=torch.int64), [LEFT, RIGHT], 0.5)
+    boxes = torch.tensor([[41.0, 10, 60, 30], [40, 10, 60, 30], [40, 10, 60, 30], [40, 10, 60, 29]])
+    labels, of_tile = torch.tensor([1, 1, 0, 1]), torch.tensor([1, 0, 1, 0])
+    gone = found_twice(boxes, labels, of_tile, [LEFT, RIGHT], 0.5)
+    assert gone.tolist() == [False, True, False, True]
+    alone = found_twice(boxes, labels, torch.zeros_like(of_tile), [LEFT, RIGHT], 0.5)
     assert not alone.any()
-    equal = found_twice(boxes[:2], scores[[0, 0]], labels[:2], torch.tensor([1, 0]), [LEFT, RIGHT], 0.5)
-    assert equal.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("scores", "stays"), [((0.5, 0.6), 63.0), ((0.6, 0.5), 64.0), ((0.5, 0.5), 64.0)])
+def test_of_one_object_that_two_tiles_show_whole_the_surer_box_stays_else_the_first(
+    scores: tuple[float, float], stays: float
+) -> None:
+    # in the left tile and, of the same object, in the right one
+    edges = ((32.0, 8, 64, 40), (0.0, 8, 31, 40))
+    found = [
+        (torch.tensor([box]), torch.tensor([score]), torch.tensor([0]))
+        for box, score in zip(edges, scores, strict=True)
+    ]
+    picture = np.zeros((64, 96), np.uint8)
+    left = detect_in_tiles(picture, lambda _crops: found, side_px=64, overlap_px=32, nms_iou=0.5)
+    assert left.boxes_xyxy.tolist() == [[32, 8, stays, 40]]
 
 
 def test_an_object_longer_than_the_overlap_is_not_lost() -> None:
