@@ -276,7 +276,7 @@ class Record:
     def close(self) -> None:
         """End the records of trials that were cut off."""
         with undisturbed():
-            for run_id in self.runs.values():
+            for run_id in [*self.runs.values()]:  # where the cluster was lost, Tune is still there
                 registry.end_run(run_id, "KILLED")
 
 

@@ -34,7 +34,7 @@ from data.stream import RowReader
 from tasks.batches import Job, batch_of, batch_of_rows, join_arrays
 from tasks.families import FAMILIES
 from tasks.memory import ALLOCATOR
-from tasks.nodes import Head, beside_driver, is_embedded, num_places, require_places
+from tasks.nodes import Head, beside_driver, num_places, require_places
 from tasks.orphans import note_driver
 from tasks.paths import ROOT
 
@@ -191,20 +191,21 @@ def object_store_bytes() -> int:
 
 
 def disconnect() -> None:
-    """Leave the cluster; an embedded one ends with all its processes."""
+    """Leave the cluster; an embedded one ends with all its processes, or with this one where its head is gone."""
     with _connecting:
         if not ray.is_initialized():
             return
-        if is_embedded() or Head().fault() is None:
+        if Head().fault() is None:
             ray.shutdown()
         else:  # it would wait for a head that is gone, and after a minute end the process without a word
             atexit.unregister(ray.shutdown)
 
 
 def cluster_info() -> ClusterInfo:
-    """What the connected cluster has; raises RuntimeError if there is none."""
+    """What the connected cluster has; raises RuntimeError if there is none, ClusterLost if its head is gone."""
     if not ray.is_initialized():
         raise RuntimeError("not connected to Ray; call connect() first")
+    Head().wait()  # Ray would ask one that is gone for a minute, and then end the process without a word
     total = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     address = os.environ.get("RAY_ADDRESS", "embedded")

@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import psutil
 import ray
@@ -17,10 +18,15 @@ SHARES = 10_000  # Ray counts resources in ten-thousandths
 WAIT_S = 1.0  # for what runs on the cluster, until the head is looked after
 ASK_EVERY_S, ANSWER_S = 2.0, 2.0
 LOST_AFTER_S = 40.0  # Ray itself ends the driver, without a word, after a minute without its head
+EMBEDDED_LOST_AFTER_S = 10.0  # nobody starts that one again
+AGAIN = (
+    "what was done is kept: type the same command again, with --resume KEY where it told a key, and it goes on from "
+    "its last checkpoint"
+)
 
 
 class ClusterLost(ConnectionError):
-    """The cluster that this process is connected to is gone; another attempt needs another process."""
+    """The Ray that this process is connected to is gone; another attempt needs another process."""
 
 
 def is_embedded() -> bool:
@@ -108,16 +114,36 @@ class Head:
         return None
 
     def require(self) -> None:
-        """Raise ClusterLost once the head has not answered for LOST_AFTER_S. Cheap enough to be called all the time."""
+        """Raise ClusterLost once the head has not answered for LOST_AFTER_S, an embedded one for EMBEDDED_LOST_AFTER_S.
+
+        Cheap enough to be called all the time.
+        """
         if time.monotonic() - self.asked_s < ASK_EVERY_S:
             return
         fault = self.fault()
         self.asked_s = time.monotonic()
         if fault is None:
             self.heard_s = self.asked_s
-        elif self.asked_s - self.heard_s > LOST_AFTER_S:
-            raise ClusterLost(
-                f"the head of the Ray cluster ({self.address}) has not answered for "
-                f"{self.asked_s - self.heard_s:.0f} s: {fault}; start the cluster again, and then what was under way: "
-                "it goes on from its last checkpoint"
-            )
+            return
+        silent_s = self.asked_s - self.heard_s
+        told = f"({self.address}) has not answered for {silent_s:.0f} s: {fault}"
+        if is_embedded() and silent_s > EMBEDDED_LOST_AFTER_S:
+            raise ClusterLost(f"the head of the embedded Ray {told}; {AGAIN}")
+        if silent_s > LOST_AFTER_S:
+            raise ClusterLost(f"the head of the Ray cluster {told}; start the cluster again; {AGAIN}")
+
+    def wait(self) -> None:
+        """Return once the head answers, which it mostly does at once; raises ClusterLost as `require` does."""
+        while self.fault() is not None:
+            self.require()
+            time.sleep(WAIT_S)
+
+
+def gather(references: Sequence[ray.ObjectRef]) -> list[Any]:
+    """The values of references, as `ray.get` has them; raises ClusterLost where the head is lost while it waits."""
+    head, waiting = Head(), list(references)
+    while waiting:
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=WAIT_S)
+        if waiting:
+            head.require()
+    return list(ray.get(list(references)))

@@ -44,7 +44,7 @@ from tasks.features import cached_features, caches, started
 from tasks.feed import PREFETCH_BATCHES, Feeds, cache_bytes, choose_mode, fit_from, resident, stream_depth
 from tasks.loop import Progress, Session
 from tasks.mailbox import Bell, open_mailbox, read_mailbox
-from tasks.nodes import WAIT_S, ClusterLost, Head, beside_driver, is_embedded, use_own_interface
+from tasks.nodes import ClusterLost, beside_driver, gather, is_embedded, use_own_interface
 from tasks.raycontroller import PatientTrainController
 from tasks.raysnapshot import mend_snapshot
 from tasks.result import Listener
@@ -101,17 +101,14 @@ class Trainer(DataParallelTrainer):
         Ray Train would wait for ever for a cluster that is gone; at a signal it would abort, and end the process with
         the code 0.
         """
-        head = Head()
         settings = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"} | get_env_vars_to_propagate()
         start: Any = ray.remote(
             num_cpus=0, scheduling_strategy=beside_driver(), runtime_env={"env_vars": settings}
         )(PatientTrainController)
         controller = start.remote(**arguments)
-        running = controller.run.remote()
-        while not ray.wait([running], timeout=WAIT_S)[0]:
-            head.require()
-        ray.get(running)
-        return ray.get(controller.get_result.remote())
+        gather([controller.run.remote()])
+        [result] = gather([controller.get_result.remote()])
+        return result
 
 
 def storage(files: AbstractFileSystem, folder: Path) -> dict[str, Any]:

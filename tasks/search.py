@@ -3,7 +3,9 @@
 Tune places the trials, keeps so many of them at work, and starts those again whose process was lost. What is suggested,
 kept and stopped is the study's, through Tune's own doors for that, a Searcher and a TrialScheduler: its OptunaSearch
 tells Optuna that a trial which was stopped is complete, has one generator for all suggestions, so that a search that
-goes on repeats its first ones, and with ASHAScheduler and Tuner.restore it forgets rungs and the last trials.
+goes on repeats its first ones, and with ASHAScheduler and Tuner.restore it forgets rungs and the last trials. Tune asks
+the head of the cluster now and then, and waits for one that is gone until Ray ends the process without a word: it has a
+thread of its own, beside which the head is looked after.
 
 A trial is the ordinary training loop in one process on the train split, validated on the val split; nothing here opens
 the test split. Pictures are decoded once for all trials. Each keeps checkpoints in `trials/` of the search's folder,
@@ -13,6 +15,7 @@ until it ends.
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +41,7 @@ from tasks.families import FAMILIES, Family
 from tasks.features import caches, started
 from tasks.feed import fit_from
 from tasks.loop import Progress
-from tasks.nodes import beside_driver, num_places
+from tasks.nodes import WAIT_S, ClusterLost, Head, beside_driver, num_places
 from tasks.raytrain import resident_feeds, source_key, source_of, streamed_feeds
 from tasks.space import SearchConfig, SearchMetric, Space, changed, end_configs, own_values
 from tasks.study import Report, Study, Trial
@@ -47,6 +50,7 @@ from tasks.transfer import Weights
 
 JOURNAL, TRIALS, TUNE = "trials.journal", "trials", "tune"  # in a search's folder
 MAX_LOST_PROCESSES = 3  # of one trial
+LEAVE_S = 5.0  # for Tune to leave when it is told to: it takes ten steps a second, but may be at something with MLflow
 TIME_UP = "the search's time was up"
 # Tune's own: no files of each trial's results, no tables on the console, no handler of Ctrl-C that would go on as if
 # all were well, no change of folder in the trials, and no picture of the whole, since the study holds it.
@@ -59,8 +63,12 @@ SETTINGS = {
 }
 
 
+class Left(BaseException):
+    """Ends Tune's thread: at an Exception it would wait for its trials to end."""
+
+
 class Audience(Protocol):
-    """Whoever is told of the trials. Called in the thread that searches."""
+    """Whoever is told of the trials. Called in Tune's thread; at the end, in the one that called `search`."""
 
     def started(self, study: Study, trial: Trial) -> None:
         """A trial begins, or goes on."""
@@ -79,7 +87,7 @@ def search(
     """Run the trials of `plan` in `space` around the parameters `config`; with some in `folder`, the remaining ones.
 
     `weights` and `teacher` are what `config` names, as in tasks.train. Raises ValueError for parameters that do not fit
-    the dataset or the cluster, and where no trial came to its end.
+    the dataset or the cluster, and where no trial came to its end, and ClusterLost.
     """
     connect()
     layout = require_trainable(family, config, space, dataset, teacher)
@@ -173,12 +181,17 @@ def run_trials(
             verbose=0,
         ),
     )
+    helpers = [source]
     try:
-        tuner.fit()
+        Tuning(tuner, ledger).follow()
     except TuneError as error:
         raise ledger.error or error from None  # Tune raises the text of a traceback in place of what it met
+    except ClusterLost:
+        helpers.clear()  # nobody is there to end them
+        raise
     finally:
-        ray.kill(source)
+        for actor in helpers:
+            ray.kill(actor)
         shutil.rmtree(folder / TUNE, ignore_errors=True)
     if ledger.error is not None:
         raise ledger.error
@@ -193,6 +206,48 @@ def num_concurrent(plan: SearchConfig, cpus: int, gpus: float) -> int:
 # --- in the process that searches ----------------------------------------------------------------------------------
 
 
+class Tuning(threading.Thread):
+    """Tune at work."""
+
+    def __init__(self, tuner: Any, ledger: "Ledger") -> None:
+        super().__init__(name="tune", daemon=True)
+        self.tuner, self.ledger = tuner, ledger
+        # not `join`: a signal in the middle of it would have the thread pass for dead (bpo-46726)
+        self.over = threading.Event()
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.tuner.fit()
+        except Left:
+            pass
+        except Exception as error:  # a thread's exception would be lost
+            self.error = error
+        finally:
+            self.over.set()
+
+    def follow(self) -> None:
+        """Wait for the end, and raise what Tune raised; ClusterLost where the head is lost before that.
+
+        Raises what a signal's handler raises, and Tune leaves its trials where they are.
+        """
+        head = Head()
+        try:
+            while not self.over.wait(WAIT_S):
+                head.require()
+        except ClusterLost as lost:
+            # Tune is left alone: what it has, the head is asked to free, by whichever thread frees it.
+            self.ledger.error = ClusterLost(*lost.args)
+            raise
+        except BaseException:
+            self.ledger.left = True
+            self.over.wait(LEAVE_S)
+            raise
+        if self.error is not None:
+            raise self.error
+
+
 @dataclass
 class Ledger:
     """Between Tune, which has ids, and the study, which has numbers; and whoever is told."""
@@ -203,7 +258,8 @@ class Ledger:
     audience: Audience
     numbers: dict[str, int] = field(default_factory=dict)  # of trials that run, by Tune's ids
     stopped: set[int] = field(default_factory=set)
-    error: Exception | None = None  # what was raised here first
+    error: Exception | None = None  # what was raised here first, or ended the search
+    left: bool = False  # whether Tune is to end at once
 
     def __post_init__(self) -> None:
         trials = self.study.trials()
@@ -215,9 +271,15 @@ class Ledger:
         """Nothing: Tune pickles its parts to restore them some day; here that is what the journal is for."""
         return {}
 
+    def stay(self) -> None:
+        """End Tune's thread if it is to end."""
+        if self.left:
+            raise Left
+
     @contextmanager
     def remembering(self) -> Iterator[None]:
         """Raise what was raised here before: Tune logs what a trial's end raises, and runs the trial again."""
+        self.stay()
         if self.error is not None:
             raise self.error
         try:
@@ -294,6 +356,10 @@ class Rungs(FIFOScheduler):
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
         self.ledger = ledger
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        self.ledger.stay()  # here, since Tune comes by at each of its steps
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
         with self.ledger.remembering():

@@ -53,8 +53,8 @@ class Command:
 
     @property
     def key(self) -> str:
-        """The run key that it told."""
-        found = re.search(r"^run ([\w-]+):", self.err, re.MULTILINE)
+        """The key of the run, or of the search, that it told."""
+        found = re.search(r"^(?:run|search) ([\w-]+):", self.err, re.MULTILINE)
         assert found, self.err
         return found[1]
 

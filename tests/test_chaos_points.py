@@ -181,11 +181,63 @@ def test_a_training_on_ray_outlasts_the_death_of_each_of_its_processes(
             assert code == 0, err
         else:
             assert code != 0
+        if victim == "gcs":
+            judge_loss(code, err)
         key, document = hurt.key, json.loads((hurt.folder / "out").read_text() or "null")
         assert hurt.left_after(RAY_AGENTS_S) == []
     if code:
         document = run(straight.home, tmp_path / "again", "train", "--resume", key)
     judge_run(straight, key, document)
+
+
+def judge_loss(code: int, err: str) -> None:
+    """The one error, last, of a command whose embedded Ray has lost its head."""
+    assert code == 1, err
+    assert err.splitlines()[-1].startswith("convoy: the head of the embedded Ray ("), err
+    assert "type the same command again" in err.splitlines()[-1]
+
+
+SEARCH = (
+    "search", *TRAIN[1:], "--stop-after", "search", "--space", "optim.lr=0.05,0.01", "--trials", "2",
+    "--max-concurrent", "1", *tiny_changes(),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def searched(straight: Straight, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The trials of a search that nobody disturbed."""
+    return trials_of(run(straight.home, tmp_path_factory.mktemp("searched") / "run", *SEARCH))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["gcs", "term", "ctrl-c"])
+def test_a_search_that_loses_the_head_of_its_ray_or_is_stopped_says_so_and_goes_on(
+    fault: str, straight: Straight, searched: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with running(straight.home, tmp_path / "hurt", SEARCH, "tasks.train:LocalSession.save:3") as hurt:
+        there = hurt.reach()
+        if fault == "gcs":
+            RAY_FAULTS[fault](hurt, there)
+        else:
+            FAULTS[fault](hurt)
+        hurt.let_go()
+        code, err = hurt.end()
+        assert "Traceback" not in err
+        if fault == "gcs":
+            judge_loss(code, err)
+        else:
+            assert code == CODES[fault] and err.splitlines()[-1] == "convoy: stopped", err
+        assert hurt.left_after(RAY_AGENTS_S) == []
+    assert statuses(hurt.key) == ["FAILED" if fault == "gcs" else "KILLED"]
+    assert trials_of(run(straight.home, tmp_path / "again", "search", "--resume", hurt.key)) == searched
+    assert statuses(hurt.key) == ["FINISHED"] and running_records() == []
+
+
+def trials_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """What came of the trials of a search, but for how long they took."""
+    return [
+        {name: row[name] for name in ("trial", "state", "value", "changes")} for row in document["trials"]
+    ]
 
 
 @pytest.mark.slow
@@ -465,6 +517,8 @@ def test_a_re_embedding_outlasts_the_death_of_each_process_of_ray(
         code, err = hurt.end()
         assert "Traceback" not in err
         assert (code == 0) == (victim == "worker"), err  # what a lost worker did is done once more
+        if victim == "gcs":
+            judge_loss(code, err)
         with Gallery.open(folder_of(gallery)) as opened:
             assert opened.check() == len(opened.people())
         assert hurt.left_after(RAY_AGENTS_S) == []

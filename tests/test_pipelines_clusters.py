@@ -304,6 +304,36 @@ def test_a_head_that_is_lost_ends_the_run_clearly_and_it_goes_on_under_a_new_one
 
 
 @pytest.mark.chaos
+def test_a_head_that_is_lost_ends_a_search_clearly_and_it_goes_on_under_a_new_one(
+    all_there: Machines,
+) -> None:
+    place, before = all_there, set((all_there.home / "runs").glob("*"))
+    process = place.popen(
+        "search", *TRAIN[1:-3], "--stop-after", "search", "--space", "optim.lr=0.05,0.01", "--trials", "2",
+        *sets(**LONG, num_workers=1),
+    )  # fmt: skip
+
+    def kept() -> set[Path]:
+        """Folders of searches in which a trial has kept a checkpoint."""
+        assert process.poll() is None, process.communicate()
+        return {file.parents[2] for file in (place.home / "runs").glob("*/trials/*/step-*.pt")} - before
+
+    wait_for(kept, COMMAND_S, "a checkpoint")
+    [folder] = kept()
+    place.nodes[0].power_off()
+    code, _, err = finish(process)
+    assert code == 1, err
+    assert f"the head of the Ray cluster ({place.ray_address}) has not answered for" in err.splitlines()[-1]
+    assert mlflow_runs(place, folder.name)[0][0] == "FAILED"
+    place.boot_again()
+    place.start_ray()
+    summary = convoy(place, "search", "--resume", folder.name, "--json")
+    assert [row["changes"] for row in summary["trials"]] == [{"optim.lr": 0.05}, {"optim.lr": 0.01}]
+    assert {row["state"] for row in summary["trials"]} <= {"finished", "stopped early"}
+    assert [state for state, _ in mlflow_runs(place, folder.name)] == ["FINISHED"]
+
+
+@pytest.mark.chaos
 def test_an_elastic_run_goes_on_with_the_workers_that_are_left(all_there: Machines) -> None:
     place, (_, far, _) = all_there, all_there.nodes
     process, key = begin(place, min_workers=1)

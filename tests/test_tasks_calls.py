@@ -3,12 +3,14 @@
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import ray
 
-from tasks import calls, cluster
+from tasks import calls, cluster, nodes
 from tasks.calls import call_each
-from tasks.nodes import ClusterLost
+from tasks.nodes import ClusterLost, gather
 
 
 class Lost:
@@ -49,3 +51,15 @@ def test_nobody_waits_for_a_cluster_that_is_gone(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ClusterLost):
         list(call_each(time.sleep, [(600.0,)], 1, 0))
     assert time.monotonic() - began_s < 60
+
+
+def test_values_are_gathered_in_their_order_unless_the_head_is_lost_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    call: Any = calls._call
+    assert gather([call.remote(divmod, 1, number, 4) for number in (9, 2)]) == [(2, 1), (0, 2)]
+    monkeypatch.setattr(nodes, "Head", Lost)
+    endless = call.remote(time.sleep, 1, 600.0)
+    with pytest.raises(ClusterLost):
+        gather([endless])
+    ray.cancel(endless, force=True)

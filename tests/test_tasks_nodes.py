@@ -33,20 +33,66 @@ def test_nodes_that_are_alike_are_told_together() -> None:
     assert inventory([{"CPU": 4.0}, NODE, {"CPU": 4.0}]) == "8 CPUs and 3 GPUs, 2 × 4 CPUs and 0 GPUs"
 
 
-def test_a_head_that_is_silent_for_long_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """What takes the head's place; it is asked each time."""
     monkeypatch.setattr(nodes, "ASK_EVERY_S", 0.0)
-    server = socket.create_server(("127.0.0.1", 0))
-    context = SimpleNamespace(gcs_address=f"127.0.0.1:{server.getsockname()[1]}")
-    monkeypatch.setattr(nodes.ray, "get_runtime_context", lambda: context)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        context = SimpleNamespace(gcs_address=f"127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(nodes.ray, "get_runtime_context", lambda: context)
+        yield server
+
+
+@pytest.mark.parametrize(("address", "limit", "told"), [
+    (None, "EMBEDDED_LOST_AFTER_S", "head of the embedded Ray ({}) has not answered for"),
+    ("head:6379", "LOST_AFTER_S", "head of the Ray cluster ({}) has not answered for"),
+], ids=["embedded", "cluster"])  # fmt: skip
+def test_a_head_that_is_silent_for_long_is_lost_and_the_error_says_how_to_go_on(
+    address: str | None, limit: str, told: str, listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
     head = Head()
     head.require()
-    server.close()
+    head.wait()
+    listening.close()
     head.require()  # it may come back
-    monkeypatch.setattr(nodes, "LOST_AFTER_S", 0.0)
-    with pytest.raises(
-        ClusterLost, match=r"head of the Ray cluster \(127\.0\.0\.1:\d+\) has not answered for"
-    ):
-        head.require()
+    monkeypatch.setattr(nodes, limit, 0.0)
+    for ask in (head.require, head.wait):
+        with pytest.raises(ClusterLost) as lost:
+            ask()
+        [line] = str(lost.value).splitlines()
+        assert told.format(head.address) in line
+        assert "what was done is kept: type the same command again, with --resume KEY" in line
+        assert ("start the cluster again" in line) == (address is not None)
+
+
+def test_an_embedded_ray_whose_head_is_gone_is_not_waited_for_at_the_end(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes end with this one; Ray would wait for the head, and end this one without a word."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    done: list[Any] = []
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: done.append("shut down"))
+    monkeypatch.setattr(cluster.atexit, "unregister", done.append)
+    cluster.disconnect()
+    assert done == ["shut down"]
+    listening.close()
+    cluster.disconnect()
+    assert done[1:] == [cluster.ray.shutdown]
+
+
+def test_what_the_cluster_has_is_not_asked_of_a_head_that_is_gone(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    for limit in ("EMBEDDED_LOST_AFTER_S", "LOST_AFTER_S"):
+        monkeypatch.setattr(nodes, limit, 0.0)
+    listening.close()
+    with pytest.raises(ClusterLost):
+        cluster.cluster_info()
 
 
 @pytest.mark.parametrize(("changes", "fault"), [

@@ -3,8 +3,11 @@
 import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -13,7 +16,19 @@ import pytest
 from data.dataset import Dataset
 from tasks import cluster
 from tasks.families import FAMILIES
-from tasks.search import JOURNAL, TRIALS, fit_trial, require_trainable, search, trial_config
+from tasks.nodes import ClusterLost
+from tasks.search import (
+    JOURNAL,
+    TRIALS,
+    Ledger,
+    Rungs,
+    Suggestions,
+    Tuning,
+    fit_trial,
+    require_trainable,
+    search,
+    trial_config,
+)
 from tasks.space import SearchConfig, parse_space
 from tasks.study import Report, Study, Trial
 from tasks.train import train
@@ -305,6 +320,82 @@ def test_what_a_trial_raises_is_told_and_not_tried_again(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(module, fit_trial.__name__, fails)
     assert module.run_trial({"number": 0, "changes": "{}"}, {}) == {"failed": "KeyError: 'classes'"}
+
+
+class Looping:
+    """A Tune that takes steps, and no more."""
+
+    def __init__(self, rungs: Rungs) -> None:
+        self.rungs = rungs
+
+    def fit(self) -> None:
+        while True:
+            self.rungs.choose_trial_to_run(SimpleNamespace(get_trials=list))
+            time.sleep(0.01)
+
+
+def raising(error: BaseException) -> type:
+    """A head at which whoever looks after it meets this."""
+
+    class Head:
+        def require(self) -> None:
+            raise error
+
+    return Head
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """Of a search of which nothing has run."""
+    plan = SearchConfig.parse(HOW, "")
+    study = Study(tmp_path / JOURNAL, parse_space([RATES], tiny_config(FAMILY)), plan)
+    return Ledger(study, plan, tmp_path / TRIALS, Audience())
+
+
+def test_nobody_waits_for_a_tune_whose_cluster_is_gone_and_nothing_that_it_says_counts(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.search.Head", raising(ClusterLost("the head has not answered for 41 s")))
+    tuning = Tuning(Looping(Rungs(ledger)), ledger)
+    with pytest.raises(ClusterLost, match="has not answered for 41 s"):
+        tuning.follow()
+    with pytest.raises(ClusterLost):  # as when Tune misses the process of a trial
+        Suggestions(ledger).on_trial_complete("id", error=True)
+    assert ledger.study.trials() == [] and not tuning.over.is_set()
+    ledger.left = True
+    assert tuning.over.wait(10)
+
+
+def test_a_signal_ends_tune_at_its_next_step(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.search.Head", raising(KeyboardInterrupt()))
+    tuning = Tuning(Looping(Rungs(ledger)), ledger)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.follow()
+    assert tuning.over.is_set() and tuning.error is None
+
+
+@pytest.mark.slow
+def test_a_search_that_is_stopped_leaves_its_trial_to_go_on(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Audience()
+
+    class Head:
+        def require(self) -> None:
+            if heard.reports:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("tasks.search.Head", Head)
+    slowly = {"train__epochs": 2000.0, "train__checkpoint_every_steps": 3}
+    with pytest.raises(KeyboardInterrupt):
+        run(digits, tmp_path / "run", RATES, how={"trials": 1}, audience=heard, **slowly)
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, Tuning)]
+    config = tiny_config(FAMILY, **QUICK | slowly)
+    [left] = Study(
+        tmp_path / "run" / JOURNAL, parse_space([RATES], config), SearchConfig.parse(HOW, "")
+    ).trials()
+    assert left.state == "running" and heard.over == {}
+    assert list((tmp_path / "run" / TRIALS / "0").glob("step-*.pt"))
 
 
 @pytest.mark.slow
