@@ -213,7 +213,10 @@ def test_help_on_faces_is_quick_because_it_imports_no_engine(
         (("data", "check", "nope"), "no dataset named 'nope'"),
         (("evaluate", "models:/nope@champion"), "no registered model 'nope'"),
         (("predict", "models:/nope@champion"), "no images: give files or folders after the model"),
-        (("explain", "prediction", "models:/nope@champion"), "no images: give files or folders after the model"),
+        (
+            ("explain", "prediction", "models:/nope@champion"),
+            "no images: give files or folders after the model",
+        ),
         (("predict", "models:/nope@champion", "no.jpg"), "no file or folder no.jpg"),
         (("models", "show", "nope"), "no model 'nope'"),
         (("models", "show", "VGG-16"), "did you mean vgg16?"),
