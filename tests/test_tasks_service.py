@@ -23,17 +23,17 @@ from tests.tiny import TINY, tiny_dataset
 
 URI, VERSION = "models:/pets@champion", "models:/pets/3"
 LIMITS = {
-    "poll_s": 1.0, "replicas": 1, "threads": 1, "batch_requests": 8, "batch_wait_ms": 0.0, "max_request_mb": 1.0,
-    "max_images": 4, "max_megapixels": 1.0, "max_requests": 2, "timeout_s": 60.0,
+    "poll_s": 1.0, "replicas": 1, "threads": 1, "gpus": 0.0, "batch_requests": 8, "batch_wait_ms": 0.0,
+    "max_request_mb": 1.0, "max_images": 4, "max_megapixels": 1.0, "max_requests": 2, "timeout_s": 60.0,
 }  # fmt: skip
 Ask = Callable[[httpx.AsyncClient], Coroutine[Any, Any, Any]]
 
 
-def service_of(model: Path, **changes: Any) -> Service:
+def service_of(model: Path, version: str = VERSION, **changes: Any) -> Service:
     """A service that predicts each request by itself."""
-    resolved = Resolved(URI, VERSION, "pets", "run", "ab" * 32, model)
+    resolved = Resolved(URI, version, "pets", "run", "ab" * 32, model)
     follower = Follower(
-        URI, lambda text: None, lambda uri: VERSION, lambda uri: resolved,
+        URI, lambda text: None, lambda uri: version, lambda uri: resolved,
         lambda found: Served(found, open_predictor(found.folder), datetime.now(UTC)),
     )  # fmt: skip
 
