@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -118,6 +119,17 @@ def test_what_cannot_be_read_gets_400_and_the_reason(model: Path) -> None:
     assert empty.status_code == 400 and "no file" in empty.json()["error"]
     torn = post(service, content=b"x", headers={"Content-Type": "multipart/form-data"})
     assert torn.status_code == 400 and "boundary" in torn.json()["error"].lower()
+
+
+def test_a_folder_of_any_name_can_be_served(model: Path) -> None:
+    """Headers are Latin-1, and this one would be none."""
+    service, [blob] = service_of(model, "out/模型 é"), pictures(1)
+    for body, status in ((blob, 200), (b"nothing", 400)):
+        reply: httpx.Response = asked(
+            service, lambda client, body=body: client.post("/predict", content=body)
+        )
+        assert (reply.status_code, reply.json()["version"]) == (status, "out/模型 é")
+        assert unquote(reply.headers["x-model-version"]) == "out/模型 é"
 
 
 def test_too_much_gets_413(model: Path) -> None:
