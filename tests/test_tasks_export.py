@@ -87,7 +87,7 @@ def test_a_calibrated_ensemble_of_many_crops_predicts_the_same_from_its_file(
     assert seen["agreement"] == 1 and seen["max_difference"] <= 1e-5
 
 
-@pytest.mark.parametrize("view", ["mirror", "mirror_shift"])
+@pytest.mark.parametrize("view", ["mirror", "mirror_shift", "five_crop", "multi_scale"])
 def test_the_file_alone_says_what_it_takes_and_predicts_encoded_pictures(
     view: str, dataset: Dataset, tmp_path: Path
 ) -> None:
