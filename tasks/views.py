@@ -30,9 +30,8 @@ from tasks.settings import ViewName
 
 Place = tuple[int, int]  # upper left corner (row, column) of a crop, in pixels of the picture without border
 SCALES = (1.0, 1.125, 1.25)  # of multi_scale
-WEIGHT_BITS = (
-    14  # of torch's weights for uint8 on a CPU, where one of them is 1: between two pixels one always may be
-)
+# of the weights of torch's kernel for uint8 where the greatest is 1, as it is at the edges of what is enlarged
+WEIGHT_BITS = 14
 Name = TypeVar("Name", bound=str)
 View = Callable[[Tensor, Preprocessing], tuple[Tensor, Tensor]]
 
