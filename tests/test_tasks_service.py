@@ -124,12 +124,14 @@ def test_what_cannot_be_read_gets_400_and_the_reason(model: Path) -> None:
 def test_a_folder_of_any_name_can_be_served(model: Path) -> None:
     """Headers are Latin-1, and this one would be none."""
     service, [blob] = service_of(model, "out/模型 é"), pictures(1)
-    for body, status in ((blob, 200), (b"nothing", 400)):
-        reply: httpx.Response = asked(
-            service, lambda client, body=body: client.post("/predict", content=body)
-        )
-        assert (reply.status_code, reply.json()["version"]) == (status, "out/模型 é")
-        assert unquote(reply.headers["x-model-version"]) == "out/模型 é"
+
+    async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
+        return [await client.post("/predict", content=body) for body in (blob, b"nothing")]
+
+    replies: list[httpx.Response] = asked(service, ask)
+    assert [reply.status_code for reply in replies] == [200, 400]
+    for reply in replies:
+        assert reply.json()["version"] == unquote(reply.headers["x-model-version"]) == "out/模型 é"
 
 
 def test_too_much_gets_413(model: Path) -> None:
