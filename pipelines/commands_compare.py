@@ -7,18 +7,17 @@ from typing import Any
 from rich.table import Table
 
 from data.files import write_whole
-from pipelines.families import FamilyName
 from pipelines.options import Json, quiet_stdout
 from pipelines.render import emit, table
 from tasks.compare import Group, compare_pair, describe, group_runs, telling
-from tasks.runrecords import named_records, read_predictions, records_on
+from tasks.runrecords import Compared, named_records, read_predictions, records_on
 
 COST_COLUMNS = ("training", "run", "seed", "CPU s", "GPU s", "wall s", "waiting for input")
 
 
 def compare(
     *runs: str,
-    family: FamilyName = "classification",
+    family: Compared = "classification",
     dataset: str | None = None,
     html: Path | None = None,
     as_json: Json = False,
@@ -35,7 +34,7 @@ def compare(
     family
         With --dataset: what kind of model.
     dataset
-        Instead of runs: all finished runs on this dataset.
+        Instead of runs: all finished runs on this dataset, but for the members of ensembles.
     html
         Write a page with all of it, the learning curves and the pictures of the evaluations to this file.
     """

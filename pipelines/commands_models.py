@@ -37,6 +37,7 @@ LEAST_SIDES: dict[str, Callable[[str], int]] = {  # family → side of the small
 # families whose predictors take several networks
 COMBINED = ("classification", "detection", "signals", "volumes")
 MAX_CLASSES = 12  # named of a model
+SHOWN_CLASSES, SHOWN_CHANNELS = 1000, 3  # at which the layers of a network are shown
 
 app = App(name="models", help="List and show registered models.")
 
@@ -178,8 +179,8 @@ def show_model(
     /,
     *,
     input_px: Annotated[int | None, Parameter(name="--input")] = None,
-    classes: int = 1000,
-    channels: int = 3,
+    classes: int = SHOWN_CLASSES,
+    channels: int = SHOWN_CHANNELS,
     png: Path | None = None,
     as_json: Json = False,
 ) -> None:
@@ -213,6 +214,17 @@ def show_model(
         raise FileNotFoundError(
             f"{error}. Networks are {', '.join(networks)}{did_you_mean(model, networks)}"
         ) from None
+    given = {
+        "--input": input_px is not None,
+        "--classes": classes != SHOWN_CLASSES,
+        "--channels": channels != SHOWN_CHANNELS,
+        "--png": png is not None,
+    }
+    if any(given.values()):
+        names = ", ".join(name for name, is_given in given.items() if is_given)
+        raise ValueError(
+            f"only networks of the catalogue take {names}, and {model} is a trained model: leave it out"
+        )
     emit(values, shown_model(values), as_json)
 
 

@@ -52,13 +52,12 @@ from tasks.loop import Progress
 from tasks.members import MemberRun, share_of_cpus, train_members
 from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
 from tasks.result import require_same_beginning
-from tasks.runrecords import recorded_cost
+from tasks.runrecords import JOINED, MEMBERS_TAG, PARENT_TAG, recorded_cost
 from tasks.train import TrainResult
 from tasks.transfer import Weights
 
 FAMILY = "classification"
 RECORD = "ensemble.json"
-PARENT_TAG, MEMBERS_TAG = "mlflow.parentRunId", "ensemble.members"
 
 
 @dataclass(frozen=True)
@@ -319,7 +318,9 @@ def parameters_of(team: list[Member]) -> dict[str, Any]:
     """The members' parameters as one list: what differs has each value, in their order."""
     flat = [flatten(member.job.config.model_dump()) for member in team]
     return {
-        name: value if all(other[name] == value for other in flat) else " | ".join(str(f[name]) for f in flat)
+        name: value
+        if all(other[name] == value for other in flat)
+        else JOINED.join(str(f[name]) for f in flat)
         for name, value in flat[0].items()
     }
 

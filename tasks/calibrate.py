@@ -17,7 +17,7 @@ from scipy.special import softmax
 
 from data.dataset import Dataset, noun_of
 from tasks.liveness import LIVENESS, MAX_BPCER, REAL, threshold_at_bpcer
-from tasks.metrics import LEAST_PROBABILITY
+from tasks.metrics import LEAST_PROBABILITY, check_probabilities
 from tasks.modelfile import load_card, write_card
 from tasks.outputs import averaged, decode_piece, piece_size, pieces_of
 from tasks.predict import BATCH_SIZE, Predictor, load_predictor
@@ -120,8 +120,10 @@ def liveness_threshold(
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, str]:
     """The temperature in [LEAST_T, GREATEST_T] that makes the labels (N,) most likely, and what is odd about it.
 
-    `probabilities` (N, K) are uncalibrated, N ≥ 1. Where all are right it is 1.
+    `probabilities` (N, K) are uncalibrated, N ≥ 1. Where all are right it is 1. Raises ValueError for what is not
+    probabilities, as networks give them whose training has diverged.
     """
+    check_probabilities(probabilities, labels)
     if (probabilities.argmax(1) == labels).all():
         return 1.0, ": none is mistaken, which does not tell how confident the model may be"
     if slope(1 / GREATEST_T, probabilities, labels) >= 0:

@@ -170,13 +170,12 @@ def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
     notes = []
     for members in found.values():
         name = LETTERS[len(groups)] if len(groups) < len(LETTERS) else str(len(groups) + 1)
-        latest = {run.seed: run for run in sorted(members, key=lambda run: run.start_ms)}
-        groups.append(Group(name, [latest[seed] for seed in sorted(latest)]))
-        again = sorted(seed for seed, times in Counter(run.seed for run in members).items() if times > 1)
+        latest = {run.seeds: run for run in sorted(members, key=lambda run: run.start_ms)}
+        groups.append(Group(name, [latest[seeds] for seeds in sorted(latest)]))
+        again = sorted(seeds for seeds, times in Counter(run.seeds for run in members).items() if times > 1)
         if again:
-            notes.append(
-                f"{name}: several runs of seed {', '.join(map(str, again))}, of which the latest counts"
-            )
+            named = ", ".join(str(latest[seeds].seed) for seeds in again)
+            notes.append(f"{name}: several runs of seed {named}, of which the latest counts")
         if len({run.commit for run in latest.values()}) > 1:
             notes.append(f"{name}: its runs were made by different code")
     return groups, notes
@@ -211,13 +210,19 @@ def describe(group: Group) -> dict[str, Any]:
 
 
 def compare_pair(
-    first: Group, second: Group, one: Sequence[Predictions], other: Sequence[Predictions]
+    first: Group, second: Group, tests: Sequence[Predictions | None], others: Sequence[Predictions | None]
 ) -> dict[str, Any]:
     """How the second training differs from the first on the same test images; why not, if they are not the same.
 
-    `one` and `other` are what the tests of their runs gave.
+    `tests` and `others` are what the tests of their runs gave, None where no predictions are kept.
     """
     document: dict[str, Any] = {"first": first.name, "second": second.name}
+    one, other = ([each for each in side if each is not None] for side in (tests, others))
+    if len(one) < len(tests) or len(other) < len(others):
+        return document | {
+            "why_not": "of some of their runs no predictions are kept, as of the members of an ensemble, which were "
+            "tested together"
+        }
     if not all(same_images(one[0], each) for each in (*one, *other)):
         return document | {"why_not": "they were not tested on the same images"}
     labels, groups = one[0].labels, one[0].groups

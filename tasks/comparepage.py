@@ -23,7 +23,6 @@ NO_CURVES = ("step", "num_steps", "epoch", "time_s", "images_per_s", "input_wait
 VALIDATED = "val_"
 PICTURES = {
     "confusion.png": "Confusion", "worst_mistakes.png": "Most confident mistakes", "reliability.png": "Reliability",
-    "pr.png": "Precision and recall",
 }  # fmt: skip
 COST_COLUMNS = ("training", "seed", "CPU s", "GPU s", "wall s", "waiting for input")
 PANEL_IN = (4.6, 3.1)

@@ -17,6 +17,7 @@ PAIRS = ("sobel", "scharr")  # of which the magnitude is drawn, too
 SHARE_SHOWN = 0.995  # of the responses lie within the range of grey levels; the rest are cut
 LEAST_MAP_PX = 8  # shorter side of a map of which a stride has left something to look at
 TILE_PX, LABEL_PX, COLUMNS = 320, 26, 3
+TALLEST_PX = 3 * TILE_PX  # of a tile: a strip that is one pixel wide would be as high as memory is large
 
 
 def edge_maps(
@@ -90,14 +91,20 @@ def write_edges(
 
 def contact_sheet(tiles: dict[str, np.ndarray]) -> Image.Image:
     """Grey pictures (H, W) uint8 side by side, each under its name."""
-    width, height = TILE_PX, max(round(TILE_PX * tile.shape[0] / tile.shape[1]) for tile in tiles.values())
+    sizes = [tile_size(*tile.shape) for tile in tiles.values()]
+    width, height = TILE_PX, max(size[1] for size in sizes)
     columns = min(COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
     sheet = Image.new("L", (columns * (width + 8) + 8, rows * (height + LABEL_PX + 8) + 8), 255)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
-    for i, (name, tile) in enumerate(tiles.items()):
+    for i, ((name, tile), size) in enumerate(zip(tiles.items(), sizes, strict=True)):
         left, top = 8 + i % columns * (width + 8), 8 + i // columns * (height + LABEL_PX + 8)
         draw.text((left, top + 2), name, fill=0, font=font)
-        scaled = Image.fromarray(tile).resize((width, max(1, round(width * tile.shape[0] / tile.shape[1]))))
-        sheet.paste(scaled, (left, top + LABEL_PX))
+        sheet.paste(Image.fromarray(tile).resize(size), (left, top + LABEL_PX))
     return sheet
+
+
+def tile_size(height: int, width: int) -> tuple[int, int]:
+    """Width and height at which a picture stands on the sheet: as wide as a tile, but where it would be too tall."""
+    scale = min(TILE_PX / width, TALLEST_PX / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))

@@ -13,7 +13,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -42,6 +42,7 @@ FILES: dict[Format, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
 OPSET = 20
 METADATA_FILE = "metadata.json"  # inside model.pt2
 CHECK_BATCH = 64  # crops a forward pass of the check
+MAX_ONNX_BYTES = 2**31 - 1  # of a protobuf message, which an ONNX file is
 AXES = {1: ("length",), 3: ("depth", "height", "width")}  # names of dynamic axes, by their number
 INPUT, OUTPUT = "items", "probabilities"
 
@@ -76,17 +77,20 @@ def export(model: Path, form: Format, out: Path, dataset: Dataset, source: dict[
     """Write the model in the folder `model` to the new folder `out`, if it passes the check on `dataset`.
 
     `source`: what to say of where the model is from. Returns what is in check.json. Raises FileExistsError if `out`
-    holds anything, and RuntimeError, with nothing left behind, if the file predicts anything else than the model.
+    holds anything, ValueError for what the format cannot hold, and RuntimeError, with nothing left behind, if the file
+    predicts anything else than the model.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already; give a new folder with --out, or remove it")
+    saved = load_model(model)
+    require_room(saved.members, form)
     predictor = load_predictor(model, torch.device("cpu"), batch_size=CHECK_BATCH)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as staging:
         folder = Path(staging) / "export"
         folder.mkdir()
         file = folder / FILES[form]
-        traced = trace(Program(load_model(model)).eval())
+        traced = trace(Program(saved).eval())
         write(traced, file, form, free_axes(predictor.card.preprocessing), about(predictor.card, source))
         seen = {
             "format": form, "file": file.name, "bytes": file.stat().st_size,
@@ -95,6 +99,16 @@ def export(model: Path, form: Format, out: Path, dataset: Dataset, source: dict[
         write_whole(folder / "check.json", json.dumps(seen, indent=2) + "\n")
         folder.replace(out)
     return seen
+
+
+def require_room(networks: Sequence[nn.Module], form: Format) -> None:
+    """Raise ValueError for networks whose weights one file of the format cannot hold."""
+    num_bytes = sum(tensor.nbytes for network in networks for tensor in network.state_dict().values())
+    if form == "onnx" and num_bytes > MAX_ONNX_BYTES:
+        raise ValueError(
+            f"the weights of the model take {num_bytes / 2**30:.1f} GiB, and one ONNX file holds less than 2: "
+            "export it with --format torch"
+        )
 
 
 def trace(program: Program) -> ExportedProgram:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
 from PIL import Image
 
 from data.dataset import NUM_AXES
@@ -36,9 +37,12 @@ class Served:
         return self.resolved.exact
 
 
-def open_served(resolved: Resolved) -> Served:
-    """Read a model, and have pictures' models answer once: the first answer takes longer than others."""
-    predictor = open_predictor(resolved.folder)
+def open_served(resolved: Resolved, device: torch.device | None = None) -> Served:
+    """Read a model, and have pictures' models answer once: the first answer takes longer than others.
+
+    `device` None: the first GPU, else the CPU.
+    """
+    predictor = open_predictor(resolved.folder, device)
     if predictor.card.family not in NUM_AXES:
         stream = io.BytesIO()
         Image.new("L", (FIRST_PX, FIRST_PX)).save(stream, "PNG")

@@ -22,7 +22,7 @@ from tasks.lineage import git, has_commit
 from tasks.machine import NAMES, differences
 from tasks.modelfile import load_card, model_files
 from tasks.result import read_result
-from tasks.runrecords import TESTED, fetched, find_run
+from tasks.runrecords import MEMBERS_TAG, TESTED, fetched, find_run
 from tasks.weights import PACKAGE, SUFFIXES
 
 JOB_FILE = "job.json"
@@ -89,7 +89,7 @@ def find_origin(name: str, root: Path) -> Origin:
     run = find_run(name)
     tags = dict(run.data.tags)
     key = tags.get("convoy.key", name)
-    if members := tags.get("ensemble.members"):
+    if members := tags.get(MEMBERS_TAG):
         raise ValueError(f"{name} is an ensemble: reproduce its members, {members}")
     if f"{TRAINED}executor" not in tags:
         raise ValueError(

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,6 +26,12 @@ from tasks.registry import end_run, run_with_key
 SEARCHES = "convoy/searches"  # the experiment of searches, and of their trials
 FAMILY_TAG = "convoy.family"  # of a search: its experiment is that of all families
 TESTED = "test."  # before the names of the metrics of a run's test
+PREDICTIONS = "evaluation/predictions.parquet"
+# families whose tests keep probabilities of classes
+Compared = Literal["classification", "signals", "volumes"]
+# of an ensemble's record the keys of its members, and of a member's the record of its ensemble
+MEMBERS_TAG, PARENT_TAG = "ensemble.members", "mlflow.parentRunId"
+JOINED = " | "  # between the values of its members in an ensemble's record, where they differ
 PER_PAGE = 1000
 
 
@@ -36,7 +43,7 @@ class RunRecord:
     run_id: str
     experiment: str  # id: one for each family
     start_ms: int
-    parameters: dict[str, str]
+    parameters: dict[str, str]  # of an ensemble also `members`, how many it has
     metrics: dict[str, float]  # of the test
     cost: Cost | None
     input_wait: float | None  # share of its training in which it waited for pictures
@@ -44,8 +51,14 @@ class RunRecord:
     commit: str  # of the code; "" if not known, with a "+" where files differed from it
 
     @property
-    def seed(self) -> int:
-        return int(self.parameters["train.seed"])
+    def seeds(self) -> tuple[int, ...]:
+        """Of its network, or those of an ensemble's members; one, where theirs are the same."""
+        return tuple(map(int, self.parameters["train.seed"].split(JOINED)))
+
+    @property
+    def seed(self) -> int | str:
+        """The seed; of an ensemble those of its members in one text, `0 | 1 | 2`."""
+        return self.seeds[0] if len(self.seeds) == 1 else JOINED.join(map(str, self.seeds))
 
 
 @dataclass(frozen=True)
@@ -59,10 +72,19 @@ class Predictions:
 
 
 def named_records(names: Sequence[str]) -> list[RunRecord]:
-    """The runs of these keys, runs:/ID or models:/NAME…; raises ValueError for one that is not there or not tested."""
+    """The runs of these keys, runs:/ID or models:/NAME…; raises ValueError for one that is not there or not tested.
+
+    And for one of a family whose tests give no probabilities of classes.
+    """
     records = []
     for name in dict.fromkeys(names):
         run = find_run(name)
+        family = connect().get_experiment(run.info.experiment_id).name.removeprefix("convoy/")
+        if family not in get_args(Compared) and any(metric.startswith(TESTED) for metric in run.data.metrics):
+            raise ValueError(
+                f"run {name} is of {family}, whose tests give no probabilities of classes; give runs of "
+                f"{', '.join(get_args(Compared))}"
+            )
         if not _is_tested(run):
             key = run.data.tags.get("convoy.key", name)
             raise ValueError(
@@ -73,10 +95,15 @@ def named_records(names: Sequence[str]) -> list[RunRecord]:
     return records
 
 
-def records_on(family: str, dataset: str) -> list[RunRecord]:
-    """All finished and tested runs of a family on a dataset, the earliest first; raises ValueError for none."""
+def records_on(family: Compared, dataset: str) -> list[RunRecord]:
+    """All finished and tested runs of a family on a dataset, the earliest first; raises ValueError for none.
+
+    Without the members of ensembles, which were tested together.
+    """
     tested = [
-        _record(run) for run in _runs_on(family, dataset) if run.info.status == "FINISHED" and _is_tested(run)
+        _record(run)
+        for run in _runs_on(family, dataset)
+        if run.info.status == "FINISHED" and _is_tested(run) and PARENT_TAG not in run.data.tags
     ]
     if not tested:
         raise ValueError(f"no finished and tested run of {family} on {dataset!r}; see: ./convoy train --help")
@@ -211,12 +238,13 @@ def _record(run: Run) -> RunRecord:
     }
     tags = run.data.tags
     commit = tags.get("git.commit", "") + ("+" if tags.get("git.dirty") == "true" else "")
+    members = tags[MEMBERS_TAG].split(", ") if MEMBERS_TAG in tags else []
     return RunRecord(
         key=tags.get("convoy.key", run.info.run_id),
         run_id=run.info.run_id,
         experiment=run.info.experiment_id,
         start_ms=run.info.start_time,
-        parameters=dict(run.data.params),
+        parameters=dict(run.data.params) | ({"members": str(len(members))} if members else {}),
         metrics=metrics,
         cost=cost_of(run.data.metrics, tags),
         input_wait=run.data.metrics.get(WAITED),
@@ -225,9 +253,11 @@ def _record(run: Run) -> RunRecord:
     )
 
 
-def read_predictions(record: RunRecord) -> Predictions:
-    """The predictions of a run's test, from MLflow; raises MLflow's error where they were deleted."""
-    with fetched(record.run_id, "evaluation/predictions.parquet") as path:
+def read_predictions(record: RunRecord) -> Predictions | None:
+    """The predictions of a run's test, from MLflow; None where it has none, as a member of an ensemble."""
+    if PREDICTIONS not in kept_files(record.run_id, "evaluation"):
+        return None
+    with fetched(record.run_id, PREDICTIONS) as path:
         table = pq.read_table(path)
     with fetched(record.run_id, "evaluation/per_class.csv") as path, path.open(newline="") as file:
         classes = [row["class"] for row in csv.DictReader(file)]

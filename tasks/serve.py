@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -24,7 +25,7 @@ from ray.serve.schema import LoggingConfig
 from starlette.applications import Starlette
 
 from tasks.cluster import connect
-from tasks.following import Answered, Follower, answer_together
+from tasks.following import Answered, Follower, answer_together, open_served
 from tasks.mailbox import open_mailbox, read_mailbox
 from tasks.nodes import require_places
 from tasks.paths import home
@@ -51,7 +52,13 @@ class Replica:
     ) -> None:
         os.environ.update(places)  # where models are; a cluster's processes do not inherit it
         torch.set_num_threads(config.threads)
-        self.follower = Follower(uri, lambda text: mailbox.put.remote(("note", text)))
+        # Ray hides no GPU from a process that has asked for none
+        device = torch.device("cuda" if config.gpus else "cpu")
+        self.follower = Follower(
+            uri,
+            lambda text: mailbox.put.remote(("note", text)),
+            open_model=partial(open_served, device=device),
+        )
         self.predictions = ThreadPoolExecutor(1, "predict")
         self.recording = RecordingThread(record) if record is not None else None
         self.service = Service(self.follower, config, self.predict, self.recording)
@@ -105,7 +112,8 @@ def serving(
     require_free(host, port)
     connect()
     asked = f"serve.replicas (={config.replicas}) with serve.threads (={config.threads})"
-    require_places(config.replicas, config.threads, 0, asked, "replicas")
+    asked += f" and serve.gpus (={config.gpus:g})" if config.gpus else ""
+    require_places(config.replicas, config.threads, config.gpus, asked, "replicas")
     if CONTROLLER in named():
         left = " (its driver has ended: ./convoy maintain --apply ends it)" if left_behind() else ""
         raise ValueError(
@@ -153,7 +161,7 @@ def deployment_of(config: ServeConfig) -> Any:
         max_ongoing_requests=config.max_requests + SPARE_REQUESTS,
         graceful_shutdown_timeout_s=config.timeout_s + SPARE_S,
         graceful_shutdown_wait_loop_s=0.2,
-        ray_actor_options={"num_cpus": config.threads},
+        ray_actor_options={"num_cpus": config.threads, "num_gpus": config.gpus},
         logging_config=QUIET,
     )
 

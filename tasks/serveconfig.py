@@ -11,6 +11,9 @@ class ServeConfig(Parameters):
     poll_s: float = Field(gt=0, description="seconds between two looks at where the alias stands")
     replicas: int = Field(ge=1, description="processes that answer, each with the model in its memory")
     threads: int = Field(ge=1, description="CPUs that each of them computes on")
+    gpus: float = Field(
+        ge=0, le=1, description="share of a GPU that each of them computes on; 0: on its CPUs"
+    )
     batch_requests: int = Field(
         ge=1, description="requests that wait are answered together, so many at a time"
     )

@@ -5,8 +5,8 @@
     GET  /version    which version answers, since when, and why not a newer one
     GET  /metrics    for Prometheus
 
-Every answer names the version that made it, in `version` and in the header X-Model-Version; an error is one sentence
-in `error`.
+Every answer names the version that made it, in `version` and in the header X-Model-Version, where what is not ASCII (a
+folder may be called anything) stands as in a URL; an error is one sentence in `error`.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -138,7 +139,7 @@ class Service:
         """An answer, counted."""
         self.figures.requests.labels(str(status)).inc()
         retry = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-        return JSONResponse(document, status, {VERSION_HEADER: version, **retry})
+        return JSONResponse(document, status, {VERSION_HEADER: quote(version, safe=":/@"), **retry})
 
     async def told(self, _request: Request, error: Exception) -> Response:
         """What is wrong with a request, in one sentence."""

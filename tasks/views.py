@@ -30,6 +30,8 @@ from tasks.settings import ViewName
 
 Place = tuple[int, int]  # upper left corner (row, column) of a crop, in pixels of the picture without border
 SCALES = (1.0, 1.125, 1.25)  # of multi_scale
+# of the weights of torch's kernel for uint8 where the greatest is 1, as it is at the edges of what is enlarged
+WEIGHT_BITS = 14
 Name = TypeVar("Name", bound=str)
 View = Callable[[Tensor, Preprocessing], tuple[Tensor, Tensor]]
 
@@ -74,9 +76,33 @@ def multi_scale(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, T
 
 
 def scaled(images: Tensor, scale: float) -> Tensor:
-    """Pictures of another side, the nearest in whole pixels: (B, C, T, T) uint8 → (B, C, T', T')."""
+    """Pictures of a side that is no smaller, the nearest in whole pixels: (B, C, T, T) uint8 → (B, C, T', T')."""
     side_px = round(images.shape[2] * scale)
-    return images if side_px == images.shape[2] else shrink(images, side_px)  # which enlarges, too
+    if side_px == images.shape[2]:
+        return images
+    if images.is_cuda or torch.compiler.is_exporting():  # the kernel is the CPU's; ONNX has no such one
+        return enlarged(images, side_px)
+    return shrink(images, side_px)  # which enlarges, too
+
+
+def enlarged(images: Tensor, side_px: int) -> Tensor:
+    """Larger squares, bit for bit as torch's kernel for uint8 makes them: (B, C, T, T) → (B, C, side_px, side_px).
+
+    Bilinear, along rows and then along columns, rounded each time. All numbers are whole, and less than 2^24: exact in
+    float32, on any device.
+    """
+    T, unit = images.shape[3], 2**WEIGHT_BITS
+    places = (torch.arange(side_px, dtype=torch.float64, device=images.device) + 0.5) * (T / side_px) - 0.5
+    first = places.floor()
+    share = places - first  # of the second of two neighbours
+    near, far = (((part * unit + 0.5).floor()).to(torch.float32) for part in (1 - share, share))
+    one, other = (place.clamp(0, T - 1).to(torch.int64) for place in (first, first + 1))
+    for axis in (3, 2):
+        along = [-1 if i == axis else 1 for i in range(4)]
+        sums = images.index_select(axis, one).to(torch.float32) * near.view(along)
+        sums = sums + images.index_select(axis, other).to(torch.float32) * far.view(along)
+        images = (sums / unit + 0.5).floor().to(torch.uint8)
+    return images
 
 
 VIEWS: dict[ViewName, View] = {

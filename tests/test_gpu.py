@@ -4,18 +4,24 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from data.dataset import Dataset
 from models.classification import ARCHITECTURES, arguments_of, build, least_px
 from models.sides import WithSides
+from tasks import evaluate as classes
 from tasks.families import FAMILIES
 from tasks.loop import Progress
 from tasks.modelfile import load_model
+from tasks.predict import load_predictor
+from tasks.settings import EvaluateConfig, ViewName
 from tasks.stopping import Interrupted
 from tasks.stylizerevaluate import evaluate
 from tasks.train import train
+from tasks.views import VIEWS
+from tests.handmade import write_dataset, write_model
 from tests.test_families import first_batch
 from tests.tiny import tiny_config, tiny_dataset, tiny_weights
 
@@ -113,3 +119,31 @@ def test_a_stylizer_and_the_optimisation_are_tested_on_the_gpu_as_on_the_cpu(
         assert on_gpu.metrics[name] == pytest.approx(on_cpu.metrics[name], rel=1e-2)
     [compared] = on_gpu.compared
     assert compared.optimised < compared.trace[0][1]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_predicts_on_the_gpu_what_it_predicts_on_the_cpu(view: ViewName, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", ["a", "b", "c"], channels=3, stored_px=16, crop_px=12, pad_px=2)
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    on_gpu, on_cpu = (
+        load_predictor(folder, torch.device(name)).uncalibrated(images, view) for name in ("cuda", "cpu")
+    )
+    assert on_gpu.device.type == "cpu"
+    assert torch.allclose(on_gpu, on_cpu, atol=1e-4)
+
+
+def test_an_ensemble_is_evaluated_on_the_gpu_as_on_the_cpu_and_its_memory_is_told(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 256, (8, 8), dtype=np.uint8) for _ in range(40)]
+    dataset = write_dataset(
+        tmp_path / "noise", pictures, [i % 3 for i in range(40)], ["a", "b", "c"], num_val=10
+    )
+    folders = [write_model(tmp_path / str(seed), ["a", "b", "c"], seed=seed) for seed in (1, 2)]
+    config = EvaluateConfig(views=("single", "ten_crop"), registered_view="single", batch_size=8, num_worst=2)
+    on_gpu, on_cpu = (
+        classes.evaluate(folders, dataset, config=config, device=torch.device(name))
+        for name in ("cuda", "cpu")
+    )
+    np.testing.assert_allclose(on_gpu.probabilities, on_cpu.probabilities, atol=1e-3)
+    assert "on the GPU" in str(on_gpu.about["memory_mb"]) and on_gpu.metrics["memory_mb"] > 0
+    assert all(row.memory_mb > 0 for row in on_gpu.comparison.rows())

@@ -417,6 +417,9 @@ def test_registered_models_are_listed_and_shown(registered: str, run: Run) -> No
     told = run("models", "show", registered)[1]
     assert "champion" in told and "On the test split" in told and "{" not in told
     assert re.search(r"classes +10: 0, 1, 2", told) and re.search(r"networks +lenet5", told)
+    code, out, err = run("models", "show", registered, "--input", "64", "--png", "x.png")
+    assert (code, out) == (2, "")
+    assert f"only networks of the catalogue take --input, --png, and {registered} is a trained model" in err
 
 
 @pytest.mark.parametrize(

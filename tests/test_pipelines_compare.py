@@ -14,7 +14,7 @@ from data.dataset import Dataset
 from pipelines import commands_compare
 from tasks import registry
 from tasks.evaluate import evaluate
-from tasks.runrecords import Predictions, RunRecord, read_predictions
+from tasks.runrecords import MEMBERS_TAG, PARENT_TAG, Predictions, RunRecord, read_predictions
 from tasks.settings import EvaluateConfig
 from tests.conftest import Run
 from tests.handmade import write_dataset, write_model
@@ -37,12 +37,16 @@ def write_digits(folder: Path, num: int = 60) -> Dataset:
 def tested(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Tested:
     """Makes the record of a run, tested with a random network; returns its key."""
 
-    def record(key: str, seed: int, lr: float, num: int = 60, data: str = "digits", commit: str = "c") -> str:
+    def record(
+        key: str, seed: int, lr: float, num: int = 60, data: str = "digits", commit: str = "c", seeds: str = "",
+        tags: dict[str, str] | None = None,
+    ) -> str:  # fmt: skip
         folder = tmp_path_factory.mktemp("run")
         dataset = write_digits(folder / "store" / data, num)
         run_id = registry.start_run(
-            key=key, experiment="convoy/classification", name=key, tags={"git.commit": commit, "dvc.digest": "d"},
-            parameters={"dataset": data, "model.name": "resnet8_cifar", "train.seed": seed, "optim.lr": lr},
+            key=key, experiment="convoy/classification", name=key,
+            tags={"git.commit": commit, "dvc.digest": "d", **(tags or {})},
+            parameters={"dataset": data, "model.name": "resnet8_cifar", "train.seed": seeds or seed, "optim.lr": lr},
             dataset=dataset, digest="d",
         )  # fmt: skip
         model = write_model(folder / "model", CLASSES, seed=seed + int(1000 * lr), sharpness=30)
@@ -145,7 +149,7 @@ def test_the_predictions_of_a_run_are_fetched_once(
 ) -> None:
     fetched: list[str] = []
 
-    def read(record: RunRecord) -> Predictions:
+    def read(record: RunRecord) -> Predictions | None:
         fetched.append(record.key)
         return read_predictions(record)
 
@@ -156,6 +160,36 @@ def test_the_predictions_of_a_run_are_fetched_once(
     fetched.clear()
     assert json.loads(run("compare", *keys[:3], "--json")[1])["differences"] == []
     assert fetched == []
+
+
+def test_an_ensemble_is_a_training_of_its_own_and_its_members_are_found_by_name_only(
+    tested: Tested, run: Run, tmp_path: Path
+) -> None:
+    alone = tested("alone", 0, 0.8, data="team")
+    team = tested("team", 1, 0.8, data="team", seeds="1 | 2", tags={MEMBERS_TAG: "team-0, team-1"})
+    for place, accuracy in enumerate((0.25, 0.5)):
+        member = registry.start_run(
+            key=f"team-{place}", experiment="convoy/classification", name="member",
+            tags={"git.commit": "c", "dvc.digest": "d", PARENT_TAG: "the team's"},
+            parameters={
+                "dataset": "team", "model.name": "resnet8_cifar", "train.seed": 1 + place, "optim.lr": 0.8,
+            },
+            dataset=write_digits(tmp_path / str(place) / "team", 3), digest="d",
+        )  # fmt: skip
+        registry.log_metrics(member, {"test.accuracy": accuracy})
+        registry.finish_run(member, "FINISHED")
+    code, out, err = run("compare", "--dataset", "team", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    found = [(training["seeds"], training["runs"]) for training in document["trainings"]]
+    assert found == [([0], [alone]), (["1 | 2"], [team])]
+    assert document["parameters"] == {"members": ["-", "2"]}
+    assert document["differences"][0]["num_images"] == 60
+    assert "seed 1 | 2" in run("compare", "--dataset", "team")[1]
+    document = json.loads(run("compare", team, "team-0", "team-1", "--json")[1])
+    assert document["trainings"][1]["seeds"] == [1, 2]
+    assert document["trainings"][1]["metrics"]["accuracy"]["mean"] == pytest.approx(0.375)
+    assert "which were tested together" in document["differences"][0]["why_not"]
 
 
 def test_tests_on_different_images_are_not_compared(keys: list[str], tested: Tested, run: Run) -> None:
@@ -177,6 +211,11 @@ def test_tests_on_different_images_are_not_compared(keys: list[str], tested: Tes
         (("runs:/it's",), """no run "runs:/it's\""""),
         (("--dataset", "nope"), "no finished and tested run of classification on 'nope'"),
         (("untested",), "run untested (RUNNING) was not tested"),
+        (
+            ("face",),
+            "run face is of faces, whose tests give no probabilities of classes; give runs of classification",
+        ),
+        (("--dataset", "digits", "--family", "detection"), 'Invalid value "detection"'),
     ],
 )
 def test_what_cannot_be_compared_is_said(
@@ -187,6 +226,10 @@ def test_what_cannot_be_compared_is_said(
         key="untested", experiment="convoy/classification", name="u", tags={}, parameters={"train.seed": 0},
         dataset=write_digits(tmp_path / "digits", 3), digest="",
     )  # fmt: skip
+    face = registry.start_run(
+        key="face", experiment="convoy/faces", name="f", tags={}, parameters={"train.seed": 0}
+    )
+    registry.log_metrics(face, {"test.accuracy": 0.9})
     code, out, err = run("compare", *arguments)
     assert (code, out) == (2, "")
     assert message in err

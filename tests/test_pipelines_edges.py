@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from models.filters import FILTERS
+from tasks.edges import LABEL_PX, TALLEST_PX, TILE_PX
 from tests.conftest import Run
 from tests.pictures import encode
 
@@ -38,6 +39,16 @@ def test_each_filter_has_its_picture_and_edges_show_where_they_are(
     magnitude = np.asarray(Image.open(files["sobel_magnitude"]))
     assert magnitude[32, 11] == magnitude[11, 32] == 255
     assert magnitude[32, 32] == 0
+
+
+@pytest.mark.parametrize("size", [(3, 3000), (3000, 3)], ids=str)
+def test_a_strip_makes_a_sheet_of_bounded_size(run: Run, tmp_path: Path, size: tuple[int, int]) -> None:
+    (tmp_path / "strip.png").write_bytes(encode(Image.new("L", size, 90)))
+    code, out, err = run("edges", str(tmp_path / "strip.png"), "--out", str(tmp_path / "maps"), "--json")
+    assert code == 0, err
+    with Image.open(json.loads(out)["files"]["edges"]) as sheet:
+        assert sheet.width == 3 * (TILE_PX + 8) + 8
+        assert sheet.height <= 3 * (TALLEST_PX + LABEL_PX + 8) + 8
 
 
 def test_true_convolution_changes_the_sign_and_stride_the_size(run: Run, photo: Path, tmp_path: Path) -> None:

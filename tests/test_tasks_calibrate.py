@@ -143,6 +143,13 @@ def test_a_temperature_out_of_range_is_bounded_and_said() -> None:
     assert fit_temperature(timid, labels) == (LEAST_T, ": the least that is allowed")
 
 
+def test_what_a_diverged_network_gives_is_named_not_left_to_a_solver() -> None:
+    probabilities = np.tile(np.array([[0.7, 0.3]], np.float32), (4, 1))
+    probabilities[2] = np.nan
+    with pytest.raises(ValueError, match=r"1 of 4 rows are no probabilities; the first is row 2.*diverged"):
+        fit_temperature(probabilities, np.array([0, 1, 0, 0]))
+
+
 def test_the_card_keeps_the_temperature_and_prediction_uses_it(tmp_path: Path, dataset: Dataset) -> None:
     folder = make_model(tmp_path)
     before, plain = load_card(folder), load_predictor(folder, CPU)

@@ -22,7 +22,18 @@ from models.classification import ARCHITECTURES, Classifier, arguments_of, build
 from tasks import registry
 from tasks.card import CARD_VERSION, Member, ModelCard, Preprocessing
 from tasks.ensemble import combine
-from tasks.export import FILES, METADATA_FILE, Format, Program, export, free_axes, open_program, trace, write
+from tasks.export import (
+    FILES,
+    METADATA_FILE,
+    Format,
+    Program,
+    export,
+    free_axes,
+    open_program,
+    require_room,
+    trace,
+    write,
+)
 from tasks.exportcheck import TOLERANCE
 from tasks.families import FAMILIES
 from tasks.modelfile import SavedModel, model_sha256, save_model, write_card
@@ -76,7 +87,7 @@ def test_a_calibrated_ensemble_of_many_crops_predicts_the_same_from_its_file(
     assert seen["agreement"] == 1 and seen["max_difference"] <= 1e-5
 
 
-@pytest.mark.parametrize("view", ["mirror", "mirror_shift"])
+@pytest.mark.parametrize("view", ["mirror", "mirror_shift", "five_crop", "multi_scale"])
 def test_the_file_alone_says_what_it_takes_and_predicts_encoded_pictures(
     view: str, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -140,6 +151,15 @@ def test_a_file_that_predicts_anything_else_is_not_kept(
     ):
         export(model_of(tmp_path / "model"), form, tmp_path / "there" / "out", dataset, {})
     assert not list((tmp_path / "there").iterdir())
+
+
+def test_weights_that_no_onnx_file_holds_are_told_before_the_work() -> None:
+    with torch.device("meta"):
+        many = [torch.nn.Linear(2**14, 2**14, bias=False) for _ in range(2)]  # 1 GiB each
+    require_room(many[:1], "onnx")
+    require_room(many, "torch")
+    with pytest.raises(ValueError, match=r"take 2\.0 GiB, and one ONNX file holds less than 2"):
+        require_room(many, "onnx")
 
 
 def test_a_folder_with_something_in_it_is_refused(dataset: Dataset, tmp_path: Path) -> None:

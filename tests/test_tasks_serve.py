@@ -20,7 +20,7 @@ from tasks.predict import load_predictor
 from tasks.recordings import RecordConfig, folder_of, read_recordings
 from tasks.recordstore import connect
 from tasks.resolution import resolve
-from tasks.serve import Server, require_free, serving
+from tasks.serve import Server, deployment_of, require_free, serving
 from tasks.serveconfig import ServeConfig
 from tests.recording import make_model, pictures, start
 
@@ -137,6 +137,11 @@ def test_a_version_that_cannot_be_read_leaves_the_old_one(server: Server) -> Non
         assert "models:/pets/3" in json.loads(client.getresponse().read())["fault"]
         status, answer = post(client, b"no picture")
         assert (status, answer["version"]) == (400, "models:/pets/2")
+
+
+def test_a_replica_asks_ray_for_what_it_computes_on() -> None:
+    asked = deployment_of(section("serve", ServeConfig, {"threads": 2, "gpus": 0.5})).ray_actor_options
+    assert (asked["num_cpus"], asked["num_gpus"]) == (2, 0.5)
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:

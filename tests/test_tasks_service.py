@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -23,17 +24,17 @@ from tests.tiny import TINY, tiny_dataset
 
 URI, VERSION = "models:/pets@champion", "models:/pets/3"
 LIMITS = {
-    "poll_s": 1.0, "replicas": 1, "threads": 1, "batch_requests": 8, "batch_wait_ms": 0.0, "max_request_mb": 1.0,
-    "max_images": 4, "max_megapixels": 1.0, "max_requests": 2, "timeout_s": 60.0,
+    "poll_s": 1.0, "replicas": 1, "threads": 1, "gpus": 0.0, "batch_requests": 8, "batch_wait_ms": 0.0,
+    "max_request_mb": 1.0, "max_images": 4, "max_megapixels": 1.0, "max_requests": 2, "timeout_s": 60.0,
 }  # fmt: skip
 Ask = Callable[[httpx.AsyncClient], Coroutine[Any, Any, Any]]
 
 
-def service_of(model: Path, **changes: Any) -> Service:
+def service_of(model: Path, version: str = VERSION, **changes: Any) -> Service:
     """A service that predicts each request by itself."""
-    resolved = Resolved(URI, VERSION, "pets", "run", "ab" * 32, model)
+    resolved = Resolved(URI, version, "pets", "run", "ab" * 32, model)
     follower = Follower(
-        URI, lambda text: None, lambda uri: VERSION, lambda uri: resolved,
+        URI, lambda text: None, lambda uri: version, lambda uri: resolved,
         lambda found: Served(found, open_predictor(found.folder), datetime.now(UTC)),
     )  # fmt: skip
 
@@ -118,6 +119,19 @@ def test_what_cannot_be_read_gets_400_and_the_reason(model: Path) -> None:
     assert empty.status_code == 400 and "no file" in empty.json()["error"]
     torn = post(service, content=b"x", headers={"Content-Type": "multipart/form-data"})
     assert torn.status_code == 400 and "boundary" in torn.json()["error"].lower()
+
+
+def test_a_folder_of_any_name_can_be_served(model: Path) -> None:
+    """Headers are Latin-1, and this one would be none."""
+    service, [blob] = service_of(model, "out/模型 é"), pictures(1)
+
+    async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
+        return [await client.post("/predict", content=body) for body in (blob, b"nothing")]
+
+    replies: list[httpx.Response] = asked(service, ask)
+    assert [reply.status_code for reply in replies] == [200, 400]
+    for reply in replies:
+        assert reply.json()["version"] == unquote(reply.headers["x-model-version"]) == "out/模型 é"
 
 
 def test_too_much_gets_413(model: Path) -> None:

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.augment import centre_crop
+from data.augment import centre_crop, shrink
 from tasks.card import Preprocessing
 from tasks.settings import ViewName
-from tasks.views import NUM_CROPS, SCALES, VIEWS, scaled, view_named
+from tasks.views import NUM_CROPS, SCALES, VIEWS, enlarged, scaled, view_named
 
 
 def layout(stored_px: int, crop_px: int, pad_px: int) -> Preprocessing:
@@ -126,7 +126,26 @@ def test_multi_scale_shows_the_middle_larger() -> None:
     assert weights.tolist() == pytest.approx([1 / 6] * 6)
 
 
-@given(level=st.integers(0, 255), side=st.integers(3, 40), scale=st.floats(0.5, 2))
+@settings(deadline=None)
+@given(
+    side=st.integers(1, 70), scale=st.floats(1, 2), channels=st.sampled_from([1, 3]), seed=st.integers(0, 99)
+)
+def test_gpus_and_exports_enlarge_bit_for_bit_as_a_cpu_does(
+    side: int, scale: float, channels: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (2, channels, side, side), dtype=torch.uint8, generator=generator)
+    assert torch.equal(enlarged(images, round(side * scale)), shrink(images, round(side * scale)))
+
+
+@pytest.mark.parametrize("scale", SCALES[1:])
+@pytest.mark.parametrize("side", [96, 224, 256, 299])
+def test_so_they_do_at_the_sides_of_photos(side: int, scale: float) -> None:
+    images = pictures(1, side)
+    assert torch.equal(enlarged(images, round(side * scale)), shrink(images, round(side * scale)))
+
+
+@given(level=st.integers(0, 255), side=st.integers(3, 40), scale=st.floats(1, 2))
 def test_a_constant_picture_stays_constant_at_any_scale(level: int, side: int, scale: float) -> None:
     images = torch.full((1, 3, side, side), level, dtype=torch.uint8)
     larger = scaled(images, scale)
