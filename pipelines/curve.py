@@ -32,7 +32,6 @@ from pipelines.training import (
     begun_config,
     end_badly,
     exclusive,
-    require_same_beginning,
     run_folder,
 )
 from tasks import registry
@@ -41,6 +40,7 @@ from tasks.curve import Point, measure, points_of, scarce, steps_of
 from tasks.curvedata import FAMILY
 from tasks.curveplan import SPLITS, WAIVED, CellResult, CurveConfig
 from tasks.lineage import Lineage
+from tasks.result import require_same_beginning
 from tasks.transfer import Weights
 
 SECTION, JOB_FILE = "learning_curve", "learning-curve-job.json"
@@ -165,7 +165,7 @@ def run_steps(
         lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights)
         for problem in lineage.problems:
             reporter.note(f"note: {problem}")
-        require_same_beginning(folder, lineage)
+        require_same_beginning(folder, *lineage.beginning)
         run_id = open_record(job, data, lineage)
         for note in notes_of(job, data):
             reporter.note(note)

@@ -40,7 +40,6 @@ from pipelines.training import (
     end_badly,
     exclusive,
     read_job,
-    require_same_beginning,
     run_folder,
     write_job,
 )
@@ -52,6 +51,7 @@ from tasks.lineage import Lineage, params_sha256
 from tasks.loop import Progress
 from tasks.members import MemberRun, share_of_cpus, train_members
 from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
+from tasks.result import require_same_beginning
 from tasks.runrecords import recorded_cost
 from tasks.train import TrainResult
 from tasks.transfer import Weights
@@ -184,7 +184,7 @@ def metered_team(
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id))
             hashes = [params_sha256(member.job.config)[:12] for member in team]
             lineage = replace(lineage, params_sha256="+".join(hashes), **origin_of(weights, teachers))
-            require_same_beginning(folder, lineage)
+            require_same_beginning(folder, *lineage.beginning)
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             for config in {member.job.config.train.batch_size: member.job.config for member in team}.values():

@@ -28,7 +28,7 @@ from pipelines.families import Executor
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import flatten, section
 from pipelines.reporting import Reporter, Status, progress_of
-from pipelines.training import end_badly, exclusive, require_same_beginning, run_folder
+from pipelines.training import end_badly, exclusive, run_folder
 from pipelines.unitrequest import (
     JOB_FILE,
     ExplainConfig,
@@ -43,6 +43,7 @@ from tasks import registry
 from tasks.curvedata import Place, everywhere, here
 from tasks.lineage import Lineage, data_state, git_state, params_sha256
 from tasks.paths import ROOT
+from tasks.result import require_same_beginning
 from tasks.unitpage import LayerView, UnitView, field_text, write_gallery, write_sheet
 from tasks.unitstate import Seen
 from tasks.unitviews import look_at_split, patches_of, rows_of, synthesise_each
@@ -113,7 +114,7 @@ def run_steps(
     run_id = ""
     try:
         lineage = lineage_of(request, key)
-        require_same_beginning(folder, lineage)
+        require_same_beginning(folder, *lineage.beginning)
         run_id = open_record(request, lineage)
         stopped = "stopped: what was found is kept"
         with interruptible(executor, reporter.note, going_on, stopped):

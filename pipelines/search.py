@@ -35,13 +35,13 @@ from pipelines.training import (
     begun_config,
     end_badly,
     exclusive,
-    require_same_beginning,
     run_folder,
 )
 from tasks import registry
 from tasks.cost import RANKS, Cost, metered, summed
 from tasks.distil import Teacher
 from tasks.lineage import Lineage
+from tasks.result import require_same_beginning
 from tasks.runrecords import FAMILY_TAG, SEARCHES, recorded_cost
 from tasks.space import SearchConfig, Space, changed, parse_space
 from tasks.transfer import Weights
@@ -154,7 +154,7 @@ def run_steps(job: SearchJob, key: str, folder: Path, reporter: Reporter) -> dic
         lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights, teacher)
         for problem in lineage.problems:
             reporter.note(f"note: {problem}")
-        require_same_beginning(folder, lineage)  # trials are held against each other
+        require_same_beginning(folder, *lineage.beginning)  # trials are held against each other
         steps.tell_before_training(job.family, job.config, data, reporter)
         run_id = open_record(job, data, lineage)
         study = run_trials(job, data, weights, teacher, lineage, folder, run_id, reporter)

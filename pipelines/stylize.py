@@ -28,11 +28,12 @@ from pipelines.engines import start_ray
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, merge, recipes, section
 from pipelines.reporting import Reporter, Status
-from pipelines.training import begun, end_badly, exclusive, require_same_beginning, run_folder
+from pipelines.training import begun, end_badly, exclusive, run_folder
 from tasks import registry
 from tasks.featurenet import StyleNet
 from tasks.lineage import Lineage, git_state, params_sha256
 from tasks.paths import ROOT
+from tasks.result import require_same_beginning
 from tasks.styleconfig import StylizeConfig
 from tasks.stylegrid import Cell, GridConfig, cells_of, render_grid
 from tasks.stylenet import read_style_net
@@ -153,7 +154,7 @@ def run_steps(job: StyleJob, key: str, folder: Path, reporter: Reporter) -> dict
     try:
         net = resolve_net(job)
         lineage = lineage_of(job, net, key)
-        require_same_beginning(folder, lineage)
+        require_same_beginning(folder, *lineage.beginning)
         pictures = open_pictures(job, folder)
         run_id = open_record(job, lineage, folder)
         if job.grid is None:

@@ -31,9 +31,9 @@ from tasks import registry
 from tasks.cluster import disconnect
 from tasks.cost import Meter, metered
 from tasks.families import FAMILIES
-from tasks.lineage import Lineage
 from tasks.paths import runs
 from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
+from tasks.result import require_same_beginning
 from tasks.train import TrainResult
 
 TRAINED_BEFORE = {"min_workers": 0}  # what runs did of before these parameters were there
@@ -143,26 +143,6 @@ def exclusive(folder: Path, doing: str = "trained") -> Iterator[None]:
             shutil.rmtree(folder / HELD, ignore_errors=True)
 
 
-def require_same_beginning(folder: Path, lineage: Lineage) -> None:
-    """Raise ValueError where a run would go on with other data, weights or teacher than at first."""
-    file = folder / "begun-with.json"
-    now = {
-        "data": lineage.dvc_digest, "weights": lineage.weights_sha256, "teacher": lineage.teacher_sha256,
-    }  # fmt: skip
-    if not file.is_file():
-        write_whole(file, json.dumps(now, indent=2) + "\n")
-        return
-    begun = json.loads(file.read_text())
-    for what, digest in now.items():
-        before = begun.get(what, digest)  # the teacher is not in those of before it was kept
-        if digest != before:
-            raise ValueError(
-                f"{folder.name} began with {what} of digest {before or 'none'}, and now it is "
-                f"{digest or 'none'}: bring that back (data by ./convoy data checkout, a model by its alias, else the "
-                "file), or start anew without --resume"
-            )
-
-
 class Phases:
     """Wall-clock seconds of each step."""
 
@@ -238,7 +218,7 @@ def metered_steps(
             weights = steps.resolve_weights(job.config, data)
             teacher = steps.resolve_teacher(job.config)
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id), weights, teacher)
-            require_same_beginning(folder, lineage)
+            require_same_beginning(folder, *lineage.beginning)
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
             steps.tell_before_training(job.family, job.config, data, reporter)

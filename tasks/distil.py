@@ -12,7 +12,6 @@ gradients, in evaluation mode, and in bfloat16 where training does.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,12 +23,9 @@ from data.dataset import DatasetInfo
 from data.parameters import Parameters
 from models.classification import least_px
 from tasks.card import ModelCard, Preprocessing
-from tasks.transfer import keep_origin
 
 if TYPE_CHECKING:
     from tasks.families import Family
-
-RECORD = "teacher.json"
 
 
 class DistilConfig(Parameters):
@@ -128,8 +124,3 @@ def require_teacher(config: Any, info: DatasetInfo, teacher: Teacher | None) -> 
 
 def few(names: tuple[str, ...]) -> str:
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-
-
-def keep_teacher(folder: Path, teacher: Teacher | None) -> None:
-    """Write down who teaches a run; raises ValueError if another one, or nobody, did when it was begun."""
-    keep_origin(folder / RECORD, "teacher", teacher)

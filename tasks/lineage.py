@@ -44,6 +44,11 @@ class Lineage:
     teacher_sha256: str = ""
     problems: tuple[str, ...] = ()  # one sentence each, for people
 
+    @property
+    def beginning(self) -> tuple[str, str, str]:
+        """Digests of the data, the weights and the teacher, as `tasks.result.require_same_beginning` takes them."""
+        return self.dvc_digest, self.weights_sha256, self.teacher_sha256
+
     def tags(self) -> dict[str, str]:
         """For MLflow: all of it, by the names that stay."""
         return {

@@ -23,7 +23,7 @@ import torch
 from data.dataset import Dataset
 from data.stream import Layout
 from tasks.cluster import connect
-from tasks.distil import Teacher, keep_teacher
+from tasks.distil import Teacher
 from tasks.driverfiles import shared_files
 from tasks.features import caches
 from tasks.loop import Progress
@@ -31,8 +31,8 @@ from tasks.mailbox import open_mailbox, read_mailbox
 from tasks.nodes import ClusterLost, Head, require_places
 from tasks.raytrain import run_rank, source_of
 from tasks.result import Listener, TrainResult, read_result
-from tasks.train import CHECKPOINTS, Executor, LocalSession, checked_layout, keep, train
-from tasks.transfer import Weights, keep_weights
+from tasks.train import CHECKPOINTS, Executor, LocalSession, begin_run, keep, train
+from tasks.transfer import Weights
 
 POLL_S = 0.25
 MAX_LOST_PROCESSES = 3  # of a member, until it fails
@@ -130,7 +130,7 @@ class Crowd:
     def train(self, waiting: Sequence[int]) -> None:
         """Train the members at these places, and write what each leaves as soon as it has ended."""
         queue, head, lost = deque(waiting), Head(), False
-        layouts = {place: self.checked(place) for place in waiting}
+        layouts = {place: self.begun(place) for place in waiting}
         at_once = min(members_at_once(self.runs[place].config) for place in waiting)
         running: dict[Any, int] = {}
         try:
@@ -153,12 +153,11 @@ class Crowd:
                 for actor in (self.mailbox, *self.readers):
                     ray.kill(actor)
 
-    def checked(self, place: int) -> Layout:
+    def begun(self, place: int) -> Layout:
         run = self.runs[place]
-        run.folder.mkdir(parents=True, exist_ok=True)
-        keep_weights(run.folder, run.weights)
-        keep_teacher(run.folder, run.teacher)
-        return checked_layout(self.family_name, run.config, self.dataset, run.weights, run.teacher)
+        return begin_run(
+            self.family_name, run.config, self.dataset, run.folder, self.digest, run.weights, run.teacher
+        )
 
     def start(self, place: int, layout: Layout) -> Any:
         """Send a member to the cluster."""

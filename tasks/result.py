@@ -1,4 +1,5 @@
-"""What a run leaves in its folder beside the model: the course of its metrics, and what it says of itself."""
+"""What a run keeps in its folder beside the model: what it began with, the course of its metrics, and what it says of
+itself."""
 
 import csv
 import json
@@ -87,3 +88,25 @@ def read_result(folder: Path) -> TrainResult:
     """What a finished run in `folder` said."""
     values = json.loads((folder / "result.json").read_text())
     return TrainResult(**{**values, "model_folder": folder / values["model_folder"]})
+
+
+def require_same_beginning(folder: Path, data: str, weights: str, teacher: str) -> None:
+    """Keep the digests of what a run begins with ("": none); raises ValueError where it would go on with others.
+
+    A checkpoint holds what is trained and what is frozen, so that training would not notice; but cached features would
+    be of the new weights, and the model's card would name them.
+    """
+    file = folder / "begun-with.json"
+    now = {"data": data, "weights": weights, "teacher": teacher}
+    if not file.is_file():
+        write_whole(file, json.dumps(now, indent=2) + "\n")
+        return
+    begun = json.loads(file.read_text())
+    for what, digest in now.items():
+        before = begun.get(what, digest)  # the teacher is not in those of before it was kept
+        if digest != before:
+            raise ValueError(
+                f"{folder.name} began with {what} of digest {before or 'none'}, and now it is "
+                f"{digest or 'none'}: bring that back (data by ./convoy data checkout, a model by its alias, else the "
+                "file), or start anew without --resume"
+            )

@@ -20,15 +20,15 @@ from data.dataset import Dataset, Split, read_rows
 from data.stream import Layout
 from tasks.batches import BatchPlan, join_arrays
 from tasks.card import InitialWeights, TaughtBy
-from tasks.distil import Teacher, keep_teacher, require_teacher, taught
+from tasks.distil import Teacher, require_teacher, taught
 from tasks.families import FAMILIES, Family
 from tasks.features import cached_features, caches, compute_here, started
 from tasks.feed import Feed, Feeds, choose_mode, fit_from, resident, streamed_here
 from tasks.loop import Progress, result_weights
 from tasks.modelfile import save_model
-from tasks.result import Listener, TrainResult, read_result, write_result
+from tasks.result import Listener, TrainResult, read_result, require_same_beginning, write_result
 from tasks.stopping import Interrupted
-from tasks.transfer import Weights, keep_weights
+from tasks.transfer import Weights
 
 NUM_KEPT_CHECKPOINTS = 2
 Executor = Literal["ray", "in_process"]
@@ -56,14 +56,12 @@ def train(
     `weights` are those that `config.transfer.weights` names, if it names any, and `teacher` the model of
     `config.distil.teacher` (tasks.weights). Once `stopping()` is true, a checkpoint is kept at the next step, and
     Interrupted raised. It may be called from any thread, and often. Raises ValueError for parameters that do not fit
-    the dataset or the cluster, FloatingPointError for a loss that is not finite.
+    the dataset or the cluster, and where `folder` was begun with other data, weights or teacher; FloatingPointError for
+    a loss that is not finite.
     """
     if (folder / "result.json").is_file():
         return read_result(folder)
-    layout = checked_layout(family_name, config, dataset, weights, teacher)
-    folder.mkdir(parents=True, exist_ok=True)
-    keep_weights(folder, weights)
-    keep_teacher(folder, teacher)
+    layout = begin_run(family_name, config, dataset, folder, digest, weights, teacher)
     other: Executor = "in_process" if executor == "ray" else "ray"
     if any((folder / CHECKPOINTS[other]).glob("*")):
         raise ValueError(
@@ -80,6 +78,19 @@ def train(
         listener.close()
         raise Interrupted(state["step"])
     return keep(family_name, config, dataset, folder, key, digest, state, listener, weights, teacher)
+
+
+def begin_run(
+    family_name: str, config: Any, dataset: Dataset, folder: Path, digest: str, weights: Weights | None,
+    teacher: Teacher | None,
+) -> Layout:  # fmt: skip
+    """Begin a run's folder, or go on in it; raises what `checked_layout` and `require_same_beginning` do."""
+    layout = checked_layout(family_name, config, dataset, weights, teacher)
+    folder.mkdir(parents=True, exist_ok=True)
+    require_same_beginning(
+        folder, digest, weights.sha256 if weights else "", teacher.sha256 if teacher else ""
+    )
+    return layout
 
 
 def checked_layout(

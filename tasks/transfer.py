@@ -4,15 +4,12 @@ What is frozen gets no gradient and no optimizer state, and its batch norms keep
 (models.classification.Classifier.freeze). The head of another number of classes is fresh; all else must fit.
 """
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from data.files import write_whole
 from data.parameters import Parameters
 from models.classification import Classifier
 from models.sides import is_side
@@ -20,7 +17,6 @@ from models.stages import misfits, parameters_of, stages_of
 from tasks.settings import WeightsSource
 
 SHOWN = 8  # names in an error
-RECORD = "weights.json"  # in a run's folder
 
 
 class TransferConfig(Parameters):
@@ -61,16 +57,6 @@ class TransferConfig(Parameters):
                 "transfer.cache_features needs frozen stages, and mode=all has none: set mode=head or mode=stages"
             )
         return self
-
-
-class Origin(Protocol):
-    """What a run is given beside its parameters: weights, a teacher."""
-
-    @property
-    def source(self) -> str: ...
-
-    @property
-    def sha256(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -133,39 +119,3 @@ def start_from(
     model.body_lr_factor = config.body_lr_factor
     model.freeze(num_frozen(config, model))
     model.reads_features = features
-
-
-def keep_weights(folder: Path, weights: Weights | None) -> None:
-    """Write down what a run starts from; raises ValueError if it was begun with other weights.
-
-    Its checkpoint holds what is trained and what is frozen, so that a run which goes on would not notice; but cached
-    features would be of the new weights, and its card would name them.
-    """
-    # of before it was kept, a run does not say what it began with
-    keep_origin(folder / RECORD, "weights", weights, unsaid=weights)
-
-
-def keep_origin(file: Path, what: str, origin: Origin | None, unsaid: Origin | None = None) -> None:
-    """Write down in a file of a run's folder what the run was given; raises ValueError if it was begun with another.
-
-    `unsaid`: what it was given at first where the file is not there.
-    """
-    now, before = said_of(origin), said_of(unsaid)
-    had = json.loads(file.read_text()) if file.is_file() else before
-    if (file.parent / "history.jsonl").is_file() and had.get("sha256", "") != now.get("sha256", ""):
-        raise ValueError(
-            f"run {file.parent.name} was begun with the {what} {told(had)}, and now has {told(now)}: an alias has "
-            "moved, or a file has changed. Start a new run, and name a model by its version (models:/NAME/VERSION)"
-        )
-    if now:
-        write_whole(file, json.dumps(now) + "\n")
-
-
-def said_of(origin: Origin | None) -> dict[str, str]:
-    """What a run's folder says of it; nothing of none."""
-    return {"source": origin.source, "sha256": origin.sha256} if origin is not None else {}
-
-
-def told(said: dict[str, str]) -> str:
-    """The same for people."""
-    return f"{said['source']} ({said['sha256'][:12] or 'none'})" if said else "none"

@@ -452,7 +452,7 @@ def test_a_run_does_not_go_on_with_other_weights(digits: Dataset, tmp_path: Path
         begin(first, stop)
     other = Weights("test", "1" * 64, state_of(network(num_classes=7, seed=2)), first.mean, first.std)
     with pytest.raises(
-        ValueError, match=rf"begun with the weights test \({'0' * 12}\), and now has test \({'1' * 12}\)"
+        ValueError, match=f"run began with weights of digest {'0' * 64}, and now it is {'1' * 64}"
     ):
         begin(other)
     assert begin(first).num_steps > 0
