@@ -65,6 +65,7 @@ class ModelCard(Parameters):
     preprocessing: Preprocessing | ArrayPreprocessing  # of pictures; of signals and volumes
     views: str  # how evaluation looked at each image: a name of tasks.views.VIEWS
     thresholds: dict[str, float]
+    told_by_few: tuple[str, ...] = ()  # thresholds of faces: see tasks.verification.ENOUGH_ERRORS
     members: tuple[Member, ...]
     dataset: str
     dataset_digest: str  # DVC's md5 of the dataset the weights were fitted to, or "" if it had none

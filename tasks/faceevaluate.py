@@ -23,7 +23,7 @@ from tasks.facepairs import pairs_of_people, pairs_of_two
 from tasks.facepredict import FacePredictor
 from tasks.facerecognition import NUM_GALLERIES, Recognition, recognition
 from tasks.facereport import Looked, Report, Shown
-from tasks.faces import ACCURACY, FaceEvaluate, FaceView, far_of, few_remark, people_of, require_apart
+from tasks.faces import ACCURACY, FaceEvaluate, FaceView, far_of, people_of, require_apart
 from tasks.modelfile import load_card, load_model, write_card
 from tasks.pairheads import (
     MOST_PICTURES,
@@ -36,6 +36,7 @@ from tasks.pairheads import (
 from tasks.personbootstrap import FEWEST_PEOPLE, curve_band, pair_intervals
 from tasks.settings import Precision
 from tasks.verification import (
+    ENOUGH_ERRORS,
     accuracy_at,
     auc,
     best_threshold,
@@ -153,21 +154,21 @@ def fit_thresholds(
     same = np.arange(len(distances)) < pairs.same.sum()
     rates = [far_of(name) for name in card.thresholds if name != ACCURACY]
     supported = set(supported_fars(rates, len(apart)))
-    unsure = []
+    few = []
     for name in card.thresholds:
         if name != ACCURACY and far_of(name) in supported:
             point = fit_threshold(distances, same, far_of(name))
             fitted[name] = point.threshold
-            unsure += [] if point.supported else [name]
+            few += [] if point.supported else [name]
     basis = (
         f"{int(pairs.same.sum()):,} pairs of one and {len(apart):,} of two of the {len(np.unique(labels))} validation "
         f"people of {dataset.info.name}, view {predictor.view}"
     )
-    if unsure:
-        basis += f"; {few_remark(unsure)}"
+    if few:
+        basis += f"; {', '.join(few)} {'rest' if len(few) > 1 else 'rests'} on fewer than {ENOUGH_ERRORS} false accepts"
     heads = fit_heads(folder, predictor, dataset, People(embeddings, labels), on_progress)
-    update = {"thresholds": {**card.thresholds, **fitted}, "calibrated_on": basis, "pair_heads": heads}
-    write_card(folder, card.model_copy(update=update))
+    update = {"thresholds": {**card.thresholds, **fitted}, "told_by_few": tuple(few)}
+    write_card(folder, card.model_copy(update={**update, "calibrated_on": basis, "pair_heads": heads}))
     told = ", ".join(f"{name} {value:.3f}" for name, value in sorted(fitted.items()))
     return Thresholds(
         f"thresholds of squared distance: {told}, fitted to {basis}",

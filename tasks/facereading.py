@@ -22,7 +22,7 @@ from tasks.card import ModelCard
 from tasks.embedders import AS_GIVEN, address, alignment_of, describe, describe_embedder, same_faces, uri_of
 from tasks.facealign import Aligner, FaceError, open_aligner
 from tasks.facepredict import FacePredictor
-from tasks.faces import ACCURACY, far_of, told_by_few
+from tasks.faces import ACCURACY, far_of
 from tasks.gallerystore import Embedder
 from tasks.modelfile import load_card, load_model, model_sha256
 
@@ -119,9 +119,8 @@ class FaceReader:
 
 def thresholds_of(card: ModelCard) -> dict[float, Threshold]:
     """By the false-accept rate that they were fitted for; raises ValueError where there is none."""
-    few = told_by_few(card)
     fitted = {
-        far_of(name): Threshold(value, far_of(name), name in few)
+        far_of(name): Threshold(value, far_of(name), name in card.told_by_few)
         for name, value in card.thresholds.items()
         if name != ACCURACY and value >= 0
     }

@@ -7,7 +7,6 @@ An embedder is trained on some people and used on others, so a dataset is split 
 people that training never saw: how well distances tell their pairs apart.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,7 +40,7 @@ from tasks.facepairs import neighbour_loss, pair_figures, pairs_of_people
 from tasks.optim import OptimConfig
 from tasks.settings import TrainConfig, WeightsSource
 from tasks.transfer import Weights
-from tasks.verification import ENOUGH_ERRORS, NOTHING, far_name
+from tasks.verification import NOTHING, far_name
 from tasks.wholebatch import as_the_first_has, gathered, workers_of
 
 FaceView = Literal["single", "mirror"]
@@ -49,7 +48,6 @@ MOST_PAIRS = 20_000  # of a kind, that validation looks at while training
 ACCURACY = (
     "accuracy"  # among a card's thresholds, that of the highest accuracy; the others are called far_1e-2
 )
-FEW = f"fewer than {ENOUGH_ERRORS} false accepts"  # what a card says of thresholds that are not well known
 BEGINNING = 0.1  # share of the steps in which embeddings may still be alike
 
 
@@ -278,17 +276,6 @@ def card(config: FaceConfig, info: DatasetInfo, digest: str, run: str) -> ModelC
 def far_of(name: str) -> float:
     """The false-accept rate that a card's threshold stands for: 0.01 for far_1e-2."""
     return float(name.removeprefix("far_"))
-
-
-def few_remark(names: Sequence[str]) -> str:
-    """What a card says of the thresholds of these names, which few false accepts tell; `told_by_few` reads it."""
-    return f"{', '.join(names)} {'rest' if len(names) > 1 else 'rests'} on {FEW}"
-
-
-def told_by_few(card: ModelCard) -> set[str]:
-    """The names of a card's thresholds that it says few false accepts tell; none of a card that says nothing."""
-    said = [part for part in card.calibrated_on.split("; ") if FEW in part]  # whatever the words around it
-    return set(re.findall(r"far_[^ ,]+", " ".join(said)))
 
 
 def rebuild(card: ModelCard, member: Member) -> nn.Module:

@@ -42,7 +42,7 @@ def write_embedder(
     dim: int = 16,
     alignment: FaceAlignment | None = None,
     thresholds: dict[str, float] | None = None,
-    calibrated_on: str = "",
+    told_by_few: tuple[str, ...] = (),
 ) -> Path:
     """A model of faces with random weights, of pictures of 32 pixels: what is alike to it looks alike."""
     arguments = FaceModel(name="face_tiny", dim=dim, centre=True).arguments(32)
@@ -57,6 +57,7 @@ def write_embedder(
         thresholds={"accuracy": 0.5, "far_1e-1": 0.4, "far_1e-2": 0.1, "far_1e-3": -1.0}
         if thresholds is None
         else thresholds,
+        told_by_few=told_by_few,
         members=(
             Member(
                 architecture="face_tiny",
@@ -68,7 +69,6 @@ def write_embedder(
         dataset="drawn",
         dataset_digest="d" * 32,
         alignment=alignment,
-        calibrated_on=calibrated_on,
     )
     save_model(folder, card, [model])
     return folder

@@ -33,7 +33,7 @@ from tasks.enrolment import (
 )
 from tasks.facealign import Aligner, FaceError, open_aligner
 from tasks.facereading import FaceReader, open_reader, reader_of, successor_of
-from tasks.faces import far_of, few_remark
+from tasks.faces import far_of
 from tasks.families import FAMILIES
 from tasks.gallery import Gallery
 from tasks.gallerynames import galleries_behind, gallery_names, open_gallery
@@ -156,8 +156,7 @@ def test_the_threshold_is_the_strictest_that_enough_false_accepts_tell_else_the_
     tmp_path: Path, few: tuple[str, ...], chosen: str
 ) -> None:
     thresholds = {"accuracy": 0.5, "far_1e-1": 0.4, "far_1e-2": 0.2, "far_1e-3": 0.1, "far_1e-4": NOTHING}
-    basis = "9 pairs of one and 99 of two" + ("; " + few_remark(few) if few else "")
-    folder = write_embedder(tmp_path / "model", thresholds=thresholds, calibrated_on=basis if few else "")
+    folder = write_embedder(tmp_path / "model", thresholds=thresholds, told_by_few=few)
     reader = open_reader(str(folder), None)
     limit = reader.threshold(None)
     assert (limit.distance, limit.false_accept_rate) == (thresholds[chosen], far_of(chosen))
