@@ -9,7 +9,6 @@ again and goes on from there, and so does a member when everything was killed: o
 A member's weights are those of the same run alone, with the same `train.cpus_per_worker`, bit for bit on a CPU.
 """
 
-import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,11 +24,10 @@ from data.stream import Layout
 from tasks.cluster import connect
 from tasks.distil import Teacher
 from tasks.driverfiles import shared_files
-from tasks.features import caches
 from tasks.loop import Progress
 from tasks.mailbox import open_mailbox, read_mailbox
 from tasks.nodes import ClusterLost, Head, require_places
-from tasks.raytrain import run_rank, source_of
+from tasks.raytrain import run_rank, source_key, source_of
 from tasks.result import Listener, TrainResult, read_result
 from tasks.train import CHECKPOINTS, Executor, LocalSession, begin_run, keep, train
 from tasks.transfer import Weights
@@ -188,12 +186,7 @@ class Crowd:
 
     def source(self, run: MemberRun, layout: Layout) -> dict[str, Any]:
         """Where a member's pictures come from: decoded once for all that decode alike, or readers of its own."""
-        values = run.config.model_dump(mode="json")
-        decides = [values.get(name) for name in ("input", "augment", "transfer")]
-        decides += [values["train"][name] for name in ("data_mode", "data_gb")]
-        if caches(run.config):  # features are of a network, and of what it computes in
-            decides += [values["model"], values["train"]["precision"]]
-        key = json.dumps(decides)
+        key = source_key(run.config)
         if key in self.sources:
             return self.sources[key]
         found = source_of(self.family_name, run.config, self.dataset, layout, run.weights)

@@ -3,6 +3,7 @@
 What is private to Ray Train is named here, in tasks.raycontroller and in tasks.raysnapshot alone.
 """
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -281,6 +282,17 @@ def why_failed(error: Exception, settings: TrainConfig) -> RuntimeError:
     except ValueError as lacking:
         return RuntimeError(f"the cluster has lost nodes that the training ran on: {lacking}")
     return RuntimeError(f"training failed: {last_line(error)}")
+
+
+def source_key(config: Any) -> str:
+    """What the decoded splits, or the features of frozen stages, depend on among the parameters."""
+    values = config.model_dump(mode="json")
+    kept = [values["train"][name] for name in ("data_mode", "data_gb")]
+    parts = {"input": values["input"], "crop_from": values["augment"].get("crop_from"), "kept": kept}
+    if caches(config):  # features are of a network, and of what it computes in
+        frozen = {name: values["transfer"][name] for name in ("weights", "mode", "num_stages")}
+        parts |= {"model": values["model"], "frozen": frozen, "precision": values["train"]["precision"]}
+    return json.dumps(parts, sort_keys=True)
 
 
 def source_of(

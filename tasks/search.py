@@ -39,7 +39,7 @@ from tasks.features import caches, started
 from tasks.feed import fit_from
 from tasks.loop import Progress
 from tasks.nodes import beside_driver, num_places
-from tasks.raytrain import resident_feeds, source_of, streamed_feeds
+from tasks.raytrain import resident_feeds, source_key, source_of, streamed_feeds
 from tasks.space import SearchConfig, SearchMetric, Space, changed, end_configs, own_values
 from tasks.study import Report, Study, Trial
 from tasks.train import LocalSession
@@ -302,16 +302,6 @@ class Rungs(FIFOScheduler):
 
 
 # --- on the cluster ------------------------------------------------------------------------------------------------
-
-
-def source_key(config: Any) -> str:
-    """What the decoded splits, or the features of frozen stages, depend on among the parameters."""
-    values = config.model_dump(mode="json")
-    parts = {"input": values["input"], "crop_from": values["augment"].get("crop_from")}
-    if caches(config):
-        frozen = {name: values["transfer"][name] for name in ("mode", "num_stages")}
-        parts |= {"model": values["model"], "frozen": frozen, "precision": values["train"]["precision"]}
-    return json.dumps(parts, sort_keys=True)
 
 
 @ray.remote(num_cpus=0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tasks.families import FAMILIES
 from tasks.features import key_of
 from tasks.feed import probe
-from tasks.search import source_key
+from tasks.raytrain import source_key
 from tasks.space import (
     NOT_SEARCHED,
     Choice,
@@ -174,3 +174,8 @@ def test_trials_that_differ_in_how_they_learn_share_their_features() -> None:
     kept = {"transfer__mode": "stages", "transfer__num_stages": 2, "transfer__cache_features": True}
     keys = {source_key(config_of(**kept, transfer__body_lr_factor=factor)) for factor in (0.1, 1.0)}
     assert len(keys) == 1
+
+
+def test_members_that_keep_their_pictures_otherwise_do_not_share_them() -> None:
+    changes = ({}, {"train__data_mode": "streaming"}, {"train__data_gb": 0.125})
+    assert len({source_key(tiny_config("classification", **each)) for each in changes}) == len(changes)
