@@ -183,7 +183,7 @@ def metered_team(
             teachers = resolve_teachers(team)
             lineage = steps.resolve_lineage(job.config, data, key, str(flow_run.id))
             hashes = [params_sha256(member.job.config)[:12] for member in team]
-            lineage = replace(lineage, params_sha256="+".join(hashes), **origin_of(weights, teachers))
+            lineage = replace(lineage, params_sha256="+".join(hashes), **joined_origins(weights, teachers))
             require_same_beginning(folder, *lineage.beginning)
             for problem in lineage.problems:
                 reporter.note(f"note: {problem}")
@@ -272,7 +272,7 @@ def resolve_teachers(team: list[Member]) -> list[Teacher | None]:
     return [found[member.job.config.distil.teacher] for member in team]
 
 
-def origin_of(weights: Sequence[Weights | None], teachers: Sequence[Teacher | None]) -> dict[str, Any]:
+def joined_origins(weights: Sequence[Weights | None], teachers: Sequence[Teacher | None]) -> dict[str, Any]:
     """What members begin with and whom they learn from, as fields of a lineage: all, where they differ."""
 
     def joined(named: Sequence[Weights | Teacher | None], what: str) -> str:
@@ -307,7 +307,7 @@ def open_runs(
         seed = member.job.config.train.seed
         its = replace(
             lineage, key=member.key, params_sha256=params_sha256(member.job.config), seed=seed,
-            **origin_of([each], [teacher]),
+            **joined_origins([each], [teacher]),
         )  # fmt: skip
         parameters = flatten(member.job.config.model_dump())
         run_ids.append(steps.open_run(member.job.family, member.job.config, data, its, parameters))

@@ -83,12 +83,12 @@ def combine(folders: Sequence[Path], target: Path) -> ModelCard:
         member.model_copy(update={"weights": f"member-{place}.safetensors"})
         for place, member in enumerate(member for card in cards for member in card.members)
     )
-    card = cards[0].model_copy(update={"members": members, **origin_of(cards)})
+    card = cards[0].model_copy(update={"members": members, **common_origin(cards)})
     save_model(target, card, [module for model in saved for module in model.members])
     return card
 
 
-def origin_of(cards: Sequence[ModelCard]) -> dict[str, Any]:
+def common_origin(cards: Sequence[ModelCard]) -> dict[str, Any]:
     """What models began with, and who taught them, where that is the same for all: else their own runs say it."""
     said = {name: [getattr(card, name) for card in cards] for name in ("initial_weights", "taught_by")}
     return {
