@@ -23,6 +23,7 @@ from tasks.card import InitialWeights
 from tasks.faceevaluate import embed_split, evaluate, fit_thresholds, look, pairs_of
 from tasks.facepairs import neighbour_loss, pairs_of_people, pairs_of_two
 from tasks.facepredict import FacePredictor
+from tasks.facereport import Report
 from tasks.faces import FaceConfig, layout, loss, require_apart
 from tasks.modelfile import load_card, load_model, write_card
 from tasks.pairheads import load_pair_heads, pair_logits
@@ -55,13 +56,16 @@ def trained(drawn: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
+def evaluated(model: Path, dataset: Dataset, folder: Path, **changes: Any) -> Report:
+    """The report on a model whose thresholds are fitted, written to `folder`."""
+    fit_thresholds(model, dataset, batch_size=32)
+    report = evaluate([model], dataset, config=tiny_config("faces", **changes).evaluate)
+    report.write(folder)
+    return report
+
+
 def test_prediction_gives_what_evaluation_measured(drawn: Dataset, trained: Path, tmp_path: Path) -> None:
-    fitted = fit_thresholds(trained, drawn, batch_size=32)
-    assert "accuracy" in fitted.note and fitted.metrics["threshold.accuracy"] > 0
-    report = evaluate(
-        [trained], drawn, config=tiny_config("faces", evaluate__views=["single", "mirror"]).evaluate
-    )
-    report.write(tmp_path / "report")
+    evaluated(trained, drawn, tmp_path / "report", evaluate__views=["single", "mirror"])
     blobs = drawn.table("test", ["image"])["image"].to_pylist()
     ids = drawn.table("test", ["id"])["id"].to_pylist()
     table = FacePredictor(load_model(trained)).predict([b"no picture", *blobs])
@@ -89,9 +93,7 @@ def test_prediction_gives_what_evaluation_measured(drawn: Dataset, trained: Path
 def test_the_report_is_a_page_with_intervals_thresholds_figures_and_the_worst_pairs(
     drawn: Dataset, trained: Path, tmp_path: Path
 ) -> None:
-    fit_thresholds(trained, drawn, batch_size=32)
-    report = evaluate([trained], drawn, config=tiny_config("faces").evaluate)
-    report.write(tmp_path)
+    report = evaluated(trained, drawn, tmp_path)
     page, metrics = (tmp_path / "report.html").read_text(), report.metrics
     assert page.count("data:image/png;base64,") == len(list(tmp_path.glob("*.png"))) == 4
     assert f"<td>{metrics['auc_low']:.4g} to {metrics['auc_high']:.4g}</td>" in page and "auc_low" not in page
@@ -109,9 +111,7 @@ def test_the_report_is_a_page_with_intervals_thresholds_figures_and_the_worst_pa
 def test_a_page_of_an_embedder_without_thresholds_or_recognition_says_so(
     drawn: Dataset, trained: Path, tmp_path: Path
 ) -> None:
-    fit_thresholds(trained, drawn, batch_size=32)
-    report = evaluate([trained], drawn, config=tiny_config("faces").evaluate)
-    report.write(tmp_path)
+    report = evaluated(trained, drawn, tmp_path)
     name = "<script>alert(1)</script>"
     bare = dataclasses.replace(report, thresholds={}, open_set=None, about={**report.about, "dataset": name})
     bare.write(tmp_path)
@@ -120,13 +120,12 @@ def test_a_page_of_an_embedder_without_thresholds_or_recognition_says_so(
     assert not (tmp_path / "open_set.png").exists() and "Recognition, open set" not in page
 
 
-def test_evaluation_tells_recognition_and_what_the_heads_judge(drawn: Dataset, trained: Path) -> None:
-    fit_thresholds(trained, drawn, batch_size=32)
+def test_evaluation_tells_recognition_and_what_the_heads_judge(
+    drawn: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    report = evaluated(trained, drawn, tmp_path, evaluate__views=["single", "mirror"])
     card = load_card(trained)
     assert card.pair_heads is not None and "of train" in card.pair_heads.fitted_on
-    report = evaluate(
-        [trained], drawn, config=tiny_config("faces", evaluate__views=["single", "mirror"]).evaluate
-    )
     metrics, about = report.metrics, report.about
     num_people = sum(num > 0 for num in drawn.info.counts["test"].values())
     assert about["num_enrolled"] == num_people and about["num_enrolled_open_set"] == num_people // 2
@@ -153,8 +152,9 @@ def test_a_card_names_nobody_and_thresholds_that_pairs_do_not_support_accept_nob
     rates = dict.fromkeys(["accuracy", "far_1e-1", "far_1e-2", "far_1e-3"], NOTHING)
     unfitted = {"thresholds": rates, "told_by_few": (), "calibrated_on": "", "pair_heads": None}
     write_card(trained, load_card(trained).model_copy(update=unfitted))
-    fit_thresholds(trained, drawn, batch_size=32)
+    told = fit_thresholds(trained, drawn, batch_size=32)
     card = load_card(trained)
+    assert "accuracy" in told.note and told.metrics["threshold.accuracy"] == card.thresholds["accuracy"] > 0
     assert card.classes == () and "person" not in (trained / "model.json").read_text()
     assert not any("people" in name for name in load_model(trained).members[0].state_dict())
     # six pictures of each of five people: one false accept of 360 is more than 1e-3
