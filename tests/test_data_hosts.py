@@ -102,6 +102,8 @@ def test_a_private_address_is_refused_however_it_is_written(host: str, tmp_path:
 )
 def test_a_public_address_or_a_name_passes_the_first_look(host: str) -> None:
     check_host(host)
+    address = literal(host)
+    assert is_public(address) if address is not None else host == "example.org"
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from models.classification import ARCHITECTURES, Classifier, arguments_of, build, least_px
-from models.stages import parameters_of, require_composed, stages_of
+from models.stages import ATOL, RTOL, parameters_of, require_composed, run_stages, stages_of
 from tests.published import efficientnet_lite0
 
 
@@ -17,7 +17,9 @@ def classifier(name: str) -> Classifier:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_stages_one_after_the_other_are_the_network(name: str) -> None:
     model, px = classifier(name).eval(), max(32, least_px(name))
-    require_composed(model.net, model.normalise(torch.randint(0, 256, (2, 3, px, px), dtype=torch.uint8)))
+    x = model.normalise(torch.randint(0, 256, (2, 3, px, px), dtype=torch.uint8))
+    torch.testing.assert_close(run_stages(stages_of(model.net), x), model.net(x), rtol=RTOL, atol=ATOL)
+    require_composed(model.net, x)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -61,4 +63,5 @@ def test_a_network_that_is_not_its_children_in_order_is_refused() -> None:
 @pytest.mark.data
 def test_efficientnet_lite0_loads_the_published_weights_strictly() -> None:
     net = ARCHITECTURES["efficientnet_lite0"](num_classes=1000, channels=3)
-    net.load_state_dict(torch.load(efficientnet_lite0(), weights_only=True), strict=True)
+    kept = net.load_state_dict(torch.load(efficientnet_lite0(), weights_only=True), strict=False)
+    assert (kept.missing_keys, kept.unexpected_keys) == ([], [])

@@ -168,7 +168,7 @@ def test_what_serve_refuses(home: Path, run: Run) -> None:
 
 def test_the_sections_of_params_yaml_are_whole() -> None:
     for name, model in (("serve", ServeConfig), ("record", RecordConfig), ("drift", DriftConfig)):
-        section(name, model, {})
+        assert section(name, model, {}).model_fields_set == set(model.model_fields)
 
 
 def test_prefect_has_a_deployment_of_it() -> None:

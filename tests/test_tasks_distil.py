@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 
 from data.classification import Batch
 from data.dataset import Dataset
+from data.random import SampleGenerator
 from models.classification import build
 from tasks import cluster
-from tasks.classification import loss
+from tasks.classification import batch, loss, records
 from tasks.distil import Teacher, TeacherNetwork, divergence
 from tasks.ensemble import combine
 from tasks.loop import Progress
@@ -230,9 +232,22 @@ def test_a_teacher_that_was_not_read_is_an_error(digits: Dataset, tmp_path: Path
         train(FAMILY, config, digits, folder=tmp_path, key="k", digest="", executor="in_process")
 
 
-def test_mixed_pictures_are_taught_as_they_are_seen(digits: Dataset, tmp_path: Path) -> None:
-    teacher = teacher_of(tmp_path / "teacher", digits)
-    run(digits, tmp_path / "run", teacher, augment__mixup_alpha=0.5, augment__cutmix_alpha=1.0)
+def test_mixed_pictures_are_taught_as_they_are_seen(digits: Dataset) -> None:
+    """The soft targets are those of the mixed picture, while the labels' part is of both that were mixed."""
+    config = tiny_config(FAMILY, distil__weight=0.5, distil__temperature=2.0, augment__mixup_alpha=1.0)
+    torch.manual_seed(0)
+    student, network = (build("lenet5", 10, 1, {"input_px": 16}, (0.5,), (0.25,)) for _ in range(2))
+    images, labels = torch.randint(0, 256, (12, 1, 16, 16), dtype=torch.uint8), torch.arange(12) % 10
+    samples = records({"images": images, "labels": labels})
+    mixed = batch(samples, np.arange(12), digits.info, config, SampleGenerator(0, 0))
+    assert mixed.partner_labels is not None and mixed.weights is not None
+    value, _logged = loss(student, mixed, config, teacher=TeacherNetwork([network], 2.0))
+    logits, soft = student(mixed.images), (network(mixed.images) / 2).softmax(1)
+    own, partners = (
+        F.cross_entropy(logits, of, reduction="none") for of in (mixed.labels, mixed.partner_labels)
+    )
+    of_labels = (mixed.weights * own + (1 - mixed.weights) * partners).mean().item()
+    assert value.item() == pytest.approx((by_hand(logits, soft, 2.0) + of_labels) / 2, rel=1e-5)
 
 
 def test_features_leave_no_pictures_to_teach_on() -> None:
