@@ -12,6 +12,7 @@ the test split. Pictures are decoded once for all trials. Each keeps checkpoints
 until it ends.
 """
 
+import atexit
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ import ray
 import ray.tune
 import torch
 from ray.tune.error import TuneError
+from ray.tune.registry import _unregister_all
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -184,6 +186,7 @@ def run_trials(
     helpers = [source]
     try:
         Tuning(tuner, ledger).follow()
+        _unregister_all()
     except TuneError as error:
         raise ledger.error or error from None  # Tune raises the text of a traceback in place of what it met
     except ClusterLost:
@@ -192,6 +195,7 @@ def run_trials(
     finally:
         for actor in helpers:
             ray.kill(actor)
+        atexit.unregister(_unregister_all)  # which would ask the head when the process ends, gone or not
         shutil.rmtree(folder / TUNE, ignore_errors=True)
     if ledger.error is not None:
         raise ledger.error

@@ -37,6 +37,7 @@ from tests.chaos import (
     judge_locks,
     judge_run,
     judge_store,
+    lives,
     run,
     running,
     running_records,
@@ -45,7 +46,7 @@ from tests.chaos import (
 )
 from tests.facegalleries import write_embedder
 from tests.pictures import class_tree, write_tree
-from tests.platforms import tiny_changes
+from tests.platforms import tiny_changes, wait_for
 from tests.test_tasks_ledger import with_versions
 
 pytestmark = pytest.mark.chaos
@@ -152,6 +153,7 @@ def kill_named(name: str) -> Callable[[Command, psutil.Process], None]:
         assert victims, f"no {name} runs"
         for victim in victims:
             victim.kill()
+        wait_for(lambda: not any(lives(victim) for victim in victims), 10, f"the end of {name}", 0.01)
 
     return fault
 
@@ -195,6 +197,20 @@ def judge_loss(code: int, err: str) -> None:
     assert code == 1, err
     assert err.splitlines()[-1].startswith("convoy: the head of the embedded Ray ("), err
     assert "type the same command again" in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["tasks.raytrain:cpus_of_each:1", "tasks.train:keep:1"])
+def test_a_training_whose_ray_has_lost_its_head_does_not_ask_it(
+    point: str, straight: Straight, tmp_path: Path
+) -> None:
+    """Before the workers start and when they have ended, the driver asks what the cluster has."""
+    with running(straight.home, tmp_path / "hurt", [*TRAIN, *tiny_changes()], point) as hurt:
+        RAY_FAULTS["gcs"](hurt, hurt.reach())
+        hurt.let_go()
+        judge_loss(*hurt.end())
+        assert hurt.left_after(RAY_AGENTS_S) == []
+    judge_run(straight, hurt.key, run(straight.home, tmp_path / "again", "train", "--resume", hurt.key))
 
 
 SEARCH = (
