@@ -122,6 +122,8 @@ def predict(
         raise ValueError("--set is for --out FILE.parquet: give it too")
     if draw is not None and draw.exists() and not draw.is_dir():
         raise ValueError(f"--draw {draw} is a file: give a folder")
+    if coco is not None and coco.is_dir():
+        raise ValueError(f"--coco {coco} is a folder: give a file")
     if card.family in LOOKED_AT_ONCE and view not in (None, "single"):
         raise ValueError(f"--view (={view}) must be single for {card.family}: a picture is looked at once")
     files = find_images(paths, suffixes_of(card.family))

@@ -91,3 +91,22 @@ def test_the_class_and_that_of_its_false_alarms_are_two_of_the_dataset(
     code, _out, err = run(*words, "--as", other)
     assert code == 2 and "must be two classes of patches: blank, square" in err
     assert not (tmp_path / "mined").exists()
+
+
+@pytest.mark.usefixtures("patches")
+def test_photographs_that_cannot_be_looked_over_are_told_before_anything_is_trained(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"hello")
+    Image.new("L", (90, 40)).save(tmp_path / "low.png")
+    for photo, message in {
+        "none.jpg": "no such picture: none.jpg",
+        str(tmp_path / "bad.png"): "bad.png: not an image",
+        str(tmp_path / "low.png"): "--windows (=24 41) must be from 1 to 40 px, the shorter side of",
+    }.items():
+        code, _out, err = run(
+            "mine", "patches", "skimage:coffee", photo, "--class", "square", "--as", "blank",
+            "--pictures", str(tmp_path / "mined"), "--windows", "24", "41",
+        )  # fmt: skip
+        assert code == 2 and message in err and err.count("\n") == 1
+    assert not (tmp_path / "mined").exists() and not any(runs().glob("*"))
