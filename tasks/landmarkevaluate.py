@@ -10,7 +10,7 @@ import torch
 
 from data.dataset import Dataset, DatasetInfo, Split
 from data.decode import decode_image
-from data.landmarks import IBUG68_EYE_CORNERS, is_ibug68
+from data.landmarks import IBUG68_EYE_CORNERS, in_squares, is_ibug68, shown
 from tasks.landmarkmetrics import lengths, nan_mean, point_errors, summarise
 from tasks.landmarkpredict import LandmarkPredictor
 from tasks.landmarkreport import Report, Shown
@@ -81,7 +81,9 @@ def evaluate(
     sizes = np.stack([table["width"].to_numpy(), table["height"].to_numpy()], 1)
     found, found_visible, seconds = locate_split(predictor, dataset, split, on_progress)
     errors = point_errors(found, points, given, lengths(points, given, sizes, by, eyes))
-    metrics = summarise(errors, found_visible, visible, given)
+    # as training has it: what lies outside of what the network is shown is not visible
+    seen = visible & shown(in_squares(points, sizes, predictor.input), predictor.input.input_px)
+    metrics = summarise(errors, found_visible, seen, given)
     metrics["images_per_s"] = len(points) / seconds
     return Report(
         metrics=metrics,
