@@ -31,9 +31,9 @@ def normaliser(
 ) -> tuple[Literal["eye_corners", "box", "side"], tuple[int, int] | None]:
     """What errors are shares of, and the points that are eye corners; raises ValueError where they are not known."""
     eyes = config.eye_corners or (IBUG68_EYE_CORNERS if is_ibug68(info) else None)
-    if eyes is not None and not all(0 <= eye < len(info.points) for eye in eyes):
+    if eyes is not None and (eyes[0] == eyes[1] or not all(0 <= eye < len(info.points) for eye in eyes)):
         raise ValueError(
-            f"evaluate.eye_corners (={list(eyes)}) must be numbers below {len(info.points)}, the points of "
+            f"evaluate.eye_corners (={list(eyes)}) must be two numbers below {len(info.points)}, the points of "
             f"{info.name!r}"
         )
     if config.normalise_by == "auto":

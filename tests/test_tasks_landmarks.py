@@ -99,6 +99,13 @@ def test_what_the_network_is_not_shown_counts_as_hidden(resize: str, tmp_path: P
     assert report.metrics["visibility_accuracy"] == (0.25 if resize == "crop" else 0.75)
 
 
+@pytest.mark.parametrize("eyes", [[0, 5], [1, 1]])
+def test_eye_corners_are_two_points(eyes: list[int], tmp_path: Path) -> None:
+    config = tiny_config("landmarks", evaluate__eye_corners=eyes)
+    with pytest.raises(ValueError, match="must be two numbers below 5, the points of 'dotfaces'"):
+        normaliser(tiny_dataset("landmarks", tmp_path).info, config.evaluate)
+
+
 def test_a_dataset_knows_which_of_its_points_change_places_in_a_mirror(tmp_path: Path) -> None:
     dataset = tiny_dataset("landmarks", tmp_path)
     assert dataset.info.mirror_pairs == ((0, 1), (3, 4))
