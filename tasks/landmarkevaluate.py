@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from data.dataset import Dataset, DatasetInfo, Split
 from data.decode import decode_image
@@ -19,6 +20,7 @@ from tasks.modelfile import load_model
 from tasks.settings import Precision
 
 PIECE_IMAGES = 256  # decoded at a time
+SHOWN_PX = 512  # longer side of a picture in the report, at most
 NORMALISERS = {
     "eye_corners": "distance of the outer eye corners",
     "box": "diagonal of the box around the true points",
@@ -138,10 +140,19 @@ def pictures_of(
     each = min(num // 3, len(order))
     middle = (len(order) - each) // 2
     kinds = {"best": order[:each], "median": order[middle : middle + each], "worst": order[::-1][:each]}
-    shown = []
+    drawn = []
     for kind, places in kinds.items():
         if len(places):
             blobs = dataset.rows(split, places.tolist(), ["image"])["image"].to_pylist()
-            pictures = [np.asarray(decode_image(blob, channels=channels)) for blob in blobs]
-            shown += [Shown(kind, int(p), picture) for p, picture in zip(places, pictures, strict=True)]
-    return tuple(shown)
+            drawn += [
+                Shown(kind, int(p), *reduced(decode_image(blob, channels=channels)))
+                for p, blob in zip(places, blobs, strict=True)
+            ]
+    return tuple(drawn)
+
+
+def reduced(picture: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
+    """Pixels of a picture whose longer side is SHOWN_PX at most, and its width and height before."""
+    scale = min(1, SHOWN_PX / max(picture.size))
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return np.asarray(picture if scale == 1 else picture.resize((width, height))), picture.size

@@ -13,7 +13,7 @@ from data.dataset import Dataset
 from data.ingest import ingest
 from data.landmarks import mirrored_order
 from models.landmarks import LandmarkNet
-from tasks.landmarkevaluate import evaluate, normaliser
+from tasks.landmarkevaluate import evaluate, normaliser, reduced
 from tasks.landmarkmetrics import lengths, nan_mean, point_errors
 from tasks.landmarkpredict import LandmarkPredictor
 from tasks.landmarks import card, rebuild
@@ -97,6 +97,13 @@ def test_what_the_network_is_not_shown_counts_as_hidden(resize: str, tmp_path: P
     save_model(tmp_path / "model", saved, [model])
     report = evaluate([tmp_path / "model"], dataset, config=config.evaluate)
     assert report.metrics["visibility_accuracy"] == (0.25 if resize == "crop" else 0.75)
+
+
+def test_large_pictures_are_made_smaller_for_the_report() -> None:
+    small, size = reduced(Image.new("RGB", (3000, 2)))
+    assert (small.shape, size) == ((1, 512, 3), (3000, 2))
+    same, size = reduced(Image.new("L", (512, 40)))
+    assert (same.shape, size) == ((40, 512), (512, 40))
 
 
 @pytest.mark.parametrize("eyes", [[0, 5], [1, 1]])
