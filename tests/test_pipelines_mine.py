@@ -14,6 +14,13 @@ from tasks.paths import runs, store
 from tests.conftest import Run
 
 CLASSES = ("blank", "square")
+# of docs/slidingwindows.md: photographs without a face
+FACELESS = (
+    "brick", "chelsea", "coffee", "coins", "grass", "gravel", "horse", "hubble_deep_field", "ihc", "moon",
+    "motorcycle_left", "page", "retina", "rocket", "text",
+)  # fmt: skip
+DRAWN = ("circles", "mosaic", "stones", "strokes", "whirls")
+ASTRONAUT_XY = ((205, 101), (247, 103), (226, 128), (203, 140), (245, 142))  # eyes, nose, mouth, by eye
 
 
 @pytest.fixture
@@ -110,3 +117,36 @@ def test_photographs_that_cannot_be_looked_over_are_told_before_anything_is_trai
         )  # fmt: skip
         assert code == 2 and message in err and err.count("\n") == 1
     assert not (tmp_path / "mined").exists() and not any(runs().glob("*"))
+
+
+@pytest.mark.slow
+def test_of_two_hundred_patches_comes_a_detector_that_finds_the_astronauts_face_and_nothing_else(
+    run: Run, tmp_path: Path
+) -> None:
+    """The commands of docs/slidingwindows.md, with its numbers; five minutes on one thread."""
+    photos = [*(f"skimage:{name}" for name in FACELESS), *(f"convoy:{name}" for name in DRAWN)]
+    mined, out = tmp_path / "mined", tmp_path / "faces"
+    for words in (
+        ("data", "add", "skimage:lfw_subset", "--name", "faces_patches"),
+        (
+            "mine", "faces_patches", *photos, "--class", "face", "--as", "other",
+            "--pictures", str(tmp_path / "patches"), "--windows", "47", "59", "73", "92", "114", "143",
+            "--rounds", "6", "--steps", "500", "--out", str(mined), "--executor", "in_process",
+        ),
+        (
+            "train", "classification", "--dataset", "faces_patches", "--out", str(out),
+            "--set", f"transfer.weights={mined / 'model'}", "--executor", "in_process",
+        ),
+    ):  # fmt: skip
+        code, _text, err = run(*words)
+        assert code == 0, err
+    code, text, err = run(
+        "detect-windows", "skimage:astronaut", "--model", str(out / "model"), "--class", "face",
+        "--windows", *map(str, range(40, 161, 4)), "--agreeing", "15", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    [scan] = json.loads(text)["pictures"]
+    [found] = scan["found"]
+    x0, y0, x1, y1 = found["box_xyxy"]
+    assert all(x0 < x < x1 and y0 < y < y1 for x, y in ASTRONAUT_XY) and x1 - x0 < 160
+    assert scan["num_windows"] == 36_334
