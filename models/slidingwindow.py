@@ -226,7 +226,7 @@ def stride_of(skeleton: nn.Module, channels: int, window_px: int) -> int:
 
 def seen_beyond(skeleton: nn.Module, channels: int, window_px: int, stride_px: int) -> tuple[int, int]:
     """How many pixels above and below its window a place sees, for its convolutions pad: rounded up to strides."""
-    layer = receptive_fields(nn.Sequential(skeleton), (channels, window_px, window_px))["0"]
+    layer = receptive_fields(nn.Sequential(skeleton).eval(), (channels, window_px, window_px))["0"]
     assert layer.widest is not None  # a map has places
     rows = layer.widest.rows
     above, below = -rows.start, rows.at(layer.shape[1] - 1)[1] - window_px

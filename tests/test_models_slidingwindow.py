@@ -100,12 +100,20 @@ def test_bands_of_a_picture_give_what_the_whole_gives(name: str, px: int) -> Non
     _pixels, rows = next(whole.bands(10**6, px, 1))
     height = px + whole.stride_px * (2 * rows.stop + 1) + whole.stride_px - 1  # two bands and two rows more
     picture = torch.randn(1, 3, height, px + whole.stride_px, dtype=torch.float64)
-    bands = list(whole.bands(*picture.shape[2:], 1))
-    assert len(bands) > 2
-    together = torch.cat([whole(picture[:, :, pixels])[:, :, rows] for pixels, rows in bands], 2)
-    torch.testing.assert_close(together, whole(picture), rtol=1e-9, atol=1e-11)
+    expected = whole(picture)
     [(pixels, rows)] = whole.bands(*picture.shape[2:], picture.numel())
-    assert (pixels, rows) == (slice(0, height), slice(0, together.shape[2]))
+    assert pixels.start == 0 and rows == slice(0, expected.shape[2])
+
+    def banded() -> torch.Tensor:
+        bands = list(whole.bands(*picture.shape[2:], 1))
+        assert len(bands) > 2
+        return torch.cat([whole(picture[:, :, pixels])[:, :, rows] for pixels, rows in bands], 2)
+
+    torch.testing.assert_close(banded(), expected, rtol=1e-9, atol=1e-11)
+    pads, whole.beyond_px = whole.beyond_px != (0, 0), (0, 0)
+    assert (
+        torch.allclose(banded(), expected, rtol=1e-9, atol=1e-11) != pads
+    )  # without what it sees beyond, it differs
 
 
 def test_what_a_place_sees_beyond_its_window_is_what_convolutions_pad() -> None:
