@@ -171,7 +171,7 @@ def empty_split(info: DatasetInfo, config: LandmarkInput) -> dict[str, np.ndarra
 
 def shown(points_xy: Array, side_px: int) -> Array:
     """Which points (…, 2), edges in pixels of squares of `side_px`, lie in them: (…) bool."""
-    return ((points_xy >= 0) & (points_xy <= side_px)).all(-1)
+    return ((points_xy >= 0) & (points_xy <= side_px)).all(-1)  # type: ignore[return-value] # of numpy, maybe one bool
 
 
 def is_ibug68(info: DatasetInfo) -> bool:
