@@ -89,8 +89,8 @@ class AugmentConfig(Parameters):
         )
 
 
-class ColourChanges(Protocol):
-    """The parameters of a family's augmentation that are about colour, as `AugmentConfig` describes them."""
+class ToneChanges(Protocol):
+    """Parameters of a family's augmentation that leave grey pictures grey, as `AugmentConfig` describes them."""
 
     @property
     def brightness(self) -> float: ...
@@ -98,6 +98,11 @@ class ColourChanges(Protocol):
     def contrast(self) -> float: ...
     @property
     def saturation(self) -> float: ...
+
+
+class ColourChanges(ToneChanges, Protocol):
+    """All that are about colour."""
+
     @property
     def colour_shift(self) -> float: ...
     @property
@@ -271,8 +276,8 @@ def crop_boxes(sides_px: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
     )
 
 
-def colour_maps(images: Tensor, colours: colour.Colours, config: ColourChanges, draws: Draws) -> Tensor:
-    """One colour map a sample (B, C, C + 1): brightness, then contrast, then saturation, then the shifts."""
+def tone_maps(images: Tensor, config: ToneChanges, draws: Draws) -> Tensor:
+    """One colour map a sample (B, C, C + 1): brightness, then contrast, then saturation."""
     B, C, H, W = images.shape
     maps = colour.identity(B, C, images.device)
     if config.brightness:
@@ -286,6 +291,12 @@ def colour_maps(images: Tensor, colours: colour.Colours, config: ColourChanges, 
     if config.saturation:
         factor = 1 + draws.around("saturation", config.saturation)[:, 0]
         maps = colour.compose(colour.saturation(factor, C), maps)
+    return maps
+
+
+def colour_maps(images: Tensor, colours: colour.Colours, config: ColourChanges, draws: Draws) -> Tensor:
+    """The maps of `tone_maps`, then the shifts: (B, C, C + 1)."""
+    C, maps = images.shape[1], tone_maps(images, config, draws)
     if config.colour_shift:
         levels = (draws.generator.uniform(draws.indices, "colour", C) * 2 - 1) * config.colour_shift * 255
         shift = torch.from_numpy(levels.round()).float().to(images.device)

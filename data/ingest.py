@@ -32,6 +32,7 @@ from data.duplicates import (
     take_pictures,
 )
 from data.formats import SPLIT_NAMES, Listing, RawItem, list_source, table_tree
+from data.formats.landmarks import mirrored_names
 from data.formats.likeness import hinting
 from data.measurement import measure_all
 from data.parameters import Parameters
@@ -135,8 +136,11 @@ def ingest(
             files |= write_earlier(partial, earlier, found.measured.sha256, known.thumbs)
         info = describe_dataset(name, family, licence, tree.name, found, splits, shards)
         info = info.model_copy(
-            update={"points": listing.points, "files_sha256": files, "alignment": alignment}
-        )
+            update={
+                "points": listing.points, "mirror_pairs": mirrored_names(listing.points), "files_sha256": files,
+                "alignment": alignment,
+            }
+        )  # fmt: skip
         laps.append(("write", time.perf_counter()))
         report = make_report(info, str(store / name), listing, found, duplicates, laps)
         report = report.model_copy(update=compare_sides(found, known, splits, fresh_splits))

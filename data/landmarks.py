@@ -5,7 +5,7 @@ point at x of a picture 100 pixels wide stands at (x + 0.5) / 100 of its width.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from data import colour, geometry
-from data.augment import Draws
+from data.augment import Draws, tone_maps
 from data.dataset import DatasetInfo
 from data.decode import decode_many
 from data.parameters import Parameters
@@ -32,6 +32,7 @@ IBUG68_PAIRS: tuple[tuple[int, int], ...] = (
     (48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67),  # mouth
 )  # fmt: skip
 IBUG68_EYE_CORNERS = (36, 45)  # the outer ones
+Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 class LandmarkInput(Parameters):
@@ -48,8 +49,8 @@ class LandmarkAugment(Parameters):
 
     mirror: bool = Field(description="mirror left-right in every other epoch; pairs of points change places")
     mirror_pairs: tuple[tuple[int, int], ...] = Field(
-        description="numbers of the points, from 0, that change places in a mirror; []: those of dataset.json, or of "
-        "the 68 points of iBUG"
+        description="numbers of the points, from 0, that change places in a mirror; []: by left and right in their "
+        "names, or those of the 68 points of iBUG"
     )
     rotation_deg: float = Field(ge=0, le=180, description="greatest turn to either side, in degrees")
     scale: float = Field(ge=0, lt=1, description="pictures are enlarged by up to 1 ± this")
@@ -135,19 +136,23 @@ def square_maps(sizes_px: np.ndarray, config: LandmarkInput) -> tuple[np.ndarray
     return np.broadcast_to(side / shorter, sizes.shape), -cut * side / shorter
 
 
+def in_squares(points_xy: np.ndarray, sizes_px: np.ndarray, config: LandmarkInput) -> np.ndarray:
+    """Stored points (N, P, 2) of upright pictures of `sizes_px` (N, 2) as edges in pixels of their squares, float64."""
+    scale, shift = square_maps(sizes_px, config)
+    return (points_xy + 0.5) * scale[:, None] + shift[:, None]
+
+
 def decode_rows(rows: pa.Table, info: DatasetInfo, config: LandmarkInput) -> dict[str, np.ndarray]:
     """Rows of COLUMNS as arrays: the fields of `LandmarkRecords`."""
     num, P = rows.num_rows, len(info.points)
     stored = np.array(rows["points_xy"].to_pylist(), np.float32).reshape(num, P, 2)
     visible = np.array(rows["visible"].to_pylist(), bool).reshape(num, P)
     sizes = np.stack([rows["width"].to_numpy(), rows["height"].to_numpy()], 1)
-    scale, shift = square_maps(sizes, config)
-    points = (stored + 0.5) * scale[:, None] + shift[:, None]
     return {
         "images": decode_many(
             rows["image"].to_pylist(), config.input_px, info.picture_channels, config.resize, draft=False
         ),
-        "points_xy": points.astype(np.float32),
+        "points_xy": in_squares(stored, sizes, config).astype(np.float32),
         "visible": visible,
         "given": visible | (stored != 0).any(2),
     }
@@ -164,6 +169,11 @@ def empty_split(info: DatasetInfo, config: LandmarkInput) -> dict[str, np.ndarra
     }
 
 
+def shown(points_xy: Array, side_px: int) -> Array:
+    """Which points (…, 2), edges in pixels of squares of `side_px`, lie in them: (…) bool."""
+    return ((points_xy >= 0) & (points_xy <= side_px)).all(-1)  # type: ignore[return-value] # of numpy, maybe one bool
+
+
 def is_ibug68(info: DatasetInfo) -> bool:
     """Whether the points are, by number, those of iBUG's markup of faces."""
     return info.points == tuple(str(i) for i in range(68))
@@ -175,8 +185,8 @@ def mirrored_order(info: DatasetInfo, changes: LandmarkAugment) -> np.ndarray:
     num = len(info.points)
     if not pairs:
         raise ValueError(
-            f"augment.mirror needs to know which of the {num} points of {info.name!r} change places: give "
-            "augment.mirror_pairs, as in [[0, 1]], or set augment.mirror=false"
+            f"augment.mirror needs to know which of the {num} points of {info.name!r} change places, and their names "
+            "do not tell: give augment.mirror_pairs, as in [[0, 1]], or set augment.mirror=false"
         )
     if max(map(max, pairs)) >= num:
         raise ValueError(
@@ -200,18 +210,6 @@ def motion(changes: LandmarkAugment, side_px: int, draws: Draws) -> tuple[Tensor
     maps = geometry.compose(maps, geometry.rotation(angle, middle))
     flips = draws.flips() if changes.mirror else torch.zeros(B, dtype=torch.bool, device=draws.device)
     return geometry.compose(maps, geometry.mirroring(flips, side_px)), flips
-
-
-def recolour(images: Tensor, changes: LandmarkAugment, draws: Draws) -> Tensor:
-    """Brightness, then contrast, then saturation, as one map: (B, C, H, W) → float32 in grey levels."""
-    B, C, H, W = images.shape
-    maps = colour.brightness(1 + draws.around("brightness", changes.brightness)[:, 0], C)
-    brightened = (maps[:, :, :C] * colour.mean_levels(images)[:, None]).sum(2) + maps[:, :, C]
-    grey = (brightened * colour.luma_weights(C, images.device)).sum(1)
-    factor = 1 + draws.around("contrast", changes.contrast)[:, 0]
-    maps = colour.compose(colour.contrast(factor, grey, C), maps)
-    factor = 1 + draws.around("saturation", changes.saturation)[:, 0]
-    return colour.apply(images, colour.compose(colour.saturation(factor, C), maps))
 
 
 def make_batch(
@@ -243,7 +241,6 @@ def make_batch(
                 points = points.gather(1, chosen[:, :, None].expand(-1, -1, 2))
                 visible, given = visible.gather(1, chosen), given.gather(1, chosen)
         if changes.recolours:
-            images = recolour(images, changes, draws)
+            images = colour.apply(images, tone_maps(images, changes, draws))
         images = colour.to_levels(images).contiguous()
-    inside = ((points >= 0) & (points <= side_px)).all(2)
-    return LandmarkBatch(images, points, visible & inside, given, indices)
+    return LandmarkBatch(images, points, visible & shown(points, side_px), given, indices)

@@ -11,7 +11,7 @@ docs/slidingwindows.md has how much.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from models.lenet import LeNet5
 from models.mobilenet import MobileNetV2
 from models.nin import NetworkInNetwork
 from models.overfeat import OverFeatCourse
+from models.receptive import receptive_fields
 from models.resnet import CifarResNet, ResNet
 from models.squeezenet import SqueezeNet
 from models.vgg import VGG
@@ -65,13 +66,16 @@ class FullyConvolutional(nn.Module):
     """Pictures (B, C, H, W) → logits of all windows (B, K, rows, columns), for evaluation.
 
     The window at (row, column) has its upper left corner at (`stride_px` * row, `stride_px` * column) and `window_px`
-    pixels a side; rows = (H - window_px) // stride_px + 1. What no whole window reaches is left out.
+    pixels a side; rows = (H - window_px) // stride_px + 1. What no whole window reaches is left out. Where convolutions
+    pad, a place sees `beyond_px` pixels above and below its window, in whole strides.
     """
 
-    def __init__(self, features: nn.Module, head: nn.Module, window_px: int, stride_px: int) -> None:
+    def __init__(
+        self, features: nn.Module, head: nn.Module, window_px: int, stride_px: int, beyond_px: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.features, self.head = features, head
-        self.window_px, self.stride_px = window_px, stride_px
+        self.window_px, self.stride_px, self.beyond_px = window_px, stride_px, beyond_px
 
     def places(self, height_px: int, width_px: int) -> tuple[int, int]:
         """Rows and columns of windows in a picture; raises ValueError if not one fits."""
@@ -86,6 +90,24 @@ class FullyConvolutional(nn.Module):
         # A picture that ends where its last window does: poolings that round up would see part of a window more.
         height, width = ((num - 1) * self.stride_px + self.window_px for num in (rows, columns))
         return self.head(self.features(x[:, :, :height, :width]))
+
+    def bands(self, height_px: int, width_px: int, most_px: int) -> Iterator[tuple[slice, slice]]:
+        """A picture in bands of about `most_px` pixels: rows of pixels, and the rows of windows of theirs that count.
+
+        One after the other, what counts of each is what the whole picture gives: a band has all pixels that its places
+        see. What neighbours share is computed twice, so that a band is at least twice as high as that.
+        """
+        rows, _columns = self.places(height_px, width_px)
+        above, below = self.beyond_px
+        shared = self.window_px - self.stride_px + above + below
+        num = max(1, (max(most_px // width_px, 2 * shared) - shared) // self.stride_px)
+        for first in range(0, rows, num):
+            end = min(first + num, rows)
+            # a multiple of the stride: what is pooled together stays together
+            start_px = max(0, first * self.stride_px - above)
+            end_px = min(height_px, (end - 1) * self.stride_px + self.window_px + below)
+            skipped = first - start_px // self.stride_px
+            yield slice(start_px, end_px), slice(skipped, skipped + end - first)
 
 
 # of a network: the modules up to its last map, and from a map's side what stands for all behind it
@@ -182,27 +204,52 @@ def channels_of(net: nn.Module) -> int:
     return next(module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d))
 
 
-def fully_convolutional(net: nn.Module, window_px: int) -> FullyConvolutional:
-    """A classification network that takes windows of `window_px` as one of whole pictures; `net` stays as it is.
-
-    Input is what `net` takes, normalised. Raises ValueError for a network that cannot be converted, and for a window
-    that its dense layers are not made for.
-    """
+def skeleton_of(net: nn.Module) -> nn.Module:
+    """The modules up to the last map without their weights; raises ValueError for a network that is not converted."""
     if type(net) not in PARTS:
         known = ", ".join(kind.__name__ for kind in PARTS)
         raise ValueError(
             f"{type(net).__name__} cannot be made fully convolutional: it pads by the picture's size, or is not in "
             f"models/slidingwindow.py; known: {known}. Its windows can be classified crop by crop"
         )
-    features, head_for = PARTS[type(net)](copy.deepcopy(net).eval())
-    skeleton, channels = copy.deepcopy(features).to("meta", torch.float32), channels_of(net)
-    side = map_side(skeleton, channels, window_px)
-    added = map_side(skeleton, channels, window_px + REACH_PX) - side
+    features, _head_for = PARTS[type(net)](net)
+    return copy.deepcopy(features).to("meta", torch.float32).eval()
+
+
+def stride_of(skeleton: nn.Module, channels: int, window_px: int) -> int:
+    """Pixels of the picture from one place of a map to the next; raises ValueError where that is no whole number."""
+    added = map_side(skeleton, channels, window_px + REACH_PX) - map_side(skeleton, channels, window_px)
     if REACH_PX % added:
-        raise ValueError(
-            f"{type(net).__name__}: {REACH_PX} px more give {added} places more: no whole stride"
-        )
-    return FullyConvolutional(features, head_for(side), window_px, REACH_PX // added).eval()
+        raise ValueError(f"{REACH_PX} px more give {added} places more: no whole stride")
+    return REACH_PX // added
+
+
+def seen_beyond(skeleton: nn.Module, channels: int, window_px: int, stride_px: int) -> tuple[int, int]:
+    """How many pixels above and below its window a place sees, for its convolutions pad: rounded up to strides."""
+    layer = receptive_fields(nn.Sequential(skeleton).eval(), (channels, window_px, window_px))["0"]
+    assert layer.widest is not None  # a map has places
+    rows = layer.widest.rows
+    above, below = -rows.start, rows.at(layer.shape[1] - 1)[1] - window_px
+    return -(-max(0, above) // stride_px) * stride_px, -(-max(0, below) // stride_px) * stride_px
+
+
+def native_stride(net: nn.Module, window_px: int) -> int:
+    """The stride that `fully_convolutional` gives; raises ValueError where it does."""
+    return stride_of(skeleton_of(net), channels_of(net), window_px)
+
+
+def fully_convolutional(net: nn.Module, window_px: int) -> FullyConvolutional:
+    """A classification network that takes windows of `window_px` as one of whole pictures; `net` stays as it is.
+
+    Input is what `net` takes, normalised. Raises ValueError for a network that cannot be converted, and for a window
+    that its dense layers are not made for.
+    """
+    skeleton, channels = skeleton_of(net), channels_of(net)
+    stride_px = stride_of(skeleton, channels, window_px)
+    beyond_px = seen_beyond(skeleton, channels, window_px, stride_px)
+    features, head_for = PARTS[type(net)](copy.deepcopy(net).eval())
+    head = head_for(map_side(skeleton, channels, window_px))
+    return FullyConvolutional(features, head, window_px, stride_px, beyond_px).eval()
 
 
 def crops_of(pictures: Tensor, window_px: int, stride_px: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 from cyclopts import Parameter
 
 from data.dataset import Dataset
-from data.decode import decode_image
+from data.decode import decode_image, read_size
 from data.export import export
 from data.ingest import IngestConfig
 from data.samples import read_photo
@@ -94,6 +94,7 @@ def mine(
         require_replaceable(out / "model")
     data = versions.open_stored(name)
     require_classes(data, label, other)
+    require_fitting(every, windows or [])
     rows: list[tuple[Any, ...]] = []
     with quiet_stdout(as_json):
         if not pictures.exists():
@@ -137,6 +138,20 @@ def require_classes(data: Dataset, label: str, other: str) -> None:
             f"--class (={label}) and --as (={other}) must be two classes of {data.info.name}: "
             f"{', '.join(data.info.classes)}"
         )
+
+
+def require_fitting(photos: tuple[str, ...], windows: list[int]) -> None:
+    """Raise ValueError or FileNotFoundError for photographs that cannot be looked over, before anything is trained."""
+    for photo in photos:
+        try:
+            shorter = min(read_size(read_photo(photo)))
+        except ValueError as error:
+            raise ValueError(f"{photo}: {error}") from None
+        if max(windows, default=1) > shorter or min(windows, default=1) < 1:
+            asked = " ".join(map(str, windows))
+            raise ValueError(
+                f"--windows (={asked}) must be from 1 to {shorter} px, the shorter side of {photo}"
+            )
 
 
 def train(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from data.files import write_whole
+from data.storage import cut_rows
 from pipelines.families import Executor
 from pipelines.imagefiles import find_images, require_there
 from pipelines.options import Changes, Json, overlap_of
@@ -20,7 +21,8 @@ from tasks.modelfile import load_card, load_model
 from tasks.predict import load_predictor
 from tasks.settings import ViewName
 
-PIECE_IMAGES = 256  # read and classified at a time: what is in memory does not grow with the folder
+# files read and predicted at a time: what is in memory does not grow with the folder
+PIECE_IMAGES, PIECE_BYTES = 256, 64 << 20
 NUM_LIKELY = 3  # classes shown beside the most likely one
 LOOKED_AT_ONCE = ("landmarks", "style")  # families without views
 # Options that not all models take: the families whose models do, and what these are called.
@@ -122,6 +124,8 @@ def predict(
         raise ValueError("--set is for --out FILE.parquet: give it too")
     if draw is not None and draw.exists() and not draw.is_dir():
         raise ValueError(f"--draw {draw} is a file: give a folder")
+    if coco is not None and coco.is_dir():
+        raise ValueError(f"--coco {coco} is a folder: give a file")
     if card.family in LOOKED_AT_ONCE and view not in (None, "single"):
         raise ValueError(f"--view (={view}) must be single for {card.family}: a picture is looked at once")
     files = find_images(paths, suffixes_of(card.family))
@@ -211,8 +215,9 @@ def counted(labels: list[str]) -> str:
 
 def in_pieces(files: list[Path], predict: Callable[[list[bytes]], Any]) -> list[dict[str, Any]]:
     """A row for each file, a piece of them at a time."""
-    pieces = [files[start : start + PIECE_IMAGES] for start in range(0, len(files), PIECE_IMAGES)]
-    return [row for piece in pieces for row in predict_files(piece, predict)]
+    sizes = [file.stat().st_size if file.is_file() else 0 for file in files]
+    pieces = cut_rows(sizes, PIECE_IMAGES, PIECE_BYTES)
+    return [row for start, stop in pieces for row in predict_files(files[start:stop], predict)]
 
 
 def predict_files(files: list[Path], predict: Callable[[list[bytes]], Any]) -> list[dict[str, Any]]:

@@ -8,21 +8,21 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.commands_predict import predict_files
+from pipelines.imagefiles import targets_of
 from pipelines.render import emit, table
-from tasks.drawing import distinct
 from tasks.modelfile import load_model
 from tasks.stylepictures import write_picture
 from tasks.stylesources import read_styles
 from tasks.stylizerpredict import StylizerPredictor
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def predict_styled(
     model: str, folder: Path, files: list[Path], styles: Sequence[str], strength: float, out: Path | None, as_json: bool
 ) -> int:  # fmt: skip
     """Stylise files one after the other; `out` is a file for one of them, else a folder."""
-    targets = targets_of(files, out)
+    if out is None:
+        raise ValueError("a stylizer makes pictures: give --out FILE.png (or .jpg), or --out FOLDER")
+    targets = targets_of([file.stem for file in files], out)
     saved = load_model(folder)
     predictor = StylizerPredictor(saved, precision="auto")
     if styles or strength != 1:
@@ -40,19 +40,6 @@ def predict_styled(
     document = {"model": model, "styles": saved.card.classes, "predictions": predictions}
     emit(document, [table("", ("image", "stylised, or what is wrong"), lines)], as_json)
     return int(any(row["error"] for row in predictions))
-
-
-def targets_of(files: Sequence[Path], out: Path | None) -> list[Path]:
-    """Where each picture is written; raises ValueError where nobody said, or several would go to one file."""
-    if out is None:
-        raise ValueError("a stylizer makes pictures: give --out FILE.png (or .jpg), or --out FOLDER")
-    if out.suffix.lower() in SUFFIXES and not out.is_dir():
-        if len(files) != 1:
-            raise ValueError(f"--out {out} is one file, and there are {len(files)} pictures: give a folder")
-        return [out]
-    if out.is_file():
-        raise ValueError(f"--out {out} is a file: it must end in {', '.join(SUFFIXES)}, or be a folder")
-    return [out / f"{name}.png" for name in distinct(file.stem for file in files)]
 
 
 def chosen(

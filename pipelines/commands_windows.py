@@ -1,13 +1,15 @@
 """`./convoy detect-windows`: find what a classifier knows in a picture, by sliding windows."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from data.decode import DecodeError, decode_image
+from data.decode import decode_image
 from data.samples import read_photo
+from pipelines.imagefiles import targets_of
 from pipelines.options import Json
 from pipelines.render import emit, table
 from tasks import registry
@@ -15,6 +17,7 @@ from tasks.card import Preprocessing
 from tasks.drawing import distinct
 from tasks.predict import load_predictor
 from tasks.slidingwindow import Way, WindowScorer, detect, draw, write_crops
+from tasks.stylepictures import write_picture
 
 
 def detect_windows(
@@ -52,7 +55,7 @@ def detect_windows(
         Sides of windows, in pixels of the picture; otherwise from the network's own to the shorter side, times 1.25.
     stride
         From one window to the next, in pixels of the picture scaled so that a window is as large as the network takes
-        it: a multiple of the network's own stride, which 0 means. With --way crops anything.
+        it: a multiple of the network's own stride, which 0 means; with --way crops any.
     score
         Least probability of what is shown.
     iou
@@ -64,7 +67,7 @@ def detect_windows(
     way
         convolutional: the network runs once over each scaled picture; crops: on each window by itself.
     out
-        Draw the boxes into this picture; of several pictures a folder.
+        Draw the boxes into this picture (.png or .jpg), or into a folder: one where there are several pictures.
     crops
         Write what is found as pictures to train on into this folder: false alarms, for the class that they are of.
     """
@@ -73,26 +76,25 @@ def detect_windows(
     preprocessing = predictor.card.preprocessing
     assert isinstance(preprocessing, Preprocessing)  # else there were no scorer
     every = (photo, *photos)
-    if out is not None and len(every) > 1:
-        out.mkdir(parents=True, exist_ok=True)
-    rows, scans, files = [], [], []
     names = distinct(Path(each).stem.replace(":", "-") for each in every)
-    for photo, name in zip(every, names, strict=True):
+    targets: Sequence[Path | None] = [None] * len(every) if out is None else targets_of(names, out)
+    rows, scans, files = [], [], []
+    for photo, name, target in zip(every, names, targets, strict=True):
         data = read_photo(photo)
         try:
             picture = decode_image(data, channels=preprocessing.channels)
-        except DecodeError as error:
+            began = time.perf_counter()
+            scan = detect(scorer, picture, labels, windows or (), score, iou, most, agreeing)
+        except ValueError as error:  # of several pictures, one may be too small for a window
             raise ValueError(f"{photo}: {error}") from None
-        began = time.perf_counter()
-        scan = detect(scorer, picture, labels, windows or (), score, iou, most, agreeing)
         taken_s = time.perf_counter() - began
         scans.append({"photo": photo, "size": picture.size, "seconds": taken_s, **scan.document()})
         for each in scan.found:
             place = (*map(round, each.box_xyxy), each.window_px, each.num_agreeing)
             rows.append((photo, each.label, each.score, *place))
-        if out is not None:
-            files.append(out if len(every) == 1 else out / f"{name}.png")
-            draw(decode_image(data, channels=3), scan, labels).save(files[-1])
+        if target is not None:
+            write_picture(target, draw(decode_image(data, channels=3), scan, labels))
+            files.append(target)
         if crops is not None:
             files += write_crops(crops, name, picture, scan, preprocessing)
     columns = ("picture", "class", "probability", "left", "top", "right", "bottom", "window px", "agreeing")

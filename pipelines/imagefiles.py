@@ -1,6 +1,11 @@
-"""The files that a person names to a command: given one by one, or in folders that are searched."""
+"""The files that a person names to a command: given one by one, or in folders that are searched; and what to write."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from tasks.drawing import distinct
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")  # of what is written
 
 
 def require_there(paths: tuple[Path, ...]) -> None:
@@ -31,3 +36,19 @@ def find_images(paths: tuple[Path, ...], suffixes: frozenset[str]) -> list[Path]
         else:
             files.append(path)
     return files
+
+
+def targets_of(stems: Sequence[str], out: Path) -> list[Path]:
+    """Where pictures are written: `out` is the file of one of them, else a folder of PNGs called by their `stems`.
+
+    Raises ValueError where several would go to one file, and for a file that is there and called like no picture.
+    """
+    if out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
+        if len(stems) != 1:
+            raise ValueError(f"--out {out} is one file, and there are {len(stems)} pictures: give a folder")
+        return [out]
+    if out.is_file():
+        raise ValueError(
+            f"--out {out} is a file: it must end in {', '.join(PICTURE_SUFFIXES)}, or be a folder"
+        )
+    return [out / f"{name}.png" for name in distinct(stems)]

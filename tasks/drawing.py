@@ -21,6 +21,7 @@ COLOURS = (
 MIN_FONT_PX = 12
 # shorter side of what is written: on a smaller picture texts would hide what they tell of
 LEAST_DRAWN_PX = 320
+MOST_DRAWN_PX = 4096  # longer side of what is enlarged: a strip of few pixels would fill the memory
 DASH_PX = 6
 
 
@@ -107,7 +108,7 @@ def write_drawn(
     """Write the pictures with what was found drawn into `folder`, as PNGs; the names of the files written.
 
     `draw` makes of a picture (H, W, 3) uint8, its row, and the whole factor by which the picture is enlarged, the
-    picture to write; small ones are, see LEAST_DRAWN_PX. Rows with an `error` are left out. Files of one name get
+    picture to write; small ones are, see `enlargement`. Rows with an `error` are left out. Files of one name get
     numbers. What was there under such a name is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,10 +116,16 @@ def write_drawn(
     written = [folder / f"{name}.png" for name in distinct(file.stem for file, _ in good)]
     for (file, row), target in zip(good, written, strict=True):
         picture = decode_image(file.read_bytes(), channels=3)
-        zoom = -(-LEAST_DRAWN_PX // min(picture.size))  # rounded up
+        zoom = enlargement(*picture.size)
         large = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.BICUBIC)
         Image.fromarray(draw(np.asarray(large), row, zoom)).save(target)
     return [str(each) for each in written]
+
+
+def enlargement(width_px: int, height_px: int) -> int:
+    """The whole factor that brings the shorter side to LEAST_DRAWN_PX, but not the longer one past MOST_DRAWN_PX."""
+    wanted = -(-LEAST_DRAWN_PX // min(width_px, height_px))  # rounded up
+    return max(1, min(wanted, MOST_DRAWN_PX // max(width_px, height_px)))
 
 
 def distinct(stems: Iterable[str]) -> list[str]:

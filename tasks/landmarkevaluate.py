@@ -7,10 +7,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from data.dataset import Dataset, DatasetInfo, Split
 from data.decode import decode_image
-from data.landmarks import IBUG68_EYE_CORNERS, is_ibug68
+from data.landmarks import IBUG68_EYE_CORNERS, in_squares, is_ibug68, shown
 from tasks.landmarkmetrics import lengths, nan_mean, point_errors, summarise
 from tasks.landmarkpredict import LandmarkPredictor
 from tasks.landmarkreport import Report, Shown
@@ -19,6 +20,7 @@ from tasks.modelfile import load_model
 from tasks.settings import Precision
 
 PIECE_IMAGES = 256  # decoded at a time
+SHOWN_PX = 512  # longer side of a picture in the report, at most
 NORMALISERS = {
     "eye_corners": "distance of the outer eye corners",
     "box": "diagonal of the box around the true points",
@@ -31,9 +33,9 @@ def normaliser(
 ) -> tuple[Literal["eye_corners", "box", "side"], tuple[int, int] | None]:
     """What errors are shares of, and the points that are eye corners; raises ValueError where they are not known."""
     eyes = config.eye_corners or (IBUG68_EYE_CORNERS if is_ibug68(info) else None)
-    if eyes is not None and not all(0 <= eye < len(info.points) for eye in eyes):
+    if eyes is not None and (eyes[0] == eyes[1] or not all(0 <= eye < len(info.points) for eye in eyes)):
         raise ValueError(
-            f"evaluate.eye_corners (={list(eyes)}) must be numbers below {len(info.points)}, the points of "
+            f"evaluate.eye_corners (={list(eyes)}) must be two numbers below {len(info.points)}, the points of "
             f"{info.name!r}"
         )
     if config.normalise_by == "auto":
@@ -81,7 +83,9 @@ def evaluate(
     sizes = np.stack([table["width"].to_numpy(), table["height"].to_numpy()], 1)
     found, found_visible, seconds = locate_split(predictor, dataset, split, on_progress)
     errors = point_errors(found, points, given, lengths(points, given, sizes, by, eyes))
-    metrics = summarise(errors, found_visible, visible, given)
+    # as training has it: what lies outside of what the network is shown is not visible
+    seen = visible & shown(in_squares(points, sizes, predictor.input), predictor.input.input_px)
+    metrics = summarise(errors, found_visible, seen, given)
     metrics["images_per_s"] = len(points) / seconds
     return Report(
         metrics=metrics,
@@ -136,10 +140,19 @@ def pictures_of(
     each = min(num // 3, len(order))
     middle = (len(order) - each) // 2
     kinds = {"best": order[:each], "median": order[middle : middle + each], "worst": order[::-1][:each]}
-    shown = []
+    drawn = []
     for kind, places in kinds.items():
         if len(places):
             blobs = dataset.rows(split, places.tolist(), ["image"])["image"].to_pylist()
-            pictures = [np.asarray(decode_image(blob, channels=channels)) for blob in blobs]
-            shown += [Shown(kind, int(p), picture) for p, picture in zip(places, pictures, strict=True)]
-    return tuple(shown)
+            drawn += [
+                Shown(kind, int(p), *reduced(decode_image(blob, channels=channels)))
+                for p, blob in zip(places, blobs, strict=True)
+            ]
+    return tuple(drawn)
+
+
+def reduced(picture: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
+    """Pixels of a picture whose longer side is SHOWN_PX at most, and its width and height before."""
+    scale = min(1, SHOWN_PX / max(picture.size))
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return np.asarray(picture if scale == 1 else picture.resize((width, height))), picture.size

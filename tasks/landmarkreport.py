@@ -24,7 +24,8 @@ class Shown:
 
     kind: str  # best, median, worst
     place: int  # in the split
-    picture: np.ndarray  # (H, W) or (H, W, 3) uint8
+    picture: np.ndarray  # (h, w) or (h, w, 3) uint8, made smaller where it was large
+    size_px: tuple[int, int]  # width and height before
 
 
 @dataclass(frozen=True)
@@ -145,13 +146,14 @@ def pictures_figure(report: Report, what: str) -> Figure:
     if report.shown:
         grid = figure.subplots(len(kinds), columns, squeeze=False)
         for axes, each in zip(grid.flat, report.shown, strict=True):
-            given = report.given[each.place]
-            axes.imshow(each.picture, cmap="gray", vmin=0, vmax=255)
+            given, (width, height) = report.given[each.place], each.size_px
+            edges = (-0.5, width - 0.5, height - 0.5, -0.5)  # in pixels as they were, as points are
+            axes.imshow(each.picture, cmap="gray", vmin=0, vmax=255, extent=edges)
             axes.scatter(*report.points_xy[each.place][given].T, s=7, color="white", edgecolors="black",
                          linewidths=0.5, label="true")  # fmt: skip
             axes.scatter(*report.found_xy[each.place][given].T, s=5, color=VERMILLION, label="found")
             axes.set_title(f"{each.kind}: {own[each.place]:.3f}", fontsize=8)
-            axes.set(xlim=(-0.5, each.picture.shape[1] - 0.5), ylim=(each.picture.shape[0] - 0.5, -0.5))
+            axes.set(xlim=edges[:2], ylim=edges[2:])
             axes.set_axis_off()
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
                       frameon=False, markerscale=2)  # fmt: skip

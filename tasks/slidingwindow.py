@@ -20,12 +20,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.decode import MAX_PIXELS
 from models.boxes import iou as overlaps
 from models.boxes import nms
 from models.classification import Classifier
-from models.slidingwindow import FullyConvolutional, crops_of, fully_convolutional
+from models.slidingwindow import PARTS, FullyConvolutional, crops_of, fully_convolutional, native_stride
 from tasks.card import Preprocessing
 from tasks.drawing import Mark, colour_of, draw_boxes
+from tasks.precision import predicting
 from tasks.predict import PASS_MB, Predictor
 from tasks.temperature import with_temperature
 
@@ -35,6 +37,9 @@ SIZE_RATIO = (
 )
 AGREEING_IOU = 0.5  # a window that overlaps another by as much shows the same
 PAIRS_AT_ONCE = 2**22  # overlaps in memory
+# of a scaled picture that the network runs over at once: a map of 64 channels at this size is 256 MiB
+BAND_PX = 2**20
+STRIDES_A_WINDOW = 6  # of a network that cannot be converted, where nobody says
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class WindowScorer:
     """The networks of a saved classifier, for windows: probabilities of every window of a scaled picture."""
 
     def __init__(self, predictor: Predictor, way: Way = "convolutional", stride_px: int = 0) -> None:
-        """Convert the networks; `stride_px` in pixels of the scaled picture, 0: as the networks have it.
+        """Convert the networks; `stride_px` in pixels of the scaled picture, 0: as the networks have it, either way.
 
         Raises ValueError for a model that is not of pictures or cannot be converted, and for a stride that
         does not fit.
@@ -91,13 +96,16 @@ class WindowScorer:
         self.window_px, self.channels = preprocessing.crop_px, preprocessing.channels
         self.classifiers: list[Classifier] = predictor.members  # type: ignore[assignment]
         self.whole: list[FullyConvolutional] = []
-        native = 0
-        if way == "convolutional":
-            self.whole = [fully_convolutional(member.net, self.window_px) for member in self.classifiers]
-            native = max(whole.stride_px for whole in self.whole)
         if stride_px < 0:
             raise ValueError(f"stride (={stride_px}) must be at least 1, or 0 for the network's own")
-        self.stride_px = stride_px or native or max(1, self.window_px // 6)
+        nets = [member.net for member in self.classifiers]
+        if way == "convolutional":
+            self.whole = [fully_convolutional(net, self.window_px) for net in nets]
+            native = max(whole.stride_px for whole in self.whole)
+        else:
+            own = [native_stride(net, self.window_px) for net in nets if type(net) in PARTS]
+            native = max(own, default=max(1, self.window_px // STRIDES_A_WINDOW))
+        self.stride_px = stride_px or native
         for whole in self.whole:
             if self.stride_px % whole.stride_px:
                 raise ValueError(
@@ -108,23 +116,37 @@ class WindowScorer:
     @torch.inference_mode()
     def __call__(self, picture: Tensor) -> Tensor:
         """(C, H, W) uint8 → probabilities (rows, columns, K) of the windows at each `stride_px`."""
-        picture = picture[None].to(self.predictor.device)
-        members = self._convolved(picture) if self.way == "convolutional" else self._cropped(picture)
-        mean = torch.stack([logits.float().softmax(-1) for logits in members]).mean(0).cpu()
+        device = self.predictor.device
+        picture = picture[None].to(device)
+        with predicting(device, self.predictor.dtype):
+            members = self._convolved(picture) if self.way == "convolutional" else self._cropped(picture)
+            mean = torch.stack([logits.float().softmax(-1) for logits in members]).mean(0).cpu()
         temperature = self.predictor.temperature("single")
         return with_temperature(mean.flatten(0, 1), temperature).view(mean.shape)
 
     def _convolved(self, picture: Tensor) -> Iterator[Tensor]:
+        H, W = picture.shape[2:]
         for classifier, whole in zip(self.classifiers, self.whole, strict=True):
             step = self.stride_px // whole.stride_px
-            yield whole(classifier.normalise(picture))[0, :, ::step, ::step].permute(1, 2, 0)
+            bands = [
+                whole(classifier.normalise(picture[:, :, pixels]))[0, :, rows, ::step]
+                for pixels, rows in whole.bands(H, W, BAND_PX)
+            ]
+            yield torch.cat(bands, 1)[:, ::step].permute(1, 2, 0)
 
     def _cropped(self, picture: Tensor) -> Iterator[Tensor]:
-        crops = crops_of(picture, self.window_px, self.stride_px)[0]  # (rows, columns, C, w, w)
-        per_pass = max(1, PASS_MB * 2**18 // crops[0, 0].numel())
+        side, step = self.window_px, self.stride_px
+        rows, columns = ((length - side) // step + 1 for length in picture.shape[2:])
+        per_pass = max(1, PASS_MB * 2**18 // (self.channels * side**2))
+        at_once = max(1, per_pass // columns)  # rows of windows whose copies are in memory
         for classifier in self.classifiers:
-            passes = crops.flatten(0, 1).split(per_pass)
-            yield torch.cat([classifier(part) for part in passes]).unflatten(0, crops.shape[:2])
+            logits = []
+            for first in range(0, rows, at_once):
+                end = min(first + at_once, rows)
+                strip = picture[:, :, first * step : (end - 1) * step + side]
+                crops = crops_of(strip, side, step)[0].flatten(0, 1)  # (windows, C, side, side)
+                logits += [classifier(part) for part in crops.split(per_pass)]
+            yield torch.cat(logits).unflatten(0, (rows, columns))
 
 
 def window_sizes(width_px: int, height_px: int, window_px: int) -> list[int]:
@@ -137,7 +159,8 @@ def window_sizes(width_px: int, height_px: int, window_px: int) -> list[int]:
 def pyramid(picture: Image.Image, sizes: Sequence[int], window_px: int) -> Iterator[tuple[int, Tensor]]:
     """For each size of window the picture, scaled so that it becomes `window_px`: (size, (C, H, W) uint8).
 
-    Scaled as in training, antialiased bilinear. Raises ValueError for a size that does not fit.
+    Scaled as in training, antialiased bilinear. Raises ValueError for a size that does not fit, and for one that would
+    make the picture too large.
     """
     for size in sizes:
         if not 1 <= size <= min(picture.size):
@@ -145,6 +168,11 @@ def pyramid(picture: Image.Image, sizes: Sequence[int], window_px: int) -> Itera
                 f"windows (={size}) must be from 1 to {min(picture.size)} px, the picture's shorter side"
             )
         width, height = (max(window_px, round(side * window_px / size)) for side in picture.size)
+        if width * height > MAX_PIXELS:
+            raise ValueError(
+                f"windows (={size}) make the picture {width:,}x{height:,} px large, for the network takes {window_px}; "
+                f"the most is {MAX_PIXELS:,} pixels: give larger ones"
+            )
         scaled = (
             picture
             if (width, height) == picture.size
@@ -185,6 +213,7 @@ def detect(
         raise ValueError(
             f"class {', '.join(unknown) or 'to look for'} is not known; the model knows {', '.join(classes)}"
         )
+    labels = list(dict.fromkeys(labels))
     windows = list(dict.fromkeys(sizes)) or window_sizes(*picture.size, scorer.window_px)
     places = [classes.index(label) for label in labels]
     boxes, scores, of_size, num_windows = [], [], [], 0

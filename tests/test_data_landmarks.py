@@ -8,6 +8,7 @@ from PIL import Image
 
 from data.dataset import DatasetInfo
 from data.decode import decode_many
+from data.formats.landmarks import mirrored_names
 from data.landmarks import (
     IBUG68_PAIRS,
     LandmarkAugment,
@@ -87,6 +88,24 @@ def test_a_mirror_without_pairs_is_refused() -> None:
         mirrored_order(info(), changes(mirror=True, mirror_pairs=[[0, 3]]))
     with pytest.raises(ValueError, match="must name each point once"):
         changes(mirror_pairs=[[0, 1], [1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        ("left_eye right_eye nose left_mouth right_mouth", ((0, 1), (3, 4))),
+        ("righteye lefteye nose", ((0, 1),)),  # as CelebA has them
+        ("mouth_left_corner nose mouth_right_corner", ((0, 2),)),
+        ("EyeLeft bright_spot EyeRight", ((0, 2),)),
+        ("left_eye right_eye left_ear", ()),  # the mirror image of an ear that nobody named
+        ("bright_spot nose", ()),
+        ("0 1 2", ()),
+        ("Left_eye left_eye right_eye", ()),
+        ("", ()),
+    ],
+)
+def test_names_tell_which_points_change_places(names: str, pairs: tuple[tuple[int, int], ...]) -> None:
+    assert mirrored_names(names.split()) == pairs
 
 
 def test_a_sample_looks_the_same_beside_any_neighbours() -> None:

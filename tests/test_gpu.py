@@ -15,8 +15,9 @@ from tasks import evaluate as classes
 from tasks.families import FAMILIES
 from tasks.loop import Progress
 from tasks.modelfile import load_model
-from tasks.predict import load_predictor
+from tasks.predict import Predictor, load_predictor
 from tasks.settings import EvaluateConfig, ViewName
+from tasks.slidingwindow import Way, WindowScorer
 from tasks.stopping import Interrupted
 from tasks.stylizerevaluate import evaluate
 from tasks.train import train
@@ -101,6 +102,19 @@ def test_validation_on_the_gpu_finds_what_it_finds_on_the_cpu(
             found.append(entry.validate(member.to(device).eval(), [batch.to(device)], config))
     on_gpu, on_cpu = found
     assert on_gpu == pytest.approx(on_cpu, abs=0.02, nan_ok=True)
+
+
+@pytest.mark.parametrize("way", ["convolutional", "crops"])
+def test_windows_have_the_probabilities_that_they_have_on_the_cpu(way: Way, tmp_path: Path) -> None:
+    """cuDNN's own float32 has ten bits of mantissa: they would differ in the third decimal."""
+    shape: dict[str, Any] = {"architecture": "resnet8_cifar", "channels": 3, "stored_px": 32, "crop_px": 32}
+    folder = write_model(tmp_path / "model", ("a", "b"), **shape, pad_px=0, sharpness=4.0)
+    picture = torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8)
+    on_gpu, on_cpu = (
+        WindowScorer(Predictor(load_model(folder), torch.device(name)), way)(picture)
+        for name in ("cuda", "cpu")
+    )
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=0, atol=1e-5)
 
 
 def test_a_stylizer_and_the_optimisation_are_tested_on_the_gpu_as_on_the_cpu(

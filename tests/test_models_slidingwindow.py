@@ -11,6 +11,7 @@ from models.slidingwindow import (
     as_convolution,
     crops_of,
     fully_convolutional,
+    native_stride,
 )
 
 CONVERTIBLE = [name for name in ARCHITECTURES if not name.startswith("efficientnet_lite")]
@@ -86,6 +87,39 @@ def test_strides_are_the_products_of_the_strides_inside(name: str, px: int, stri
     for more in (0, stride_px - 1, stride_px, 5 * stride_px + 1):
         out = whole(torch.empty(1, 3, px + more, px, device="meta"))
         assert out.shape == (1, 4, more // stride_px + 1, 1)
+
+
+@pytest.mark.parametrize(("name", "px"), [("overfeat_course", 14), ("lenet5", 32), ("airnet94", 32), ("nin", 32),
+                                          ("resnet20_cifar", 32), ("vgg11", 32), ("alexnet", 63), ("resnet18", 64),
+                                          ("squeezenet1_1", 64), ("googlenet", 32), ("mobilenet_v2", 64)])  # fmt: skip
+@torch.no_grad()
+def test_bands_of_a_picture_give_what_the_whole_gives(name: str, px: int) -> None:
+    net = network(name, px).double()
+    whole = fully_convolutional(net, px)
+    assert whole.stride_px == native_stride(net, px)
+    _pixels, rows = next(whole.bands(10**6, px, 1))
+    height = px + whole.stride_px * (2 * rows.stop + 1) + whole.stride_px - 1  # two bands and two rows more
+    picture = torch.randn(1, 3, height, px + whole.stride_px, dtype=torch.float64)
+    expected = whole(picture)
+    [(pixels, rows)] = whole.bands(*picture.shape[2:], picture.numel())
+    assert pixels.start == 0 and rows == slice(0, expected.shape[2])
+
+    def banded() -> torch.Tensor:
+        bands = list(whole.bands(*picture.shape[2:], 1))
+        assert len(bands) > 2
+        return torch.cat([whole(picture[:, :, pixels])[:, :, rows] for pixels, rows in bands], 2)
+
+    torch.testing.assert_close(banded(), expected, rtol=1e-9, atol=1e-11)
+    pads, whole.beyond_px = whole.beyond_px != (0, 0), (0, 0)
+    assert (
+        torch.allclose(banded(), expected, rtol=1e-9, atol=1e-11) != pads
+    )  # without what it sees beyond, it differs
+
+
+def test_what_a_place_sees_beyond_its_window_is_what_convolutions_pad() -> None:
+    assert fully_convolutional(network("overfeat_course", 14), 14).beyond_px == (0, 0)
+    # 3x3 at strides 1, 2, 4, 4, 8, 8, 16, 16 begin 1 + 2 + 4 + 4 + 8 + 8 + 16 + 16 pixels before: two strides
+    assert fully_convolutional(network("vgg11", 32), 32).beyond_px == (64, 64)
 
 
 @torch.no_grad()

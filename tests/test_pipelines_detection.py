@@ -221,6 +221,9 @@ def test_a_file_for_a_folder_is_refused_before_anything_is_found(
     uri = f"models:/{finished['model']}@champion"
     code, _out, err = run("predict", uri, str(pictures[0]), "--draw", str(pictures[1]))
     assert code == 2 and err == f"convoy: --draw {pictures[1]} is a file: give a folder\n"
+    folder = pictures[0].parent
+    code, _out, err = run("predict", uri, str(pictures[0]), "--coco", str(folder))
+    assert code == 2 and err == f"convoy: --coco {folder} is a folder: give a file\n"
 
 
 def test_a_stranger_gets_the_same_boxes(

@@ -14,6 +14,13 @@ from tasks.paths import runs, store
 from tests.conftest import Run
 
 CLASSES = ("blank", "square")
+# of docs/slidingwindows.md: photographs without a face
+FACELESS = (
+    "brick", "chelsea", "coffee", "coins", "grass", "gravel", "horse", "hubble_deep_field", "ihc", "moon",
+    "motorcycle_left", "page", "retina", "rocket", "text",
+)  # fmt: skip
+DRAWN = ("circles", "mosaic", "stones", "strokes", "whirls")
+ASTRONAUT_XY = ((205, 101), (247, 103), (226, 128), (203, 140), (245, 142))  # eyes, nose, mouth, by eye
 
 
 @pytest.fixture
@@ -91,3 +98,56 @@ def test_the_class_and_that_of_its_false_alarms_are_two_of_the_dataset(
     code, _out, err = run(*words, "--as", other)
     assert code == 2 and "must be two classes of patches: blank, square" in err
     assert not (tmp_path / "mined").exists()
+
+
+@pytest.mark.usefixtures("patches")
+def test_photographs_that_cannot_be_looked_over_are_told_before_anything_is_trained(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"hello")
+    Image.new("L", (90, 40)).save(tmp_path / "low.png")
+    before = set(runs().glob("*"))
+    for photo, message in {
+        "none.jpg": "no such picture: none.jpg",
+        str(tmp_path / "bad.png"): "bad.png: not an image",
+        str(tmp_path / "low.png"): "--windows (=24 41) must be from 1 to 40 px, the shorter side of",
+    }.items():
+        code, _out, err = run(
+            "mine", "patches", "skimage:coffee", photo, "--class", "square", "--as", "blank",
+            "--pictures", str(tmp_path / "mined"), "--windows", "24", "41",
+        )  # fmt: skip
+        assert code == 2 and message in err and err.count("\n") == 1
+    assert not (tmp_path / "mined").exists() and set(runs().glob("*")) == before
+
+
+@pytest.mark.slow
+def test_of_two_hundred_patches_comes_a_detector_that_finds_the_astronauts_face_and_nothing_else(
+    run: Run, tmp_path: Path
+) -> None:
+    """The commands of docs/slidingwindows.md, with its numbers; five minutes on one thread."""
+    photos = [*(f"skimage:{name}" for name in FACELESS), *(f"convoy:{name}" for name in DRAWN)]
+    mined, out = tmp_path / "mined", tmp_path / "faces"
+    for words in (
+        ("data", "add", "skimage:lfw_subset", "--name", "faces_patches"),
+        (
+            "mine", "faces_patches", *photos, "--class", "face", "--as", "other",
+            "--pictures", str(tmp_path / "patches"), "--windows", "47", "59", "73", "92", "114", "143",
+            "--rounds", "6", "--steps", "500", "--out", str(mined), "--executor", "in_process",
+        ),
+        (
+            "train", "classification", "--dataset", "faces_patches", "--out", str(out),
+            "--set", f"transfer.weights={mined / 'model'}", "--executor", "in_process",
+        ),
+    ):  # fmt: skip
+        code, _text, err = run(*words)
+        assert code == 0, err
+    code, text, err = run(
+        "detect-windows", "skimage:astronaut", "--model", str(out / "model"), "--class", "face",
+        "--windows", *map(str, range(40, 161, 4)), "--agreeing", "15", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    [scan] = json.loads(text)["pictures"]
+    [found] = scan["found"]
+    x0, y0, x1, y1 = found["box_xyxy"]
+    assert all(x0 < x < x1 and y0 < y < y1 for x, y in ASTRONAUT_XY) and x1 - x0 < 160
+    assert scan["num_windows"] == 36_334

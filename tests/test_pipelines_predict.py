@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from data.dataset import Dataset
 from data.ingest import ingest
+from pipelines import commands_predict
 from pipelines.driftwatch import watch_drift
 from pipelines.parameters import section
 from tasks import ledger, registry
@@ -71,6 +73,27 @@ def test_a_folder_becomes_a_file_and_the_same_command_finds_it_done(
         code == 2
         and "was begun with the model models:/digits@champion, and this is models:/pets@champion" in err
     )
+
+
+def test_many_or_large_files_are_read_a_piece_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands_predict, "PIECE_IMAGES", 3)
+    monkeypatch.setattr(commands_predict, "PIECE_BYTES", 100)
+    files = [tmp_path / str(number) for number in range(8)]
+    for file, size in zip(files[:-1], (10, 10, 10, 10, 60, 60, 500), strict=True):
+        file.write_bytes(b"x" * size)
+    pieces = []
+
+    def predict(blobs: list[bytes]) -> pa.Table:
+        pieces.append([len(blob) for blob in blobs])
+        return pa.table({"size": pieces[-1], "error": [None] * len(blobs)})
+
+    rows = commands_predict.in_pieces(files, predict)
+    assert pieces == [[10, 10, 10], [10, 60], [60], [500], [0]]  # the last is not there
+    assert [row["size"] for row in rows] == [10, 10, 10, 10, 60, 60, 500, 0]
+    assert [bool(row["error"]) for row in rows] == [False] * 7 + [True]
+    assert commands_predict.in_pieces([], predict) == []
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,24 @@ def test_pictures_of_one_name_do_not_replace_each_other(
     assert code == 2 and err.startswith(f"convoy: {other}: not an image") and err.count("\n") == 1
 
 
+def test_what_is_drawn_goes_into_a_file_or_a_folder_that_need_not_be_there(
+    run: Run, model: str, photo: Path, tmp_path: Path
+) -> None:
+    words = ("detect-windows", str(photo), "--model", model, "--class", "square", "--windows", "40")
+    for out, file in (("new/deep/a.jpg", "new/deep/a.jpg"), ("drawn", "drawn/noise.png")):
+        code, _out, err = run(*words, "--out", str(tmp_path / out))
+        assert code == 0, err
+        assert size_of(tmp_path / file) == size_of(photo)
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _out, err = run(*words, "--out", str(tmp_path / "notes.txt"))
+    assert code == 2 and "is a file: it must end in .png, .jpg, .jpeg, or be a folder" in err
+    words = (*words[:1], "skimage:astronaut", *words[1:])
+    code, _out, err = run(*words, "--out", str(tmp_path / "b.png"))
+    assert code == 2 and "is one file, and there are 2 pictures" in err
+    code, _out, err = run(*words, "--windows", "100")
+    assert code == 2 and err.startswith(f"convoy: {photo}: windows (=100) must be from 1 to 48 px")
+
+
 def test_a_picture_that_is_not_there_lists_those_that_are_shipped(run: Run, model: str) -> None:
     code, _, err = run("detect-windows", "none.jpg", "--model", model, "--class", "square")
     assert code == 2

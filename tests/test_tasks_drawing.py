@@ -7,7 +7,16 @@ import pytest
 from PIL import Image
 
 from tasks.detectionpredict import drawer
-from tasks.drawing import COLOURS, Mark, colour_of, distinct, draw_boxes, write_drawn
+from tasks.drawing import (
+    COLOURS,
+    MOST_DRAWN_PX,
+    Mark,
+    colour_of,
+    distinct,
+    draw_boxes,
+    enlargement,
+    write_drawn,
+)
 
 RED = (0xFF, 0x3B, 0x30)
 
@@ -43,6 +52,14 @@ def test_a_small_picture_is_enlarged_with_its_boxes_so_that_texts_do_not_hide_it
             red = is_red(np.asarray(picture))
         assert red.shape == (height * zoom, width * zoom)
         assert red[90 * zoom - 1, 20 * zoom : 40 * zoom].all() and not red[90 * zoom].any()
+
+
+@pytest.mark.parametrize(
+    ("size", "zoom"), [((96, 128), 4), ((400, 500), 1), ((1, 1), 320), ((1, 100), 40), ((2, 9000), 1)]
+)
+def test_a_strip_is_not_enlarged_without_end(size: tuple[int, int], zoom: int) -> None:
+    assert enlargement(*size) == enlargement(*size[::-1]) == zoom
+    assert zoom == 1 or zoom * max(size) <= MOST_DRAWN_PX
 
 
 def test_pictures_of_one_name_get_numbers() -> None:

@@ -11,15 +11,16 @@ from PIL import Image
 
 from data.dataset import Dataset
 from data.ingest import ingest
+from data.landmarks import mirrored_order
 from models.landmarks import LandmarkNet
-from tasks.landmarkevaluate import evaluate, normaliser
+from tasks.landmarkevaluate import evaluate, normaliser, reduced
 from tasks.landmarkmetrics import lengths, nan_mean, point_errors
 from tasks.landmarkpredict import LandmarkPredictor
 from tasks.landmarks import card, rebuild
 from tasks.modelfile import load_model, save_model
 from tasks.train import train
 from tests.datasets import DATASETS
-from tests.pictures import encode
+from tests.pictures import encode, picture
 from tests.tiny import ingest_config, tiny_config, tiny_dataset
 
 REAL = DATASETS / "facial_keypoints_112.tar"
@@ -69,6 +70,54 @@ def test_places_are_those_of_the_upright_picture(resize: str, size: tuple[int, i
         cut = np.floor(cut)  # whole pixels are copied
     np.testing.assert_allclose(corner, cut - 0.5, atol=1e-4)
     np.testing.assert_allclose(middle, cut + shown / 2 - 0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_what_the_network_is_not_shown_counts_as_hidden(resize: str, tmp_path: Path) -> None:
+    """Of a wide picture whose middle is cut out, two of three points lie beside it; one lies outside in any case."""
+    folder = tmp_path / "wide"
+    folder.mkdir()
+    rows = ["path,split,a_x,a_y,b_x,b_y,c_x,c_y,d_x,d_y"]
+    for number, split in enumerate(("train", "train", "test", "test")):
+        picture(number, 90, 30).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,{split},5,15,45,15,85,15,45,-9")
+    (folder / "points.csv").write_text("\n".join(rows))
+    ingest(folder, name="wide", family="landmarks", store=tmp_path / "store", config=ingest_config())
+    dataset = Dataset.open(tmp_path / "store" / "wide")
+    config = tiny_config(
+        "landmarks", input__resize=resize, evaluate__eye_corners=None, evaluate__normalise_by="box"
+    )
+    saved = card(config, dataset.info, "", "run")
+    model = rebuild(saved, saved.members[0])
+    with torch.no_grad():
+        model.std.fill_(0.2)
+        *_, weight, bias = model.parameters()
+        weight.zero_()
+        bias.fill_(1)  # all are visible, it says
+    save_model(tmp_path / "model", saved, [model])
+    report = evaluate([tmp_path / "model"], dataset, config=config.evaluate)
+    assert report.metrics["visibility_accuracy"] == (0.25 if resize == "crop" else 0.75)
+
+
+def test_large_pictures_are_made_smaller_for_the_report() -> None:
+    small, size = reduced(Image.new("RGB", (3000, 2)))
+    assert (small.shape, size) == ((1, 512, 3), (3000, 2))
+    same, size = reduced(Image.new("L", (512, 40)))
+    assert (same.shape, size) == ((40, 512), (512, 40))
+
+
+@pytest.mark.parametrize("eyes", [[0, 5], [1, 1]])
+def test_eye_corners_are_two_points(eyes: list[int], tmp_path: Path) -> None:
+    config = tiny_config("landmarks", evaluate__eye_corners=eyes)
+    with pytest.raises(ValueError, match="must be two numbers below 5, the points of 'dotfaces'"):
+        normaliser(tiny_dataset("landmarks", tmp_path).info, config.evaluate)
+
+
+def test_a_dataset_knows_which_of_its_points_change_places_in_a_mirror(tmp_path: Path) -> None:
+    dataset = tiny_dataset("landmarks", tmp_path)
+    assert dataset.info.mirror_pairs == ((0, 1), (3, 4))
+    config = tiny_config("landmarks", augment__mirror=True, augment__mirror_pairs=[])
+    assert mirrored_order(dataset.info, config.augment).tolist() == [1, 0, 2, 4, 3]
 
 
 @pytest.mark.data

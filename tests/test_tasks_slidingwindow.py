@@ -76,6 +76,30 @@ def test_both_ways_give_the_same_probabilities(tmp_path: Path, members: int) -> 
     torch.testing.assert_close(WindowScorer(made, stride_px=6)(picture), whole(picture)[::3, ::3])
 
 
+def test_what_is_in_memory_at_once_changes_no_probability(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bands as low as they get, and a window a pass."""
+    made = predictor(tmp_path / "a")
+    picture = torch.randint(0, 256, (1, 97, 52), dtype=torch.uint8)
+    expected = [WindowScorer(made, stride_px=4)(picture), WindowScorer(made, "crops", 4)(picture)]
+    monkeypatch.setattr("tasks.slidingwindow.BAND_PX", 1)
+    monkeypatch.setattr("tasks.slidingwindow.PASS_MB", 0)
+    cut = [WindowScorer(made, stride_px=4)(picture), WindowScorer(made, "crops", 4)(picture)]
+    assert expected[0].shape == (21, 10, 2)
+    for one, other in zip(cut, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_the_stride_is_the_networks_own_either_way(tmp_path: Path) -> None:
+    resnet = predictor(tmp_path / "a", architecture="resnet8_cifar", stored_px=32, crop_px=32)
+    assert WindowScorer(resnet).stride_px == WindowScorer(resnet, "crops").stride_px == 4
+    lite = predictor(tmp_path / "b", architecture="efficientnet_lite0", channels=3, stored_px=32, crop_px=32)
+    assert WindowScorer(lite, "crops").stride_px == 5  # it cannot be converted
+    with pytest.raises(ValueError, match="EfficientNetLite cannot be made fully convolutional"):
+        WindowScorer(lite)
+
+
 def test_a_window_alone_gets_what_prediction_says(tmp_path: Path) -> None:
     made = predictor(tmp_path / "a")
     picture = torch.randint(0, 256, (1, 14, 14), dtype=torch.uint8)
@@ -132,6 +156,8 @@ def test_a_pyramid_makes_each_window_as_large_as_the_network_takes() -> None:
     assert torch.equal(levels[24][0], torch.from_numpy(np.array(picture)))
     with pytest.raises(ValueError, match=r"windows \(=49\) must be from 1 to 48 px"):
         list(pyramid(picture, [49], 24))
+    with pytest.raises(ValueError, match=r"windows \(=1\) make the picture 21,504x10,752 px large"):
+        next(pyramid(picture, [1], 224))
 
 
 def test_sizes_grow_from_the_networks_to_the_pictures() -> None:
@@ -175,5 +201,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
         WindowScorer(made, stride_px=3)
     with pytest.raises(ValueError, match="class cat is not known; the model knows background, square"):
         detect(WindowScorer(made), scene(), ["cat"])
+    twice = detect(WindowScorer(made), scene(), ["square", "square"], [14], least_score=0.0)
+    assert twice.found == detect(WindowScorer(made), scene(), ["square"], [14], least_score=0.0).found
     with pytest.raises(ValueError, match=r"reflected border \(crop_px 16 of 14 px\)"):
         WindowScorer(predictor(tmp_path / "b", crop_px=16, pad_px=2))

@@ -12,7 +12,7 @@ import io
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,7 @@ from data.formats.listing import (
 MAX_PTS_BYTES = 1 << 20
 MAX_POINTS = 100_000
 NO_LANDMARKS = "images without landmarks"
+_SIDES = {"left": "right", "right": "left"}
 _PATH_COLUMNS = {"", "path", "file", "filename", "file_name", "image", "image_name", "image_path", "name"}
 
 
@@ -250,3 +251,26 @@ def read_columns(header: list[str]) -> Columns | None:
         extra.get("group"),
         len(names),
     )
+
+
+# -------------------------------------------------------------------------------------------- names
+
+
+def mirrored_names(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Numbers of the points that change places in a mirror, where names say so: left_eye, lefteye, EyeLeft.
+
+    () where none does, and where one of them has no partner: its place in a mirror has no name.
+    """
+    # words of mixed case are parted: `right` begins a word, and bright has none
+    plain = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() for name in names]
+    number = {name: i for i, name in enumerate(plain)}
+    if len(number) < len(plain):
+        return ()
+    pairs = set()
+    for name, i in number.items():
+        other = re.sub(r"(?<![a-z])(left|right)", lambda match: _SIDES[match[1]], name)
+        if other not in number:
+            return ()
+        if other != name:
+            pairs.add((min(i, number[other]), max(i, number[other])))
+    return tuple(sorted(pairs))
