@@ -43,9 +43,23 @@ def describe(fault: Any, model: type[BaseModel], where: str) -> str:
         message += did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", fault["ctx"]["expected"]))
     if isinstance(fault["input"], dict):  # a check across fields names what it means itself
         return f"{key}: {message}".removeprefix(": ")
+    if fault["type"] in ("tuple_type", "list_type"):  # which says nothing of what is in it
+        message += _description(model, fault["loc"])
     given = fault["input"]
     shown = public_url(given) if isinstance(given, str) and has_secret(given) else given
     return f"{key} (={shown!r}): {message}"
+
+
+def _description(model: type[BaseModel], location: tuple[Any, ...]) -> str:
+    """`; it is …`, of the parameter at or above a location, or nothing."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            break
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return f"; it is {field.description}" if field.description else ""
+        model = field.annotation
+    return ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -49,7 +49,7 @@ def chosen(
     named: dict[str, float] = {}
     pictures: list[tuple[Tensor, float]] = []
     for text in styles:
-        name, weight = weighted(text)
+        name, weight = weighted(text, known)
         if name in known:
             named[name] = weight
             continue
@@ -63,10 +63,14 @@ def chosen(
     return named, pictures
 
 
-def weighted(text: str) -> tuple[str, float]:
-    """`name=0.7` as its name and weight; without one, 1."""
+def weighted(text: str, known: Sequence[str]) -> tuple[str, float]:
+    """`name=0.7` as its name and weight; without one, 1. Raises ValueError for a known style's that is no number."""
     name, equals, number = text.rpartition("=")
     try:
         return (name, float(number)) if equals else (text, 1.0)
     except ValueError:
+        if name in known:
+            raise ValueError(
+                f"--style {text}: the weight of {name} must be a number, as in {name}=0.7"
+            ) from None
         return text, 1.0  # a file may be called so

@@ -31,7 +31,7 @@ def stylize(
     out: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Render a picture in the style of others (Gatys). With no arguments, a cat in strokes of a brush.
+    """Render a picture in the style of others (Gatys). With no arguments, a cat in drawn whirls.
 
     Example: ./convoy stylize photo.jpg painting.jpg --out painted.png --set cost.style_weight=30
 
@@ -40,8 +40,8 @@ def stylize(
     content
         A picture, or a photograph that scikit-image ships: skimage:chelsea, skimage:astronaut.
     styles
-        One or more pictures whose textures and colours it gets; drawn ones are convoy:whirls, convoy:circles and
-        convoy:stones.
+        One or more pictures whose textures and colours it gets; drawn ones are convoy:whirls, convoy:circles,
+        convoy:stones, convoy:mosaic and convoy:strokes.
     recipe
         Which recipe of params.yaml, section stylize; auto: default.
     weights

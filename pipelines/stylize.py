@@ -86,15 +86,19 @@ def stylize_picture(
     folder = run_folder(key)
     reporter = steps.reporter_here()
     with exclusive(folder):
-        if resume or (folder / JOB_FILE).is_file():
-            job = read_job(folder)
-        else:
-            job = job_of(content, styles, weights, masks, recipe, changes or {}, grid)
+        begun_before = resume is not None or (folder / JOB_FILE).is_file()
+        job = (
+            read_job(folder)
+            if begun_before
+            else job_of(content, styles, weights, masks, recipe, changes or {}, grid)
+        )
+        net = resolve_net(job)
+        if not begun_before:  # what is refused until here is no run that could go on
             keep_job(job, folder)
         if job.grid is not None:
             start_ray()
         reporter.note(f"run {key}: {job.content} by recipe {job.recipe}; if cut off: {going_on(key)}")
-        return run_steps(job, key, folder, reporter)
+        return run_steps(job, net, key, folder, reporter)
 
 
 def going_on(key: str) -> str:
@@ -148,11 +152,10 @@ def read_job(folder: Path) -> StyleJob:
     )  # fmt: skip
 
 
-def run_steps(job: StyleJob, key: str, folder: Path, reporter: Reporter) -> dict[str, Any]:
+def run_steps(job: StyleJob, net: StyleNet, key: str, folder: Path, reporter: Reporter) -> dict[str, Any]:
     """The steps in their order, inside the record that MLflow keeps of them; returns the summary."""
     run_id = ""
     try:
-        net = resolve_net(job)
         lineage = lineage_of(job, net, key)
         require_same_beginning(folder, *lineage.beginning)
         pictures = open_pictures(job, folder)

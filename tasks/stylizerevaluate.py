@@ -5,6 +5,7 @@ The judge is the network that it was trained by, which its file carries. Costs a
 counted from before the features of content and style are computed, on the same device and threads.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -86,7 +87,7 @@ def evaluate(
         if on_progress is not None:
             on_progress(place + 1, len(ids))
     return Report(
-        metrics=summarise(rows, compared, config) | {f"time_{BENCH_PX}_s": bench(predictor)},
+        metrics=summarise(rows, compared) | {f"time_{BENCH_PX}_s": bench(predictor)},
         about={
             "dataset": dataset.info.name,
             "dataset_source_sha256": dataset.info.source_sha256,
@@ -187,9 +188,7 @@ def optimise(
     return picture.detach(), trace
 
 
-def summarise(
-    rows: Sequence[Rendered], compared: Sequence[Compared], config: StylizerEvaluate
-) -> dict[str, float]:
+def summarise(rows: Sequence[Rendered], compared: Sequence[Compared]) -> dict[str, float]:
     """The flat figures: means over pictures of their means over styles, and what the optimisation did beside."""
     num_images = len({row.id for row in rows})
 
@@ -207,20 +206,24 @@ def summarise(
     }.items():
         each = means(value)
         metrics[name] = float(each.mean())
-        metrics[f"{name}_low"], metrics[f"{name}_high"] = interval(each)
+        if num_images > 1:  # of one picture a bootstrap has no width
+            metrics[f"{name}_low"], metrics[f"{name}_high"] = interval(each)
     metrics["variation"] = float(means(lambda row: row.costs["variation"]).mean())
     metrics["untouched"] = float(means(lambda row: row.untouched).mean())
     metrics["megapixels_per_s"] = sum(row.pixels for row in rows) / sum(row.seconds for row in rows) / 1e6
     if compared:
-        waits = [config.optimise_s if c.time_to_equal_s is None else c.time_to_equal_s for c in compared]
+        wait_s = statistics.median(
+            math.inf if c.time_to_equal_s is None else c.time_to_equal_s for c in compared
+        )
         metrics |= {
             "compared_images": len(compared),
             "compared_total": statistics.fmean(c.forward for c in compared),
             "optimised_total_at_equal_time": statistics.fmean(c.optimised_at_once for c in compared),
             "optimised_total": statistics.fmean(c.optimised for c in compared),
-            "optimised_time_to_equal_s": statistics.median(waits),
             "optimised_reached": statistics.fmean(c.time_to_equal_s is not None for c in compared),
         }
+        if math.isfinite(wait_s):  # half of them got so far
+            metrics["optimised_time_to_equal_s"] = wait_s
     return metrics
 
 

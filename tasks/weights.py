@@ -78,7 +78,10 @@ def read_weights(
         return of_file(public_url(address), file, architecture, channels)
     if source.endswith(SUFFIXES):
         if not Path(source).is_file():
-            raise FileNotFoundError(f"{setting} (={source}): there is no such file")
+            raise FileNotFoundError(
+                f"{setting} (={source}): there is no such file; give the path of one, a URL that ends in "
+                "#sha256=…, models:/NAME/VERSION or package:NAME"
+            )
         return of_file(source, Path(source), architecture, channels)
     return of_model(source, resolve_model(source), architecture, setting)
 

@@ -92,6 +92,7 @@ def test_commands_stylise_files_and_folders(finished: dict[str, Any], run: Run, 
     assert plain.shape == mixed.shape == (37, 37, 3) and (plain != mixed).any()
     for words, message in {
         ("--style", "moon"): "neither a style of this model (bricks, tissue) nor a picture that is there",
+        ("--style", "tissue=x"): "the weight of tissue must be a number, as in tissue=0.7",
         ("--style", "skimage:moon"): "a picture as a style is for adain",
         ("--strength", "0.5"): "a strength (=0.5) is for adain",
         ("--view", "mirror"): "must be single for style",

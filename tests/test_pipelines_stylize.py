@@ -1,6 +1,7 @@
 """The flow of style transfer and its command: what they leave, and how a run that was stopped goes on."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -229,12 +230,31 @@ def test_a_grid_renders_on_ray_into_one_sheet(photos: tuple[str, str], run: Run,
         (("skimage:chelsea", "skimage:ihc", "--weights", "1", "2"), "2 weights for 1 style"),
         (("skimage:chelsea", "skimage:ihc", "--out", "x.gif"), "must end in .png, .jpg"),
         (("--resume", "k", "--recipe", "default"), "give nothing else but --out"),
+        (
+            ("skimage:chelsea", "skimage:ihc", "--set", "net.weights=none.pth"),
+            "net.weights (=none.pth): there is no such file; give the path of one, a URL",
+        ),
+        (
+            (
+                "skimage:chelsea",
+                "skimage:ihc",
+                "--set",
+                "net.weights=random",
+                "--set",
+                "cost.content_layer=top",
+            ),
+            "top",
+        ),
     ],
 )
-def test_bad_input_gets_one_clear_line(arguments: tuple[str, ...], message: str, run: Run) -> None:
+def test_bad_input_gets_one_clear_line_and_leaves_no_run_to_go_on(
+    arguments: tuple[str, ...], message: str, run: Run
+) -> None:
+    before = time.time_ns()
     code, out, err = run("stylize", *arguments)
     assert (code, out) == (2, "")
     assert message in err and err.count("\n") == 1, err
+    assert not [file for file in runs().glob(f"*/{flows.JOB_FILE}") if file.stat().st_mtime_ns > before]
 
 
 def test_a_grid_that_cannot_be_is_refused_before_anything_begins() -> None:

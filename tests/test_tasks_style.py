@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tasks.modelfile import SavedModel, load_card, load_model
 from tasks.style import StylizerConfig, StylizerEvaluate
 from tasks.styleconfig import StyleOptimConfig
 from tasks.stylesources import read_sources, read_styles
-from tasks.stylizerevaluate import compare, costs_of, evaluate, fitted, optimise
+from tasks.stylizerevaluate import compare, costs_of, evaluate, fitted, optimise, summarise
 from tasks.stylizerpredict import StylizerPredictor, decoded, filled
 from tasks.stylizerreport import Compared, Rendered, sheet
 from tasks.train import train
@@ -266,6 +267,23 @@ def test_the_optimisation_counts_by_its_least_cost_within_the_network_s_time(
     assert (found(0.4).time_to_equal_s, found(0.4).optimised) == (0.2, 1.0)
 
 
+def test_figures_of_what_cannot_be_told_are_left_out() -> None:
+    """An interval of one picture, and when the optimisation was as far as the network where it never was."""
+    row = Rendered(
+        "a", "bricks", {"total": 3.0, "content": 1.0, "style": 1.0, "variation": 0.0}, 6.0, 2.0, 1.0, 1024
+    )
+    pixels = np.zeros((1, 1, 3), np.uint8)
+    reached, never = (
+        Compared("a", "bricks", 3.0, 1.0, 2.0, 1.0, seconds, (), (pixels,) * 3) for seconds in (4.0, None)
+    )
+    one = summarise([row], [reached, never])
+    assert "optimised_time_to_equal_s" not in one and one["optimised_reached"] == 0.5
+    assert one["total"] == 3 and not [name for name in one if name.endswith(("_low", "_high"))]
+    assert summarise([row], [reached, reached, never])["optimised_time_to_equal_s"] == 4
+    two = summarise([row, replace(row, id="b", costs={**row.costs, "total": 5.0})], [])
+    assert two["total_low"] < two["total"] == 4 < two["total_high"]
+
+
 def test_a_sheet_puts_styles_above_what_was_made_in_them() -> None:
     red, blue = np.full((10, 20, 3), (255, 0, 0), np.uint8), np.full((30, 30, 3), (0, 0, 255), np.uint8)
     made = np.asarray(sheet([("", None), ("blue", blue)], [[red, blue]]))
@@ -280,6 +298,7 @@ def test_a_sheet_puts_styles_above_what_was_made_in_them() -> None:
     [
         ({"styles": [["a", "skimage:brick"], ["a", "skimage:ihc"]]}, "names of their own"),
         ({"styles": [["a b", "skimage:brick"]]}, "names of their own"),
+        ({"styles": ["bricks"]}, r"a valid tuple; it is \[\[name, picture\]"),
         ({"cost": {**TINY["style"]["cost"], "style_weight": 0.0}}, "style_weight must be above 0"),
         ({"train": {**TINY["style"]["train"], "growth": [[16, 0.5]]}}, "textures have a size"),
         ({"augment": {**TINY["style"]["augment"], "mixup_alpha": 0.5}}, "no labels to mix"),
