@@ -126,7 +126,7 @@ def layer_tables(summary: dict[str, Any]) -> list[Table]:
         columns = ["unit", "strongest", "what its patches are of"]
         if summary["against"]:
             columns += ["most alike", "correlation"]
-        views.append(table(f"{layer['name']}: {layer['text']}", columns, lines))
+        views.append(table(f"{layer['title']}: {layer['text']}", columns, lines))
     return views
 
 

@@ -69,22 +69,24 @@ def test_units_leave_a_gallery_sheets_a_table_and_a_record(
     assert code == 0, err
     summary = json.loads(printed)
     assert {file.name for file in out.iterdir()} == set(summary["files"]) == {
-        "units.html", "features.2.png", "classifier.4.png", "patches.csv", "units.json",
+        "units.html", "conv1.png", "head.png", "patches.csv", "units.json",
     }  # fmt: skip
-    assert [(layer["name"], len(layer["units"])) for layer in summary["layers"]] == [
-        ("features.2", 3), ("classifier.4", 3),
-    ]  # fmt: skip
+    named = [("conv1", "features.2"), ("head", "classifier.4")]
+    assert [(layer["name"], layer["module"]) for layer in summary["layers"]] == named
+    assert [len(layer["units"]) for layer in summary["layers"]] == [3, 3]
     assert summary["layers"][0]["field"]["rows"] == {"start": 0, "side": 6, "stride": 2}
     assert summary["dataset"] == "digits"  # what the model says that it was trained on
     with (out / "patches.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 9 * (6 + 10)
     assert {row["model"] for row in rows} == {models[0]}
+    assert list(dict.fromkeys((row["layer"], row["module"]) for row in rows)) == named
     record = connect().get_run(summary["mlflow_run"])
     assert record.info.status == "FINISHED" and record.data.params["architecture"] == "lenet5"
     kept = {file.path for file in connect().list_artifacts(summary["mlflow_run"], "units")}
     assert kept == {f"units/{name}" for name in summary["files"]}
     text = (out / "units.html").read_text()
+    assert '<h2 id="conv1">conv1 (features.2)</h2>' in text
     assert 'src="data:image' in text and "http" not in text.replace("http-equiv", "")
 
 
@@ -110,12 +112,12 @@ def test_bare_weights_are_shown_by_synthesis_alone(weights: str, run: Run, tmp_p
     )  # fmt: skip
     assert code == 0, err
     summary = json.loads(printed)
-    assert summary["dataset"] is None and summary["layers"][0]["name"] == "bn1"
+    assert summary["dataset"] is None and summary["layers"][0]["title"] == "stem (bn1)"
     assert [note.partition(":")[0] for note in summary["notes"]] == [
         "no patches, pictures are synthesised alone"
     ]
     assert not (tmp_path / "patches.csv").exists()
-    with Image.open(tmp_path / "bn1.png") as sheet:
+    with Image.open(tmp_path / "stem.png") as sheet:
         assert sheet.width > 100
 
 
@@ -123,7 +125,7 @@ def test_bare_weights_are_shown_by_synthesis_alone(weights: str, run: Run, tmp_p
     ("words", "message"),
     [
         (("MODEL", "--layer", "conv9"), "layer conv9 is not known: give one of the stages conv1, conv2"),
-        (("MODEL", "--layer", "conv1", "--unit", "6"), "layer features.2 has units 0…5, not 6"),
+        (("MODEL", "--layer", "conv1", "--unit", "6"), "layer conv1 has units 0…5, not 6"),
         (("MODEL", "--layer", "conv1", "--dataset", "nope"), "no dataset named 'nope'"),
         (("MODEL", "--layer", "conv1", "--network", "vgg11"), "says itself which network it is"),
         (("MODEL", "--layer", "conv1", "--set", "synthesis.colour=1"), "colour is not a parameter"),
@@ -196,7 +198,7 @@ def test_a_look_that_was_stopped_goes_on_with_what_it_had(
     monkeypatch.setattr(unitviews, "look", not_again)
     resumed = flows.explain_units(resume=folder.name, executor="in_process")
     assert resumed["key"] == folder.name
-    for name in ("patches.csv", "units.html", "features.2.png"):
+    for name in ("patches.csv", "units.html", "conv1.png"):
         assert (folder / name).read_bytes() == (Path(straight["folder"]) / name).read_bytes()
     assert connect().get_run(resumed["mlflow_run"]).info.status == "FINISHED"
     shutil.copytree(models[1], model, dirs_exist_ok=True)
