@@ -5,6 +5,7 @@ by row. On the page a pointer on a patch shows its picture's name, label and act
 """
 
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,6 +101,11 @@ def field_text(layer: LayerFields) -> str:
     return f"{num}{places}; each sees {upto}{rows.side}x{columns.side} px, {apart} px apart, the first from {first} on"
 
 
+def together(text: str) -> str:
+    """The same with spaces at which no line ends, but for those behind a comma or semicolon."""
+    return re.sub(r"(?<![,;]) ", "\N{NO-BREAK SPACE}", text)
+
+
 def _both(row: int, column: int, between: str) -> str:
     return str(row) if row == column else f"{row}{between}{column}"
 
@@ -158,7 +164,7 @@ def sheet(view: LayerView, names: Sequence[str], what: str) -> Figure:
             if len(unit) > 1:
                 lines[0] = f"{names[place]}: {lines[0]}"
             cell.set_title("\n".join(lines), fontsize=7, loc="left", parse_math=False)
-    title(figure, f"{view.title}: {field_text(view.layer)}", what)
+    title(figure, f"{view.title}: {together(field_text(view.layer))}", what)
     return figure
 
 
