@@ -74,7 +74,8 @@ def explain_units(
     Args:
         model: a trained classifier, or bare weights as transfer.weights takes them
         layers: stages or modules of the network
-        dataset: whose pictures are looked at; otherwise the dataset that the model was trained on, where it is here
+        dataset: whose pictures are looked at, of family classification; otherwise the one that the model was trained
+            on, where it is here; without any, pictures are synthesised alone
         split: which pictures
         units: units to show; otherwise the first ones
         against: another version of the model, to show side by side

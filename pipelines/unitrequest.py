@@ -132,9 +132,18 @@ def request_of(job: UnitsJob) -> Request:
             f"nothing to show of {subjects[0].source}: give --dataset, or let pictures be synthesised"
         )
     if data is not None:
-        data.require_family("classification")
+        require_labels(data)
         data.require(job.split)
     return Request(tuple(subjects), tuple(chosen), called, shown, data, job.split, job.config, job.synthesis)
+
+
+def require_labels(data: Dataset) -> None:
+    """Raise ValueError for a dataset of another family: patches are shown with the labels of their pictures."""
+    if data.info.family != "classification":
+        raise ValueError(
+            f"dataset {data.info.name!r} is for {data.info.family}, not for classification: give --dataset one that is "
+            "(./convoy data list), or leave it out; of bare weights pictures are then synthesised alone"
+        )
 
 
 def require_side(

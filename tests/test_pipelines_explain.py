@@ -18,10 +18,10 @@ from pipelines.parameters import section
 from pipelines.unitrequest import ExplainConfig, UnitsJob, request_of
 from tasks import classification, unitviews
 from tasks.modelfile import save_model
-from tasks.paths import runs
+from tasks.paths import runs, store
 from tasks.recordstore import connect
 from tests.conftest import Run
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, tiny_dataset
 
 QUICK = ("--set", "synthesis.steps=2", "--set", "synthesis.side_px=16", "--executor", "in_process")
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -121,10 +121,31 @@ def test_bare_weights_are_shown_by_synthesis_alone(weights: str, run: Run, tmp_p
         assert sheet.width > 100
 
 
+def test_without_a_dataset_no_empty_table_is_printed_and_the_reason_once(weights: str, run: Run) -> None:
+    code, out, err = run(
+        "explain", "units", weights, "--network", "resnet8_cifar", "--input", "16", "--layer", "stem", "--unit", "1",
+        *QUICK,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "stem (bn1): 16 units of" in out and "strongest" not in out and " -\n" not in out
+    assert (out + err).count("no patches, pictures are synthesised alone") == 1
+
+
+def test_patches_need_a_dataset_with_labels(models: list[str], run: Run) -> None:
+    scenes = tiny_dataset("detection", store()).info.name
+    code, _, err = run("explain", "units", models[0], "--layer", "conv1", "--dataset", scenes, *QUICK[-2:])
+    assert code == 2 and err.count("\n") == 1
+    assert (
+        "for detection, not for classification: give --dataset one that is (./convoy data list), or leave"
+        in err
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("MODEL", "--layer", "conv9"), "layer conv9 is not known: give one of the stages conv1, conv2"),
+        (("MODEL", "--layer", "conv9"), "(all: ./convoy models show lenet5)"),
         (("MODEL", "--layer", "conv1", "--unit", "6"), "layer conv1 has units 0…5, not 6"),
         (("MODEL", "--layer", "conv1", "--dataset", "nope"), "no dataset named 'nope'"),
         (("MODEL", "--layer", "conv1", "--network", "vgg11"), "says itself which network it is"),
