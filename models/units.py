@@ -47,10 +47,13 @@ def activations(net: nn.Module, layers: Sequence[str], x: Tensor) -> dict[str, T
     return {name: found[name] for name in layers}
 
 
-def named_layers(net: nn.Module, names: Sequence[str], known: Sequence[str]) -> list[str]:
+def named_layers(
+    net: nn.Module, names: Sequence[str], known: Sequence[str], architecture: str
+) -> dict[str, str]:
     """Modules by their own names or by those of stages (models.stages), which stand for their last module with units.
 
-    `known`: modules that have units. Raises ValueError for other names, listing what there is.
+    To each module the name that it was asked for by, the first of several. `known`: modules that have units. Raises
+    ValueError for other names, listing what there is of the `architecture`.
     """
     of_stage: dict[str, str] = {}
     for stage in stages_of(net):
@@ -62,9 +65,12 @@ def named_layers(net: nn.Module, names: Sequence[str], known: Sequence[str]) -> 
     if unknown or not names:
         raise ValueError(
             f"layer {', '.join(unknown) or 'to look at'} is not known: give one of the stages {', '.join(of_stage)}, "
-            f"or a module such as {', '.join(_spread(known, 6))} (all: ./convoy models show NETWORK)"
+            f"or a module such as {', '.join(_spread(known, 6))} (all: ./convoy models show {architecture})"
         )
-    return list(dict.fromkeys(name if name in known else of_stage[name] for name in names))
+    called: dict[str, str] = {}
+    for name in names:
+        called.setdefault(name if name in known else of_stage[name], name)
+    return called
 
 
 def _spread(names: Sequence[str], num: int) -> list[str]:

@@ -57,7 +57,8 @@ def units(
     layer
         Stages or modules of the network; a wrong name lists them.
     dataset
-        Whose pictures are looked at; otherwise the dataset that the model was trained on, where it is here.
+        Whose pictures are looked at, of family classification; otherwise the dataset that the model was trained on,
+        where it is here. Without any, pictures are synthesised alone.
     split
         Which pictures; the test split where it is not given.
     unit
@@ -107,7 +108,7 @@ def units(
             out.mkdir(parents=True, exist_ok=True)
             for name in summary["files"]:
                 shutil.copy2(Path(summary["folder"]) / name, out / name)
-    emit(summary, [*layer_tables(summary), pairs("", about(summary, out))], as_json)
+    emit(summary, [*layer_views(summary), pairs("", about(summary, out))], as_json)
 
 
 def read_names(file: Path | None) -> tuple[str, ...]:
@@ -115,10 +116,14 @@ def read_names(file: Path | None) -> tuple[str, ...]:
     return tuple(file.read_text().splitlines()) if file else ()
 
 
-def layer_tables(summary: dict[str, Any]) -> list[Table]:
-    """A line a shown unit."""
-    views = []
+def layer_views(summary: dict[str, Any]) -> list[Table | str]:
+    """A line a shown unit, as far as pictures were looked at; otherwise only what each layer's units see."""
+    views: list[Table | str] = []
     for layer in summary["layers"]:
+        about_layer = f"{layer['title']}: {layer['text']}"
+        if not summary["dataset"]:
+            views.append(about_layer)
+            continue
         lines = [
             (each["unit"], each["activation"], each["labels"] or None, *each.get("against", {}).values())
             for each in layer["units"]
@@ -126,17 +131,19 @@ def layer_tables(summary: dict[str, Any]) -> list[Table]:
         columns = ["unit", "strongest", "what its patches are of"]
         if summary["against"]:
             columns += ["most alike", "correlation"]
-        views.append(table(f"{layer['name']}: {layer['text']}", columns, lines))
+        views.append(table(about_layer, columns, lines))
     return views
 
 
 def about(summary: dict[str, Any], out: Path | None) -> dict[str, Any]:
     """What was looked at, and where it lies."""
     seen = f"{summary['dataset']}, {summary['split']}: {summary['num_images']:,} pictures"
+    # The only note of a run without a dataset is that there is none: it was told at the beginning.
+    notes = summary["notes"] if summary["dataset"] else []
     return {
-        "patches": seen if summary["dataset"] else None,
+        "patches": seen if summary["dataset"] else "none, without a dataset",
         "gallery": f"{out or summary['folder']}/units.html",
-        "note": "; ".join(summary["notes"]) or None,
+        **({"note": "; ".join(notes)} if notes else {}),
         "key": summary["key"],
         "look at it": summary["mlflow_url"],
     }

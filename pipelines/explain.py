@@ -74,7 +74,8 @@ def explain_units(
     Args:
         model: a trained classifier, or bare weights as transfer.weights takes them
         layers: stages or modules of the network
-        dataset: whose pictures are looked at; otherwise the dataset that the model was trained on, where it is here
+        dataset: whose pictures are looked at, of family classification; otherwise the one that the model was trained
+            on, where it is here; without any, pictures are synthesised alone
         split: which pictures
         units: units to show; otherwise the first ones
         against: another version of the model, to show side by side
@@ -216,7 +217,7 @@ def views_of(request: Request, seen: Seen | None, pictures: list[dict[int, Any]]
             columns.append(
                 [UnitView(unit, tuple(patches.get(unit, ())), made.get(unit), value) for unit, value in shown]
             )
-        views.append(LayerView(layer, tuple(zip(*columns, strict=True))))
+        views.append(LayerView(request.called[name], layer, tuple(zip(*columns, strict=True))))
     return views
 
 
@@ -269,11 +270,12 @@ def write_patches(file: Path, request: Request, seen: Seen) -> Path:
     for subject, tops, layers in zip(request.subjects, seen.tops, request.layers, strict=True):
         want = subject.preprocessing
         for layer in layers.values():
+            which = {"model": subject.source, "layer": request.called[layer.name], "module": layer.name}
             for row in rows_of(request.dataset, request.split, want, layer, tops[layer.name]):
                 if writer is None:
-                    writer = csv.DictWriter(text, ["model", *row])
+                    writer = csv.DictWriter(text, [*which, *row])
                     writer.writeheader()
-                writer.writerow({"model": subject.source, **row})
+                writer.writerow({**which, **row})
     write_whole(file, text.getvalue())
     return file
 
@@ -295,6 +297,6 @@ def layer_document(view: LayerView) -> dict[str, Any]:
         units.append(row)
     layer = view.layer
     return {
-        "name": layer.name, "shape": layer.shape, "text": field_text(layer),
+        "name": view.name, "module": layer.name, "title": view.title, "shape": layer.shape, "text": field_text(layer),
         "field": None if layer.widest is None else asdict(layer.widest), "units": units,
     }  # fmt: skip

@@ -71,7 +71,7 @@ def method_named(name: str) -> Method:
 def layer_of(subject: Subject, layer: str) -> str:
     """The module whose map Grad-CAM shows; raises ValueError for one that is not there, or has one place at most."""
     layers = subject.fields()
-    [name] = named_layers(subject.classifier.net, [layer], list(layers))
+    [name] = named_layers(subject.classifier.net, [layer], list(layers), subject.architecture)
     if math.prod(layers[name].shape[1:]) < 2:  # SqueezeNet's head gives maps of one place
         raise ValueError(
             f"layer {layer} has no places: Grad-CAM needs a map of several; leave --layer out for the last one"

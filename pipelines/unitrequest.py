@@ -71,6 +71,7 @@ class Request:
 
     subjects: tuple[Subject, ...]
     layers: tuple[dict[str, LayerFields], ...]
+    called: dict[str, str]  # to each layer the name that a person gave it: a stage's, or its own
     units: dict[str, list[int]]
     dataset: Dataset | None
     split: Split
@@ -108,40 +109,53 @@ def request_of(job: UnitsJob) -> Request:
         raise ValueError("units of which model? Give a trained classifier, or bare weights")
     subjects = open_subjects(job.models, job.network, job.px, job.class_names)
     chosen: list[dict[str, LayerFields]] = []
+    called: dict[str, str] = {}
     for subject in subjects:
         known = subject.fields()
-        names = named_layers(subject.classifier.net, job.layers, list(known))
-        chosen.append({name: known[name] for name in names})
+        called = named_layers(subject.classifier.net, job.layers, list(known), subject.architecture)
+        chosen.append({name: known[name] for name in called})
     if list(chosen[0]) != list(chosen[-1]):
         raise ValueError(
             f"{subjects[1].source} has other layers by these names ({', '.join(chosen[1])}) than {subjects[0].source} "
             f"({', '.join(chosen[0])}): name modules that both have"
         )
     shown = {
-        name: units_of(name, len(each.fields), job.units, job.config.show) for name, each in chosen[0].items()
+        name: units_of(called[name], len(each.fields), job.units, job.config.show)
+        for name, each in chosen[0].items()
     }
     if job.synthesis:
         for subject, layers in zip(subjects, chosen, strict=True):
-            require_side(subject, layers, job.config.synthesis)
+            require_side(subject, layers, called, job.config.synthesis)
     data = dataset_of(subjects[0], job.dataset)
     if data is None and not job.synthesis:
         raise ValueError(
             f"nothing to show of {subjects[0].source}: give --dataset, or let pictures be synthesised"
         )
     if data is not None:
-        data.require_family("classification")
+        require_labels(data)
         data.require(job.split)
-    return Request(tuple(subjects), tuple(chosen), shown, data, job.split, job.config, job.synthesis)
+    return Request(tuple(subjects), tuple(chosen), called, shown, data, job.split, job.config, job.synthesis)
 
 
-def require_side(subject: Subject, layers: dict[str, LayerFields], config: SynthesisConfig) -> None:
+def require_labels(data: Dataset) -> None:
+    """Raise ValueError for a dataset of another family: patches are shown with the labels of their pictures."""
+    if data.info.family != "classification":
+        raise ValueError(
+            f"dataset {data.info.name!r} is for {data.info.family}, not for classification: give --dataset one that is "
+            "(./convoy data list), or leave it out; of bare weights pictures are then synthesised alone"
+        )
+
+
+def require_side(
+    subject: Subject, layers: dict[str, LayerFields], called: dict[str, str], config: SynthesisConfig
+) -> None:
     """Raise ValueError where pictures of `side_px` are too small to be synthesised for a layer."""
     for name, layer in layers.items():
         side = synthesis_px(subject, layer, config)
         if side < subject.preprocessing.crop_px and not subject.takes(side, name):
             raise ValueError(
-                f"synthesis.side_px (={side}) is too small for layer {name} of {subject.architecture}: set it higher, "
-                f"up to {subject.preprocessing.crop_px}"
+                f"synthesis.side_px (={side}) is too small for layer {called[name]} of {subject.architecture}: set it "
+                f"higher, up to {subject.preprocessing.crop_px}"
             )
 
 
@@ -169,6 +183,6 @@ def partners_of(request: Request, seen: Seen | None) -> dict[str, dict[int, tupl
         return {}
     if seen is None:
         for name, units in request.units.items():
-            units_of(name, len(request.layers[1][name].fields), units, 0)
+            units_of(request.called[name], len(request.layers[1][name].fields), units, 0)
         return {name: {unit: (unit, None) for unit in units} for name, units in request.units.items()}
     return {name: dict(most_alike(seen.moments[name], units)) for name, units in request.units.items()}

@@ -6,6 +6,7 @@ package:NAME, FILE, URL#sha256=…      weights as transfer.weights takes them; 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -113,12 +114,20 @@ def _of_model(source: str, folder: Path) -> Subject:
     )  # fmt: skip
 
 
+def perhaps(text: str) -> str:
+    """`, as efficientnet_lite0 or …`: networks whose names are like a wrong one, or like a file's; "" without any."""
+    name = Path(text.removeprefix(PACKAGE).partition("#")[0]).stem.lower()
+    near = get_close_matches(name, list(ARCHITECTURES), 3, 0.5)
+    return f", perhaps {' or '.join(near)}" if near else ""
+
+
 def _of_weights(source: str, network: str | None, px: int | None) -> Subject:
     """Bare weights; their classes have numbers for names."""
     if network not in ARCHITECTURES:
         raise ValueError(
-            f"{source} are bare weights: say by --network what they are of (got {network}); known: "
-            f"{', '.join(ARCHITECTURES)}"
+            f"{source} are bare weights: say by --network what they are of"
+            f"{f' (got {network})' if network else ''}{perhaps(network or source)}; ./convoy models list --catalogue "
+            "lists all networks"
         )
     side = usual_px(network) if px is None else px
     if side < least_px(network):

@@ -5,6 +5,7 @@ by row. On the page a pointer on a patch shows its picture's name, label and act
 """
 
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,8 +76,14 @@ class UnitView:
 class LayerView:
     """The shown units of a layer: of each the networks' views, one or two."""
 
+    name: str  # as a person gave it: of a stage, or of the module itself
     layer: LayerFields
     units: tuple[tuple[UnitView, ...], ...]
+
+    @property
+    def title(self) -> str:
+        """`conv1 (features.2)`: its name, and the module's where that is another."""
+        return self.name if self.name == self.layer.name else f"{self.name} ({self.layer.name})"
 
 
 def field_text(layer: LayerFields) -> str:
@@ -92,6 +99,11 @@ def field_text(layer: LayerFields) -> str:
     apart = _both(rows.stride, columns.stride, "x")
     first = _both(rows.start, columns.start, ", ")
     return f"{num}{places}; each sees {upto}{rows.side}x{columns.side} px, {apart} px apart, the first from {first} on"
+
+
+def together(text: str) -> str:
+    """The same with spaces at which no line ends, but for those behind a comma or semicolon."""
+    return re.sub(r"(?<![,;]) ", "\N{NO-BREAK SPACE}", text)
 
 
 def _both(row: int, column: int, between: str) -> str:
@@ -152,24 +164,22 @@ def sheet(view: LayerView, names: Sequence[str], what: str) -> Figure:
             if len(unit) > 1:
                 lines[0] = f"{names[place]}: {lines[0]}"
             cell.set_title("\n".join(lines), fontsize=7, loc="left", parse_math=False)
-    title(figure, f"{view.layer.name}: {field_text(view.layer)}", what)
+    title(figure, f"{view.title}: {together(field_text(view.layer))}", what)
     return figure
 
 
 def write_sheets(folder: Path, view: LayerView, names: Sequence[str], what: str) -> list[Path]:
     """Write the contact sheets of a layer, PNGs called after it."""
     files = []
-    for file, part in sheets_of(folder, view.layer.name, len(view.units)):
-        save_figure(sheet(LayerView(view.layer, view.units[part]), names, what), file)
+    for file, part in sheets_of(folder, view.name, len(view.units)):
+        save_figure(sheet(LayerView(view.name, view.layer, view.units[part]), names, what), file)
         files.append(file)
     return files
 
 
 def write_gallery(file: Path, views: Sequence[LayerView], names: Sequence[str], what: str) -> None:
     """Write the page of all layers."""
-    links = " · ".join(
-        f'<a href="#{escape(each.layer.name)}">{escape(each.layer.name)}</a>' for each in views
-    )
+    links = " · ".join(f'<a href="#{escape(each.name)}">{escape(each.name)}</a>' for each in views)
     shown = [text for text, there in (
         ("on the left a picture that it answers strongly to, made by gradient ascent", _has(views, synthesised=True)),
         ("three by three the parts of pictures that it answers to most, the strongest first, each out of "
@@ -197,7 +207,7 @@ def _section(view: LayerView, names: Sequence[str]) -> str:
     left_out = len(view.layer.fields) - len(view.units)
     more = f" ({left_out:,} more are not shown)" if left_out else ""
     return (
-        f'<h2 id="{escape(view.layer.name)}">{escape(view.layer.name)}</h2>'
+        f'<h2 id="{escape(view.name)}">{escape(view.title)}</h2>'
         f'<div class="quiet">{escape(field_text(view.layer) + more)}</div><div class="tiles">{"".join(tiles)}</div>'
     )
 

@@ -285,7 +285,7 @@ def rows_of(
         row, column = divmod(place, width)
         box = seen_in_picture(layer.fields[unit], row, column, want, sizes_px[index])
         yield {
-            "layer": layer.name, "unit": unit, "rank": rank + 1, "id": ids[index],
+            "unit": unit, "rank": rank + 1, "id": ids[index],
             "label": dataset.info.classes[labels[index]], "activation": float(tops.values[unit, rank]),
             "row": row, "column": column,
             **dict(zip(("left", "top", "right", "bottom"), (round(edge, 2) for edge in box), strict=True)),

@@ -58,9 +58,12 @@ def test_of_a_module_that_is_called_again_the_first_call_counts() -> None:
 def test_layers_go_by_modules_or_stages_and_unknown_ones_are_answered_by_a_list() -> None:
     net = network("efficientnet_lite0")
     known = [name for name, _ in net.named_modules() if name]
-    assert named_layers(net, ["group2", "_blocks.0", "head"], known) == ["_blocks.2", "_blocks.0", "_fc"]
-    with pytest.raises(ValueError, match=r"layer conv9 is not known: give one of the stages stem, group1"):
-        named_layers(net, ["conv9"], known)
+    called = named_layers(net, ["group2", "_blocks.0", "_blocks.2", "head"], known, "a")
+    assert list(called.items()) == [("_blocks.2", "group2"), ("_blocks.0", "_blocks.0"), ("_fc", "head")]
+    with pytest.raises(
+        ValueError, match=r"conv9 is not known: give one of the stages stem, group1.*models show a\)"
+    ):
+        named_layers(net, ["conv9"], known, "a")
 
 
 def test_of_equal_places_the_first_counts() -> None:

@@ -18,10 +18,10 @@ from pipelines.parameters import section
 from pipelines.unitrequest import ExplainConfig, UnitsJob, request_of
 from tasks import classification, unitviews
 from tasks.modelfile import save_model
-from tasks.paths import runs
+from tasks.paths import runs, store
 from tasks.recordstore import connect
 from tests.conftest import Run
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, tiny_dataset
 
 QUICK = ("--set", "synthesis.steps=2", "--set", "synthesis.side_px=16", "--executor", "in_process")
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -69,22 +69,24 @@ def test_units_leave_a_gallery_sheets_a_table_and_a_record(
     assert code == 0, err
     summary = json.loads(printed)
     assert {file.name for file in out.iterdir()} == set(summary["files"]) == {
-        "units.html", "features.2.png", "classifier.4.png", "patches.csv", "units.json",
+        "units.html", "conv1.png", "head.png", "patches.csv", "units.json",
     }  # fmt: skip
-    assert [(layer["name"], len(layer["units"])) for layer in summary["layers"]] == [
-        ("features.2", 3), ("classifier.4", 3),
-    ]  # fmt: skip
+    named = [("conv1", "features.2"), ("head", "classifier.4")]
+    assert [(layer["name"], layer["module"]) for layer in summary["layers"]] == named
+    assert [len(layer["units"]) for layer in summary["layers"]] == [3, 3]
     assert summary["layers"][0]["field"]["rows"] == {"start": 0, "side": 6, "stride": 2}
     assert summary["dataset"] == "digits"  # what the model says that it was trained on
     with (out / "patches.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 9 * (6 + 10)
     assert {row["model"] for row in rows} == {models[0]}
+    assert list(dict.fromkeys((row["layer"], row["module"]) for row in rows)) == named
     record = connect().get_run(summary["mlflow_run"])
     assert record.info.status == "FINISHED" and record.data.params["architecture"] == "lenet5"
     kept = {file.path for file in connect().list_artifacts(summary["mlflow_run"], "units")}
     assert kept == {f"units/{name}" for name in summary["files"]}
     text = (out / "units.html").read_text()
+    assert '<h2 id="conv1">conv1 (features.2)</h2>' in text
     assert 'src="data:image' in text and "http" not in text.replace("http-equiv", "")
 
 
@@ -110,20 +112,41 @@ def test_bare_weights_are_shown_by_synthesis_alone(weights: str, run: Run, tmp_p
     )  # fmt: skip
     assert code == 0, err
     summary = json.loads(printed)
-    assert summary["dataset"] is None and summary["layers"][0]["name"] == "bn1"
+    assert summary["dataset"] is None and summary["layers"][0]["title"] == "stem (bn1)"
     assert [note.partition(":")[0] for note in summary["notes"]] == [
         "no patches, pictures are synthesised alone"
     ]
     assert not (tmp_path / "patches.csv").exists()
-    with Image.open(tmp_path / "bn1.png") as sheet:
+    with Image.open(tmp_path / "stem.png") as sheet:
         assert sheet.width > 100
+
+
+def test_without_a_dataset_no_empty_table_is_printed_and_the_reason_once(weights: str, run: Run) -> None:
+    code, out, err = run(
+        "explain", "units", weights, "--network", "resnet8_cifar", "--input", "16", "--layer", "stem", "--unit", "1",
+        *QUICK,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "stem (bn1): 16 units of" in out and "strongest" not in out and " -\n" not in out
+    assert (out + err).count("no patches, pictures are synthesised alone") == 1
+
+
+def test_patches_need_a_dataset_with_labels(models: list[str], run: Run) -> None:
+    scenes = tiny_dataset("detection", store()).info.name
+    code, _, err = run("explain", "units", models[0], "--layer", "conv1", "--dataset", scenes, *QUICK[-2:])
+    assert code == 2 and err.count("\n") == 1
+    assert (
+        "for detection, not for classification: give --dataset one that is (./convoy data list), or leave"
+        in err
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("MODEL", "--layer", "conv9"), "layer conv9 is not known: give one of the stages conv1, conv2"),
-        (("MODEL", "--layer", "conv1", "--unit", "6"), "layer features.2 has units 0…5, not 6"),
+        (("MODEL", "--layer", "conv9"), "(all: ./convoy models show lenet5)"),
+        (("MODEL", "--layer", "conv1", "--unit", "6"), "layer conv1 has units 0…5, not 6"),
         (("MODEL", "--layer", "conv1", "--dataset", "nope"), "no dataset named 'nope'"),
         (("MODEL", "--layer", "conv1", "--network", "vgg11"), "says itself which network it is"),
         (("MODEL", "--layer", "conv1", "--set", "synthesis.colour=1"), "colour is not a parameter"),
@@ -196,7 +219,7 @@ def test_a_look_that_was_stopped_goes_on_with_what_it_had(
     monkeypatch.setattr(unitviews, "look", not_again)
     resumed = flows.explain_units(resume=folder.name, executor="in_process")
     assert resumed["key"] == folder.name
-    for name in ("patches.csv", "units.html", "features.2.png"):
+    for name in ("patches.csv", "units.html", "conv1.png"):
         assert (folder / name).read_bytes() == (Path(straight["folder"]) / name).read_bytes()
     assert connect().get_run(resumed["mlflow_run"]).info.status == "FINISHED"
     shutil.copytree(models[1], model, dirs_exist_ok=True)

