@@ -44,6 +44,11 @@ class LandmarkModel(Parameters):
             raise ValueError(f"must be a network without side branches, not one of {', '.join(WITH_SIDES)}")
         return name
 
+    @property
+    def network(self) -> str:
+        """The network whose weights it may start from."""
+        return self.name
+
 
 class Landmarks(NamedTuple):
     """What a network finds: places as shares of the side, (B, P, 2) float32, and logits of visibility, (B, P)."""

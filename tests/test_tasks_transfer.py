@@ -52,6 +52,16 @@ def network(name: str = NET, num_classes: int = 10, seed: int = 1) -> Classifier
     return build(name, num_classes, 1, arguments_of(name, 16), (0.3,), (0.4,))
 
 
+@pytest.mark.parametrize("family", [name for name in TINY if "transfer" in TINY[name]])
+def test_the_weights_of_every_family_are_read_before_its_training(family: str, tmp_path: Path) -> None:
+    info = tiny_dataset(family, tmp_path / "store").info
+    file = tmp_path / "net.safetensors"
+    save_file({"features.weight": torch.ones(2)}, file)
+    found = sources.of_transfer(tiny_config(family, transfer__weights=str(file)), info, Path)
+    assert found is not None and found.source == str(file) and [*found.state] == ["features.weight"]
+    assert sources.of_transfer(tiny_config(family), info, Path) is None
+
+
 def state_of(model: Classifier) -> dict[str, Tensor]:
     return {
         name: value.clone(memory_format=torch.contiguous_format)
