@@ -125,7 +125,9 @@ def test_an_ingest_onto_a_full_disk_ends_as_an_undisturbed_one_once_there_is_roo
         fill(ballast)
         full.let_go()
         code, err = full.end()
-        if point != "before the name" or code:  # what it works with makes room when it goes, now and then enough
+        if (
+            point != "before the name" or code
+        ):  # what it works with makes room when it goes, now and then enough
             require_one_error(code, err)
         assert full.left_after(5) == []
     after = kept(home)
