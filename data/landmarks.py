@@ -17,6 +17,7 @@ from data import colour, geometry
 from data.augment import Draws, tone_maps
 from data.dataset import DatasetInfo
 from data.decode import decode_many
+from data.letterbox import placement
 from data.parameters import Parameters
 from data.random import SampleGenerator
 
@@ -127,13 +128,9 @@ def square_maps(sizes_px: np.ndarray, config: LandmarkInput) -> tuple[np.ndarray
 
     Returns scale and shift, (N, 2) each: an edge at x of the picture stands at x * scale + shift of the square.
     """
-    sizes, side = sizes_px.astype(np.float64), float(config.input_px)
-    if config.resize == "squash":
-        return side / sizes, np.zeros_like(sizes)
-    shorter = sizes.min(1, keepdims=True)
-    cut = (sizes - shorter) / 2
-    cut = np.where(shorter == side, np.floor(cut), cut)  # then whole pixels are copied
-    return np.broadcast_to(side / shorter, sizes.shape), -cut * side / shorter
+    placed = [placement(width, height, config.input_px, config.resize) for width, height in sizes_px.tolist()]
+    scale, shift = np.array(placed, np.float64).reshape(-1, 2, 2).swapaxes(0, 1)
+    return scale, shift
 
 
 def in_squares(points_xy: np.ndarray, sizes_px: np.ndarray, config: LandmarkInput) -> np.ndarray:

@@ -25,7 +25,7 @@ def placement(
         cut_x, cut_y = ((length - side) / 2 for length in (width_px, height_px))
         if side == side_px:  # pixels are copied
             cut_x, cut_y = cut_x // 1, cut_y // 1
-        return scale, scale, -scale * cut_x, -scale * cut_y
+        return scale, scale, -cut_x * side_px / side, -cut_y * side_px / side
     width, height = letterboxed(width_px, height_px, side_px)
     left, top = (side_px - width) // 2, (side_px - height) // 2
     return width / width_px, height / height_px, float(left), float(top)

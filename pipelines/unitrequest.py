@@ -139,11 +139,13 @@ def request_of(job: UnitsJob) -> Request:
 
 def require_labels(data: Dataset) -> None:
     """Raise ValueError for a dataset of another family: patches are shown with the labels of their pictures."""
-    if data.info.family != "classification":
+    try:
+        data.require_family("classification")
+    except ValueError as error:
         raise ValueError(
-            f"dataset {data.info.name!r} is for {data.info.family}, not for classification: give --dataset one that is "
-            "(./convoy data list), or leave it out; of bare weights pictures are then synthesised alone"
-        )
+            f"{error}: give --dataset one that is (./convoy data list), or leave it out; of bare weights pictures are "
+            "then synthesised alone"
+        ) from None
 
 
 def require_side(

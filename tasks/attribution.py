@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from data.files import write_whole
 from models.units import grad_cam, occlusion
 from tasks import page
-from tasks.figures import save_figure, sheets_of, title
+from tasks.figures import save_sheets, title
 from tasks.inputs import crop_values
 from tasks.page import escape
 from tasks.predict import PASS_MB, default_device
@@ -192,11 +192,8 @@ def legend(method: Method, found: Sequence[Attribution]) -> str:
 
 def write_sheets(folder: Path, found: Sequence[Attribution], method: Method, what: str) -> list[Path]:
     """Write picture and map of each as PNGs, prediction.png and on."""
-    files = []
-    for file, part in sheets_of(folder, "prediction", len(found)):
-        save_figure(sheet(found[part], legend(method, found), what), file)
-        files.append(file)
-    return files
+    meaning = legend(method, found)
+    return save_sheets(folder, "prediction", len(found), lambda part: sheet(found[part], meaning, what))
 
 
 def sheet(found: Sequence[Attribution], meaning: str, what: str) -> Figure:

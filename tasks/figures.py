@@ -7,7 +7,7 @@ grey print. Class names are shown as they are: a `$` in one starts no formula.
 import itertools
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 from unicodedata import east_asian_width
@@ -43,11 +43,16 @@ def save_figure(figure: Figure, file: Path | BinaryIO) -> None:
         figure.savefig(file, dpi=DPI, format="png")
 
 
-def sheets_of(folder: Path, stem: str, num_cells: int) -> Iterator[tuple[Path, slice]]:
-    """Which cells come into which PNG: STEM.png, and of more than fit into one STEM-2.png too, and so on."""
+def save_sheets(folder: Path, stem: str, num_cells: int, sheet: Callable[[slice], Figure]) -> list[Path]:
+    """Save contact sheets as STEM.png, and of more cells than fit into one STEM-2.png too, and so on; returns them.
+
+    `sheet` draws some of the cells.
+    """
+    files = []
     for number, first in enumerate(range(0, num_cells, SHEET_CELLS), start=1):
-        name = f"{stem}.png" if number == 1 else f"{stem}-{number}.png"
-        yield folder / name, slice(first, first + SHEET_CELLS)
+        files.append(folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png"))
+        save_figure(sheet(slice(first, first + SHEET_CELLS)), files[-1])
+    return files
 
 
 def title(figure: Figure, shown: str, what: str) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from data.files import write_whole
 from models.receptive import LayerFields
 from tasks import page
-from tasks.figures import save_figure, sheets_of, title
+from tasks.figures import save_sheets, title
 from tasks.page import Mark, escape
 from tasks.unitstate import NUM_PATCHES
 from tasks.unitviews import Patch
@@ -170,11 +170,11 @@ def sheet(view: LayerView, names: Sequence[str], what: str) -> Figure:
 
 def write_sheets(folder: Path, view: LayerView, names: Sequence[str], what: str) -> list[Path]:
     """Write the contact sheets of a layer, PNGs called after it."""
-    files = []
-    for file, part in sheets_of(folder, view.name, len(view.units)):
-        save_figure(sheet(LayerView(view.name, view.layer, view.units[part]), names, what), file)
-        files.append(file)
-    return files
+
+    def drawn(part: slice) -> Figure:
+        return sheet(LayerView(view.name, view.layer, view.units[part]), names, what)
+
+    return save_sheets(folder, view.name, len(view.units), drawn)
 
 
 def write_gallery(file: Path, views: Sequence[LayerView], names: Sequence[str], what: str) -> None:

@@ -243,7 +243,7 @@ def test_a_grid_renders_on_ray_into_one_sheet(photos: tuple[str, str], run: Run,
                 "--set",
                 "cost.content_layer=top",
             ),
-            "top",
+            "no layer top of VGG; known: conv1_1, relu1_1",
         ),
     ],
 )
