@@ -34,7 +34,7 @@ OFF: dict[str, Any] = {
     "rotation_deg": 0, "shear_deg": 0,
     "elastic_px": 0, "brightness": 0, "contrast": 0, "saturation": 0, "colour_shift": 0, "pca_colour": 0,
     "cutout_px": 0,
-    "mixup_alpha": 0, "cutmix_alpha": 0,
+    "mixup_alpha": 0, "cutmix_alpha": 0, "mixing_until": 1,
 }  # fmt: skip
 LIGHT = {"mirror": True, "random_crop": True, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
 HEAVY = {**LIGHT, "rotation_deg": 15, "shear_deg": 10, "pca_colour": 0.1}

@@ -110,7 +110,10 @@ def main() -> None:
     dataset = Dataset.open(store() / arguments.dataset)
     own = {"model": {"name": arguments.model}} if arguments.model else {}
     config = configuration(
-        "classification", arguments.dataset, arguments.recipe, {**own, "transfer": {"weights": ""}}
+        "classification",
+        arguments.dataset,
+        arguments.recipe,
+        {**own, "transfer": {"weights": "", "mode": "all", "num_stages": 0}},
     )
     changes = {
         "epochs": arguments.steps / (dataset.info.num_images("train") // config.train.batch_size),

@@ -57,6 +57,12 @@ class AugmentConfig(Parameters):
         description="mixup with a weight of Beta(alpha, alpha); 0: none; with cutmix, each half the time",
     )
     cutmix_alpha: float = Field(ge=0, le=1, description="CutMix with a share of Beta(alpha, alpha); 0: none")
+    mixing_until: float = Field(
+        ge=0,
+        le=1,
+        description="share of the training after which pictures are mixed no more, of the steps or of the time budget, "
+        "whichever is further",
+    )
 
     @model_validator(mode="after")
     def _area_is_a_range(self) -> Self:

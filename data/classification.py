@@ -168,7 +168,8 @@ def make_batch(
         images = augment(images, indices, config.crop_px, 0, colours_of(info), rest, generator)
     if shrink_px:
         images = shrink(images, shrink_px)
-    if generator is not None and (augmentation.mixup_alpha or augmentation.cutmix_alpha):
+    mixes = augmentation.mixup_alpha or augmentation.cutmix_alpha
+    if generator is not None and mixes and generator.done < augmentation.mixing_until:
         images, other, weights = mix(images, indices, augmentation, generator)
         return Batch(images, labels, indices, labels[other], weights)
     return Batch(images, labels, indices)

@@ -80,6 +80,20 @@ def test_mixed_pictures_have_the_loss_of_both_their_labels(kind: str, tmp_path: 
     torch.testing.assert_close(value, -(targets * logits.log_softmax(1)).sum(1).mean())
 
 
+@pytest.mark.parametrize(("done", "mixed"), [(0.0, True), (0.79, True), (0.8, False), (1.0, False)])
+def test_pictures_are_mixed_no_more_at_the_end_of_training(done: float, mixed: bool, tmp_path: Path) -> None:
+    info = write_dataset(tmp_path / "x", [np.zeros((16, 16), np.uint8)], [0], ["dark", "light"]).info
+    config = tiny_config(
+        "classification", augment__mixup_alpha=0.5, augment__cutmix_alpha=0.5, augment__mixing_until=0.8
+    )
+    labels = torch.tensor([0, 1] * 16)
+    samples = classification.records(
+        {"images": torch.zeros(32, 1, 16, 16, dtype=torch.uint8), "labels": labels}
+    )
+    batch = classification.batch(samples, np.arange(32), info, config, SampleGenerator(0, 0, done))
+    assert (batch.weights is not None) == mixed
+
+
 def test_a_rebuilt_model_takes_the_weights_of_the_trained_one(tmp_path: Path) -> None:
     info = write_dataset(tmp_path / "x", [np.zeros((8, 8), np.uint8)], [0], ["a", "b", "c"]).info
     config = tiny_config("classification")

@@ -22,7 +22,7 @@ PLAIN: dict[str, Any] = {  # augmentation that leaves the centre crop
     "rotation_deg": 0, "shear_deg": 0,
     "elastic_px": 0, "brightness": 0, "contrast": 0, "saturation": 0, "colour_shift": 0, "pca_colour": 0,
     "cutout_px": 0,
-    "mixup_alpha": 0, "cutmix_alpha": 0,
+    "mixup_alpha": 0, "cutmix_alpha": 0, "mixing_until": 1,
 }  # fmt: skip
 
 SMALL: dict[str, Any] = {  # sections that signals and volumes share
