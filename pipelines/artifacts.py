@@ -112,10 +112,13 @@ def publish_result(summary: dict[str, Any]) -> None:
         for name, value in whole.items()
         if not is_end(whole, name)
     )
+    # of an ensemble it stands with its members
+    early = f" Ended early {summary['ended_early']}." if summary.get("ended_early") else ""
     markdown = (
         f"**Model** {model} ({summary['alias'] or 'no alias'})\n\n{link}\n\n"
         f"Trained {summary['num_steps']:,} steps in {summary['train_time_s']:.1f} s, "
-        f"{summary['images_per_s']:,.0f} images/s.\n\n| metric | value | 95% interval |\n| --- | ---: | --- |\n{rows}\n"
+        f"{summary['images_per_s']:,.0f} images/s.{early}\n\n"
+        f"| metric | value | 95% interval |\n| --- | ---: | --- |\n{rows}\n"
     )
     description = f"{summary['dataset']} by the recipe {summary['recipe']}"
     publish_artifact("markdown", markdown, description, f"{summary['family']}-{summary['dataset']}")

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from data.findings import parse_accepted
 from pipelines import server
+from pipelines.commands_train import early_end_of
 from pipelines.families import PIPELINES, Executor, FamilyName
 from pipelines.options import Accept, Changes, Json, quiet_stdout, require_nothing_beside_resume
 from pipelines.parameters import AUTO, choose_recipe, parse_changes
@@ -127,6 +128,7 @@ def views(summary: dict[str, Any]) -> list[Any]:
         "run": summary["key"],
         **({"evidence": f"{summary['folder']}/gate/gate.html"} if gate.get("metrics") else {}),
         **({"training": f"{trained['train_time_s']:.1f} s, {trained['num_steps']:,} steps"} if trained else {}),
+        **(early_end_of(trained) if trained else {}),
         "look at it": summary["mlflow_url"],
     }  # fmt: skip
     shown: list[Any] = [pairs(f"Retraining of {summary['model']}", values)]

@@ -116,9 +116,16 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         **({} if first_step_s is None else {"first step after": f"{first_step_s:.1f} s"}),
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
         f"{summary['images_per_s']:,.0f} images/s, {summary['input_wait']:.1%} of it waiting for input",
+        **early_end_of(summary),
         **course_of(summary),
     }
     return [pairs(f"Trained on {summary['dataset']}", values), table(*metric_table("", whole_of(summary)))]
+
+
+def early_end_of(summary: dict[str, Any]) -> dict[str, str]:
+    """Why a training ended before its epochs were over, where it did."""
+    early = summary.get("ended_early")  # not in retrainings that were begun before it was kept
+    return {"ended early": early} if early else {}
 
 
 def whole_of(summary: dict[str, Any]) -> dict[str, float]:

@@ -241,6 +241,7 @@ def summary_of(team: list[Member], results: list[TrainResult]) -> dict[str, Any]
     """What training adds to the summary: sums over the members, and a row for each."""
     time_s = sum(result.train_time_s for result in results)  # of members that ran beside each other
     images = sum(result.images_per_s * result.train_time_s for result in results)
+    any_early = any(result.ended_early for result in results)
     rows = [
         {
             "key": member.key,
@@ -250,6 +251,7 @@ def summary_of(team: list[Member], results: list[TrainResult]) -> dict[str, Any]
             "train_time_s": result.train_time_s,
             "resumed_from_step": result.resumed_from_step,
             **{name: value for name, value in result.metrics.items() if name == "val_accuracy"},
+            **({"ended_early": result.ended_early} if any_early else {}),
         }
         for member, result in zip(team, results, strict=True)
     ]

@@ -229,7 +229,8 @@ def tag_cluster(*run_ids: str) -> None:
 
 def log_training(run_id: str, folder: Path, result: TrainResult, executor: Executor) -> None:
     """Keep what training took, its course, and what it computed on, with the run's record."""
-    own = {"executor": executor, **result.trained_on}
+    early = {"ended_early": result.ended_early} if result.ended_early else {}
+    own = {"executor": executor, **result.trained_on, **early}
     registry.set_tags(run_id, {f"trained.{name}": value for name, value in own.items()})
     registry.log_metrics(
         run_id,

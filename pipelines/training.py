@@ -277,6 +277,7 @@ def summary_of(job: Job, folder: Path, result: TrainResult) -> dict[str, Any]:
         "train_time_s": result.train_time_s,
         "images_per_s": result.images_per_s,
         "input_wait": result.input_wait,
+        "ended_early": result.ended_early,
     }
 
 

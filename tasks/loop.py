@@ -33,7 +33,7 @@ from tasks.optim import (
 )
 from tasks.precision import autocast, mend_gradients, resolve_precision
 from tasks.settings import TrainConfig
-from tasks.stopping import Asking, Best, agree, total
+from tasks.stopping import Asking, Best, agree, total, why_early
 
 PROGRESS_EVERY_S = 0.5
 CHECKPOINT_EVERY_S = 15.0  # at the latest, for a lone worker
@@ -229,7 +229,9 @@ def fit(
                 metrics.update(best.metrics)  # the result is what they were measured on
             state = snapshot(model, optimizers, average, step, time_s(), waited_s, metrics)
             cpu_s = cpu_before_s + total(time.process_time() - cpu_began_s, session)
-            state |= {"best": best.state(), "ended": last, "trained_on": trained_on, "cpu_s": cpu_s}
+            early = why_early(train, step, plan.num_steps, plan.steps_per_epoch, spent_s) if last else ""
+            state |= {"best": best.state(), "ended": last, "early": early}
+            state |= {"trained_on": trained_on, "cpu_s": cpu_s}
             session.save(state, step)
             saved = time.perf_counter()
         if last or stopped:

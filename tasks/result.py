@@ -27,6 +27,8 @@ class TrainResult:
     cpu_s: float = 0.0  # processor seconds of the ranks in the loop, over all attempts
     # see tasks.machine; {} in runs of before it was kept
     trained_on: dict[str, str] = field(default_factory=dict)
+    # why it ended before its epochs were over: `by its …, at epoch …`; "" where it did not
+    ended_early: str = ""
 
 
 class Listener:

@@ -1,10 +1,13 @@
-"""When a run ends before its last step: patience with the validation, a wish to stop, and ranks that agree."""
+"""When a run ends before its last step: patience with the validation, a time budget, a wish to stop, and ranks that
+agree."""
 
 import time
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from tasks.settings import TrainConfig
 
 ASK_EVERY_S = 0.25
 MOST_STEPS = 1000  # between two questions: steps may become slower
@@ -69,6 +72,16 @@ class Asking:
         num_steps = int(agree(0.0 if stopping else float(min(max(fitting, 1), MOST_STEPS)), self.session))
         self.asked_at, self.next, self.since = step, step + num_steps, now
         return num_steps == 0
+
+
+def why_early(train: TrainConfig, step: int, num_steps: int, steps_per_epoch: int, spent_s: float) -> str:
+    """Why a run that has ended after `step` did so before its epochs were over; "" where it took all its steps."""
+    if step == num_steps:
+        return ""
+    epoch = 10 * step // steps_per_epoch / 10  # rounded down, so that it is never the last one
+    spent = 0 < train.time_budget_s <= spent_s
+    by = f"time budget of {train.time_budget_s:g} s" if spent else f"patience of {train.patience} validations"
+    return f"by its {by}, at epoch {epoch:g} of {train.epochs:g}"
 
 
 class Best:

@@ -151,6 +151,7 @@ def keep(
         metrics=state["metrics"],
         cpu_s=state["cpu_s"],
         trained_on=state["trained_on"],
+        ended_early=state.get("early", ""),  # not in checkpoints of before it was kept
     )
     write_result(folder, result)
     return result

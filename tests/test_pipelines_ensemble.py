@@ -1,7 +1,7 @@
 """The flow of ensembles, called in this process: members, records, one registered model, and going on."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,18 @@ import pytest
 from data.dataset import Dataset
 from pipelines import ensemble, steps
 from pipelines.classification import train_classifier
-from pipelines.ensemble import train_ensemble
+from pipelines.ensemble import Member, summary_of, train_ensemble
 from pipelines.members import plan_members
 from pipelines.parameters import AUTO
 from pipelines.reporting import set_reporter
-from pipelines.training import run_folder
+from pipelines.training import read_job, run_folder
 from tasks import modellist, registry
 from tasks.cost import cost_of
 from tasks.loop import Progress
 from tasks.modelfile import load_card
 from tasks.predict import load_predictor
 from tasks.recordstore import connect
+from tasks.result import read_result
 from tests.conftest import Run
 from tests.handmade import write_model
 from tests.test_pipelines_training import RECIPE, Listener, newest_key, runs_with_key, status_of
@@ -51,6 +52,16 @@ def finished(digits: Dataset, prefect_api: str) -> dict[str, Any]:
             patch.setattr(f"pipelines.{module}.recipes", lambda family: RECIPES)
         set_reporter(Listener())
         return train_ensemble("digits", members=3, models=MODELS, changes=QUICK, executor="in_process")
+
+
+def test_a_member_that_ended_before_its_epochs_says_so_in_its_row(finished: dict[str, Any]) -> None:
+    assert all("ended_early" not in row for row in finished["members"])
+    keys = [row["key"] for row in finished["members"]]
+    team = [Member(key, read_job(run_folder(key))) for key in keys]
+    whole = [read_result(member.folder) for member in team]
+    why = "by its time budget of 600 s, at epoch 4.2 of 5"
+    rows = summary_of(team, [*whole[:2], replace(whole[2], ended_early=why)])["members"]
+    assert [row["ended_early"] for row in rows] == ["", "", why]
 
 
 def test_members_take_the_networks_in_turn_and_a_seed_each(finished: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The training flow, called in this process: what it leaves behind when it ends well, badly, or is stopped."""
 
 import json
+import re
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from pipelines import steps, training
 from pipelines.classification import train_classifier
+from pipelines.commands_train import summary_views
+from pipelines.render import emit
 from pipelines.reporting import Status, set_reporter
 from pipelines.training import exclusive, read_job, run_folder
 from tasks import modellist, registry
@@ -162,6 +165,30 @@ def test_a_run_that_goes_on_ends_where_it_was_to_end(run: Run, monkeypatch: pyte
     code, out, err = run(*command, "--stop-after", "evaluate")
     assert code == 0, err
     assert json.loads(out)["version"] == 0 and (Path(summary["folder"]) / "evaluation").is_dir()
+
+
+def test_a_run_that_its_time_budget_ended_says_so(
+    prefect_api: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"train": {"epochs": 1000.0, "time_budget_s": 0.5}}
+    summary = train_classifier("digits", changes=changes, stop_after="train", executor="in_process")
+    why = summary["ended_early"]
+    assert re.fullmatch(r"by its time budget of 0\.5 s, at epoch [\d.]+ of 1000", why)
+    (run,) = runs_with_key(summary["key"])
+    assert run.data.tags["trained.ended_early"] == why
+    assert f"images/s. Ended early {why}." in artifacts_of(summary["key"], prefect_api)["markdown"]
+    emit(summary, summary_views(summary | {"to_first_step_s": None}), as_json=False)
+    assert f"ended early {why}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_that_took_all_its_epochs_says_nothing_of_an_early_end(
+    finished: dict[str, Any], prefect_api: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = runs_with_key(finished["key"])
+    assert finished["ended_early"] == "" and "trained.ended_early" not in run.data.tags
+    assert "nded early" not in artifacts_of(finished["key"], prefect_api)["markdown"]
+    emit(finished, summary_views(finished | {"to_first_step_s": None}), as_json=False)
+    assert "ended early" not in capsys.readouterr().out
 
 
 def test_a_batch_larger_than_the_training_split_is_told_of(listener: Listener, digits: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +182,10 @@ def test_a_spent_budget_ends_the_run_and_a_second_call_adds_nothing(digits: Data
     result, state = fitted(digits, tmp_path / "run", train__epochs=1000.0, train__time_budget_s=0.5)
     assert state["ended"] and 0 < state["step"] < 1000 * 18 and state["time_s"] >= 0.5
     assert "val_accuracy" in result.metrics
+    assert re.fullmatch(r"by its time budget of 0\.5 s, at epoch \d+(\.\d)? of 1000", result.ended_early)
     (tmp_path / "run" / "result.json").unlink()
     again, _ = fitted(digits, tmp_path / "run", train__epochs=1000.0, train__time_budget_s=0.5)
-    assert again.num_steps == result.num_steps
+    assert (again.num_steps, again.ended_early) == (result.num_steps, result.ended_early)
 
 
 def test_batches_hear_how_much_of_a_budget_is_spent(
@@ -223,8 +225,9 @@ def test_patience_ends_a_run_that_cannot_improve_with_its_best_weights(
 ) -> None:
     changes = {"train__validate_every_epochs": 1, "train__epochs": 30.0, "train__patience_metric": "loss"}
     still = {"optim__lr": 1e-12, "optim__bias_lr": 1e-12, "optim__averaging_decay": 0.0}
-    _, state = fitted(digits, tmp_path / "run", train__patience=2, **changes, **still)
+    result, state = fitted(digits, tmp_path / "run", train__patience=2, **changes, **still)
     assert state["ended"] and state["step"] < 30 * 18
+    assert result.ended_early == f"by its patience of 2 validations, at epoch {state['step'] / 18:g} of 30"
     assert state["best"]["num_worse"] == 2
     assert result_weights(state) is state["best"]["weights"]
     assert state["metrics"]["val_loss"] == state["best"]["metrics"]["val_loss"]

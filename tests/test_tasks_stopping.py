@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.distributed
 
-from tasks.stopping import Asking, agree
+from tasks.settings import TrainConfig
+from tasks.stopping import Asking, agree, why_early
 from tests.ranks import run_two
+from tests.tiny import SMALL
 
 
 @dataclass
@@ -60,6 +62,22 @@ def test_two_ranks_with_clocks_of_their_own_stop_at_the_first_ones_word(tmp_path
     assert first == second
     assert float(first[0]) == 0.25
     assert int(first[1]) > 5  # it was not asked at every step
+
+
+@pytest.mark.parametrize(
+    ("step", "spent_s", "why"),
+    [
+        (90, 600.0, ""),
+        (89, 600.0, "by its time budget of 600 s, at epoch 4.9 of 5"),
+        (75, 601.2, "by its time budget of 600 s, at epoch 4.1 of 5"),
+        (1, 600.0, "by its time budget of 600 s, at epoch 0 of 5"),
+        (36, 599.0, "by its patience of 2 validations, at epoch 2 of 5"),
+    ],
+)
+def test_a_run_knows_why_it_ended_before_its_epochs_were_over(step: int, spent_s: float, why: str) -> None:
+    changes = {"epochs": 5.0, "time_budget_s": 600.0, "patience": 2, "validate_every_epochs": 1}
+    train = TrainConfig.parse({**SMALL["train"], **changes}, "train")
+    assert why_early(train, step, 90, 18, spent_s) == why
 
 
 def clock_of(step_s: float) -> Callable[[], float]:
