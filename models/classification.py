@@ -9,10 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.parameters import Parameters
 from models.airnet import AirNet
 from models.alexnet import AlexNet
-from models.catalogue import make_network
+from models.catalogue import NetworkConfig, make_network
 from models.efficientnet_lite import EfficientNetLite
 from models.googlenet import GoogLeNet
 from models.inception import InceptionV3
@@ -139,15 +138,10 @@ SIZED_BY_INPUT = ("lenet5", "lenet5_course", "overfeat_course")  # their dense l
 WITH_SIDES = ("googlenet", "googlenet_2014", "inception_v3")
 
 
-class ModelConfig(Parameters):
+class ModelConfig(NetworkConfig):
     """Which network."""
 
     name: Architecture = Field(description="a network of the catalogue: ./convoy models list --catalogue")
-
-    @property
-    def network(self) -> str:
-        """The network whose weights it may start from."""
-        return self.name
 
 
 class Classifier(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from data.parameters import Parameters
+from models.catalogue import NetworkConfig
 from models.detector import Detector, Finding
 from models.fasterrcnn import fasterrcnn_resnet18_fpn, fasterrcnn_resnet50_fpn
 from models.localiser import LocalisationLoss, Localiser
@@ -54,7 +54,7 @@ Body = Literal[
 ]  # fmt: skip
 
 
-class DetectorConfig(Parameters):
+class DetectorConfig(NetworkConfig):
     """Which detector."""
 
     name: DetectorName = Field(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.parameters import Parameters
-from models.catalogue import make_network
+from models.catalogue import NetworkConfig, make_network
 from models.classification import ARCHITECTURES, WITH_SIDES, Architecture, Classifier, arguments_of, least_px
 from models.faceresnet import EMBEDDING, FaceResNet
 from models.inception_resnet import MEAN, STD, InceptionResNetV1, without_logits
@@ -77,7 +77,7 @@ COLLAPSED_DISTANCE = 0.05  # mean distance of a batch's embeddings; of spread on
 COLLAPSED_SHARE = 0.01  # of the trivial solution's loss: how near to it a loss must be
 
 
-class FaceModel(Parameters):
+class FaceModel(NetworkConfig):
     """Which network."""
 
     name: FaceArchitecture | Architecture = Field(
@@ -96,11 +96,6 @@ class FaceModel(Parameters):
         if name in WITH_SIDES:
             raise ValueError(f"must be a network without side branches, not one of {', '.join(WITH_SIDES)}")
         return name
-
-    @property
-    def network(self) -> str:
-        """The network whose weights it may start from."""
-        return self.name
 
     def arguments(self, input_px: int) -> dict[str, Any]:
         """What the builder must be told beside channels and statistics."""

@@ -16,14 +16,13 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.parameters import Parameters
-from models.catalogue import make_network
+from models.catalogue import NetworkConfig, make_network
 from models.classification import ARCHITECTURES, WITH_SIDES, Architecture, Classifier
 
 PointLoss = Literal["wing", "smooth_l1", "mse"]
 
 
-class LandmarkModel(Parameters):
+class LandmarkModel(NetworkConfig):
     """Which network, and what its training descends."""
 
     name: Architecture = Field(description="the body, a network of the catalogue without side branches")
@@ -43,11 +42,6 @@ class LandmarkModel(Parameters):
         if name in WITH_SIDES:
             raise ValueError(f"must be a network without side branches, not one of {', '.join(WITH_SIDES)}")
         return name
-
-    @property
-    def network(self) -> str:
-        """The network whose weights it may start from."""
-        return self.name
 
 
 class Landmarks(NamedTuple):

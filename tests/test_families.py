@@ -12,6 +12,7 @@ import torch
 from data.dataset import Dataset
 from data.random import SampleGenerator
 from data.stream import Layout
+from models.catalogue import NetworkConfig
 from tasks.batches import BatchPlan
 from tasks.families import FAMILIES
 from tasks.features import started
@@ -84,6 +85,12 @@ def first_batch(
 
 def test_every_family_has_a_tiny_run() -> None:
     assert set(TINY) == set(FAMILIES)
+
+
+@families
+def test_what_may_start_from_weights_says_of_which_network(family: str) -> None:
+    sections = FAMILIES[family].config.model_fields
+    assert "transfer" not in sections or issubclass(sections["model"].annotation, NetworkConfig)  # type: ignore[arg-type]
 
 
 @families
