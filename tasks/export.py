@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from data.traceable import to_squares, to_stored
 from tasks.card import ModelCard
 from tasks.exportcheck import Run, check
 from tasks.inputs import AnyPreprocessing
-from tasks.modelfile import SavedModel, load_model
+from tasks.modelfile import SavedModel
 from tasks.predict import Scorer, load_predictor
 from tasks.temperature import divided
 from tasks.views import VIEWS, view_named
@@ -51,12 +52,13 @@ class Program(nn.Module):
     """Items as they come from a decoder → probabilities (B, K) float32: what a file holds.
 
     Pictures are (B, H, W, C) uint8 of any size, as decoders give them; signals and volumes (B, C, *axes) float32.
+    The networks are copies: those of `saved` keep their memory format.
     """
 
     def __init__(self, saved: SavedModel) -> None:
         super().__init__()
         # torch.export.save takes a channels-last tensor for a part of another one
-        scorer = Scorer(saved.card, saved.members).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        scorer = deepcopy(Scorer(saved.card, saved.members)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.scorer = scorer
         self.preprocessing = saved.card.preprocessing
         self.view = view_named(saved.card.views, VIEWS)
@@ -82,9 +84,9 @@ def export(model: Path, form: Format, out: Path, dataset: Dataset, source: dict[
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already; give a new folder with --out, or remove it")
-    saved = load_model(model)
-    require_room(saved.members, form)
     predictor = load_predictor(model, torch.device("cpu"), batch_size=CHECK_BATCH)
+    saved = SavedModel(predictor.card, tuple(predictor.members))
+    require_room(saved.members, form)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as staging:
         folder = Path(staging) / "export"

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import tasks.export
 from data.dataset import Dataset
@@ -36,7 +37,7 @@ from tasks.export import (
 )
 from tasks.exportcheck import TOLERANCE
 from tasks.families import FAMILIES
-from tasks.modelfile import SavedModel, model_sha256, save_model, write_card
+from tasks.modelfile import SavedModel, load_model, model_sha256, save_model, write_card
 from tasks.predict import Predictor, load_predictor
 from tasks.recordstore import connect
 from tests.conftest import Run
@@ -151,6 +152,30 @@ def test_a_file_that_predicts_anything_else_is_not_kept(
     ):
         export(model_of(tmp_path / "model"), form, tmp_path / "there" / "out", dataset, {})
     assert not list((tmp_path / "there").iterdir())
+
+
+def test_a_model_is_read_once_for_the_file_and_for_the_check_of_it(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(file: Path) -> dict[str, torch.Tensor]:
+        read.append(file)
+        return load_file(file)
+
+    monkeypatch.setattr("tasks.modelfile.load_file", counted)
+    model = model_of(tmp_path / "model")
+    export(model, "torch", tmp_path / "out", dataset, {})
+    assert read == [model / "member-0.safetensors"]
+
+
+def test_a_program_leaves_the_networks_that_it_is_made_of_as_they_are(tmp_path: Path) -> None:
+    """The model that a file is compared with computes as it does elsewhere, channels last."""
+    saved = load_model(model_of(tmp_path / "model"))
+    kernel = saved.members[0].net.get_submodule("conv1").weight  # type: ignore[operator,union-attr]
+    assert kernel.is_contiguous(memory_format=torch.channels_last) and not kernel.is_contiguous()
+    Program(saved)
+    assert kernel.is_contiguous(memory_format=torch.channels_last) and not kernel.is_contiguous()
 
 
 def test_weights_that_no_onnx_file_holds_are_told_before_the_work() -> None:
