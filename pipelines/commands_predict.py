@@ -235,6 +235,6 @@ def predict_files(files: list[Path], predict: Callable[[list[bytes]], Any]) -> l
 
 
 def runners_up(classes: tuple[str, ...], probabilities: list[float]) -> str:
-    """The next likely classes: `dog 0.21, deer 0.03`."""
-    ranked = sorted(zip(probabilities, classes, strict=True), reverse=True)[1 : 1 + NUM_LIKELY]
+    """The next likely classes: `dog 0.21, deer 0.03`; of equals the first is the label, and not among them."""
+    ranked = sorted(zip(probabilities, classes, strict=True), key=lambda pair: -pair[0])[1 : 1 + NUM_LIKELY]
     return ", ".join(f"{name} {share:.2f}" for share, name in ranked if share >= 0.005)

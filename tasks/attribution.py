@@ -100,7 +100,7 @@ def attribute(
         heats = occlusion_heats(subject, pictures, classes, window_px, stride_px)
     found = []
     for i, name in enumerate(names):
-        values, numbers = chances[i].topk(min(NUM_LIKELY, len(subject.classes)))
+        values, numbers = (each[:NUM_LIKELY] for each in chances[i].sort(descending=True, stable=True))
         likely = [(subject.classes[n], v) for n, v in zip(numbers.tolist(), values.tolist(), strict=True)]
         own = int(classes[i])
         found.append(

@@ -97,6 +97,19 @@ def test_many_or_large_files_are_read_a_piece_at_a_time(
 
 
 @pytest.mark.parametrize(
+    ("probabilities", "told"),
+    [
+        ([0.25, 0.25, 0.25, 0.25], "bee 0.25, cat 0.25, dog 0.25"),
+        ([0.1, 0.4, 0.4, 0.1], "cat 0.40, ant 0.10, dog 0.10"),
+        ([0.2, 0.0, 0.3, 0.5], "cat 0.30, ant 0.20"),
+    ],
+)
+def test_the_label_is_not_its_own_runner_up(probabilities: list[float], told: str) -> None:
+    """Of equals the predictor's label is the first: no other is left out, in the order of the classes."""
+    assert commands_predict.runners_up(("ant", "bee", "cat", "dog"), probabilities) == told
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--out", "p.csv"), "--out (=p.csv) must end in .parquet"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.dataset import Dataset
-from tasks.attribution import probabilities
+from tasks.attribution import attribute, probabilities
 from tasks.modelfile import load_model, save_model
 from tasks.predict import Predictor
 from tasks.subject import Subject, open_subject
@@ -50,6 +50,18 @@ def test_probabilities_are_those_of_prediction_its_temperature_included(
 def test_a_temperature_of_another_view_is_not_taken(digits: Dataset, model: Path, tmp_path: Path) -> None:
     other = open_subject(str(changed(model, tmp_path, temperature=3.0, views="five_crop")))
     assert torch.equal(seen(other, digits), seen(open_subject(str(model)), digits))
+
+
+def test_of_equally_likely_classes_the_first_are_told(digits: Dataset, model: Path, tmp_path: Path) -> None:
+    saved = load_model(model)
+    head = saved.members[0].net.get_submodule("classifier.4")  # type: ignore[operator,union-attr]
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    save_model(tmp_path, saved.card, list(saved.members))
+    subject, blobs = open_subject(str(tmp_path)), some_items(digits, 2)
+    for each in attribute(subject, ["a", "b"], blobs, method="occlusion", layer=None):
+        assert each.label == subject.classes[0]
+        assert [name for name, _ in each.likely] == list(subject.classes[:3])
 
 
 def test_several_networks_together_are_refused_and_named(model: Path, tmp_path: Path) -> None:
