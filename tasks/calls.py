@@ -54,14 +54,16 @@ def _call(function: Callable[..., Any], num_threads: int, *arguments: Any) -> An
 
 
 def call_each(
-    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], num_threads: int, num_gpus: float
-) -> Iterator[tuple[int, Any]]:
+    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], num_threads: int, num_gpus: float,
+    *, in_order: bool = False,
+) -> Iterator[tuple[int, Any]]:  # fmt: skip
     """Call a function with each of these arguments, on the cluster: (place in `calls`, result), as they end.
 
     As many run at once as have a CPU for each thread (0: one) and their GPUs; `calls` are taken only a few ahead of
-    that. What one raises ends them all, and is raised here; RuntimeError where a process was lost, ClusterLost where
-    the head was. Nothing is called twice: whoever calls tries again. Raises ValueError where no node has that many CPUs
-    or GPUs.
+    that. With `in_order` they are given in the order of `calls`: behind one that stalls no more than those few are
+    taken, so that results do not pile up. What one raises ends them all, and is raised here; RuntimeError where a
+    process was lost, ClusterLost where the head was. Nothing is called twice: whoever calls tries again. Raises
+    ValueError where no node has that many CPUs or GPUs.
     """
     threads = max(1, num_threads)
     require_places(1, threads, num_gpus, f"calls on {threads} CPUs and {num_gpus:g} GPUs each", "calls")
@@ -77,7 +79,8 @@ def call_each(
                 pending[task.remote(function, threads, *arguments)] = place
             if not pending:
                 return
-            ended, _ = ray.wait(list(pending), num_returns=1, timeout=WAIT_S)
+            awaited = list(itertools.islice(pending, 1 if in_order else None))  # a dict has its oldest first
+            ended, _ = ray.wait(awaited, num_returns=1, timeout=WAIT_S)
             if not ended:
                 head.require()
             for done in ended:

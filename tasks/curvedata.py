@@ -43,8 +43,9 @@ def here() -> Place:
     own_threads = torch.get_num_threads()
 
     def each(
-        function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], num_threads: int, _num_gpus: float
-    ) -> Iterator[tuple[int, Any]]:
+        function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], num_threads: int, _num_gpus: float,
+        *, in_order: bool = True,  # noqa: ARG001  # it always is
+    ) -> Iterator[tuple[int, Any]]:  # fmt: skip
         torch.set_num_threads(num_threads or own_threads)
         try:
             for place, arguments in enumerate(calls):

@@ -1,10 +1,10 @@
 """What units of chosen layers answer to most: the nine patches of a dataset's split, found in one streaming pass.
 
 Pieces of the split are looked at on Ray or here, each by all networks and layers at once; of a piece come the strongest
-pictures of each unit, and the pieces' are merged as they end. Memory does not grow with the split. Pieces and batches
-are cut alike wherever it runs, so that the numbers do not depend on the cluster. Only the pictures that are shown are
-read again; the network is not run again. What was found is kept as it comes (tasks.unitstate): a pass that was stopped
-goes on behind the last piece that was merged, and ends with the same bits.
+pictures of each unit, and the pieces' are merged in their order. Memory does not grow with the split, whichever piece
+stalls. Pieces and batches are cut alike wherever it runs, so that the numbers do not depend on the cluster. Only the
+pictures that are shown are read again; the network is not run again. What was found is kept as it comes
+(tasks.unitstate): a pass that was stopped goes on behind the last piece that was merged, and ends with the same bits.
 
 Of two networks the correlations of their units over the pictures are summed on the way: trained anew, a network has
 its units in another order, and the one most alike is found by them (Li et al. 2016, https://arxiv.org/abs/1511.07543).
@@ -112,16 +112,13 @@ def look_at_split(
     pieces = zip(starts, reader.pieces(np.arange(begun, num), piece_rows), strict=True)
     shared = where.share(tuple(subjects))
     calls = ((rows, first, shared, layers) for first, rows in pieces)
-    found: dict[int, Seen] = {}
-    done, following, kept_at = begun, 0, time.monotonic()
-    for place, seen in where.each(look, calls, 1, 0.0):
-        found[place] = seen
-        while following in found:  # sums of floating-point numbers depend on their order
-            merge(total, found.pop(following))
-            following += 1
-        done += min(piece_rows, num - starts[place])
+    kept_at = time.monotonic()
+    # sums of floating-point numbers depend on their order
+    for place, seen in where.each(look, calls, 1, 0.0, in_order=True):
+        merge(total, seen)
+        done = min(num, starts[place] + piece_rows)
         if done == num or time.monotonic() - kept_at > KEEP_EVERY_S:
-            keep_seen(file, min(num, begun + following * piece_rows), total)
+            keep_seen(file, done, total)
             kept_at = time.monotonic()
         on_progress(done, num)
     return total

@@ -35,6 +35,21 @@ def test_each_call_gives_its_result_with_its_place() -> None:
     ]
 
 
+def test_behind_a_call_that_stalls_few_are_taken_where_order_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "CALLS_PER_CPU", 1)
+    most, taken, ended = max(1, cluster.cluster_info().num_cpus), [], []
+
+    def sleeps() -> Iterator[tuple[float]]:
+        for place in range(5 * most):
+            taken.append(place)
+            yield (0.0 if place else 1.0,)
+
+    for place, _ in call_each(time.sleep, sleeps(), 1, 0, in_order=True):
+        assert len(taken) <= place + most
+        ended.append(place)
+    assert ended == taken == list(range(5 * most))
+
+
 def test_what_a_call_raises_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         list(call_each(divmod, [(7, 2), (7, 0)], 1, 0))

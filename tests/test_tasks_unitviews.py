@@ -1,5 +1,6 @@
 """The strongest patches of a split: one pass finds what a look at everything would, and crops show what units saw."""
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,10 +101,10 @@ def test_pieces_of_large_pictures_have_fewer(
     sizes: list[int] = []
     place = here()
 
-    def each(function: Any, calls: Any, *options: Any) -> Any:
+    def each(function: Any, calls: Any, *options: Any, **more: Any) -> Any:
         listed = list(calls)
         sizes.extend(len(rows) for rows, *_ in listed)
-        return place.each(function, listed, *options)
+        return place.each(function, listed, *options, **more)
 
     asked = (digits, "test", (subject,), [chosen(subject, *LAYERS)])
     straight = look_at_split(*asked, here(), tmp_path / "straight.pt", lambda *_: None)
@@ -113,6 +114,31 @@ def test_pieces_of_large_pictures_have_fewer(
     for layer in LAYERS:  # the batches are others
         values = (each.tops[0][layer].values for each in (found, straight))
         torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)
+
+
+def test_what_pieces_gave_does_not_pile_up_behind_one_that_stalls(
+    digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(unitviews, "PIECE_ROWS", 50)
+    given: list[weakref.ref[Seen]] = []
+    most = 0
+
+    def stalled(function: Any, calls: Any, *_options: Any, in_order: bool = False) -> Any:
+        """A place whose first call ends last, where nobody asks for order."""
+        nonlocal most
+        listed = list(enumerate(calls))
+        for place, arguments in listed if in_order else [*listed[1:], listed[0]]:
+            most = max(most, sum(each() is not None for each in given))
+            yield place, kept(function(*arguments))
+
+    def kept(seen: Seen) -> Seen:
+        given.append(weakref.ref(seen))
+        return seen
+
+    place = replace(here(), each=stalled)
+    layers = [chosen(subject, *LAYERS)]
+    look_at_split(digits, "test", (subject,), layers, place, tmp_path / "seen.pt", lambda *_: None)
+    assert len(given) > 3 and most <= 1
 
 
 @pytest.mark.slow
