@@ -1,6 +1,8 @@
 """The family landmarks from a source to a report: what prediction gives is what evaluation measured."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,9 @@ from data.ingest import ingest
 from data.landmarks import mirrored_order
 from models.landmarks import LandmarkNet
 from tasks.landmarkevaluate import evaluate, normaliser, reduced
-from tasks.landmarkmetrics import lengths, nan_mean, point_errors
+from tasks.landmarkmetrics import lengths, nan_mean, point_errors, summarise
 from tasks.landmarkpredict import LandmarkPredictor
+from tasks.landmarkreport import Report
 from tasks.landmarks import card, rebuild
 from tasks.modelfile import load_model, save_model
 from tasks.train import train
@@ -44,6 +47,89 @@ def test_prediction_gives_what_evaluation_measured(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "report").glob("*.png")} == {
         "cumulative.png", "per_point.png", "pictures.png",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """What the test split says of a network that has learnt nothing."""
+    folder = tmp_path_factory.mktemp("untrained")
+    dataset, config = tiny_dataset("landmarks", folder / "store"), tiny_config("landmarks")
+    saved = card(config, dataset.info, "", "run")
+    model = rebuild(saved, saved.members[0])
+    with torch.no_grad():
+        model.std.fill_(0.2)
+    save_model(folder / "model", saved, [model])
+    return evaluate([folder / "model"], dataset, config=config.evaluate)
+
+
+def page_of(report: Report, folder: Path) -> str:
+    """The report's page, but for its pictures."""
+    report.write(folder)
+    return re.sub('"data:[^"]*"', "", (folder / "report.html").read_text())
+
+
+def test_the_report_is_a_page_with_intervals_points_figures_and_the_pictures(
+    untrained: Report, tmp_path: Path
+) -> None:
+    page, metrics = page_of(untrained, tmp_path), untrained.metrics
+    interval = f"{metrics['nme_low']:.4g} to {metrics['nme_high']:.4g}"
+    assert f"<div>{metrics['nme']:.4f}<span>NME, 95% interval {interval}</span>" in page
+    assert (
+        f"<td>single</td><td>{metrics['nme']:.4g}</td><td>{interval}</td>" in page and "nme_low" not in page
+    )
+    failures = f"{metrics['failures_at_0.08']:.2%}<span>failures: pictures with an error above 0.08</span>"
+    assert f"<div>{failures}" in page
+    assert f"<div>{metrics['auc_at_0.08']:.4f}<span>AUC of the cumulative curve up to 0.08" in page
+    rows = sorted(untrained.per_point, key=lambda row: -row["nme"])
+    cells = [
+        f'<td>{row["point"]}</td><td>{row["nme"]:.4g}</td><td class="number">{row["num_measured"]}</td>'
+        for row in rows
+    ]
+    places = [page.index(cell) for cell in cells]
+    assert places == sorted(places) and len(places) == 5
+    own = nan_mean(untrained.errors, 1)
+    assert [each.kind for each in untrained.shown] == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
+    for each in untrained.shown:
+        assert (
+            f"<td>{each.kind}</td><td>{own[each.place]:.4f}</td><td>{untrained.ids[each.place]}</td>" in page
+        )
+    about = (
+        "resnet8_cifar",
+        "dotfaces",
+        untrained.about["dataset_source_sha256"],
+        "distance of the outer eye corners",
+    )
+    assert all(f"<td>{value}</td>" in page for value in about)
+    assert (tmp_path / "report.html").read_text().count('src="data:image/png;base64,') == 3
+    assert len(list(tmp_path.glob("*.png"))) == page.count("src=") == 3 and "http" not in page
+
+
+def test_the_page_says_what_has_no_error_and_runs_nothing_that_a_name_says(
+    untrained: Report, tmp_path: Path
+) -> None:
+    errors = untrained.errors.copy()
+    errors[:, 2] = np.nan
+    left_out = sorted(set(range(len(errors))) - {each.place for each in untrained.shown})[:3]
+    errors[left_out] = np.nan
+    metrics = summarise(errors, untrained.given, untrained.given, untrained.given)
+    evil = replace(
+        untrained,
+        errors=errors,
+        metrics={**metrics, "images_per_s": 2.0},
+        names=("<script>alert(1)</script>", "b & c", *untrained.names[2:]),
+        ids=[f"<img src={place}>" for place in range(len(errors))],
+        about={**untrained.about, "dataset": "<iframe>"},
+    )
+    page = page_of(evil, tmp_path)
+    assert f" 3 of {len(errors)} pictures have none" in page
+    assert '<td>nose</td><td></td><td class="number">0</td></tr></table>' in page  # the last
+    assert "nan" not in page and "None" not in page
+    assert not re.search("<script|<iframe|<img src=[0-9]", page)
+    assert "<td>b &amp; c</td>" in page and f"&lt;img src={evil.shown[0].place}&gt;" in page
+
+
+def test_a_page_without_pictures_has_no_table_of_them(untrained: Report, tmp_path: Path) -> None:
+    assert "<th>picture</th>" not in page_of(replace(untrained, shown=()), tmp_path)
 
 
 @pytest.mark.parametrize("resize", ["crop", "squash"])
