@@ -169,5 +169,7 @@ def pictures_figure(report: Report, what: str) -> Figure:
             axes.set_axis_off()
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
                       frameon=False, markerscale=2)  # fmt: skip
+    else:
+        figure.add_subplot().set_axis_off()  # without any axes there is nothing to lay out, and matplotlib warns
     title(figure, "Best, median and worst pictures", what)
     return figure
