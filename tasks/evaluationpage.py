@@ -1,7 +1,7 @@
 """An evaluation as one HTML file, to read without anything else: numbers, tables and figures."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +99,9 @@ def shown(value: Any) -> Any:
     return f"{value:,.4g}" if isinstance(value, float) else value
 
 
-def figures_of(files: Sequence[Path]) -> str:
-    """PNG files below each other, each under its name."""
-    named = [(CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize()), file) for file in files]
+def figures_of(files: Sequence[Path], captions: Mapping[str, str] = CAPTIONS) -> str:
+    """PNG files below each other, each under its caption by `captions`, or its name."""
+    named = [(captions.get(file.stem, file.stem.replace("_", " ").capitalize()), file) for file in files]
     return "".join(f"<h2>{escape(name)}</h2>{image(file)}" for name, file in named)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks import page
-from tasks.evaluationpage import headline, image, particulars, shown, table_of
+from tasks.evaluationpage import figures_of, headline, particulars, shown, table_of
 from tasks.faces import ACCURACY, far_of
 from tasks.intervals import interval_of, metric_table
 from tasks.page import escape
@@ -37,7 +37,7 @@ def face_page(report: "Report", figures: Sequence[Path]) -> str:
         + page.table(columns, [[shown(value) for value in row] for row in rows]),
         f"<h2>Views</h2><p>The registered one is {escape(about['registered_view'])}.</p>"
         + table_of(report.shared_views),
-        "".join(f"<h2>{escape(CAPTIONS[file.stem])}</h2>{image(file)}" for file in figures),
+        figures_of(figures, CAPTIONS),
         worst_pairs(report),
         particulars(about),
     )

@@ -17,6 +17,7 @@ from tasks.landmarkpredict import LandmarkPredictor
 from tasks.landmarkreport import Report, Shown
 from tasks.landmarks import LandmarkEvaluate
 from tasks.modelfile import load_model
+from tasks.predict import machine_of
 from tasks.settings import Precision
 
 PIECE_IMAGES = 256  # decoded at a time
@@ -93,9 +94,15 @@ def evaluate(
             "dataset": info.name,
             "dataset_source_sha256": info.source_sha256,
             "split": split,
+            "num_images": len(points),
+            "num_points": P,
+            "network": saved.card.members[0].architecture,
+            "trained_on": saved.card.dataset,
+            "input_px": predictor.input.input_px,
+            "resize": predictor.input.resize,
             "normalised_by": NORMALISERS[by],
             "nme_interval": "95%, percentile bootstrap over pictures",
-            "device": str(predictor.device),
+            "device": machine_of(predictor.device),
             "precision": precision,
             "registered_view": config.registered_view,
             "images_per_s": "wall clock of reading, decoding and the network",

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from data.files import write_whole
 from tasks.figures import BLUE, GREY, ORANGE, VERMILLION, save_figure, title
 from tasks.landmarkmetrics import CURVE_END, FAILURES, cumulative_curve, nan_mean
+from tasks.landmarkpage import landmark_page
 from tasks.pareto import TableRows
 from tasks.report import columns_of, write_csv, write_json
 
@@ -71,19 +73,29 @@ class Report:
     def write(self, folder: Path) -> None:
         """Write tables and figures to `folder`, `metrics.json` last: a folder that has it is whole.
 
-        per_point.csv; predictions.parquet; cumulative.png, per_point.png, pictures.png; about.json.
+        per_point.csv; predictions.parquet; cumulative.png, per_point.png, pictures.png; report.html, all of it to read;
+        about.json.
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").unlink(missing_ok=True)
         write_csv(folder / "per_point.csv", self.per_point)
         pq.write_table(self.predictions(), folder / "predictions.parquet")
-        what = f"{self.about['dataset']}, {self.about['split']} split, n = {len(self.ids):,}"
-        save_figure(curve_figure(self, what), folder / "cumulative.png")
-        save_figure(point_figure(self, what), folder / "per_point.png")
-        save_figure(pictures_figure(self, what), folder / "pictures.png")
+        write_whole(folder / "report.html", landmark_page(self, self._write_figures(folder)))
         write_json(folder / "about.json", self.about)
         write_json(folder / "metrics.json.partial", self.metrics)
         (folder / "metrics.json.partial").replace(folder / "metrics.json")
+
+    def _write_figures(self, folder: Path) -> list[Path]:
+        """The files, in the order of the page."""
+        what = f"{self.about['dataset']}, {self.about['split']} split, n = {len(self.ids):,}"
+        figures = {
+            "cumulative": curve_figure(self, what),
+            "per_point": point_figure(self, what),
+            "pictures": pictures_figure(self, what),
+        }
+        for name, figure in figures.items():
+            save_figure(figure, folder / f"{name}.png")
+        return [folder / f"{name}.png" for name in figures]
 
     def predictions(self) -> pa.Table:
         """One row a picture: id, the points found, which are visible, the picture's error (null where none)."""
@@ -157,5 +169,7 @@ def pictures_figure(report: Report, what: str) -> Figure:
             axes.set_axis_off()
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
                       frameon=False, markerscale=2)  # fmt: skip
+    else:
+        figure.add_subplot().set_axis_off()  # without any axes there is nothing to lay out, and matplotlib warns
     title(figure, "Best, median and worst pictures", what)
     return figure

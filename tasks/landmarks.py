@@ -120,19 +120,20 @@ def build_model(
 ) -> nn.Module:
     """A fresh network, whose head begins at the mean shape of `sample()`, plain batches of training pictures.
 
-    With `weights` its body begins with them and their normalisation. Raises ValueError where pictures are to be
-    mirrored, and nobody said which points change places.
+    With `weights` its body begins with them and their normalisation; its head too, with the mean shape that it was
+    learnt around, where they are of a network for the same points (tasks.transfer). Raises ValueError where pictures
+    are to be mirrored, and nobody said which points change places.
     """
     if config.augment.mirror:
         mirrored_order(info, config.augment)
     mean, std = (info.channel_mean, info.channel_std) if weights is None else (weights.mean, weights.std)
     arguments = arguments_of(config.model.name, config.input.input_px)
     model = build(config.model.name, len(info.points), info.channels, arguments, mean, std)
-    if weights is not None:
-        start_from(model, config.transfer, weights, info.points, features=False)
     batches = sample()
     points = torch.cat([each.points_xy for each in batches]) / config.input.input_px
     model.fit_mean_shape(points.cpu(), torch.cat([each.given for each in batches]).cpu())
+    if weights is not None:  # after the shape is fitted: a head that is taken over brings its own
+        start_from(model, config.transfer, weights, info.points, features=False)
     return model
 
 

@@ -135,6 +135,8 @@ def _of_weights(source: str, network: str | None, px: int | None) -> Subject:
             f"--input (={side}) is too small for {network}: it takes pictures of at least {least_px(network)} px"
         )
     weights = read_weights(source, network, 3, registry.resolve_model, "weights")
+    if weights.mean_shape is not None:
+        raise ValueError(f"weights (={source}) find landmarks: classifiers of pictures alone are explained")
     arguments = arguments_of(network, side)
     with torch.device("meta"):
         skeleton = ARCHITECTURES[network](num_classes=2, channels=3, **arguments)

@@ -1,7 +1,8 @@
 """Transfer learning: where a network's first weights come from, and which of its stages are trained.
 
 What is frozen gets no gradient and no optimizer state, and its batch norms keep the statistics that they came with
-(models.classification.Classifier.freeze). The head of another number of classes is fresh; all else must fit.
+(models.classification.Classifier.freeze). The head of other classes is fresh; all else must fit. A head of landmarks is
+taken over with the mean shape that it was learnt around, or not at all.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from data.parameters import Parameters
 from models.classification import Classifier
+from models.landmarks import LandmarkNet
 from models.sides import is_side
 from models.stages import misfits, parameters_of, stages_of
 from tasks.settings import WeightsSource
@@ -68,7 +70,8 @@ class Weights:
     state: dict[str, Tensor]
     mean: tuple[float, ...]  # of its input's channels, as shares of 255
     std: tuple[float, ...]
-    classes: tuple[str, ...] = ()  # of its head; () if not known
+    classes: tuple[str, ...] = ()  # of its head, or its points; () if not known
+    mean_shape: Tensor | None = None  # (P, 2), of landmarks: what the head's places are relative to
     about: dict[str, Any] = field(default_factory=dict)  # what else a card says of them
 
 
@@ -94,6 +97,8 @@ def load(
 ) -> None:
     """Put the weights into the model, but for a head of other classes; raises ValueError listing what does not fit.
 
+    A model for landmarks keeps its own mean shape unless it gets the head, which comes with the shape that it learnt
+    to differ from. A head of classes is never one of points, though it had as many numbers.
     `setting` is where a person gave the weights, `named` where they named the network.
     """
     own = model.net.state_dict()
@@ -105,7 +110,10 @@ def load(
     if not any(is_side(name) for name in given):
         given |= {name: value for name, value in own.items() if is_side(name)}
     same_head = all(name in given and given[name].shape == own[name].shape for name in head)
-    if not same_head or weights.classes not in ((), classes):
+    shape = model.mean_shape if isinstance(model, LandmarkNet) else None
+    same_kind = getattr(weights.mean_shape, "shape", None) == getattr(shape, "shape", None)
+    keeps_head = same_head and same_kind and weights.classes in ((), classes)
+    if not keeps_head:
         given = {name: value for name, value in given.items() if not name.startswith(prefixes)}
         given |= {name: own[name] for name in head}
     for name in own:
@@ -118,6 +126,8 @@ def load(
             f"{'; '.join(faults[:SHOWN])}{more}. Choose the network ({named}) that they were trained for"
         )
     model.net.load_state_dict(given, strict=True)
+    if keeps_head and shape is not None and weights.mean_shape is not None:
+        shape.copy_(weights.mean_shape)
 
 
 def start_from(

@@ -41,6 +41,9 @@ OWN_NORMALISATION: dict[str, Normalisation] = {
     **PUBLISHED, "googlenet": SYMMETRIC, "inception_v3": SYMMETRIC,
 }  # fmt: skip
 STATISTICS = ("mean", "std")  # buffers of a classifier of ours
+MEAN_SHAPE = "mean_shape"  # another one, of a network for landmarks
+# families whose models are a network of the classification catalogue
+OF_CATALOGUE = ("classification", "landmarks")
 
 
 def normalisation_of(architecture: str, channels: int) -> Normalisation:
@@ -128,21 +131,22 @@ def teacher_of(config: Any, resolve_model: Callable[[str], Path]) -> Teacher | N
 
 
 def of_file(source: str, file: Path, architecture: str, channels: int) -> Weights:
-    """Weights of a bare network by its own keys, or of a classifier of ours, with its statistics."""
+    """Weights of a bare network by its own keys, or of a model of ours, with its statistics."""
     state = read_state(file)
     mean, std = normalisation_of(architecture, channels)
+    shape = None
     if set(STATISTICS) <= set(state):
-        mean, std, state = split_statistics(state)
-    return Weights(source, file_sha256(file), state, mean, std)
+        mean, std, shape, state = split_statistics(state)
+    return Weights(source, file_sha256(file), state, mean, std, mean_shape=shape)
 
 
 def of_model(source: str, folder: Path, architecture: str, setting: str = "transfer.weights") -> Weights:
-    """Weights of a trained classifier, with its own statistics; raises ValueError if it is another network."""
+    """Weights of a trained model, with its own statistics; raises ValueError if it is another network."""
     card = load_card(folder)
-    if card.family != "classification" or len(card.members) != 1:
+    if card.family not in OF_CATALOGUE or len(card.members) != 1:
         raise ValueError(
-            f"{setting} (={source}): a {card.family} model of {len(card.members)} networks; it must be one "
-            "classification network"
+            f"{setting} (={source}): a {card.family} model of {len(card.members)} networks; it must be one network "
+            f"for {' or '.join(OF_CATALOGUE)}"
         )
     [member] = card.members
     if member.architecture != architecture:
@@ -151,8 +155,8 @@ def of_model(source: str, folder: Path, architecture: str, setting: str = "trans
             f"{setting} (={source}): that model is {member.architecture}, not {architecture}; set {named} to it"
         )
     file = weights_file(folder, member.weights)
-    mean, std, state = split_statistics(load_file(file))
-    return Weights(source, file_sha256(file), state, mean, std, card.classes)
+    mean, std, shape, state = split_statistics(load_file(file))
+    return Weights(source, file_sha256(file), state, mean, std, card.classes, shape)
 
 
 def read_teacher(source: str, resolve_model: Callable[[str], Path]) -> Teacher:
@@ -230,7 +234,8 @@ def is_safetensors(head: bytes) -> bool:
 
 def split_statistics(
     state: dict[str, Tensor],
-) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, Tensor]]:
-    """A classifier's mean and deviation, and the tensors of its bare network."""
+) -> tuple[tuple[float, ...], tuple[float, ...], Tensor | None, dict[str, Tensor]]:
+    """A model's mean and deviation, the mean shape of one for landmarks, and the tensors of its bare network."""
     mean, std = (tuple(state[name].flatten().tolist()) for name in STATISTICS)
-    return mean, std, {n.removeprefix("net."): v for n, v in state.items() if n not in STATISTICS}
+    kept = {n.removeprefix("net."): v for n, v in state.items() if n not in (*STATISTICS, MEAN_SHAPE)}
+    return mean, std, state.get(MEAN_SHAPE), kept

@@ -10,11 +10,14 @@ from PIL import Image
 
 from data.dataset import Dataset
 from data.decode import read_size
+from pipelines.commands_train import summary_views
 from pipelines.landmarks import train_landmarks
+from pipelines.render import emit
 from pipelines.reporting import set_reporter
 from tasks import modellist
 from tasks.drawing import LEAST_DRAWN_PX
 from tasks.paths import store
+from tasks.recordstore import connect
 from tests.conftest import Run
 from tests.test_pipelines_training import Listener
 from tests.tiny import TINY, tiny_dataset
@@ -56,6 +59,18 @@ def test_the_flow_ends_in_a_registered_champion(finished: dict[str, Any]) -> Non
     assert modellist.show_model(URI)["dataset"] == "dotfaces"
 
 
+def test_the_summary_points_at_the_page_that_the_run_keeps(
+    finished: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    emit(finished, summary_views(finished | {"to_first_step_s": None}), as_json=False)
+    shown, metrics = capsys.readouterr().out, finished["metrics"]
+    report = Path(finished["folder"]) / "evaluation" / "report.html"
+    assert report.is_file() and f"report {report}" in " ".join(shown.split())
+    assert f"nme {metrics['nme']:.4g} {metrics['nme_low']:.4g} to" in " ".join(shown.split())
+    files = [each.path for each in connect().list_artifacts(finished["mlflow_run"], "evaluation")]
+    assert "evaluation/report.html" in files
+
+
 def test_commands_evaluate_by_the_registered_name(
     finished: dict[str, Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +81,7 @@ def test_commands_evaluate_by_the_registered_name(
     code, out, err = run("evaluate", URI, "--recipe", "default", "--out", str(tmp_path / "report"), "--json")
     assert code == 0, err
     assert json.loads(out)["metrics"]["nme"] == finished["metrics"]["nme"]
+    assert "NME, 95% interval" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_commands_find_points_and_draw_them(

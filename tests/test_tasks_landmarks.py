@@ -1,26 +1,37 @@
 """The family landmarks from a source to a report: what prediction gives is what evaluation measured."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from data.dataset import Dataset
+from data.decode import decode_image
 from data.ingest import ingest
 from data.landmarks import mirrored_order
+from models.classification import build
 from models.landmarks import LandmarkNet
+from tasks.families import FAMILIES
 from tasks.landmarkevaluate import evaluate, normaliser, reduced
-from tasks.landmarkmetrics import lengths, nan_mean, point_errors
+from tasks.landmarkmetrics import lengths, nan_mean, point_errors, summarise
 from tasks.landmarkpredict import LandmarkPredictor
-from tasks.landmarks import card, rebuild
+from tasks.landmarkreport import Report
+from tasks.landmarks import batch, build_model, card, rebuild
 from tasks.modelfile import load_model, save_model
-from tasks.train import train
+from tasks.train import decode_here, train
+from tasks.transfer import Weights, load
+from tasks.weights import of_transfer
 from tests.datasets import DATASETS
 from tests.pictures import encode, picture
+from tests.saved import save_untrained
 from tests.tiny import ingest_config, tiny_config, tiny_dataset
 
 REAL = DATASETS / "facial_keypoints_112.tar"
@@ -44,6 +55,85 @@ def test_prediction_gives_what_evaluation_measured(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "report").glob("*.png")} == {
         "cumulative.png", "per_point.png", "pictures.png",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """What the test split says of a network that has learnt nothing."""
+    folder = tmp_path_factory.mktemp("untrained")
+    dataset = tiny_dataset("landmarks", folder / "store")
+    model = save_untrained("landmarks", dataset, folder / "model")
+    return evaluate([model], dataset, config=tiny_config("landmarks").evaluate)
+
+
+def page_of(report: Report, folder: Path) -> str:
+    """The report's page, but for its pictures."""
+    report.write(folder)
+    return re.sub('"data:[^"]*"', "", (folder / "report.html").read_text())
+
+
+def test_the_report_is_a_page_with_intervals_points_figures_and_the_pictures(
+    untrained: Report, tmp_path: Path
+) -> None:
+    page, metrics = page_of(untrained, tmp_path), untrained.metrics
+    interval = f"{metrics['nme_low']:.4g} to {metrics['nme_high']:.4g}"
+    assert f"<div>{metrics['nme']:.4f}<span>NME, 95% interval {interval}</span>" in page
+    assert (
+        f"<td>single</td><td>{metrics['nme']:.4g}</td><td>{interval}</td>" in page and "nme_low" not in page
+    )
+    failures = f"{metrics['failures_at_0.08']:.2%}<span>failures: pictures with an error above 0.08</span>"
+    assert f"<div>{failures}" in page
+    assert f"<div>{metrics['auc_at_0.08']:.4f}<span>AUC of the cumulative curve up to 0.08" in page
+    rows = sorted(untrained.per_point, key=lambda row: -row["nme"])
+    cells = [
+        f'<td>{row["point"]}</td><td>{row["nme"]:.4g}</td><td class="number">{row["num_measured"]}</td>'
+        for row in rows
+    ]
+    places = [page.index(cell) for cell in cells]
+    assert places == sorted(places) and len(places) == 5
+    own = nan_mean(untrained.errors, 1)
+    assert [each.kind for each in untrained.shown] == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
+    for each in untrained.shown:
+        assert (
+            f"<td>{each.kind}</td><td>{own[each.place]:.4f}</td><td>{untrained.ids[each.place]}</td>" in page
+        )
+    about = (
+        "resnet8_cifar",
+        "dotfaces",
+        untrained.about["dataset_source_sha256"],
+        "distance of the outer eye corners",
+    )
+    assert all(f"<td>{value}</td>" in page for value in about)
+    assert (tmp_path / "report.html").read_text().count('src="data:image/png;base64,') == 3
+    assert len(list(tmp_path.glob("*.png"))) == page.count("src=") == 3 and "http" not in page
+
+
+def test_the_page_says_what_has_no_error_and_runs_nothing_that_a_name_says(
+    untrained: Report, tmp_path: Path
+) -> None:
+    errors = untrained.errors.copy()
+    errors[:, 2] = np.nan
+    left_out = sorted(set(range(len(errors))) - {each.place for each in untrained.shown})[:3]
+    errors[left_out] = np.nan
+    metrics = summarise(errors, untrained.given, untrained.given, untrained.given)
+    evil = replace(
+        untrained,
+        errors=errors,
+        metrics={**metrics, "images_per_s": 2.0},
+        names=("<script>alert(1)</script>", "b & c", *untrained.names[2:]),
+        ids=[f"<img src={place}>" for place in range(len(errors))],
+        about={**untrained.about, "dataset": "<iframe>"},
+    )
+    page = page_of(evil, tmp_path)
+    assert f" 3 of {len(errors)} pictures have none" in page
+    assert '<td>nose</td><td></td><td class="number">0</td></tr></table>' in page  # the last
+    assert "nan" not in page and "None" not in page
+    assert not re.search("<script|<iframe|<img src=[0-9]", page)
+    assert "<td>b &amp; c</td>" in page and f"&lt;img src={evil.shown[0].place}&gt;" in page
+
+
+def test_a_page_without_pictures_has_no_table_of_them(untrained: Report, tmp_path: Path) -> None:
+    assert "<th>picture</th>" not in page_of(replace(untrained, shown=()), tmp_path)
 
 
 @pytest.mark.parametrize("resize", ["crop", "squash"])
@@ -104,6 +194,133 @@ def test_large_pictures_are_made_smaller_for_the_report() -> None:
     assert (small.shape, size) == ((1, 512, 3), (3000, 2))
     same, size = reduced(Image.new("L", (512, 40)))
     assert (same.shape, size) == ((40, 512), (512, 40))
+
+
+# --- beginning with another network's weights ------------------------------------------------------------------
+
+
+def begun(dataset: Dataset, weights: Weights | None = None, **changes: Any) -> LandmarkNet:
+    """A network for the dataset before its first step."""
+    config = tiny_config("landmarks", augment__mirror=False, augment__mirror_pairs=[], **changes)
+    samples = decode_here(FAMILIES["landmarks"], dataset, "train", config)
+    plain = batch(samples, np.arange(len(samples)), dataset.info, config, None)
+    model = build_model(config, dataset.info, lambda: [plain], weights)
+    assert isinstance(model, LandmarkNet)
+    return model.eval()
+
+
+def mean_shape_of(dataset: Dataset) -> torch.Tensor:
+    """Of the pictures to train on, as shares of their side."""
+    table = dataset.table("train", ["points_xy", "width"])
+    points = np.array(table["points_xy"].to_pylist(), np.float32).reshape(table.num_rows, -1, 2)
+    given, side_px = (points != 0).any(2), table["width"].to_numpy()[:, None, None]
+    means = [((points + 0.5) / side_px)[:, i][given[:, i]].mean(0) for i in range(points.shape[1])]
+    return torch.from_numpy(np.array(means, np.float32))
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, LandmarkNet, Path]:
+    """A dataset, a network for it, and the folder where that is kept as a model."""
+    folder = tmp_path_factory.mktemp("older")
+    dataset = tiny_dataset("landmarks", folder / "store")
+    torch.manual_seed(1)
+    model = begun(dataset)
+    save_model(folder / "model", card(tiny_config("landmarks"), dataset.info, "", "run"), [model])
+    return dataset, model, folder / "model"
+
+
+def made_of(older: Dataset, folder: Path, points: list[int]) -> Dataset:
+    """Some points of the older pictures, on these with a border at the right and below: another mean shape."""
+    table = older.table("train", ["image", "points_xy"])
+    source = folder / "newer"
+    source.mkdir()
+    names = [older.info.points[i] for i in points]
+    rows = [",".join(["path", *(f"{name}_{axis}" for name in names for axis in "xy")])]
+    for number, row in enumerate(table.to_pylist()):
+        wide = Image.new("L", (48, 48))
+        wide.paste(decode_image(row["image"], channels=1))
+        wide.save(source / f"{number}.png")
+        places = np.reshape(row["points_xy"], (-1, 2))[points].tolist()
+        cells = ["," if x == y == 0 else f"{x},{y}" for x, y in places]  # of a point that is not given, none
+        rows.append(",".join([f"{number}.png", *cells]))
+    (source / "points.csv").write_text("\n".join(rows))
+    ingest(source, name="newer", family="landmarks", store=folder / "store", config=ingest_config())
+    return Dataset.open(folder / "store" / "newer")
+
+
+def weights_of(older: tuple[Dataset, LandmarkNet, Path], by: str) -> Weights:
+    """Those of the older network, read as a model or as its file alone."""
+    source = {"model": "key", "file": str(older[2] / "member-0.safetensors")}[by]
+    config = tiny_config("landmarks", transfer__weights=source)
+    found = of_transfer(config, older[0].info, lambda _: older[2])
+    assert found is not None and found.classes == (older[0].info.points if by == "model" else ())
+    return found
+
+
+@pytest.mark.parametrize("by", ["model", "file"])
+def test_a_head_of_the_same_points_comes_along_with_the_shape_that_it_was_learnt_around(
+    by: str, older: tuple[Dataset, LandmarkNet, Path], tmp_path: Path
+) -> None:
+    newer = made_of(older[0], tmp_path, [0, 1, 2, 3, 4])
+    model = begun(newer, weights_of(older, by))
+    torch.testing.assert_close(older[1].mean_shape, mean_shape_of(older[0]), atol=1e-5, rtol=0)
+    assert torch.equal(model.mean_shape, older[1].mean_shape)
+    assert (mean_shape_of(newer) - model.mean_shape).abs().max() > 0.05
+    images = torch.randint(0, 256, (3, newer.info.channels, 24, 24), dtype=torch.uint8)
+    with torch.inference_mode():
+        for found, wanted in zip(model(images), older[1](images), strict=True):
+            assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("points", "by"), [([0, 1, 3, 4], "model"), ([0, 1, 3, 4], "file"), ([1, 0, 2, 3, 4], "model")]
+)
+def test_a_head_of_other_points_is_fresh_around_the_mean_shape_of_the_new_pictures(
+    points: list[int], by: str, older: tuple[Dataset, LandmarkNet, Path], tmp_path: Path
+) -> None:
+    newer = made_of(older[0], tmp_path, points)
+    model = begun(newer, weights_of(older, by))
+    torch.testing.assert_close(model.mean_shape, mean_shape_of(newer), atol=1e-5, rtol=0)
+    state, before = model.net.state_dict(), older[1].net.state_dict()
+    num_outputs = 3 * len(points)
+    assert all(torch.equal(state[name], before[name]) for name in state if not name.startswith("fc."))
+    assert len(state["fc.weight"]) == num_outputs
+    assert not torch.equal(state["fc.weight"], before["fc.weight"][:num_outputs])
+
+
+def test_a_head_of_classes_is_none_of_points_nor_the_other_way_round(
+    older: tuple[Dataset, LandmarkNet, Path], tmp_path: Path
+) -> None:
+    """Though it had as many numbers: a file does not say what they are of."""
+    torch.manual_seed(2)
+    classifier = build("resnet8_cifar", 15, 1, {}, (0.3,), (0.2,))
+    file = tmp_path / "net.safetensors"
+    save_file({name: value.contiguous() for name, value in classifier.state_dict().items()}, file)
+    config = tiny_config("landmarks", transfer__weights=str(file))
+    model = begun(older[0], of_transfer(config, older[0].info, Path))
+    assert torch.equal(model.net.state_dict()["conv1.weight"], classifier.net.state_dict()["conv1.weight"])
+    assert not torch.equal(model.net.state_dict()["fc.weight"], classifier.net.state_dict()["fc.weight"])
+    torch.testing.assert_close(model.mean_shape, mean_shape_of(older[0]), atol=1e-5, rtol=0)
+    head = classifier.net.state_dict()["fc.weight"].clone()
+    load(classifier, weights_of(older, "file"), tuple(map(str, range(15))))
+    assert torch.equal(classifier.net.state_dict()["fc.weight"], head)
+    assert torch.equal(classifier.net.state_dict()["conv1.weight"], older[1].net.state_dict()["conv1.weight"])
+
+
+def test_the_head_and_its_shape_go_through_a_training_of_the_head_alone(
+    older: tuple[Dataset, LandmarkNet, Path], tmp_path: Path
+) -> None:
+    newer = made_of(older[0], tmp_path, [0, 1, 2, 3, 4])
+    config = tiny_config("landmarks", transfer__weights="key", transfer__mode="head", train__epochs=0.1)
+    weights = weights_of(older, "model")
+    train(
+        "landmarks", config, newer, folder=tmp_path / "run", key="run", digest="", executor="in_process",
+        weights=weights,
+    )  # fmt: skip
+    saved = load_model(tmp_path / "run" / "model")
+    [member] = saved.members
+    assert isinstance(member, LandmarkNet) and torch.equal(member.mean_shape, older[1].mean_shape)
+    assert saved.card.initial_weights is not None and saved.card.initial_weights.trained == "head"
 
 
 @pytest.mark.parametrize("eyes", [[0, 5], [1, 1]])

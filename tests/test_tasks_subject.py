@@ -92,8 +92,15 @@ def test_bare_weights_without_a_network_are_told_the_likely_ones(
     assert "None" not in str(error.value) and len(str(error.value)) < 250
 
 
-@pytest.mark.parametrize("family", ["detection", "faces"])
+@pytest.mark.parametrize("family", ["detection", "faces", "landmarks"])
 def test_models_of_other_families_are_refused(family: str, tmp_path: Path) -> None:
     folder = save_untrained(family, tiny_dataset(family, tmp_path / "store"), tmp_path / "model")
     with pytest.raises(ValueError, match=f"for {family}: classifiers of pictures alone are explained"):
         open_subject(str(folder))
+
+
+def test_weights_that_find_landmarks_are_refused(tmp_path: Path) -> None:
+    """Their head has numbers of places for classes."""
+    folder = save_untrained("landmarks", tiny_dataset("landmarks", tmp_path / "store"), tmp_path / "model")
+    with pytest.raises(ValueError, match="find landmarks: classifiers of pictures alone are explained"):
+        open_subject(str(folder / "member-0.safetensors"), "resnet8_cifar")
