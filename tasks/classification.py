@@ -100,7 +100,7 @@ class ClassificationConfig(Parameters):
 
 def changing(augment: AugmentConfig) -> list[str]:
     """Names of what augmentation changes by chance."""
-    values = augment.model_dump(exclude={"crop_aspect", "crop_from"})
+    values = augment.model_dump(exclude={"crop_aspect", "crop_from", "mixing_until"})
     return [name for name, value in values.items() if value and value != (1.0, 1.0)]
 
 
