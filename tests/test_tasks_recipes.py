@@ -226,8 +226,8 @@ def test_patience_ends_a_run_that_cannot_improve_with_its_best_weights(
     changes = {"train__validate_every_epochs": 1, "train__epochs": 30.0, "train__patience_metric": "loss"}
     still = {"optim__lr": 1e-12, "optim__bias_lr": 1e-12, "optim__averaging_decay": 0.0}
     result, state = fitted(digits, tmp_path / "run", train__patience=2, **changes, **still)
-    assert state["ended"] and state["step"] < 30 * 18
-    assert result.ended_early == f"by its patience of 2 validations, at epoch {state['step'] / 18:g} of 30"
+    assert state["ended"] and state["step"] < 30 * 19
+    assert result.ended_early == f"by its patience of 2 validations, at epoch {state['step'] // 19} of 30"
     assert state["best"]["num_worse"] == 2
     assert result_weights(state) is state["best"]["weights"]
     assert state["metrics"]["val_loss"] == state["best"]["metrics"]["val_loss"]
