@@ -18,7 +18,7 @@ CAPTIONS = {
     "per_point": "Error of each point",
     "pictures": "Best, median and worst pictures",
 }
-MAX_POINTS = 100  # rows of the table; the file has all
+MAX_POINTS = 20  # rows of the table; the file has all
 
 
 def landmark_page(report: "Report", figures: Sequence[Path]) -> str:
@@ -35,9 +35,9 @@ def landmark_page(report: "Report", figures: Sequence[Path]) -> str:
         errors(report),
         f"<h2>Views</h2><p>The registered one is {escape(about['registered_view'])}.</p>"
         + table_of([view(report)]),
-        points(report),
         figures_of(figures, CAPTIONS),
         pictures(report),
+        points(report),
         particulars(about),
     )
 
