@@ -70,13 +70,23 @@ def inventory(nodes: Sequence[dict[str, float]]) -> str:
     return ", ".join(text if number == 1 else f"{number} × {text}" for text, number in texts.items())
 
 
-def require_places(number: int, cpus: float, gpus: float, asked: str, kind: str) -> int:
+def without_gpu(parameter: str) -> str:
+    """`the cluster (embedded) has no GPU: …`, and what to do about `parameter`, which asks for some."""
+    address = os.environ.get("RAY_ADDRESS", "embedded")
+    return f"the cluster ({address}) has no GPU: set {parameter}=0, or connect to one that has (RAY_ADDRESS)"
+
+
+def require_places(
+    number: int, cpus: float, gpus: float, asked: str, kind: str, gpus_by: str = "train.gpus_per_worker"
+) -> int:
     """How many such processes the nodes hold; ValueError if fewer than `number`: Ray would wait for ever.
 
-    `asked` names the parameters, `kind` what the processes are.
+    `asked` names the parameters, `kind` what the processes are, `gpus_by` the parameter that asks for GPUs.
     """
     found = num_places(cpus, gpus)
     if found < number:
+        if gpus and not any(node.get("GPU", 0) for node in resources()):
+            raise ValueError(f"{asked} do not fit: {without_gpu(gpus_by)}")
         address = os.environ.get("RAY_ADDRESS", "embedded")
         raise ValueError(
             f"{asked} do not fit: {found} such {kind} do; nodes of the cluster ({address}): {inventory(resources())}"

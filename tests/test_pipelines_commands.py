@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from cyclopts import App
 from PIL import Image
 
@@ -23,7 +24,7 @@ from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.commands_models import CATALOGUES
 from pipelines.options import quiet_stdout
 from tasks import ledger, registry
-from tasks.paths import ROOT, store
+from tasks.paths import ROOT, runs, store
 from tasks.train import train
 from tests.conftest import Run
 from tests.tiny import tiny_config
@@ -522,6 +523,18 @@ def test_pictures_that_do_not_fit_the_network_are_refused_before_anything_starts
     command = ("train", "classification", "--dataset", digits.info.name, "--recipe", "digits")
     code, _out, err = run(*command, "--set", "input.crop_px=30")
     assert code == 2 and "lenet5 needs crop_px to be a multiple of 4" in err
+
+
+def test_gpus_that_this_machine_lacks_are_refused_before_a_run_begins(
+    run: Run, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = list(runs().glob("*"))
+    command = ("train", "classification", "--dataset", digits.info.name, "--recipe", "digits")
+    code, _out, err = run(*command, "--set", "train.gpus_per_worker=1")
+    assert code == 2 and "has no GPU: set train.gpus_per_worker=0, or connect to one that has" in err
+    assert list(runs().glob("*")) == before
 
 
 def test_a_pattern_that_matches_nothing_is_called_one(run: Run, model: Path) -> None:
