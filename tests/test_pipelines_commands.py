@@ -500,6 +500,12 @@ def test_a_parameter_given_like_an_option_is_told_where_it_belongs(run: Run) -> 
     assert code == 2 and err.endswith("did you mean train.epochs?\n")
     code, _out, err = run(*command, "--set", "optim.wieght_decay=3")
     assert code == 2 and err.endswith("did you mean optim.weight_decay?\n")
+    code, _out, err = run(*command, "--set", "optim.learning_rate=0.1")
+    assert code == 2 and err.endswith("did you mean optim.lr?\n")
+    code, _out, err = run(*command, "--set", "optim.wd=0.1")
+    assert code == 2 and err.endswith("did you mean optim.weight_decay?\n")
+    code, _out, err = run(*command, "--set", "optim.quickening_rate=0.1")
+    assert code == 2 and "did you mean" not in err
     code, _out, err = run(*command, "--set", "model.name=ResNet18")
     assert code == 2 and err.endswith("did you mean resnet18?\n")
 
