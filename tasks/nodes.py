@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
@@ -149,11 +149,18 @@ class Head:
             time.sleep(WAIT_S)
 
 
-def gather(references: Sequence[ray.ObjectRef]) -> list[Any]:
-    """The values of references, as `ray.get` has them; raises ClusterLost where the head is lost while it waits."""
+def gather(
+    references: Sequence[ray.ObjectRef], on_done: Callable[[ray.ObjectRef], None] = lambda _reference: None
+) -> list[Any]:
+    """The values of references, as `ray.get` has them; raises ClusterLost where the head is lost while it waits.
+
+    `on_done` hears of each that is there, or has failed.
+    """
     head, waiting = Head(), list(references)
     while waiting:
-        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=WAIT_S)
+        done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=WAIT_S)
+        for reference in done:
+            on_done(reference)
         if waiting:
             head.require()
     return list(ray.get(list(references)))
