@@ -61,7 +61,8 @@ def show_network(
         for each in layers
     ]
     shown = {key: f"{value:,}" for key, value in totals.items()}
-    emit(document, [table(title, COLUMNS, rows), pairs("Total", shown)], as_json)
+    written = [f"wrote {png}"] if png else []
+    emit(document, [table(title, COLUMNS, rows), pairs("Total", shown), *written], as_json)
 
 
 def field_of(layer: Layer, fields: dict[str, LayerFields]) -> dict[str, Any] | None:

@@ -403,6 +403,7 @@ def test_a_network_of_the_catalogue_is_shown_layer_by_layer(run: Run, tmp_path: 
     code, out, _ = run("models", "show", "vgg11", "--input", "64", "--png", str(tmp_path / "vgg.png"))
     assert code == 0
     assert "132,863,336" in out
+    assert out.endswith(f"wrote {tmp_path / 'vgg.png'}\n")
     assert (tmp_path / "vgg.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = run("models", "show", "alexnet", "--input", "16")
     assert (code, err.count("\n")) == (2, 1)
@@ -555,7 +556,8 @@ def test_a_report_goes_into_a_folder_of_its_own(run: Run, model: Path, tmp_path:
     code, _out, err = run("evaluate", str(model), "--out", str(tmp_path / "thesis.txt"))
     assert code == 2 and "is a file; give a folder" in err
     report = str(tmp_path / "report")
-    assert run("evaluate", str(model), "--recipe", "digits", "--views", "single", "--out", report)[0] == 0
+    code, out, _err = run("evaluate", str(model), "--recipe", "digits", "--views", "single", "--out", report)
+    assert code == 0 and f"wrote {report}/report.html" in out and Path(report, "report.html").is_file()
     assert run("evaluate", str(model), "--recipe", "digits", "--views", "single", "--out", report)[0] == 0
 
 
