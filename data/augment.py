@@ -77,6 +77,15 @@ class AugmentConfig(Parameters):
             )
         return self
 
+    @model_validator(mode="after")
+    def _what_ends_is_there(self) -> Self:
+        if self.mixing_until < 1 and not (self.mixup_alpha or self.cutmix_alpha):
+            raise ValueError(
+                f"mixing_until (={self.mixing_until:g}) ends mixing, but neither mixup_alpha nor cutmix_alpha is set: "
+                "set one of them above 0, or mixing_until to 1"
+            )
+        return self
+
     @property
     def warps(self) -> bool:
         """Whether pictures are resampled: if not, crops and mirror images copy whole pixels."""

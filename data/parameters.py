@@ -78,11 +78,31 @@ def _follows(fault: Any, faults: list[Any]) -> bool:
 
 
 def _meant(key: str, model: type[BaseModel]) -> str:
-    """`; did you mean train.epochs?`, or nothing: the key of that last name elsewhere, else the one most like it."""
+    """`; did you mean train.epochs?`, or nothing: the key of that last name elsewhere, else the one most like it.
+
+    A name and its initials are like each other: learning_rate and lr.
+    """
     keys = list(_keys(model))
-    last = key.rpartition(".")[2]
-    likely = [each for each in keys if each.rpartition(".")[2] == last] or get_close_matches(key, keys, 1)
+    section, _, last = key.rpartition(".")
+    likely = [each for each in keys if _last(each) == last]
+    if not likely:
+        short = [each for each in keys if last in _initials(_last(each)) or _last(each) in _initials(last)]
+        likely = [each for each in short if each.rpartition(".")[0] == section] or short
+    if not likely:
+        likely = get_close_matches(key, keys, 1)
+        if section:  # which would make any key of the same section alike
+            likely = [each for each in likely if get_close_matches(last, [_last(each)])]
     return f"; did you mean {' or '.join(likely)}?" if likely else ""
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _initials(name: str) -> list[str]:
+    """`["wd"]` of weight_decay; none of a single word."""
+    words = name.split("_")
+    return ["".join(word[:1] for word in words)] if len(words) > 1 else []
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from data.dataset import Split
 from data.findings import examine, obey
 from pipelines.families import PIPELINES, load
 from tasks import registry
 from tasks.distil import require_teacher
+from tasks.nodes import is_embedded, without_gpu
 from tasks.versions import open_stored
 from tasks.weights import teacher_of
 
@@ -23,8 +26,8 @@ def require_beginning(
     """Raise ValueError or FileNotFoundError where trainings by `configs` could not begin.
 
     That is where the dataset is not there, is of another family, has faults that are neither `accepted` nor `waived`,
-    or has nothing in one of `splits`; and where pretrained weights or a teacher are not there, cannot be read, or are
-    of another network or of other classes.
+    or has nothing in one of `splits`; where GPUs are asked for, and this machine, with a Ray of its own, has none; and
+    where pretrained weights or a teacher are not there, cannot be read, or are of another network or of other classes.
     """
     opened = open_stored(dataset)
     opened.require_family(family)
@@ -32,6 +35,9 @@ def require_beginning(
         opened.require(split)
     obey(*examine(opened, accepted, waived))
     for config in configs:
+        gpus = config.train.gpus_per_worker
+        if gpus and is_embedded() and not torch.cuda.is_available():
+            raise ValueError(f"train.gpus_per_worker (={gpus:g}): {without_gpu('train.gpus_per_worker')}")
         load(PIPELINES[family].weights)(config, opened.info, registry.resolve_model)
         if "distil" in type(config).model_fields:
             require_teacher(config, opened.info, teacher_of(config, registry.resolve_model))

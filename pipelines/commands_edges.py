@@ -32,7 +32,8 @@ def edges(
         A picture, or a photograph that scikit-image ships (skimage:astronaut); its grey levels are filtered.
     filters
         Names of filters: vertical, horizontal, sobel_vertical, sobel_horizontal, scharr_vertical, scharr_horizontal;
-        otherwise all. Of both of a pair the magnitude is written, too.
+        otherwise all. Of both of a pair the magnitude is written, too: sobel_magnitude, scharr_magnitude, which may
+        also be named alone.
     padding
         valid: only where the filter fits; same: zeros around the picture, so that the map is as large.
     stride

@@ -94,7 +94,16 @@ def evaluate(
             tested.report.write(out)
     document = {**tested.document(), **tested.report.document(), "out": out}
     tables = tested.report.tables(f"{tested.dataset}, {split}")
-    emit(document, [table(*with_intervals(each)) for each in tables], as_json)
+    written = (
+        [f"wrote {out / 'report.html'}, and its tables, figures and predictions beside it"] if out else []
+    )
+    emit(document, [*(table(*with_intervals(each)) for each in tables), *written], as_json)
+
+
+def about_report(out: Path) -> str:
+    """Where a report is to be looked at; one of a stylizer has no page."""
+    page = out / "report.html"
+    return f"{page}, with its tables and figures beside it" if page.is_file() else str(out)
 
 
 def require_report_folder(out: Path) -> None:

@@ -61,7 +61,8 @@ def show_network(
         for each in layers
     ]
     shown = {key: f"{value:,}" for key, value in totals.items()}
-    emit(document, [table(title, COLUMNS, rows), pairs("Total", shown)], as_json)
+    written = [f"wrote {png}"] if png else []
+    emit(document, [table(title, COLUMNS, rows), pairs("Total", shown), *written], as_json)
 
 
 def field_of(layer: Layer, fields: dict[str, LayerFields]) -> dict[str, Any] | None:
@@ -106,8 +107,10 @@ def draw_table(
     figure = Figure(figsize=(12.5, ROW_IN * (len(rows) + 3)), layout="constrained")
     axes = figure.add_subplot()
     axes.axis("off")
-    axes.set_title(title, loc="left", fontsize=11)
-    drawn = axes.table(rows, colLabels=COLUMNS, loc="upper left", cellLoc="right", edges="horizontal")
+    heading = axes.set_title(title, loc="left", fontsize=11)
+    drawn = axes.table(
+        rows, colLabels=COLUMNS, loc="upper left", cellLoc="right", colLoc="right", edges="horizontal"
+    )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(8)
     drawn.auto_set_column_width(list(range(len(COLUMNS))))
@@ -121,4 +124,9 @@ def draw_table(
     figure.set_dpi(DPI)
     figure.draw_without_rendering()  # columns get the width of their texts, and the picture that of the columns
     figure.set_figwidth(drawn.get_window_extent().x1 / DPI + 0.2)
+    figure.draw_without_rendering()
+    first = (
+        drawn[0, 0].get_text().get_window_extent().x0
+    )  # the title stands above it, not above the axes' edge
+    heading.set_x(axes.transAxes.inverted().transform((first, 0))[0])
     return figure

@@ -206,12 +206,15 @@ def train_model(
                 f"goes on after step {step}" if step else "no checkpoint had been kept yet: starts over"
             )
 
+    def hear_features(done: int, total: int) -> None:
+        reporter.show(Status("features", done, total, None))
+
     going_on = resume_command(command, key, executor)
     with bar, registry.system_metrics(run_id), interruptible(executor, reporter.note, going_on) as stop:
         result = train(
             family, config, dataset,
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
-            on_start=begin, stopping=stop.asked.is_set, weights=weights, teacher=teacher,
+            on_start=begin, on_features=hear_features, stopping=stop.asked.is_set, weights=weights, teacher=teacher,
         )  # fmt: skip
     course.end()
     if executor == "ray":  # known only once Ray is connected, which training does

@@ -10,7 +10,7 @@ import torch
 
 from data.dataset import DatasetInfo
 from tasks.cluster import cluster_info
-from tasks.features import Part, compute_part
+from tasks.features import Hear, Part, compute_part
 from tasks.nodes import WAIT_S, Head, gather, require_places
 from tasks.transfer import Weights
 
@@ -26,18 +26,20 @@ def _compute_part(
 
 
 def compute_features(
-    parts: list[Part], info: DatasetInfo, config: Any, weights: Weights
+    parts: list[Part], info: DatasetInfo, config: Any, weights: Weights, hear: Hear
 ) -> list[dict[str, np.ndarray]]:
     """Features of each part, on the cluster. One after the other on a GPU, as many at once as there are CPUs else.
 
-    Raises what a part raises, and ClusterLost.
+    `hear` is told of each part that is done. Raises what a part raises, and ClusterLost.
     """
     threads = max(1, cluster_info().num_cpus // max(1, len(parts)))
     gpus = config.train.gpus_per_worker
     task: Any = _compute_part.options(num_gpus=gpus) if gpus else _compute_part
     shared = ray.put(weights)
     try:
-        return gather([task.remote(part, info, config, shared, threads) for part in parts])
+        references = [task.remote(part, info, config, shared, threads) for part in parts]
+        nums = {reference: end - first for reference, (_, first, end) in zip(references, parts, strict=True)}
+        return gather(references, lambda reference: hear(nums[reference]))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
 

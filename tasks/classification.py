@@ -110,7 +110,7 @@ def without_chance(augment: AugmentConfig) -> AugmentConfig:
         name: (1.0, 1.0) if name == "crop_area" else type(getattr(augment, name))(0)
         for name in changing(augment)
     }
-    return augment.model_copy(update={**off, "crop_from": "square"})
+    return augment.model_copy(update={**off, "crop_from": "square", "mixing_until": 1.0})
 
 
 class OfPictures(Protocol):

@@ -13,7 +13,8 @@ from data.parameters import did_you_mean
 from data.samples import read_photo
 from models.filters import FILTERS, Padding, convolve, correlate, output_px, padding_px
 
-PAIRS = ("sobel", "scharr")  # of which the magnitude is drawn, too
+# what is drawn of two filters, vertical and horizontal, together
+MAGNITUDES = {f"{pair}_magnitude": (f"{pair}_vertical", f"{pair}_horizontal") for pair in ("sobel", "scharr")}
 SHARE_SHOWN = 0.995  # of the responses lie within the range of grey levels; the rest are cut
 LEAST_MAP_PX = 8  # shorter side of a map of which a stride has left something to look at
 TILE_PX, LABEL_PX, COLUMNS = 320, 26, 3
@@ -25,13 +26,17 @@ def edge_maps(
 ) -> dict[str, Tensor]:
     """Responses of the named filters to a grey picture (H, W) of levels 0 to 255: name → (H', W').
 
-    Beside them the magnitude √(vertical² + horizontal²) where both filters of a pair are named. A ValueError lists the
-    filters that there are, or says which strides leave something to look at.
+    Beside them the magnitude √(vertical² + horizontal²) where both filters of a pair are named; a magnitude may
+    also be named alone. A ValueError lists the filters that there are, or says which strides leave something to look
+    at.
     """
-    unknown = [name for name in names if name not in FILTERS]
+    known = [*FILTERS, *MAGNITUDES]
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        meant = did_you_mean(unknown[0], FILTERS) if unknown else ""
-        raise ValueError(f"no filter {', '.join(unknown) or 'is named'}; known: {', '.join(FILTERS)}{meant}")
+        meant = meant_by(unknown[0]) if unknown else ""
+        raise ValueError(f"no filter {', '.join(unknown) or 'is named'}; known: {', '.join(known)}{meant}")
+    asked = names
+    names = list(dict.fromkeys(side for each in asked for side in MAGNITUDES.get(each, (each,))))
     apply = convolve if true_convolution else correlate
     responses = apply(picture[None], torch.stack([FILTERS[name] for name in names]), padding, stride)[0]
     if stride > 1 and min(responses.shape[1:]) < LEAST_MAP_PX:
@@ -43,11 +48,16 @@ def edge_maps(
             f"nothing: give at most {max(1, reach // (LEAST_MAP_PX - 1))}"
         )
     maps = dict(zip(names, responses, strict=True))
-    for pair in PAIRS:
-        sides = [maps.get(f"{pair}_{side}") for side in ("vertical", "horizontal")]
-        if sides[0] is not None and sides[1] is not None:
-            maps[f"{pair}_magnitude"] = torch.hypot(sides[0], sides[1])
-    return maps
+    for magnitude, (vertical, horizontal) in MAGNITUDES.items():
+        if magnitude in asked or {vertical, horizontal} <= set(asked):
+            maps[magnitude] = torch.hypot(maps[vertical], maps[horizontal])
+    return {name: response for name, response in maps.items() if name in asked or name in MAGNITUDES}
+
+
+def meant_by(name: str) -> str:
+    """The end of an error: the filters of a family such as sobel, or else the one most like `name`."""
+    family = [known for known in (*FILTERS, *MAGNITUDES) if known.startswith(f"{name}_")]
+    return f"; did you mean {' or '.join(family)}?" if family else did_you_mean(name, [*FILTERS, *MAGNITUDES])
 
 
 def as_grey(response: Tensor, signed: bool) -> np.ndarray:

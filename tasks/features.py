@@ -35,8 +35,9 @@ FORMAT = 1
 BATCH_SIZE = 64
 SPLITS: tuple[Split, ...] = ("train", "val")
 Part = tuple[bytes, int, int]  # a shard's bytes, and which rows of it: first, end
-# (parts of a split, info, config, weights) -> the arrays of each part, in order
-Compute = Callable[[list[Part], DatasetInfo, Any, Weights], list[dict[str, np.ndarray]]]
+Hear = Callable[[int], None]  # told of how many more pictures there are features now
+# (parts of a split, info, config, weights, hear) -> the arrays of each part, in order
+Compute = Callable[[list[Part], DatasetInfo, Any, Weights, Hear], list[dict[str, np.ndarray]]]
 
 
 def caches(config: Any) -> bool:
@@ -105,7 +106,9 @@ def _no_sample() -> list[Batch]:
 
 
 @torch.inference_mode()
-def compute_part(part: Part, info: DatasetInfo, config: Any, weights: Weights) -> dict[str, np.ndarray]:
+def compute_part(
+    part: Part, info: DatasetInfo, config: Any, weights: Weights, hear: Hear = lambda _num: None
+) -> dict[str, np.ndarray]:
     """Features (N, ...) float32 and labels (N,) int64 of some rows of a shard, as evaluation sees the pictures."""
     shard, first, end = part
     device = device_of(config)
@@ -123,13 +126,14 @@ def compute_part(part: Part, info: DatasetInfo, config: Any, weights: Weights) -
             features = model.features(batch.images, model.num_frozen)
         found.append(features.float().cpu().contiguous().numpy())
         labels.append(batch.labels.cpu().numpy())
+        hear(len(samples))
     return {"images": np.concatenate(found), "labels": np.concatenate(labels)}
 
 
 def compute_here(
-    parts: list[Part], info: DatasetInfo, config: Any, weights: Weights
+    parts: list[Part], info: DatasetInfo, config: Any, weights: Weights, hear: Hear
 ) -> list[dict[str, np.ndarray]]:
-    return [compute_part(part, info, config, weights) for part in parts]
+    return [compute_part(part, info, config, weights, hear) for part in parts]
 
 
 def parts_of(dataset: Dataset, split: Split, num_parts: int) -> list[Part]:
@@ -146,11 +150,13 @@ def parts_of(dataset: Dataset, split: Split, num_parts: int) -> list[Part]:
 
 
 def cached_features(
-    dataset: Dataset, config: Any, weights: Weights, compute: Compute, num_parts: int = 1
-) -> dict[Split, dict[str, np.ndarray]]:
+    dataset: Dataset, config: Any, weights: Weights, compute: Compute, num_parts: int = 1,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> dict[Split, dict[str, np.ndarray]]:  # fmt: skip
     """The features of the train and val splits: read, or computed and kept.
 
-    Raises ValueError if they do not fit into `train.data_gb`: they are held in memory.
+    `on_progress` is told the pictures done, and all whose features are computed; nothing where all are read. Raises
+    ValueError if they do not fit into `train.data_gb`: they are held in memory.
     """
     model = frozen_model(dataset.info, config, weights)
     num_stages = num_frozen(config.transfer, model)
@@ -166,10 +172,22 @@ def cached_features(
             "transfer.num_stages, or set transfer.cache_features=false"
         )
     found: dict[Split, dict[str, np.ndarray]] = {}
-    for split in SPLITS:
-        file = features() / f"{key_of(dataset, split, config, weights, num_stages)}.parquet"
+    files = {
+        split: features() / f"{key_of(dataset, split, config, weights, num_stages)}.parquet"
+        for split in SPLITS
+    }
+    total = sum(dataset.info.num_images(split) for split, file in files.items() if not file.is_file())
+    done = 0
+
+    def hear(more: int) -> None:
+        nonlocal done
+        done += more
+        on_progress(done, total)
+
+    for split, file in files.items():
         if not file.is_file():
-            pieces = compute(parts_of(dataset, split, num_parts), dataset.info, config, weights)
+            hear(0)
+            pieces = compute(parts_of(dataset, split, num_parts), dataset.info, config, weights, hear)
             empty: dict[str, np.ndarray] = {
                 "images": np.empty((0, *shape), np.float32),
                 "labels": np.empty(0, np.int64),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import betaincinv
 
 NUM_BINS = 15
 LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)  # softmax in float32 may reach 0: counted as 87.3 nats
@@ -101,6 +102,19 @@ def wilson_interval(num_right: int, num_samples: int, confidence: float = 0.95) 
     # where all or none are right, the formula gives 1 or 0 but for rounding
     low = 0.0 if num_right == 0 else centre - half
     high = 1.0 if num_right == n else centre + half
+    return low, high
+
+
+def exact_interval(num_right: int, num_samples: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share (1934, https://doi.org/10.1093/biomet/26.4.404).
+
+    A true share lies above it, or below it, by chance at most (1 − confidence) / 2 of the time, however few the samples
+    and however near the share is to 0 or 1; Wilson's keeps to that only on average over shares.
+    """
+    tail = (1 - confidence) / 2
+    num_wrong = num_samples - num_right
+    low = 0.0 if num_right == 0 else float(betaincinv(num_right, num_wrong + 1, tail))
+    high = 1.0 if num_wrong == 0 else float(betaincinv(num_right + 1, num_wrong, 1 - tail))
     return low, high
 
 

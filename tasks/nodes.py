@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
@@ -70,13 +70,23 @@ def inventory(nodes: Sequence[dict[str, float]]) -> str:
     return ", ".join(text if number == 1 else f"{number} × {text}" for text, number in texts.items())
 
 
-def require_places(number: int, cpus: float, gpus: float, asked: str, kind: str) -> int:
+def without_gpu(parameter: str) -> str:
+    """`the cluster (embedded) has no GPU: …`, and what to do about `parameter`, which asks for some."""
+    address = os.environ.get("RAY_ADDRESS", "embedded")
+    return f"the cluster ({address}) has no GPU: set {parameter}=0, or connect to one that has (RAY_ADDRESS)"
+
+
+def require_places(
+    number: int, cpus: float, gpus: float, asked: str, kind: str, gpus_by: str = "train.gpus_per_worker"
+) -> int:
     """How many such processes the nodes hold; ValueError if fewer than `number`: Ray would wait for ever.
 
-    `asked` names the parameters, `kind` what the processes are.
+    `asked` names the parameters, `kind` what the processes are, `gpus_by` the parameter that asks for GPUs.
     """
     found = num_places(cpus, gpus)
     if found < number:
+        if gpus and not any(node.get("GPU", 0) for node in resources()):
+            raise ValueError(f"{asked} do not fit: {without_gpu(gpus_by)}")
         address = os.environ.get("RAY_ADDRESS", "embedded")
         raise ValueError(
             f"{asked} do not fit: {found} such {kind} do; nodes of the cluster ({address}): {inventory(resources())}"
@@ -139,11 +149,18 @@ class Head:
             time.sleep(WAIT_S)
 
 
-def gather(references: Sequence[ray.ObjectRef]) -> list[Any]:
-    """The values of references, as `ray.get` has them; raises ClusterLost where the head is lost while it waits."""
+def gather(
+    references: Sequence[ray.ObjectRef], on_done: Callable[[ray.ObjectRef], None] = lambda _reference: None
+) -> list[Any]:
+    """The values of references, as `ray.get` has them; raises ClusterLost where the head is lost while it waits.
+
+    `on_done` hears of each that is there, or has failed.
+    """
     head, waiting = Head(), list(references)
     while waiting:
-        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=WAIT_S)
+        done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=WAIT_S)
+        for reference in done:
+            on_done(reference)
         if waiting:
             head.require()
     return list(ray.get(list(references)))

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from tasks.metrics import wilson_interval
 from tasks.predict import Predictor
@@ -211,14 +211,22 @@ def draw_panel(
             number = row.model.partition(" ")[0]
             axes.annotate(number, (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=9)
     axes.set_xscale("log")
+    axes.margins(0.06, 0.1)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    if num_labels(axes) < 2:  # costs that differ by less than 2.5 times
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(0.06, 0.1)
     axes.set_xlabel(xlabel)
     axes.grid(color="#E9E9E9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def num_labels(axes: Axes) -> int:
+    """How many labelled ticks of the cost lie in what is drawn."""
+    low, high = axes.get_xlim()
+    return sum(low <= place <= high for place in axes.xaxis.get_majorticklocs())
 
 
 def table_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:

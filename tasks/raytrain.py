@@ -224,7 +224,7 @@ def fit_on_ray(
         "layout": layout,
         "weights": [ray.put(weights)],  # in a list, so that it is the worker who fetches them
         "teacher": [ray.put(teacher)],
-        **source_of(family_name, config, dataset, layout, weights),
+        **source_of(family_name, config, dataset, layout, weights, listener.features),
         "mailbox": mailbox,
         "threads": cpus,
     }
@@ -293,14 +293,16 @@ def source_key(config: Any) -> str:
 
 
 def source_of(
-    family_name: str, config: Any, dataset: Dataset, layout: Layout, weights: Weights | None
-) -> dict[str, Any]:
+    family_name: str, config: Any, dataset: Dataset, layout: Layout, weights: Weights | None,
+    on_features: Callable[[int, int], None] = lambda _done, _total: None,
+) -> dict[str, Any]:  # fmt: skip
     """What workers get their pictures from: references to decoded splits, or actors that hand out rows.
 
     In place of pictures, references to their features where a run trains on those.
     """
     if weights and caches(config):
-        found = cached_features(dataset, config, weights, compute_features, cluster_info().num_cpus)
+        num_parts = cluster_info().num_cpus
+        found = cached_features(dataset, config, weights, compute_features, num_parts, on_features)
         return {"resident": {split: [ray.put(arrays)] for split, arrays in found.items()}}
     family = FAMILIES[family_name]
     splits: tuple[Split, ...] = ("train", "val")

@@ -43,7 +43,9 @@ class Listener:
         on_progress: Callable[[Progress], None] | None,
         on_start: Callable[[int], None] | None,
         stopping: Callable[[], bool],
+        on_features: Callable[[int, int], None] | None = None,
     ) -> None:
+        self.features = on_features or (lambda _done, _total: None)  # that are computed before the first step
         self.file, self.on_progress, self.on_start = folder / "history.jsonl", on_progress, on_start
         self.stopping = stopping
         if self.file.is_file():  # a full disk may have cut its last line

@@ -113,7 +113,7 @@ def serving(
     connect()
     asked = f"serve.replicas (={config.replicas}) with serve.threads (={config.threads})"
     asked += f" and serve.gpus (={config.gpus:g})" if config.gpus else ""
-    require_places(config.replicas, config.threads, config.gpus, asked, "replicas")
+    require_places(config.replicas, config.threads, config.gpus, asked, "replicas", "serve.gpus")
     if CONTROLLER in named():
         left = " (its driver has ended: ./convoy maintain --apply ends it)" if left_behind() else ""
         raise ValueError(

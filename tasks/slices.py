@@ -7,9 +7,10 @@
   near-duplicates too.
 
 A kind that would be one slice, or a slice for each image, is left out. Slices are in the order of the upper end of
-their 95% interval (Wilson), the lowest first: a bad slice of few images comes after an equally bad one of many. One
-whose interval lies below the accuracy of the whole split is marked; of forty slices that are as good as the whole, one
-is by chance.
+their 95% interval (Clopper and Pearson's, which is exact), the lowest first: a bad slice of few images comes after an
+equally bad one of many. One whose interval lies below the accuracy of the whole split is marked: of images of that
+accuracy, so many would have so few right at most 2.5% of the time. Of forty slices that are as good as the whole, at
+most one is by chance.
 """
 
 import re
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.dataset import NUM_AXES, SPLIT_NAMES
-from tasks.metrics import wilson_interval
+from tasks.metrics import exact_interval
 
 FEW = 30  # images below which a slice says little
 SHA256 = re.compile(r"[0-9a-f]{64}")  # the name of a group that ingest made, of near-duplicates
@@ -104,7 +105,7 @@ def places_of(values: Sequence[str]) -> dict[str, list[int]]:
 def measure(kind: str, name: str, members: list[int], right: np.ndarray, accuracy: float) -> Slice:
     """One slice: the images at the places `members`."""
     n, num_right = len(members), int(right[members].sum())
-    low, high = wilson_interval(num_right, n)
+    low, high = exact_interval(num_right, n)
     return Slice(kind, name, n, num_right / n, low, high, few=n < FEW, below=high < accuracy)
 
 

@@ -46,18 +46,19 @@ def train(
     executor: Executor = "ray",
     on_progress: Callable[[Progress], None] | None = None,
     on_start: Callable[[int], None] | None = None,
+    on_features: Callable[[int, int], None] | None = None,
     stopping: Callable[[], bool] = lambda: False,
     weights: Weights | None = None,
     teacher: Teacher | None = None,
 ) -> TrainResult:
     """Train a model of `family_name` on the dataset's train split, and write it to `folder`/model.
 
-    `key` names the run, `digest` the dataset's version; `on_start` hears how many steps an earlier attempt has done.
-    `weights` are those that `config.transfer.weights` names, if it names any, and `teacher` the model of
-    `config.distil.teacher` (tasks.weights). Once `stopping()` is true, a checkpoint is kept at the next step, and
-    Interrupted raised. It may be called from any thread, and often. Raises ValueError for parameters that do not fit
-    the dataset or the cluster, and where `folder` was begun with other data, weights or teacher; FloatingPointError for
-    a loss that is not finite.
+    `key` names the run, `digest` the dataset's version; `on_start` hears how many steps an earlier attempt has done,
+    `on_features` of how many of how many pictures there are cached features, where they are computed. `weights` are
+    those that `config.transfer.weights` names, if it names any, and `teacher` the model of `config.distil.teacher`
+    (tasks.weights). Once `stopping()` is true, a checkpoint is kept at the next step, and Interrupted raised. It may be
+    called from any thread, and often. Raises ValueError for parameters that do not fit the dataset or the cluster, and
+    where `folder` was begun with other data, weights or teacher; FloatingPointError for a loss that is not finite.
     """
     if (folder / "result.json").is_file():
         return read_result(folder)
@@ -67,7 +68,7 @@ def train(
         raise ValueError(
             f"run {folder.name} was begun with executor {other}; go on with it: --executor {other}"
         )
-    listener = Listener(folder, on_progress, on_start, stopping)
+    listener = Listener(folder, on_progress, on_start, stopping, on_features)
     fit_somewhere = on_ray() if executor == "ray" else fit_in_process
     threads = torch.get_num_threads()
     try:
@@ -188,7 +189,9 @@ def fit_in_process(
     device = torch.device("cuda" if config.train.gpus_per_worker else "cpu")
     family = taught(family, teacher, config, device)
 
-    features = cached_features(dataset, config, weights, compute_here) if weights and caches(config) else None
+    features = None
+    if weights and caches(config):
+        features = cached_features(dataset, config, weights, compute_here, on_progress=listener.features)
 
     def feed(split: Split) -> Feed:
         if features is not None:

@@ -133,6 +133,17 @@ def test_an_area_that_is_no_range_is_refused(area: list[float]) -> None:
         changed(crop_area=area)
 
 
+def test_an_end_of_mixing_without_mixing_is_refused() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"mixing_until \(=0.5\) ends mixing, but neither mixup_alpha nor cutmix_alpha is set: set",
+    ):
+        changed(mixing_until=0.5)
+    assert changed(mixing_until=0.5, mixup_alpha=0.2).mixing_until == 0.5
+    assert changed(mixing_until=0.5, cutmix_alpha=0.2).mixing_until == 0.5
+    assert changed(mixing_until=1).mixing_until == 1
+
+
 def test_every_picture_is_mirrored_in_every_second_epoch() -> None:
     indices = np.arange(1000)
     flags = [mirror_flags(indices, SampleGenerator(7, epoch)) for epoch in range(4)]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from cyclopts import App
 from PIL import Image
 
@@ -23,7 +24,7 @@ from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.commands_models import CATALOGUES
 from pipelines.options import quiet_stdout
 from tasks import ledger, registry
-from tasks.paths import ROOT, store
+from tasks.paths import ROOT, runs, store
 from tasks.train import train
 from tests.conftest import Run
 from tests.tiny import tiny_config
@@ -402,6 +403,7 @@ def test_a_network_of_the_catalogue_is_shown_layer_by_layer(run: Run, tmp_path: 
     code, out, _ = run("models", "show", "vgg11", "--input", "64", "--png", str(tmp_path / "vgg.png"))
     assert code == 0
     assert "132,863,336" in out
+    assert out.endswith(f"wrote {tmp_path / 'vgg.png'}\n")
     assert (tmp_path / "vgg.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = run("models", "show", "alexnet", "--input", "16")
     assert (code, err.count("\n")) == (2, 1)
@@ -499,6 +501,12 @@ def test_a_parameter_given_like_an_option_is_told_where_it_belongs(run: Run) -> 
     assert code == 2 and err.endswith("did you mean train.epochs?\n")
     code, _out, err = run(*command, "--set", "optim.wieght_decay=3")
     assert code == 2 and err.endswith("did you mean optim.weight_decay?\n")
+    code, _out, err = run(*command, "--set", "optim.learning_rate=0.1")
+    assert code == 2 and err.endswith("did you mean optim.lr?\n")
+    code, _out, err = run(*command, "--set", "optim.wd=0.1")
+    assert code == 2 and err.endswith("did you mean optim.weight_decay?\n")
+    code, _out, err = run(*command, "--set", "optim.quickening_rate=0.1")
+    assert code == 2 and "did you mean" not in err
     code, _out, err = run(*command, "--set", "model.name=ResNet18")
     assert code == 2 and err.endswith("did you mean resnet18?\n")
 
@@ -524,6 +532,18 @@ def test_pictures_that_do_not_fit_the_network_are_refused_before_anything_starts
     assert code == 2 and "lenet5 needs crop_px to be a multiple of 4" in err
 
 
+def test_gpus_that_this_machine_lacks_are_refused_before_a_run_begins(
+    run: Run, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = list(runs().glob("*"))
+    command = ("train", "classification", "--dataset", digits.info.name, "--recipe", "digits")
+    code, _out, err = run(*command, "--set", "train.gpus_per_worker=1")
+    assert code == 2 and "has no GPU: set train.gpus_per_worker=0, or connect to one that has" in err
+    assert list(runs().glob("*")) == before
+
+
 def test_a_pattern_that_matches_nothing_is_called_one(run: Run, model: Path) -> None:
     code, _out, err = run("predict", str(model), "new/*.jpg")
     assert code == 2 and "nothing matches the pattern" in err
@@ -536,7 +556,8 @@ def test_a_report_goes_into_a_folder_of_its_own(run: Run, model: Path, tmp_path:
     code, _out, err = run("evaluate", str(model), "--out", str(tmp_path / "thesis.txt"))
     assert code == 2 and "is a file; give a folder" in err
     report = str(tmp_path / "report")
-    assert run("evaluate", str(model), "--recipe", "digits", "--views", "single", "--out", report)[0] == 0
+    code, out, _err = run("evaluate", str(model), "--recipe", "digits", "--views", "single", "--out", report)
+    assert code == 0 and f"wrote {report}/report.html" in out and Path(report, "report.html").is_file()
     assert run("evaluate", str(model), "--recipe", "digits", "--views", "single", "--out", report)[0] == 0
 
 

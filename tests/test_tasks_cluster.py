@@ -148,6 +148,20 @@ def test_a_worker_must_fit_on_a_node_not_only_into_the_sum(monkeypatch: pytest.M
         cluster.require_resources(2, 1, 1)
 
 
+def test_a_cluster_without_gpus_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    monkeypatch.setattr(cluster, "cluster_info", lambda: cluster.ClusterInfo("here", 1, 2, 0))
+    with pytest.raises(
+        ValueError,
+        match=r"num_workers \(=1\) with .* train.gpus_per_worker \(=1\) do not fit: the cluster \(embedded\) has "
+        r"no GPU: set train.gpus_per_worker=0, or connect to one that has \(RAY_ADDRESS\)$",
+    ):
+        cluster.require_resources(1, 0, 1)
+    with pytest.raises(ValueError, match=r"2 such workers do; nodes .*: 2 CPUs and 0 GPUs"):
+        cluster.require_resources(3, 1, 0)
+
+
 def test_allocator_settings_are_what_glibc_reads() -> None:
     numbers = dict(ALLOCATOR)
     assert numbers.pop("GLIBC_TUNABLES") == "glibc.malloc.hugetlb=1"

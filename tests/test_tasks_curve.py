@@ -138,6 +138,8 @@ def test_the_head_sees_plain_pictures_and_stages_are_cached_only_where_nothing_i
     assert head.transfer.cache_features and not changing(head.augment) and head.train.growth == ()
     assert of(plain, "stages").transfer.cache_features
     assert not of(moved, "stages").transfer.cache_features
+    mixing = config_of(augment__mixup_alpha=0.2, augment__mixing_until=0.8)  # whose end is refused without it
+    assert of(mixing, "head").augment.mixing_until == 1
     assert of(moved, "stages").augment == of(moved, "all").augment == moved.augment
     assert of(plain, "scratch").transfer.weights == ""
 

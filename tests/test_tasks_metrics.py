@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tasks.metrics import (
     check_probabilities,
     confusion_matrix,
+    exact_interval,
     negative_log_likelihood,
     per_class,
     reliability,
@@ -100,6 +101,14 @@ def test_wilson_interval_equals_scipys(counts: tuple[int, int]) -> None:
     low, high = wilson_interval(num_right, num_samples)
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
     assert 0 <= low <= num_right / num_samples <= high <= 1
+
+
+@settings(deadline=None)
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_exact_interval_equals_scipys(counts: tuple[int, int]) -> None:
+    num_right, num_samples = counts
+    theirs = scipy.stats.binomtest(num_right, num_samples).proportion_ci(0.95, method="exact")
+    assert exact_interval(num_right, num_samples) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
 def test_wilson_interval_of_nine_in_ten() -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from tasks.evaluate import evaluate
-from tasks.pareto import Comparison, front, names_of, table_rows
+from tasks.pareto import Comparison, Row, draw_panel, front, names_of, table_rows
 from tasks.predict import load_predictor
 from tasks.settings import EvaluateConfig
 from tests.handmade import write_dataset, write_model
@@ -28,6 +29,28 @@ def test_every_point_off_the_front_is_beaten_by_one_on_it_and_none_on_it_is_beat
     for point, is_on in zip(points, on, strict=True):
         beaten = any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in kept)
         assert beaten != is_on
+
+
+@example(83.2, 2.27, 3)  # between ticks at 50 and 200 there is 100 alone
+@example(609.0, 1.63, 4)
+@given(st.floats(1e-2, 1e5), st.floats(1.01, 1e3), st.integers(1, 4))
+@settings(deadline=None, max_examples=40)
+def test_the_axis_of_costs_has_at_least_two_labels(slowest: float, ratio: float, num: int) -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    speeds = np.geomspace(slowest, slowest * ratio, num).tolist()
+    rows = [
+        Row(f"m{i}", "single", 1, 0.9, 0.8, 0.95, speed, 1.0, True, True) for i, speed in enumerate(speeds)
+    ]
+    draw_panel(axes, rows, {}, [(speed, 0.9, True) for speed in speeds], "pre", "images/s")
+    low, high = axes.get_xlim()
+    figure.draw_without_rendering()
+    labels = [
+        label.get_text()
+        for place, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+        if low <= place <= high and label.get_text()
+    ]
+    assert len(labels) >= 2 and len(set(labels)) == len(labels)
 
 
 def test_what_was_not_measured_is_on_no_front() -> None:

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
-from tasks.metrics import wilson_interval
-from tasks.slices import FEW, Slice, find_slices, group_sizes, size_names, source_of
+from tasks.metrics import exact_interval
+from tasks.slices import FEW, Slice, find_slices, group_sizes, measure, size_names, source_of
 
 SHA = "0123456789abcdef" * 4
 
@@ -58,9 +59,23 @@ def test_the_worst_come_first_and_are_marked() -> None:
     right = [True] * 190 + [False] * 10 + [True] * 20 + [False] * 20
     worse, better = slices_of(rows(240), labels, right)
     assert (worse.name, worse.num_images, worse.accuracy) == ("b", 40, 0.5)
-    assert (worse.accuracy_low, worse.accuracy_high) == wilson_interval(20, 40)
-    assert (worse.below, worse.few) == (True, False)  # up to 64.8%, of all 87.5% are right
+    assert (worse.accuracy_low, worse.accuracy_high) == exact_interval(20, 40)
+    assert (worse.below, worse.few) == (True, False)  # up to 66.2%, of all 87.5% are right
     assert (better.name, better.accuracy, better.below) == ("a", 0.95, False)
+
+
+@pytest.mark.parametrize("n", [30, 40, 100])
+@pytest.mark.parametrize("accuracy", [0.98, 0.99, 0.9948])
+def test_of_forty_slices_as_good_as_the_whole_at_most_one_is_marked(n: int, accuracy: float) -> None:
+    """The exact rate: the probability of every number right that is marked."""
+
+    def marked(num_right: int) -> bool:
+        return measure("class", "a", list(range(n)), np.arange(n) < num_right, accuracy).below
+
+    rate = sum(float(binom.pmf(k, n, accuracy)) for k in range(n + 1) if marked(k))
+    assert 0 < rate <= 1 / 40
+    assert marked(n * 8 // 10)
+    assert not marked(n)
 
 
 def test_a_slice_of_few_images_is_flagged_and_shown() -> None:

@@ -20,6 +20,7 @@ from models.classification import Classifier, arguments_of, build
 from models.stages import parameters_of, stages_of
 from tasks import cluster, features, transfer
 from tasks import weights as sources
+from tasks.calls import compute_features
 from tasks.families import FAMILIES
 from tasks.modelfile import load_card
 from tasks.optim import build_optimizers
@@ -372,6 +373,28 @@ def test_features_are_computed_once_and_shared_by_heads(
     monkeypatch.setattr(features, "FORMAT", 2)
     run(digits, tmp_path / "four", given(), **changes)
     assert len(list(cache.glob("*"))) == 6
+
+
+@pytest.mark.parametrize("compute", [features.compute_here, compute_features], ids=["here", "on_ray"])
+def test_computing_features_says_how_far_it_is_and_reading_them_says_nothing(
+    digits: Dataset, cache: Path, compute: features.Compute
+) -> None:
+    assert not list(cache.glob("*"))
+    if compute is compute_features:
+        cluster.connect()
+    config = config_of(transfer__mode="head", transfer__cache_features=True)
+    told: list[tuple[int, int]] = []
+
+    def hear(done: int, total: int) -> None:
+        told.append((done, total))
+
+    features.cached_features(digits, config, given(), compute, 2, hear)
+    total = digits.info.num_images("train") + digits.info.num_images("val")
+    assert told[0] == (0, total) and told[-1] == (total, total)
+    assert told == sorted(told) and len(told) > 3
+    told.clear()
+    features.cached_features(digits, config, given(), compute, 2, hear)
+    assert told == []
 
 
 def test_features_too_large_for_memory_are_refused(digits: Dataset, tmp_path: Path) -> None:
