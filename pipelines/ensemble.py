@@ -50,7 +50,8 @@ from tasks.ensemble import combine
 from tasks.lineage import Lineage, params_sha256
 from tasks.loop import Progress
 from tasks.members import MemberRun, share_of_cpus, train_members
-from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
+from tasks.paths import JOB_FILE
+from tasks.reproduction import JOB_ARTIFACTS
 from tasks.result import require_same_beginning
 from tasks.runrecords import JOINED, MEMBERS_TAG, PARENT_TAG, recorded_cost
 from tasks.train import TrainResult

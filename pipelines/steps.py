@@ -206,7 +206,7 @@ def train_model(
                 f"goes on after step {step}" if step else "no checkpoint had been kept yet: starts over"
             )
 
-    going_on = resume_command(command, key, executor)
+    going_on = resume_command(command, key)
     with bar, registry.system_metrics(run_id), interruptible(executor, reporter.note, going_on) as stop:
         result = train(
             family, config, dataset,

@@ -274,6 +274,36 @@ def test_a_stopped_run_is_killed_and_resumes_by_its_own_parameters(monkeypatch: 
     assert again["first_step_at"] is None  # it was trained already, and took none
 
 
+def test_a_run_goes_on_where_it_was_begun_and_another_executor_leaves_its_record_alone(
+    listener: Listener, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = steps.train
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            steps, "train", lambda *words, **options: train(*words, **options | {"stopping": lambda: True})
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier("digits", changes=QUICK, stop_after="train", executor="in_process")
+    key = newest_key()
+    assert listener.notes[0].endswith(f"if cut off: ./convoy train --resume {key}")
+    assert any((run_folder(key) / "checkpoints").iterdir())
+
+    started: list[str] = []
+    monkeypatch.setattr("pipelines.runner.start_engines", started.append)
+    monkeypatch.setattr("pipelines.server.wait", lambda: None)
+    monkeypatch.setattr(training, "start_ray", lambda: None)
+    code, _, err = run("train", "--resume", key, "--executor", "ray")
+    assert code == 2 and f"run {key} was begun with executor in_process; go on with it" in err
+    (record,) = runs_with_key(key)
+    assert record.info.status == "KILLED"
+
+    code, out, err = run("train", "--resume", key, "--json")
+    assert code == 0, err
+    assert started == ["ray", "in_process"]
+    assert json.loads(out)["resumed_from_step"] > 0
+    assert status_of(json.loads(out)["mlflow_run"]) == "FINISHED"
+
+
 def test_a_dataset_that_was_changed_is_refused_before_training(digits: Dataset) -> None:
     file = digits.shards("test")[0]
     before = file.read_bytes()
