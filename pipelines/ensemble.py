@@ -335,6 +335,7 @@ def train_team(
 ) -> list[TrainResult]:  # fmt: skip
     """Train the members that are not trained yet, telling console or log, MLflow and the progress bar of it."""
     latest: dict[int, Progress] = {}
+    status: Status | None = None
     waiting = [place for place, member in enumerate(team) if not (member.folder / "result.json").is_file()]
     num_waiting = len(waiting)
     courses = {
@@ -348,6 +349,7 @@ def train_team(
     bar = ProgressBar(f"training {len(team)} members on {data.info.name}")
 
     def hear(place: int, progress: Progress) -> None:
+        nonlocal status
         courses[place].hear(progress.step, values_of(progress))
         latest[place] = progress
         done, begun = sum(each.step for each in latest.values()), len(latest)
@@ -356,7 +358,8 @@ def train_team(
         active = [each.images_per_s for each in latest.values() if each.step < each.num_steps]
         values = ", ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())
         text = f"{begun} of {num_waiting} members begun; member {place}: {values}"
-        reporter.show(Status("train", done, total, sum(active) or progress.images_per_s, text))
+        status = Status("train", done, total, sum(active) or progress.images_per_s, text)
+        reporter.show(status)
         bar.show(sum(each.step / each.num_steps for each in latest.values()) / num_waiting)
 
     def begin(place: int, step: int) -> None:
@@ -370,6 +373,8 @@ def train_team(
         results = train_members(
             team[0].job.family, runs, data, digest=digest, executor=executor, on_progress=hear, on_start=begin
         )
+    if status is not None and any(results[place].ended_early for place in waiting):
+        reporter.show(replace(status, ended=True))
     for course in courses.values():
         course.end()
     if executor == "ray":

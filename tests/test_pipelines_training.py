@@ -150,6 +150,7 @@ def test_progress_is_told_to_the_end_of_each_step(listener: Listener) -> None:
     assert summary["version"] == 0
     last = {status.step: status for status in listener.statuses}
     assert last["train"].done == last["train"].total == summary["num_steps"]
+    assert [status.over for status in listener.statuses if status.step == "train"].count(True) == 1
     assert last["evaluate"].done == last["evaluate"].total
     assert f"--resume {summary['key']}" in listener.notes[0]
 
@@ -168,10 +169,12 @@ def test_a_run_that_goes_on_ends_where_it_was_to_end(run: Run, monkeypatch: pyte
 
 
 def test_a_run_that_its_time_budget_ended_says_so(
-    prefect_api: str, capsys: pytest.CaptureFixture[str]
+    prefect_api: str, capsys: pytest.CaptureFixture[str], listener: Listener
 ) -> None:
     changes = {"train": {"epochs": 1000.0, "time_budget_s": 0.5}}
     summary = train_classifier("digits", changes=changes, stop_after="train", executor="in_process")
+    last = [status for status in listener.statuses if status.step == "train"][-1]
+    assert last.ended and last.done == summary["num_steps"] and "val_accuracy" in last.text
     why = summary["ended_early"]
     assert re.fullmatch(r"by its time budget of 0\.5 s, at epoch [\d.]+ of 1000", why)
     (run,) = runs_with_key(summary["key"])
