@@ -53,7 +53,7 @@ from tasks.members import MemberRun, share_of_cpus, train_members
 from tasks.paths import JOB_FILE
 from tasks.reproduction import JOB_ARTIFACTS
 from tasks.result import require_same_beginning
-from tasks.runrecords import JOINED, MEMBERS_TAG, PARENT_TAG, recorded_cost
+from tasks.runrecords import EARLY_TAG, JOINED, MEMBERS_TAG, PARENT_TAG, recorded_cost
 from tasks.train import TrainResult
 from tasks.transfer import Weights
 
@@ -382,6 +382,9 @@ def train_team(
     for run_id, run, result in zip(run_ids[1:], runs, results, strict=True):
         # a member's loop is that of one process, on Ray too
         steps.log_training(run_id, run.folder, result, "in_process")
+    ends = [f"member {i} {result.ended_early}" for i, result in enumerate(results) if result.ended_early]
+    if ends:
+        registry.set_tags(run_ids[0], {EARLY_TAG: "; ".join(ends)})
     return results
 
 

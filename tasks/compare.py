@@ -197,6 +197,7 @@ def describe(group: Group) -> dict[str, Any]:
         "training": group.name,
         "seeds": [run.seed for run in group.runs],
         "runs": [run.key for run in group.runs],
+        "ended_early": [run.ended_early for run in group.runs],
         "cost": [
             {"seed": run.seed, "input_wait": run.input_wait, **(asdict(run.cost) if run.cost else {})}
             for run in group.runs
@@ -207,6 +208,16 @@ def describe(group: Group) -> dict[str, Any]:
             for values in [[run.metrics[name] for run in group.runs]]
         },
     }
+
+
+def early_ends(documents: Sequence[dict[str, Any]]) -> list[str]:
+    """Why runs of each training, of `describe`, ended before their epochs were over, "-" where none did; [] if none."""
+    told = []
+    for each in documents:
+        ends = [(seed, why) for seed, why in zip(each["seeds"], each["ended_early"], strict=True) if why]
+        several = len(each["seeds"]) > 1
+        told.append("; ".join(f"seed {seed} {why}" if several else why for seed, why in ends) or "-")
+    return told if set(told) != {"-"} else []
 
 
 def compare_pair(
