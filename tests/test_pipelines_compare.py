@@ -13,6 +13,7 @@ import tasks.compare
 from data.dataset import Dataset
 from pipelines import commands_compare
 from tasks import registry
+from tasks.compare import without_zero
 from tasks.evaluate import evaluate
 from tasks.runrecords import EARLY_TAG, MEMBERS_TAG, PARENT_TAG, Predictions, RunRecord, read_predictions
 from tasks.settings import EvaluateConfig
@@ -141,6 +142,14 @@ def test_a_training_that_ended_early_says_so_in_a_row_the_document_and_the_page(
     assert [training["ended_early"] for training in trainings] == [[""], [why, ""]]
     assert "ended early" not in run("compare", keys[0], keys[2], "--html", str(page))[1]
     assert "nded early" not in page.read_text()
+
+
+def test_whole_numbers_of_parameters_have_no_fraction(tested: Tested, run: Run) -> None:
+    keys = [tested(f"lr-{lr}", 0, lr, data="rates") for lr in (15.0, 0.5)]
+    assert json.loads(run("compare", *keys, "--json")[1])["parameters"] == {"optim.lr": ["15", "0.5"]}
+    assert [without_zero(value) for value in ("3.0 | 400.0", "v1.0", "1.05", "-2.0")] == [
+        "3 | 400", "v1.0", "1.05", "-2"
+    ]  # fmt: skip
 
 
 def test_one_run_against_another_is_tested_by_mcnemar(keys: list[str], run: Run) -> None:
