@@ -49,6 +49,7 @@ from tasks.distil import Teacher
 from tasks.ensemble import combine
 from tasks.lineage import Lineage, params_sha256
 from tasks.loop import Progress
+from tasks.machine import THEN
 from tasks.members import MemberRun, share_of_cpus, train_members
 from tasks.paths import JOB_FILE
 from tasks.reproduction import JOB_ARTIFACTS
@@ -248,7 +249,7 @@ def summary_of(team: list[Member], results: list[TrainResult]) -> dict[str, Any]
             "key": member.key,
             "architecture": member.job.config.model.name,
             "seed": member.job.config.train.seed,
-            "cpus": member.job.config.train.cpus_per_worker,
+            "cpus": cpus_of(member, result),
             "train_time_s": result.train_time_s,
             "resumed_from_step": result.resumed_from_step,
             **{name: value for name, value in result.metrics.items() if name == "val_accuracy"},
@@ -262,6 +263,12 @@ def summary_of(team: list[Member], results: list[TrainResult]) -> dict[str, Any]
         "train_time_s": time_s,
         "images_per_s": images / time_s,
     }
+
+
+def cpus_of(member: Member, result: TrainResult) -> int:
+    """The threads of a member: those that it asked for, else as many as the process that trained it had."""
+    threads = result.trained_on.get("threads", "0").split(THEN)[-1]  # not in runs of before it was kept
+    return member.job.config.train.cpus_per_worker or int(threads)
 
 
 def resolve_teachers(team: list[Member]) -> list[Teacher | None]:
