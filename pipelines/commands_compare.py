@@ -9,7 +9,7 @@ from rich.table import Table
 from data.files import write_whole
 from pipelines.options import Json, quiet_stdout
 from pipelines.render import emit, table
-from tasks.compare import Group, compare_pair, describe, group_runs, telling
+from tasks.compare import Group, compare_pair, describe, early_ends, group_runs, telling
 from tasks.runrecords import Compared, named_records, read_predictions, records_on
 
 COST_COLUMNS = ("training", "run", "seed", "CPU s", "GPU s", "wall s", "waiting for input")
@@ -78,6 +78,8 @@ def views(
     """Trainings and differences as tables."""
     names = [document["training"] for document in documents]
     rows = [(key, *values) for key, values in parameters.items()]
+    if ends := early_ends(documents):
+        rows.append(("ended early", *ends))
     shown: list[Table | str] = [table("Trainings", ("parameter", *names), rows)]
     for document in documents:
         seeds = document["seeds"]

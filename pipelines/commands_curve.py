@@ -146,7 +146,7 @@ def about(summary: dict[str, Any]) -> dict[str, Any]:
         "validation": f"{summary['num_validation']:,} pictures, {seeds}",
         "each run": f"{summary['num_steps']:,} steps of up to {summary['batch_size']} pictures",
         "weights": summary["weights"],
-        "note": "; ".join(summary["notes"]) or None,
+        **({"note": "; ".join(summary["notes"])} if summary["notes"] else {}),
         "figure": f"{summary['folder']}/curve.png",
         "key": summary["key"],
         "look at it": summary["mlflow_url"],

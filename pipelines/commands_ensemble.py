@@ -104,18 +104,19 @@ def ensemble(
         )  # fmt: skip
         if out is not None:
             collect(Path(summary["folder"]), out)
-    emit(summary, summary_views(summary), as_json)
+    emit(summary, summary_views(summary, executor), as_json)
 
 
-def summary_views(summary: dict[str, Any]) -> list[Any]:
+def summary_views(summary: dict[str, Any], executor: Executor) -> list[Any]:
     """An ensemble's summary, for a person."""
     from tasks.pareto import shown_rows  # with it comes matplotlib
 
+    ran = "side by side" if executor == "ray" else "one after the other"
     values = {
         "ensemble": summary["key"],
         "model": model_of(summary),
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
-        f"{summary['images_per_s']:,.0f} images/s; summed over members that ran side by side",
+        f"{summary['images_per_s']:,.0f} images/s; summed over members that ran {ran}",
         "cost": told(Cost(**summary["cost"])),
         **course_of(summary),
     }

@@ -29,7 +29,7 @@ def retrain(
     approve: Annotated[bool, Parameter(negative=())] = False,
     force: Annotated[bool, Parameter(negative=())] = False,
     resume: str | None = None,
-    executor: Executor = "ray",
+    executor: Executor | None = None,
     accept: Accept = None,
     as_json: Json = False,
 ) -> None:
@@ -56,7 +56,8 @@ def retrain(
     resume
         Key of a run that was cut off: go on with it, by its own parameters.
     executor
-        Where to train: on Ray, or inside this process, for debugging.
+        Where to train: ray, or in_process, inside this process, for debugging; otherwise on Ray, and with
+        --resume as it was begun.
     """
     nested = parse_changes(changes or [])
     gate = nested.pop("gate", {})
@@ -88,6 +89,8 @@ def run(family: str | None, dataset: str | None, approve: bool, options: dict[st
     if options["resume"] is not None:
         job = read_job(run_folder(options["resume"]))
         family, dataset = job.family, job.dataset
+        options["executor"] = options["executor"] or job.executor
+    options["executor"] = options["executor"] or "ray"
     assert family is not None
     require_paired(family)
     set_asker(lambda evidence: answer(evidence, approve))

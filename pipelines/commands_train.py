@@ -26,7 +26,7 @@ def train(
     teacher: str = "",
     resume: str | None = None,
     stop_after: StopAfter | None = None,
-    executor: Executor = "ray",
+    executor: Executor | None = None,
     accept: Accept = None,
     out: Path | None = None,
     as_json: Json = False,
@@ -52,7 +52,8 @@ def train(
         The last step: train, evaluate (test, do not register), or promote (everything); otherwise
         everything, and with --resume what was asked for at first.
     executor
-        Where to train: on Ray, or inside this process, for debugging.
+        Where to train: ray, or in_process, inside this process, for debugging; otherwise on Ray, and with
+        --resume as it was begun.
     out
         Folder to copy the model, the course of training and the test's results to.
     """

@@ -49,10 +49,12 @@ from tasks.distil import Teacher
 from tasks.ensemble import combine
 from tasks.lineage import Lineage, params_sha256
 from tasks.loop import Progress
+from tasks.machine import THEN
 from tasks.members import MemberRun, share_of_cpus, train_members
-from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
+from tasks.paths import JOB_FILE
+from tasks.reproduction import JOB_ARTIFACTS
 from tasks.result import require_same_beginning
-from tasks.runrecords import JOINED, MEMBERS_TAG, PARENT_TAG, recorded_cost
+from tasks.runrecords import EARLY_TAG, JOINED, MEMBERS_TAG, PARENT_TAG, recorded_cost
 from tasks.train import TrainResult
 from tasks.transfer import Weights
 
@@ -247,7 +249,7 @@ def summary_of(team: list[Member], results: list[TrainResult]) -> dict[str, Any]
             "key": member.key,
             "architecture": member.job.config.model.name,
             "seed": member.job.config.train.seed,
-            "cpus": member.job.config.train.cpus_per_worker,
+            "cpus": cpus_of(member, result),
             "train_time_s": result.train_time_s,
             "resumed_from_step": result.resumed_from_step,
             **{name: value for name, value in result.metrics.items() if name == "val_accuracy"},
@@ -261,6 +263,12 @@ def summary_of(team: list[Member], results: list[TrainResult]) -> dict[str, Any]
         "train_time_s": time_s,
         "images_per_s": images / time_s,
     }
+
+
+def cpus_of(member: Member, result: TrainResult) -> int:
+    """The threads of a member: those that it asked for, else as many as the process that trained it had."""
+    threads = result.trained_on.get("threads", "0").split(THEN)[-1]  # not in runs of before it was kept
+    return member.job.config.train.cpus_per_worker or int(threads)
 
 
 def resolve_teachers(team: list[Member]) -> list[Teacher | None]:
@@ -334,6 +342,7 @@ def train_team(
 ) -> list[TrainResult]:  # fmt: skip
     """Train the members that are not trained yet, telling console or log, MLflow and the progress bar of it."""
     latest: dict[int, Progress] = {}
+    status: Status | None = None
     waiting = [place for place, member in enumerate(team) if not (member.folder / "result.json").is_file()]
     num_waiting = len(waiting)
     courses = {
@@ -347,6 +356,7 @@ def train_team(
     bar = ProgressBar(f"training {len(team)} members on {data.info.name}")
 
     def hear(place: int, progress: Progress) -> None:
+        nonlocal status
         courses[place].hear(progress.step, values_of(progress))
         latest[place] = progress
         done, begun = sum(each.step for each in latest.values()), len(latest)
@@ -355,7 +365,8 @@ def train_team(
         active = [each.images_per_s for each in latest.values() if each.step < each.num_steps]
         values = ", ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())
         text = f"{begun} of {num_waiting} members begun; member {place}: {values}"
-        reporter.show(Status("train", done, total, sum(active) or progress.images_per_s, text))
+        status = Status("train", done, total, sum(active) or progress.images_per_s, text)
+        reporter.show(status)
         bar.show(sum(each.step / each.num_steps for each in latest.values()) / num_waiting)
 
     def begin(place: int, step: int) -> None:
@@ -369,6 +380,8 @@ def train_team(
         results = train_members(
             team[0].job.family, runs, data, digest=digest, executor=executor, on_progress=hear, on_start=begin
         )
+    if status is not None and any(results[place].ended_early for place in waiting):
+        reporter.show(replace(status, ended=True))
     for course in courses.values():
         course.end()
     if executor == "ray":
@@ -376,6 +389,9 @@ def train_team(
     for run_id, run, result in zip(run_ids[1:], runs, results, strict=True):
         # a member's loop is that of one process, on Ray too
         steps.log_training(run_id, run.folder, result, "in_process")
+    ends = [f"member {i} {result.ended_early}" for i, result in enumerate(results) if result.ended_early]
+    if ends:
+        registry.set_tags(run_ids[0], {EARLY_TAG: "; ".join(ends)})
     return results
 
 

@@ -82,8 +82,11 @@ def interruptible(
         raise KeyboardInterrupt
 
 
-def resume_command(command: str, key: str, executor: Executor) -> str:
-    """What a person types to go on with a run of `train`, or of another command."""
+def resume_command(command: str, key: str, executor: Executor = "ray") -> str:
+    """What a person types to go on with a run of `train`, or of another command.
+
+    `executor` is of a run that does not keep it itself.
+    """
     return f"./convoy {command} --resume {key}" + ("" if executor == "ray" else f" --executor {executor}")
 
 

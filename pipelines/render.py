@@ -32,6 +32,7 @@ class ConsoleReporter:
         self.task: TaskID | None = None
         self.step = ""
         self.last_s = 0.0
+        self.line = ""  # the last one of progress
 
     def note(self, text: str) -> None:
         with self.lock:
@@ -57,7 +58,7 @@ class ConsoleReporter:
             rate=status.rate,
             text=escape(shown(status.text)),
         )
-        if status.done == status.total:
+        if status.over:
             self.close()
 
     def _open(self, status: Status) -> None:
@@ -71,11 +72,12 @@ class ConsoleReporter:
         self.progress.start()
 
     def _line(self, status: Status) -> None:
-        done = status.done == status.total
-        if not done and status.step == self.step and time.monotonic() - self.last_s < LINE_EVERY_S:
+        if not status.over and status.step == self.step and time.monotonic() - self.last_s < LINE_EVERY_S:
             return
-        self.step, self.last_s = status.step, time.monotonic()
-        self.console.print(escape(shown(str(status))), soft_wrap=True)
+        if status.ended and str(status) == self.line:
+            return
+        self.step, self.last_s, self.line = status.step, time.monotonic(), str(status)
+        self.console.print(escape(shown(self.line)), soft_wrap=True)
 
     def close(self) -> None:
         """Leave the bar as it is and give the line back."""

@@ -32,6 +32,12 @@ class Status:
     images_per_s: float | None
     text: str = ""  # what else there is to say, such as the loss
     unit: str = "images"  # what `images_per_s` counts
+    ended: bool = False  # nothing more will be said of the step, though it may not have reached its total
+
+    @property
+    def over(self) -> bool:
+        """Whether this is the last that is said of the step."""
+        return self.ended or self.done == self.total
 
     def __str__(self) -> str:
         of = "" if self.total is None else f"/{self.total:,}"

@@ -34,6 +34,7 @@ from tasks.gate import GateConfig
 from tasks.lineage import Lineage
 from tasks.reasons import why_skip, why_train
 from tasks.retrainings import Outcome
+from tasks.train import require_same_executor
 
 Approval = Literal["ask", "none", "as_params"]
 FILE = "retrain.json"
@@ -92,12 +93,13 @@ def run_retrain(
             raise ValueError(
                 f"the run {key} is no retraining: go on with it by ./convoy train --resume {key}"
             )
-        training.write_job(job, folder)
+        require_same_executor(folder, executor)  # before anything is written
+        training.write_job(replace(job, executor=executor), folder)
         asked = journal.once("request", lambda: complete(request, family))
         if asked["approval"] == "ask":
             approval.require_somebody()
         reporter = steps.reporter_here()
-        going_on = resume_command("retrain", key, executor)
+        going_on = resume_command("retrain", key)
         reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         try:
             summary = retrain(job, key, folder, journal, asked, reporter, executor)

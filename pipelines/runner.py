@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from data.files import read_object
 from pipelines import server
 from pipelines.engines import start_engines
 from pipelines.environment import STARTED_AT
 from pipelines.families import PIPELINES, Executor, StopAfter, load
 from pipelines.render import ConsoleReporter
 from pipelines.reporting import set_reporter
+from tasks.paths import JOB_FILE, runs
 
 
 def run_flow(
@@ -18,7 +20,7 @@ def run_flow(
     *,
     resume: str | None = None,
     stop_after: StopAfter | None = None,
-    executor: Executor = "ray",
+    executor: Executor | None = None,
     accept: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Run the family's training flow: its summary, with the seconds from the command to the first step.
@@ -26,8 +28,10 @@ def run_flow(
     They are None where the run was trained already.
 
     `resume`, the key of a run, takes the place of family, dataset, recipe, changes and accept. Without `stop_after` it
-    ends where it was to end at first, a new run when everything is done.
+    ends where it was to end at first, a new run when everything is done; without `executor` it is trained where it was
+    begun, a new run on Ray.
     """
+    executor = executor or begun_executor(resume)
     start_engines(executor)
     if resume is not None:
         # Only now, for these imports take seconds that the engines can use.
@@ -44,6 +48,15 @@ def run_flow(
     first_step_at = summary.pop("first_step_at")
     summary["to_first_step_s"] = None if first_step_at is None else first_step_at - STARTED_AT
     return summary
+
+
+def begun_executor(key: str | None) -> Executor:
+    """The executor that a run was begun with; Ray where that is not known. It needs none of the heavy imports."""
+    file = runs() / (key or "") / JOB_FILE
+    if not file.is_file():
+        return "ray"
+    executor: Executor = read_object(file, "start it anew").get("executor", "ray")
+    return executor
 
 
 def call_flow(address: str, *arguments: Any, **options: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ its checkpoint, the MLflow run is the same one, and a model is not registered tw
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,17 @@ class LogReporter:
     def __init__(self) -> None:
         self.logger = get_run_logger()
         self.last_s = -LOG_EVERY_S
+        self.line = ""  # the last one of progress
 
     def note(self, text: str) -> None:
         self.logger.info("%s", shown(text))
 
     def show(self, status: Status) -> None:
-        if time.monotonic() - self.last_s >= LOG_EVERY_S or status.done == status.total:
-            self.last_s = time.monotonic()
-            self.logger.info(str(status))
+        if status.ended and str(status) == self.line:
+            return
+        if time.monotonic() - self.last_s >= LOG_EVERY_S or status.over:
+            self.last_s, self.line = time.monotonic(), str(status)
+            self.logger.info(self.line)
 
 
 def reporter_here() -> Reporter:
@@ -186,11 +190,13 @@ def train_model(
     again = (folder / "history.jsonl").is_file()
     course = Course(run_id, again)
 
+    status: Status | None = None
+
     def hear(progress: Progress) -> None:
+        nonlocal status
         texts = [f"{name} {value:.3f}" for name, value in progress.metrics.items()]
-        reporter.show(
-            Status("train", progress.step, progress.num_steps, progress.images_per_s, ", ".join(texts))
-        )
+        status = Status("train", progress.step, progress.num_steps, progress.images_per_s, ", ".join(texts))
+        reporter.show(status)
         course.hear(progress.step, values_of(progress))
         bar.show(progress.step / progress.num_steps)
         under_way(reporter)
@@ -209,13 +215,15 @@ def train_model(
     def hear_features(done: int, total: int) -> None:
         reporter.show(Status("features", done, total, None))
 
-    going_on = resume_command(command, key, executor)
+    going_on = resume_command(command, key)
     with bar, registry.system_metrics(run_id), interruptible(executor, reporter.note, going_on) as stop:
         result = train(
             family, config, dataset,
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
             on_start=begin, on_features=hear_features, stopping=stop.asked.is_set, weights=weights, teacher=teacher,
         )  # fmt: skip
+    if status is not None and result.ended_early:
+        reporter.show(replace(status, ended=True))
     course.end()
     if executor == "ray":  # known only once Ray is connected, which training does
         tag_cluster(run_id)

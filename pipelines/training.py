@@ -31,10 +31,10 @@ from tasks import registry
 from tasks.cluster import disconnect
 from tasks.cost import Meter, metered
 from tasks.families import FAMILIES
-from tasks.paths import runs
-from tasks.reproduction import JOB_ARTIFACTS, JOB_FILE
+from tasks.paths import JOB_FILE, runs
+from tasks.reproduction import JOB_ARTIFACTS
 from tasks.result import require_same_beginning
-from tasks.train import TrainResult
+from tasks.train import TrainResult, require_same_executor
 
 TRAINED_BEFORE = {"min_workers": 0}  # what runs did of before these parameters were there
 HELD = "data"  # in a run's folder: links to the dataset's files, while they are read
@@ -51,6 +51,7 @@ class Job:
     accept: tuple[str, ...] = ()  # checks of the dataset whose errors are waived
     origin: dict[str, str] = field(default_factory=dict)  # tags that say what chose the parameters
     stop_after: StopAfter = "promote"
+    executor: Executor = "ray"  # where it is trained, at its last attempt
 
 
 def start_job(
@@ -73,6 +74,7 @@ def write_job(job: Job, folder: Path) -> None:
         "accept": job.accept,
         "origin": job.origin,
         "stop_after": job.stop_after,
+        "executor": job.executor,
         "config": job.config.model_dump(mode="json"),
     }
     write_whole(folder / JOB_FILE, json.dumps(values, indent=2) + "\n")
@@ -89,7 +91,8 @@ def read_job(folder: Path) -> Job:
         begun_config(values["family"], values["config"], file),
         tuple(values["accept"]),
         values["origin"],
-        values.get("stop_after", "promote"),  # not in runs of before it was kept
+        values.get("stop_after", "promote"),  # these two are not in runs of before they were kept
+        values.get("executor", "ray"),
     )
 
 
@@ -181,10 +184,12 @@ def run_job(
     folder = run_folder(key)
     with exclusive(folder):
         job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, accept, folder)
-        job = replace(job, stop_after=stop_after)  # a run that goes on may be asked for more
+        require_same_executor(folder, executor)  # before anything is written
+        # a run that goes on may be asked for more
+        job = replace(job, stop_after=stop_after, executor=executor)
         write_job(job, folder)
         reporter = steps.reporter_here()
-        going_on = resume_command("train", key, executor)
+        going_on = resume_command("train", key)
         reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         summary = run_steps(job, key, folder, reporter, executor)
     steps.publish(summary)

@@ -7,6 +7,7 @@ Images of one group (near-duplicates, a person) are drawn together, as the gate 
 Both are 95%.
 """
 
+import re
 import string
 from collections import Counter
 from collections.abc import Sequence
@@ -25,12 +26,13 @@ from tasks.metrics import (
     reliability_in,
 )
 from tasks.pairing import cluster_counts, group_notes
-from tasks.runrecords import Predictions, RunRecord
+from tasks.runrecords import JOINED, Predictions, RunRecord
 
 SEED = "train.seed"
 LETTERS = string.ascii_uppercase  # names of trainings; from the 27th on they are numbers
 CONFIDENCE = 0.95
 NUM_DRAWS, SEED_OF_DRAWS = 2000, 0  # of the bootstrap
+WHOLE = re.compile(r"-?\d+\.0")
 METRICS = ("accuracy", "top5_accuracy", "macro_f1", "nll", "brier", "ece")
 PAIRED = ("accuracy", "macro_f1", "nll", "brier", "ece")
 
@@ -185,9 +187,16 @@ def telling(groups: Sequence[Group]) -> dict[str, list[str]]:
     """The parameters that are not the same in all trainings, with the value in each; of one, its dataset and model."""
     parameters = [{**group.runs[0].parameters, "data": group.runs[0].digest[:8]} for group in groups]
     keys = sorted({name for values in parameters for name in values} - {SEED})
-    columns = {key: [values.get(key, "-") for values in parameters] for key in keys}
+    columns = {key: [without_zero(values.get(key, "-")) for values in parameters] for key in keys}
     different = {key: values for key, values in columns.items() if len(set(values)) > 1}
     return different or {key: columns[key] for key in ("dataset", "model.name")}
+
+
+def without_zero(value: str) -> str:
+    """A parameter's value; whole numbers as whole ones, 15 for 15.0, of an ensemble's members each."""
+    return JOINED.join(
+        part.removesuffix(".0") if WHOLE.fullmatch(part) else part for part in value.split(JOINED)
+    )
 
 
 def describe(group: Group) -> dict[str, Any]:
@@ -197,6 +206,7 @@ def describe(group: Group) -> dict[str, Any]:
         "training": group.name,
         "seeds": [run.seed for run in group.runs],
         "runs": [run.key for run in group.runs],
+        "ended_early": [run.ended_early for run in group.runs],
         "cost": [
             {"seed": run.seed, "input_wait": run.input_wait, **(asdict(run.cost) if run.cost else {})}
             for run in group.runs
@@ -207,6 +217,16 @@ def describe(group: Group) -> dict[str, Any]:
             for values in [[run.metrics[name] for run in group.runs]]
         },
     }
+
+
+def early_ends(documents: Sequence[dict[str, Any]]) -> list[str]:
+    """Why runs of each training, of `describe`, ended before their epochs were over, "-" where none did; [] if none."""
+    told = []
+    for each in documents:
+        ends = [(seed, why) for seed, why in zip(each["seeds"], each["ended_early"], strict=True) if why]
+        several = len(each["seeds"]) > 1
+        told.append("; ".join(f"seed {seed} {why}" if several else why for seed, why in ends) or "-")
+    return told if set(told) != {"-"} else []
 
 
 def compare_pair(

@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tasks.compare import Group
+from tasks.compare import Group, early_ends
 from tasks.evaluationpage import png, shown
 from tasks.figures import save_figure
 from tasks.page import COLOURS, document, escape, table
@@ -42,12 +42,16 @@ def compare_page(
 ) -> str:  # fmt: skip
     """The page; what the command prints is in it too."""
     names = [group.name for group in groups]
+    ends = early_ends(documents)
     courses = [Course(group.name, read_curves(group.runs[0])) for group in groups]
     return document(
         f"Compare {', '.join(names)}",
         f"<h1>{escape(' and '.join(names))} compared</h1>",
         "".join(f'<p class="quiet">{escape(note)}</p>' for note in notes),
         "<h2>Trainings</h2>" + table(("training", "seeds", "runs"), about(documents)),
+        "<h2>Ended early</h2>" + table(("training", "why"), list(zip(names, ends, strict=True)))
+        if ends
+        else "",
         "<h2>What differs</h2>"
         + table(("parameter", *names), [(key, *row) for key, row in parameters.items()]),
         "<h2>On the test split</h2>" + table(("metric", *names), metric_rows(documents)),

@@ -208,7 +208,8 @@ def fit(
             family.judge(means, step, plan.num_steps, config)
             metrics.update(means)
             images_per_s = rate * plan.batch_size / plan.num_parts
-            report(images_per_s)
+            if not last:  # which is told with its validation, below
+                report(images_per_s)
         every = train.validate_every_epochs * plan.steps_per_epoch
         validated = bool(last or (every and step % every == 0))
         if session.rank == 0 and validated:

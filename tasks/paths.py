@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+JOB_FILE = "job.json"  # in a run's folder: what it was begun with
 DEFAULT_GALLERY = "default"  # the name of the one that is meant where none is named
 
 

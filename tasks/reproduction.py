@@ -21,11 +21,11 @@ from tasks import registry, versioning
 from tasks.lineage import git, has_commit
 from tasks.machine import NAMES, differences
 from tasks.modelfile import load_card, model_files
+from tasks.paths import JOB_FILE
 from tasks.result import read_result
 from tasks.runrecords import MEMBERS_TAG, TESTED, fetched, find_run
 from tasks.weights import PACKAGE, SUFFIXES
 
-JOB_FILE = "job.json"
 JOB_ARTIFACTS = "job"  # where in a run's artifacts
 REPORTS, REPORT_TAG = "reproduced", "reproduced"
 TIMED = ("_per_s", "_ms", "_mb", "_s")  # ends of the names of what the clock measures

@@ -26,6 +26,7 @@ from tasks.registry import end_run, run_with_key
 SEARCHES = "convoy/searches"  # the experiment of searches, and of their trials
 FAMILY_TAG = "convoy.family"  # of a search: its experiment is that of all families
 TESTED = "test."  # before the names of the metrics of a run's test
+EARLY_TAG = "trained.ended_early"  # see tasks.result
 PREDICTIONS = "evaluation/predictions.parquet"
 # families whose tests keep probabilities of classes
 Compared = Literal["classification", "signals", "volumes"]
@@ -49,6 +50,7 @@ class RunRecord:
     input_wait: float | None  # share of its training in which it waited for pictures
     digest: str  # DVC's, of the dataset
     commit: str  # of the code; "" if not known, with a "+" where files differed from it
+    ended_early: str  # why its training ended before its epochs were over; "" where it did not
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -250,6 +252,7 @@ def _record(run: Run) -> RunRecord:
         input_wait=run.data.metrics.get(WAITED),
         digest=tags.get("dvc.digest", ""),
         commit=commit,
+        ended_early=tags.get(EARLY_TAG, ""),
     )
 
 

@@ -80,7 +80,8 @@ def why_early(train: TrainConfig, step: int, num_steps: int, steps_per_epoch: in
         return ""
     epoch = 10 * step // steps_per_epoch / 10  # rounded down, so that it is never the last one
     spent = 0 < train.time_budget_s <= spent_s
-    by = f"time budget of {train.time_budget_s:g} s" if spent else f"patience of {train.patience} validations"
+    patience = f"{train.patience} validation{'s' * (train.patience != 1)}"
+    by = f"time budget of {train.time_budget_s:g} s" if spent else f"patience of {patience}"
     return f"by its {by}, at epoch {epoch:g} of {train.epochs:g}"
 
 

@@ -63,11 +63,7 @@ def train(
     if (folder / "result.json").is_file():
         return read_result(folder)
     layout = begin_run(family_name, config, dataset, folder, digest, weights, teacher)
-    other: Executor = "in_process" if executor == "ray" else "ray"
-    if any((folder / CHECKPOINTS[other]).glob("*")):
-        raise ValueError(
-            f"run {folder.name} was begun with executor {other}; go on with it: --executor {other}"
-        )
+    require_same_executor(folder, executor)
     listener = Listener(folder, on_progress, on_start, stopping, on_features)
     fit_somewhere = on_ray() if executor == "ray" else fit_in_process
     threads = torch.get_num_threads()
@@ -79,6 +75,15 @@ def train(
         listener.close()
         raise Interrupted(state["step"])
     return keep(family_name, config, dataset, folder, key, digest, state, listener, weights, teacher)
+
+
+def require_same_executor(folder: Path, executor: Executor) -> None:
+    """Raise ValueError if a run is to go on whose checkpoints are of the other executor."""
+    other: Executor = "in_process" if executor == "ray" else "ray"
+    if not (folder / "result.json").is_file() and any((folder / CHECKPOINTS[other]).glob("*")):
+        raise ValueError(
+            f"run {folder.name} was begun with executor {other}; go on with it: --executor {other}"
+        )
 
 
 def begin_run(

@@ -13,8 +13,9 @@ import tasks.compare
 from data.dataset import Dataset
 from pipelines import commands_compare
 from tasks import registry
+from tasks.compare import without_zero
 from tasks.evaluate import evaluate
-from tasks.runrecords import MEMBERS_TAG, PARENT_TAG, Predictions, RunRecord, read_predictions
+from tasks.runrecords import EARLY_TAG, MEMBERS_TAG, PARENT_TAG, Predictions, RunRecord, read_predictions
 from tasks.settings import EvaluateConfig
 from tests.conftest import Run
 from tests.handmade import write_dataset, write_model
@@ -121,6 +122,34 @@ def test_the_table_of_costs_says_which_run_is_which_training(tested: Tested, run
     assert code == 0
     costs = [line.split() for line in out.splitlines() if "timed-run" in line]
     assert costs == [["A", untimed, "0", "-", "-", "-", "-"], ["B", timed, "0", "-", "-", "-", "6.2%"]]
+
+
+def test_a_training_that_ended_early_says_so_in_a_row_the_document_and_the_page(
+    tested: Tested, run: Run, tmp_path: Path
+) -> None:
+    why = "by its time budget of 5 s, at epoch 3.4 of 400"
+    keys = [
+        tested("whole", 0, 0.3, data="early"),
+        tested("cut", 0, 0.6, data="early", tags={EARLY_TAG: why}),
+        tested("cut-again", 1, 0.6, data="early"),
+    ]
+    page = tmp_path / "page.html"
+    code, out, _ = run("compare", *keys, "--html", str(page))
+    (row,) = [line for line in out.splitlines() if "ended early" in line]
+    assert code == 0 and row.split() == ["ended", "early", "-", "seed", "0", *why.split()]
+    assert f"<td>A</td><td>-</td></tr><tr><td>B</td><td>seed 0 {why}</td>" in page.read_text()
+    trainings = json.loads(run("compare", *keys, "--json")[1])["trainings"]
+    assert [training["ended_early"] for training in trainings] == [[""], [why, ""]]
+    assert "ended early" not in run("compare", keys[0], keys[2], "--html", str(page))[1]
+    assert "nded early" not in page.read_text()
+
+
+def test_whole_numbers_of_parameters_have_no_fraction(tested: Tested, run: Run) -> None:
+    keys = [tested(f"lr-{lr}", 0, lr, data="rates") for lr in (15.0, 0.5)]
+    assert json.loads(run("compare", *keys, "--json")[1])["parameters"] == {"optim.lr": ["15", "0.5"]}
+    assert [without_zero(value) for value in ("3.0 | 400.0", "v1.0", "1.05", "-2.0")] == [
+        "3 | 400", "v1.0", "1.05", "-2"
+    ]  # fmt: skip
 
 
 def test_one_run_against_another_is_tested_by_mcnemar(keys: list[str], run: Run) -> None:

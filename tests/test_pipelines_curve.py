@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
 from pipelines import curve as flows
-from pipelines.commands_curve import points_table
+from pipelines.commands_curve import about, points_table
 from pipelines.curve import learning_curve
 from pipelines.reporting import set_reporter
 from tasks.paths import runs, store
@@ -64,6 +64,8 @@ def test_a_curve_leaves_its_files_a_record_and_a_table(
     assert {file.path for file in connect().list_artifacts(summary["mlflow_run"], "curve")} == {
         "curve/cells.csv", "curve/curve.json", "curve/curve.png",
     }  # fmt: skip
+    assert "note" not in about({**summary, "notes": []})
+    assert about({**summary, "notes": ["a", "b"]})["note"] == "a; b"
     columns = [str(column.header) for column in points_table(summary).columns]
     assert columns == ["a class", "pictures", "head", "scratch", "best"]
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from data.dataset import Dataset
 from pipelines import ensemble, steps
 from pipelines.classification import train_classifier
+from pipelines.commands_ensemble import summary_views
 from pipelines.ensemble import Member, summary_of, train_ensemble
 from pipelines.members import plan_members
 from pipelines.parameters import AUTO
+from pipelines.render import emit
 from pipelines.reporting import set_reporter
 from pipelines.training import read_job, run_folder
 from tasks import modellist, registry
@@ -62,6 +65,21 @@ def test_a_member_that_ended_before_its_epochs_says_so_in_its_row(finished: dict
     why = "by its time budget of 600 s, at epoch 4.2 of 5"
     rows = summary_of(team, [*whole[:2], replace(whole[2], ended_early=why)])["members"]
     assert [row["ended_early"] for row in rows] == ["", "", why]
+
+
+def test_an_ensemble_in_process_says_so_and_which_members_ended_early(
+    listener: Listener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"train": {"epochs": 1000.0, "time_budget_s": 0.3, "cpus_per_worker": 0}}
+    summary = train_ensemble("digits", members=2, changes=changes, stop_after="train", executor="in_process")
+    assert [row["cpus"] for row in summary["members"]] == [torch.get_num_threads()] * 2
+    last = [status for status in listener.statuses if status.step == "train"][-1]
+    assert last.ended and last.done == summary["num_steps"]
+    (record,) = runs_with_key(summary["key"])
+    ends = [f"member {i} {row['ended_early']}" for i, row in enumerate(summary["members"])]
+    assert record.data.tags["trained.ended_early"] == "; ".join(ends)
+    emit(summary, summary_views(summary, "in_process"), as_json=False)
+    assert "summed over members that ran one after the other" in " ".join(capsys.readouterr().out.split())
 
 
 def test_members_take_the_networks_in_turn_and_a_seed_each(finished: dict[str, Any]) -> None:

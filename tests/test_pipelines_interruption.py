@@ -131,8 +131,10 @@ def test_a_training_that_nobody_stops_says_nothing(notes: list[str]) -> None:
 
 
 def test_the_command_that_goes_on_names_the_executor_where_it_must() -> None:
-    assert resume_command("train", "k", "ray") == "./convoy train --resume k"
-    assert resume_command("train", "k", "in_process") == "./convoy train --resume k --executor in_process"
+    assert resume_command("train", "k") == "./convoy train --resume k"
+    assert (
+        resume_command("ensemble", "k", "in_process") == "./convoy ensemble --resume k --executor in_process"
+    )
 
 
 def test_signals_wait_while_a_stopped_run_is_put_in_order() -> None:

@@ -27,7 +27,7 @@ from pipelines.parameters import (
 )
 from pipelines.training import Job, read_job, write_job
 from tasks.families import FAMILIES
-from tasks.reproduction import JOB_FILE
+from tasks.paths import JOB_FILE
 
 KEYS = st.text("abcdefghij_", min_size=1, max_size=6)
 VALUES = st.one_of(

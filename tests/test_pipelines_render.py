@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,19 @@ def test_progress_goes_to_stderr_a_line_now_and_then(capsys: pytest.CaptureFixtu
     assert err.splitlines() == [
         "train 1/100, 1,234 images/s, loss 0.3", "train 100/100, 1,234 images/s, loss 0.3", "a note"
     ]  # fmt: skip
+
+
+def test_the_last_that_is_said_of_a_step_that_ends_early_is_shown_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reporter = ConsoleReporter()
+    for done in (11, 40, 66):
+        status = Status("train", done, 7600, 1234.5, "val_accuracy 0.9")
+        reporter.show(status)
+    for _ in range(2):
+        reporter.show(replace(status, ended=True))
+    line = "train {}/7,600, 1,234 images/s, val_accuracy 0.9"
+    assert capsys.readouterr().err.splitlines() == [line.format(11), line.format(66)]
 
 
 def test_speed_is_told_in_its_unit() -> None:

@@ -150,6 +150,7 @@ def test_progress_is_told_to_the_end_of_each_step(listener: Listener) -> None:
     assert summary["version"] == 0
     last = {status.step: status for status in listener.statuses}
     assert last["train"].done == last["train"].total == summary["num_steps"]
+    assert [status.over for status in listener.statuses if status.step == "train"].count(True) == 1
     assert last["evaluate"].done == last["evaluate"].total
     assert f"--resume {summary['key']}" in listener.notes[0]
 
@@ -168,10 +169,12 @@ def test_a_run_that_goes_on_ends_where_it_was_to_end(run: Run, monkeypatch: pyte
 
 
 def test_a_run_that_its_time_budget_ended_says_so(
-    prefect_api: str, capsys: pytest.CaptureFixture[str]
+    prefect_api: str, capsys: pytest.CaptureFixture[str], listener: Listener
 ) -> None:
     changes = {"train": {"epochs": 1000.0, "time_budget_s": 0.5}}
     summary = train_classifier("digits", changes=changes, stop_after="train", executor="in_process")
+    last = [status for status in listener.statuses if status.step == "train"][-1]
+    assert last.ended and last.done == summary["num_steps"] and "val_accuracy" in last.text
     why = summary["ended_early"]
     assert re.fullmatch(r"by its time budget of 0\.5 s, at epoch [\d.]+ of 1000", why)
     (run,) = runs_with_key(summary["key"])
@@ -272,6 +275,36 @@ def test_a_stopped_run_is_killed_and_resumes_by_its_own_parameters(monkeypatch: 
 
     again = train_classifier("digits", resume=key, stop_after="train", executor="in_process")
     assert again["first_step_at"] is None  # it was trained already, and took none
+
+
+def test_a_run_goes_on_where_it_was_begun_and_another_executor_leaves_its_record_alone(
+    listener: Listener, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = steps.train
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            steps, "train", lambda *words, **options: train(*words, **options | {"stopping": lambda: True})
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier("digits", changes=QUICK, stop_after="train", executor="in_process")
+    key = newest_key()
+    assert listener.notes[0].endswith(f"if cut off: ./convoy train --resume {key}")
+    assert any((run_folder(key) / "checkpoints").iterdir())
+
+    started: list[str] = []
+    monkeypatch.setattr("pipelines.runner.start_engines", started.append)
+    monkeypatch.setattr("pipelines.server.wait", lambda: None)
+    monkeypatch.setattr(training, "start_ray", lambda: None)
+    code, _, err = run("train", "--resume", key, "--executor", "ray")
+    assert code == 2 and f"run {key} was begun with executor in_process; go on with it" in err
+    (record,) = runs_with_key(key)
+    assert record.info.status == "KILLED"
+
+    code, out, err = run("train", "--resume", key, "--json")
+    assert code == 0, err
+    assert started == ["ray", "in_process"]
+    assert json.loads(out)["resumed_from_step"] > 0
+    assert status_of(json.loads(out)["mlflow_run"]) == "FINISHED"
 
 
 def test_a_dataset_that_was_changed_is_refused_before_training(digits: Dataset) -> None:

@@ -65,17 +65,20 @@ def test_two_ranks_with_clocks_of_their_own_stop_at_the_first_ones_word(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("step", "spent_s", "why"),
+    ("step", "spent_s", "patience", "why"),
     [
-        (90, 600.0, ""),
-        (89, 600.0, "by its time budget of 600 s, at epoch 4.9 of 5"),
-        (75, 601.2, "by its time budget of 600 s, at epoch 4.1 of 5"),
-        (1, 600.0, "by its time budget of 600 s, at epoch 0 of 5"),
-        (36, 599.0, "by its patience of 2 validations, at epoch 2 of 5"),
+        (90, 600.0, 2, ""),
+        (89, 600.0, 2, "by its time budget of 600 s, at epoch 4.9 of 5"),
+        (75, 601.2, 2, "by its time budget of 600 s, at epoch 4.1 of 5"),
+        (1, 600.0, 2, "by its time budget of 600 s, at epoch 0 of 5"),
+        (36, 599.0, 2, "by its patience of 2 validations, at epoch 2 of 5"),
+        (36, 599.0, 1, "by its patience of 1 validation, at epoch 2 of 5"),
     ],
 )
-def test_a_run_knows_why_it_ended_before_its_epochs_were_over(step: int, spent_s: float, why: str) -> None:
-    changes = {"epochs": 5.0, "time_budget_s": 600.0, "patience": 2, "validate_every_epochs": 1}
+def test_a_run_knows_why_it_ended_before_its_epochs_were_over(
+    step: int, spent_s: float, patience: int, why: str
+) -> None:
+    changes = {"epochs": 5.0, "time_budget_s": 600.0, "patience": patience, "validate_every_epochs": 1}
     train = TrainConfig.parse({**SMALL["train"], **changes}, "train")
     assert why_early(train, step, 90, 18, spent_s) == why
 
