@@ -43,13 +43,15 @@ from tasks.distil import Teacher
 from tasks.lineage import Lineage
 from tasks.result import require_same_beginning
 from tasks.runrecords import FAMILY_TAG, SEARCHES, recorded_cost
-from tasks.space import SearchConfig, Space, changed, parse_space
+from tasks.space import SearchConfig, SearchMetric, Space, changed, parse_space
 from tasks.transfer import Weights
 
 if TYPE_CHECKING:  # Ray Tune and Optuna take three seconds to import
     from tasks.study import Report, Study, Trial
 
 SECTION, JOB_FILE = "search", "search-job.json"
+# beside the loss, in a validation; all other families measure an accuracy
+MEASURED: dict[str, tuple[SearchMetric, ...]] = {"detection": ("val_ap",), "landmarks": (), "style": ()}
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,22 @@ def job_of(
     """The complete parameters; raises ValueError for those that are unknown, out of range, or not to be searched."""
     config = configuration(family, dataset, recipe, changes)
     parse_space(space, config)
+    plan = section(SECTION, SearchConfig, search)
+    require_measured(family, plan.metric)
     return SearchJob(
-        family, dataset, choose_recipe(family, dataset, recipe), config, tuple(space),
-        section(SECTION, SearchConfig, search), parse_accepted(accept), stop_after,
+        family, dataset, choose_recipe(family, dataset, recipe), config, tuple(space), plan,
+        parse_accepted(accept), stop_after,
     )  # fmt: skip
+
+
+def require_measured(family: str, metric: SearchMetric) -> None:
+    """Raise ValueError for a metric that a validation of the family does not give: each trial would end by it."""
+    measured = ("val_loss", *MEASURED.get(family, ("val_accuracy",)))
+    if metric not in measured:
+        raise ValueError(
+            f"search.metric (={metric}) is not measured in a validation of {family}: give --metric "
+            f"{' or '.join(measured)}"
+        )
 
 
 def write_job(job: SearchJob, folder: Path) -> None:

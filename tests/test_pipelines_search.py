@@ -21,12 +21,14 @@ from pipelines.classification import search_classifier
 from pipelines.commands_search import trials_table
 from pipelines.families import PIPELINES
 from pipelines.reporting import set_reporter
+from pipelines.search import require_measured
 from pipelines.training import read_job
 from tasks.cluster import disconnect
 from tasks.cost import Cost, cost_of
 from tasks.paths import ROOT, runs
 from tasks.recordstore import connect
 from tasks.runrecords import SEARCHES, costs_until
+from tasks.space import SearchMetric
 from tests.conftest import Run
 from tests.test_pipelines_training import Listener
 from tests.tiny import TINY
@@ -177,6 +179,23 @@ def test_what_cannot_be_searched_is_refused_before_anything_starts(
     assert digits.info.name == "digits"
     code, out, err = run("search", *arguments)
     assert code == 2 and message in err and not out
+
+
+@pytest.mark.parametrize(
+    ("family", "metric", "fitting"),
+    [
+        ("detection", "val_accuracy", "val_loss or val_ap"),
+        ("landmarks", "val_accuracy", "val_loss"),
+        ("style", "val_ap", "val_loss"),
+        ("classification", "val_ap", "val_loss or val_accuracy"),
+    ],
+)
+def test_a_metric_that_no_validation_measures_is_refused(
+    family: str, metric: SearchMetric, fitting: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"search\.metric \(={metric}\) is not .* {family}: .* {fitting}$"):
+        require_measured(family, metric)
+    require_measured(family, "val_loss")
 
 
 def test_each_family_has_a_deployment_of_its_search() -> None:
