@@ -6,5 +6,5 @@
 from pipelines.familyflows import retraining_flow, search_flow, training_flow
 
 train_detector = training_flow("detection", "detector", "a detector")
-search_detector = search_flow("detection", "detector", "a detector", {"metric": "val_ap"})
+search_detector = search_flow("detection", "detector", "a detector")
 retrain_detector = retraining_flow("detection", "detector", "a detector")

@@ -6,5 +6,5 @@
 from pipelines.familyflows import retraining_flow, search_flow, training_flow
 
 train_faces = training_flow("faces", "faces", "an embedder of faces")
-search_faces = search_flow("faces", "faces", "an embedder of faces", {"metric": "val_loss"})
+search_faces = search_flow("faces", "faces", "an embedder of faces")
 retrain_faces = retraining_flow("faces", "faces", "an embedder of faces")

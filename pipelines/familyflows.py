@@ -89,10 +89,8 @@ def training_flow(family: str, noun: str, model: str) -> Flow[..., dict[str, Any
     return named_flow(train, family, "train", noun, TRAIN_HELP.format(model=model))
 
 
-def search_flow(
-    family: str, noun: str, model: str, defaults: dict[str, Any] | None = None
-) -> Flow[..., dict[str, Any]]:
-    """The flow `search-<noun>` of a family; `defaults` differ from params.yaml's section for this family."""
+def search_flow(family: str, noun: str, model: str) -> Flow[..., dict[str, Any]]:
+    """The flow `search-<noun>` of a family."""
 
     def search_parameters(
         dataset: str,
@@ -110,7 +108,7 @@ def search_flow(
             space,
             recipe,
             changes or {},
-            {**(defaults or {}), **(search or {})},
+            search or {},
             stop_after=stop_after,
             resume=resume,
             accept=accept,

@@ -6,5 +6,5 @@
 from pipelines.familyflows import retraining_flow, search_flow, training_flow
 
 train_landmarks = training_flow("landmarks", "landmarks", "a network for landmarks")
-search_landmarks = search_flow("landmarks", "landmarks", "a network for landmarks", {"metric": "val_loss"})
+search_landmarks = search_flow("landmarks", "landmarks", "a network for landmarks")
 retrain_landmarks = retraining_flow("landmarks", "landmarks", "a network for landmarks")

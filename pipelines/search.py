@@ -26,7 +26,7 @@ from pipelines.course import Course
 from pipelines.engines import start_ray
 from pipelines.families import SearchStop, StopAfter
 from pipelines.interruption import interruptible, resume_command, undisturbed
-from pipelines.parameters import choose_recipe, flatten, section
+from pipelines.parameters import choose_recipe, flatten, merge, section
 from pipelines.reporting import Reporter, Status
 from pipelines.training import (
     HELD,
@@ -50,8 +50,13 @@ if TYPE_CHECKING:  # Ray Tune and Optuna take three seconds to import
     from tasks.study import Report, Study, Trial
 
 SECTION, JOB_FILE = "search", "search-job.json"
-# beside the loss, in a validation; all other families measure an accuracy
-MEASURED: dict[str, tuple[SearchMetric, ...]] = {"detection": ("val_ap",), "landmarks": (), "style": ()}
+# in a validation, and first what a search of the family goes by; the others as params.yaml has it
+MEASURED: dict[str, tuple[SearchMetric, ...]] = {
+    "detection": ("val_ap", "val_loss"),
+    "faces": ("val_loss", "val_accuracy"),
+    "landmarks": ("val_loss",),
+    "style": ("val_loss",),
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ def job_of(
     """The complete parameters; raises ValueError for those that are unknown, out of range, or not to be searched."""
     config = configuration(family, dataset, recipe, changes)
     parse_space(space, config)
-    plan = section(SECTION, SearchConfig, search)
+    own = {"metric": MEASURED[family][0]} if family in MEASURED else {}
+    plan = section(SECTION, SearchConfig, merge(own, search))
     require_measured(family, plan.metric)
     return SearchJob(
         family, dataset, choose_recipe(family, dataset, recipe), config, tuple(space), plan,
@@ -121,7 +127,7 @@ def job_of(
 
 def require_measured(family: str, metric: SearchMetric) -> None:
     """Raise ValueError for a metric that a validation of the family does not give: each trial would end by it."""
-    measured = ("val_loss", *MEASURED.get(family, ("val_accuracy",)))
+    measured = MEASURED.get(family, ("val_accuracy", "val_loss"))
     if metric not in measured:
         raise ValueError(
             f"search.metric (={metric}) is not measured in a validation of {family}: give --metric "

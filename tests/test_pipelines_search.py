@@ -184,10 +184,10 @@ def test_what_cannot_be_searched_is_refused_before_anything_starts(
 @pytest.mark.parametrize(
     ("family", "metric", "fitting"),
     [
-        ("detection", "val_accuracy", "val_loss or val_ap"),
+        ("detection", "val_accuracy", "val_ap or val_loss"),
         ("landmarks", "val_accuracy", "val_loss"),
         ("style", "val_ap", "val_loss"),
-        ("classification", "val_ap", "val_loss or val_accuracy"),
+        ("classification", "val_ap", "val_accuracy or val_loss"),
     ],
 )
 def test_a_metric_that_no_validation_measures_is_refused(
