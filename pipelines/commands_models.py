@@ -94,9 +94,7 @@ def evaluate(
             tested.report.write(out)
     document = {**tested.document(), **tested.report.document(), "out": out}
     tables = tested.report.tables(f"{tested.dataset}, {split}")
-    written = (
-        [f"wrote {out / 'report.html'}, and its tables, figures and predictions beside it"] if out else []
-    )
+    written = [f"wrote {about_report(out)}"] if out else []
     emit(document, [*(table(*with_intervals(each)) for each in tables), *written], as_json)
 
 

@@ -21,7 +21,7 @@ from data.dataset import Dataset
 from models.signals import least_length
 from pipelines import commands, fulldisk
 from pipelines.commands import Stopped, first_line, raise_stopped
-from pipelines.commands_models import CATALOGUES
+from pipelines.commands_models import CATALOGUES, about_report
 from pipelines.options import quiet_stdout
 from tasks import ledger, registry
 from tasks.paths import ROOT, runs, store
@@ -547,6 +547,12 @@ def test_gpus_that_this_machine_lacks_are_refused_before_a_run_begins(
 def test_a_pattern_that_matches_nothing_is_called_one(run: Run, model: Path) -> None:
     code, _out, err = run("predict", str(model), "new/*.jpg")
     assert code == 2 and "nothing matches the pattern" in err
+
+
+def test_of_a_report_without_a_page_its_folder_is_told(tmp_path: Path) -> None:
+    assert about_report(tmp_path) == str(tmp_path)
+    (tmp_path / "report.html").write_text("")
+    assert about_report(tmp_path).startswith(f"{tmp_path}/report.html, ")
 
 
 def test_a_report_goes_into_a_folder_of_its_own(run: Run, model: Path, tmp_path: Path) -> None:
