@@ -88,11 +88,11 @@ def piped(executor: Any) -> Callable[[Any, Dataset], float]:
             on_progress=lambda progress: seen.append((progress.step, progress.time_s)),
         )  # fmt: skip
         shutil.rmtree(folder)
-        steps = dict(reversed(seen))  # the first message of each step: validation comes after it
-        first = min(step for step in steps if step >= WARM_UP_STEPS)
-        last = max(steps)
+        *steps, _last = seen  # the last step is told with its validation, which is no part of the pace
+        first = min(step for step, _time_s in steps if step >= WARM_UP_STEPS)
+        last = max(step for step, _time_s in steps)
         batch_size = min(config.train.batch_size, dataset.info.num_images("train"))
-        return (last - first) * batch_size / (steps[last] - steps[first])
+        return (last - first) * batch_size / (dict(steps)[last] - dict(steps)[first])
 
     return run
 
