@@ -1,11 +1,13 @@
 """What R-CNN, Fast R-CNN and Faster R-CNN cost a picture, and where: proposals, network, and the rest (suppression).
 
     PYTHONPATH=. .venv/bin/python benchmarks/rcnn.py [--pictures 2] [--side-px 640] [--body resnet18] [--crop-px 224]
+        [--crops-per-pass 64]
     PYTHONPATH=. .venv/bin/python benchmarks/rcnn.py --dataset NAME [--split test] [--pictures 80] --models MODEL …
 
 By default all have the same body, the same heads and random weights, and the pictures are photographs that
-scikit-image ships, or the first of a dataset's split. R-CNN runs the body on 2,000 crops: two minutes a picture on two
-cores at the paper's 224 pixels, `--crop-px 96` takes a quarter of it. The time does not depend on the weights but for
+scikit-image ships, or the first of a dataset's split. R-CNN runs the body on 2,000 crops, by default 64 a pass: two
+minutes a picture on two cores at the paper's 224 pixels, `--crop-px 96` takes a quarter of it; `--crops-per-pass 1` is
+one at a time, as it is taught. The time does not depend on the weights but for
 the last suppression. With `--models` they are trained ones (registered names, run keys, folders), each at the size
 that it was trained at, and AP and AP50 of the pictures are shown. The median picture counts. Each model's line comes
 once it is measured.
@@ -27,7 +29,7 @@ from data.detection import COLUMNS, DetectionInput, Scenes, Truths, decode_rows
 from data.samples import read_photo
 from models.detector import Finding, Found
 from models.fasterrcnn import fasterrcnn_resnet18_fpn
-from models.rcnn import FastRcnn, Rcnn
+from models.rcnn import CROPS_PER_PASS, FastRcnn, Rcnn
 from models.roiheads import RegionDetector
 from tasks.card import Preprocessing
 from tasks.detection import detections_of, objects_of
@@ -152,6 +154,7 @@ def main() -> None:
     parser.add_argument("--side-px", type=int, default=640)
     parser.add_argument("--body", default="resnet18")
     parser.add_argument("--crop-px", type=int, default=224, help="side that R-CNN warps proposals to")
+    parser.add_argument("--crops-per-pass", type=int, default=CROPS_PER_PASS, help="of R-CNN")
     parser.add_argument("--dataset", default="")
     parser.add_argument("--split", default="val", choices=SPLITS)
     parser.add_argument("--models", nargs="*", default=[], metavar="MODEL", help="trained; needs --dataset")
@@ -172,6 +175,8 @@ def main() -> None:
     )
     print(f"{'':24}" + "".join(f"{name:>14}" for name in COLUMNS_SHOWN), flush=True)
     for subject in list(subjects):  # all of them first: a name that there is not shows at once
+        if isinstance(subject.model, Rcnn):
+            subject.model.regions_per_pass = given.crops_per_pass
         cells = measured(subject)
         print(f"{subject.name:24}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
 
