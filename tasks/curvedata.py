@@ -115,8 +115,12 @@ def decode_pictures(
 class Materials:
     """What cells are trained on, each made when the first cell asks for it: features of a stage, or pictures."""
 
-    def __init__(self, dataset: Dataset, weights: Weights, needed: np.ndarray, where: Place) -> None:
+    def __init__(
+        self, dataset: Dataset, weights: Weights, needed: np.ndarray, where: Place,
+        on_features: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
         self.dataset, self.weights, self.needed, self.where = dataset, weights, needed, where
+        self.on_features = on_features
         self.made: dict[tuple[bool, int], tuple[Any, Any]] = {}
 
     def of(self, config: ClassificationConfig, rows: np.ndarray) -> tuple[np.ndarray, Any, Any]:
@@ -124,10 +128,13 @@ class Materials:
         cached = caches(config)
         key = (cached, config.transfer.num_stages if cached else 0)
         if key not in self.made:
+            where = self.where
             arrays = (
-                cached_features(self.dataset, config, self.weights, self.where.compute, self.where.num_parts)
+                cached_features(
+                    self.dataset, config, self.weights, where.compute, where.num_parts, self.on_features
+                )
                 if cached
-                else decode_pictures(self.dataset, config, self.needed, self.where)
+                else decode_pictures(self.dataset, config, self.needed, where)
             )
             self.made[key] = self.where.share(arrays["train"]), self.where.share(arrays["val"])
         places = rows if cached else np.searchsorted(self.needed, rows)
