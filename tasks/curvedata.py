@@ -15,7 +15,7 @@ import torch
 from data.dataset import Dataset, DatasetInfo, Split
 from data.stream import RowReader
 from tasks.batches import Job, join_arrays
-from tasks.calls import call_each, compute_features, share
+from tasks.calls import call_each, compute_features, gpus_of_call, share
 from tasks.classification import ClassificationConfig
 from tasks.cluster import cluster_info, connect, require_resources
 from tasks.families import FAMILIES, Family
@@ -37,6 +37,7 @@ class Place:
     share: Callable[[Any], Any]
     compute: Compute
     num_parts: int
+    gpus: int  # to ask for with a call that runs on a GPU where there is one
 
 
 def here() -> Place:
@@ -53,13 +54,13 @@ def here() -> Place:
         finally:
             torch.set_num_threads(own_threads)
 
-    return Place(each, lambda value: value, compute_here, 1)
+    return Place(each, lambda value: value, compute_here, 1, 0)
 
 
 def everywhere() -> Place:
     """On Ray, with one thread a call."""
     connect()
-    return Place(call_each, share, compute_features, cluster_info().num_cpus)
+    return Place(call_each, share, compute_features, cluster_info().num_cpus, gpus_of_call())
 
 
 def on_ray(settings: TrainConfig) -> Place:
