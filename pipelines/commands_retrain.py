@@ -72,7 +72,8 @@ def retrain(
         choose_recipe(family, dataset, recipe)
     with quiet_stdout(as_json):
         options = {"recipe": recipe, "changes": nested or None, "refresh": refresh, "force": force,
-                   "gate": gate or None, "resume": resume, "executor": executor, "accept": accepted}  # fmt: skip
+                   "gate": gate or None, "resume": resume, "executor": executor or "auto",
+                   "accept": accepted}  # fmt: skip
         summary = run(family, dataset, approve, options)
     emit(summary, views(summary), as_json)
 
@@ -89,8 +90,6 @@ def run(family: str | None, dataset: str | None, approve: bool, options: dict[st
     if options["resume"] is not None:
         job = read_job(run_folder(options["resume"]))
         family, dataset = job.family, job.dataset
-        options["executor"] = options["executor"] or job.executor
-    options["executor"] = options["executor"] or "ray"
     assert family is not None
     require_paired(family)
     set_asker(lambda evidence: answer(evidence, approve))

@@ -25,7 +25,7 @@ from pipelines.engines import start_ray
 from pipelines.families import Executor
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, section
-from pipelines.reporting import Reporter, Status
+from pipelines.reporting import Reporter, Status, features_of
 from pipelines.training import (
     HELD,
     begun,
@@ -223,7 +223,7 @@ def run_cells(
 
     stopped = "stopped: cells that were done are kept"
     with interruptible(executor, reporter.note, resume_command("learning-curve", key, executor), stopped):
-        return measure(job.config, job.curve, data, weights, folder, executor, hear)
+        return measure(job.config, job.curve, data, weights, folder, executor, hear, features_of(reporter))
 
 
 @steps.step("keep curve")

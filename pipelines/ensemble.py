@@ -30,7 +30,7 @@ from pipelines.families import Executor, StopAfter
 from pipelines.interruption import interruptible, resume_command, undisturbed
 from pipelines.members import plan_members, require_one_input, with_train
 from pipelines.parameters import AUTO, flatten
-from pipelines.reporting import Reporter, Status, progress_of
+from pipelines.reporting import Reporter, Status, features_of, progress_of
 from pipelines.steps import step
 from pipelines.training import (
     HELD,
@@ -378,8 +378,9 @@ def train_team(
     stopped = "stopped: each member goes on from its last checkpoint"
     with bar, registry.system_metrics(run_ids[0]), interruptible(executor, reporter.note, going_on, stopped):
         results = train_members(
-            team[0].job.family, runs, data, digest=digest, executor=executor, on_progress=hear, on_start=begin
-        )
+            team[0].job.family, runs, data, digest=digest, executor=executor, on_progress=hear, on_start=begin,
+            on_features=features_of(reporter),
+        )  # fmt: skip
     if status is not None and any(results[place].ended_early for place in waiting):
         reporter.show(replace(status, ended=True))
     for course in courses.values():

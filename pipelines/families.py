@@ -9,6 +9,7 @@ FamilyName = Literal["classification", "detection", "faces", "landmarks", "signa
 StopAfter = Literal["train", "evaluate", "promote"]
 SearchStop = Literal["search", "train", "evaluate", "promote"]
 Executor = Literal["ray", "in_process"]
+AskedExecutor = Literal["auto", "ray", "in_process"]  # auto: where the run was begun, a new one on Ray
 
 
 @dataclass(frozen=True)

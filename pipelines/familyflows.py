@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from prefect import Flow, flow
 
 from pipelines.configuration import AcceptForm, ChangesForm, RecipeForm, SectionForm
-from pipelines.families import Executor, SearchStop, StopAfter
+from pipelines.families import AskedExecutor, SearchStop, StopAfter
 from pipelines.parameters import AUTO
 from pipelines.refresh import Refresh
 from pipelines.retraining import Approval, Request, run_retrain
@@ -28,7 +28,7 @@ TRAIN_HELP = """Train {model} on an ingested dataset, test it, register it, and 
         changes: parameters that differ from the recipe; an empty field stays as the recipe says
         stop_after: the last step: train, evaluate (no registration), or promote (everything)
         resume: key of a run that was cut off, to go on with it; its own parameters count then
-        executor: ray, or in_process to train inside the flow's process
+        executor: ray, or in_process to train inside the flow's process; auto: as the run was begun, a new one on Ray
         accept: checks of the dataset whose errors are waived (./convoy data check NAME)
     """
 SEARCH_HELP = """Search the parameters of {model} on Ray by validation, and train, test and register the best.
@@ -58,7 +58,7 @@ RETRAIN_HELP = """Bring the data up to date, train {model} on it, and promote it
         force: train even where the data and the parameters are those of the champion
         gate: what differs from the gate of params.yaml; an empty field stays as it says
         resume: key of a run that was cut off, to go on with it; its own parameters count then
-        executor: ray, or in_process to train inside the flow's process
+        executor: ray, or in_process to train inside the flow's process; auto: as the run was begun, a new one on Ray
         accept: checks of the dataset whose errors are waived (./convoy data check NAME)
     """
 
@@ -72,7 +72,7 @@ def training_flow(family: str, noun: str, model: str) -> Flow[..., dict[str, Any
         changes: Annotated[dict[str, Any] | None, ChangesForm(family)] = None,
         stop_after: StopAfter = "promote",
         resume: str | None = None,
-        executor: Executor = "ray",
+        executor: AskedExecutor = "auto",
         accept: Annotated[tuple[str, ...], AcceptForm()] = (),
     ) -> dict[str, Any]:
         return run_job(
@@ -129,7 +129,7 @@ def retraining_flow(family: str, noun: str, model: str) -> Flow[..., dict[str, A
         force: bool = False,
         gate: Annotated[dict[str, Any] | None, SectionForm(GateConfig)] = None,
         resume: str | None = None,
-        executor: Executor = "ray",
+        executor: AskedExecutor = "auto",
         accept: Annotated[tuple[str, ...], AcceptForm()] = (),
     ) -> Any:
         request = Request(refresh, approval, force, gate or {})

@@ -96,6 +96,18 @@ def progress_of(reporter: Reporter, step: str, unit: str = "images") -> Callable
     return hear
 
 
+def features_of(reporter: Reporter) -> Callable[[int, int], None]:
+    """What training calls with how many pictures have features to train on, and how many will, while they are computed.
+
+    Without a rate: on Ray they come in parts that end together.
+    """
+
+    def hear(done: int, total: int) -> None:
+        reporter.show(Status("features", done, total, None))
+
+    return hear
+
+
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 

@@ -20,7 +20,7 @@ from data.files import write_whole
 from pipelines import approval, environment, steps, training
 from pipelines.artifacts import publish_artifact
 from pipelines.engines import start_ray
-from pipelines.families import Executor, registered_name
+from pipelines.families import AskedExecutor, Executor, registered_name
 from pipelines.interruption import resume_command
 from pipelines.judging import judge, require_paired
 from pipelines.notification import notify
@@ -34,7 +34,6 @@ from tasks.gate import GateConfig
 from tasks.lineage import Lineage
 from tasks.reasons import why_skip, why_train
 from tasks.retrainings import Outcome
-from tasks.train import require_same_executor
 
 Approval = Literal["ask", "none", "as_params"]
 FILE = "retrain.json"
@@ -72,7 +71,7 @@ class Journal:
 
 def run_retrain(
     family: str, dataset: str, recipe: str, changes: dict[str, Any], request: Request, *,
-    resume: str | None, executor: Executor, accept: Sequence[str] = (),
+    resume: str | None, executor: AskedExecutor, accept: Sequence[str] = (),
 ) -> Any:  # fmt: skip
     """A retraining, inside a flow: a completed state whose name is the outcome, with the summary that commands print.
 
@@ -93,8 +92,8 @@ def run_retrain(
             raise ValueError(
                 f"the run {key} is no retraining: go on with it by ./convoy train --resume {key}"
             )
-        require_same_executor(folder, executor)  # before anything is written
-        training.write_job(replace(job, executor=executor), folder)
+        job = training.trained_by(job, folder, executor)
+        training.write_job(job, folder)
         asked = journal.once("request", lambda: complete(request, family))
         if asked["approval"] == "ask":
             approval.require_somebody()
@@ -102,7 +101,7 @@ def run_retrain(
         going_on = resume_command("retrain", key)
         reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
         try:
-            summary = retrain(job, key, folder, journal, asked, reporter, executor)
+            summary = retrain(job, key, folder, journal, asked, reporter, job.executor)
         except BaseException as error:
             if not isinstance(error, Exception):
                 disconnect()

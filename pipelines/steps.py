@@ -23,7 +23,7 @@ from pipelines.artifacts import ProgressBar, publish_result
 from pipelines.course import Course, values_of
 from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
-from pipelines.reporting import Reporter, Status, current_reporter, progress_of, shown
+from pipelines.reporting import Reporter, Status, current_reporter, features_of, progress_of, shown
 from tasks import cluster, ledger, registry, runrecords
 from tasks.batches import BatchPlan
 from tasks.distil import Teacher
@@ -212,15 +212,13 @@ def train_model(
                 f"goes on after step {step}" if step else "no checkpoint had been kept yet: starts over"
             )
 
-    def hear_features(done: int, total: int) -> None:
-        reporter.show(Status("features", done, total, None))
-
     going_on = resume_command(command, key)
     with bar, registry.system_metrics(run_id), interruptible(executor, reporter.note, going_on) as stop:
         result = train(
             family, config, dataset,
             folder=folder, key=key, digest=digest, executor=executor, on_progress=hear,
-            on_start=begin, on_features=hear_features, stopping=stop.asked.is_set, weights=weights, teacher=teacher,
+            on_start=begin, on_features=features_of(reporter), stopping=stop.asked.is_set,
+            weights=weights, teacher=teacher,
         )  # fmt: skip
     if status is not None and result.ended_early:
         reporter.show(replace(status, ended=True))

@@ -23,7 +23,7 @@ from data.findings import parse_accepted
 from pipelines import checks, environment, steps
 from pipelines.configuration import configuration
 from pipelines.engines import start_ray
-from pipelines.families import Executor, StopAfter
+from pipelines.families import AskedExecutor, Executor, StopAfter
 from pipelines.interruption import resume_command, undisturbed
 from pipelines.parameters import choose_recipe, flatten
 from pipelines.reporting import Reporter
@@ -94,6 +94,16 @@ def read_job(folder: Path) -> Job:
         values.get("stop_after", "promote"),  # these two are not in runs of before they were kept
         values.get("executor", "ray"),
     )
+
+
+def trained_by(job: Job, folder: Path, asked: AskedExecutor) -> Job:
+    """The job with the executor that trains it, in `folder`, from here on.
+
+    Raises ValueError, before anything is written, where another one has left checkpoints there.
+    """
+    executor: Executor = job.executor if asked == "auto" else asked
+    require_same_executor(folder, executor)
+    return replace(job, executor=executor)
 
 
 def begun(file: Path, what: str) -> dict[str, Any]:
@@ -169,7 +179,7 @@ def run_job(
     *,
     stop_after: StopAfter,
     resume: str | None,
-    executor: Executor,
+    executor: AskedExecutor,
     accept: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything from the dataset to the registry; returns the summary that commands print.
@@ -178,20 +188,19 @@ def run_job(
     of Ray behind.
     """
     environment.prepare()
-    if executor == "ray":
-        start_ray()
     key = resume or str(flow_run.id)
     folder = run_folder(key)
     with exclusive(folder):
         job = read_job(folder) if resume else start_job(family, dataset, recipe, changes, accept, folder)
-        require_same_executor(folder, executor)  # before anything is written
-        # a run that goes on may be asked for more
-        job = replace(job, stop_after=stop_after, executor=executor)
+        job = trained_by(job, folder, executor)
+        if job.executor == "ray":
+            start_ray()
+        job = replace(job, stop_after=stop_after)  # a run that goes on may be asked for more
         write_job(job, folder)
         reporter = steps.reporter_here()
         going_on = resume_command("train", key)
         reporter.note(f"run {key}: {job.dataset} by recipe {job.recipe}; if cut off: {going_on}")
-        summary = run_steps(job, key, folder, reporter, executor)
+        summary = run_steps(job, key, folder, reporter, job.executor)
     steps.publish(summary)
     return summary
 

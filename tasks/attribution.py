@@ -24,7 +24,6 @@ from models.units import grad_cam, occlusion
 from tasks import page
 from tasks.figures import save_sheets, title
 from tasks.inputs import crop_values
-from tasks.page import escape
 from tasks.predict import PASS_MB, default_device
 from tasks.subject import Subject
 from tasks.temperature import with_temperature
@@ -229,7 +228,7 @@ def write_page(file: Path, found: Sequence[Attribution], method: Method, what: s
         ]
         tiles.append(page.tile(cells))
     write_whole(file, page.document(
-        what, f'<h1>{escape(what)}</h1><div class="quiet">{escape(legend(method, found))}</div>',
+        what, page.heading(what, legend(method, found)),
         f'<div class="tiles">{"".join(tiles)}</div>',
     ))  # fmt: skip
 

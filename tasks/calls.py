@@ -11,7 +11,7 @@ import torch
 from data.dataset import DatasetInfo
 from tasks.cluster import cluster_info
 from tasks.features import Hear, Part, compute_part
-from tasks.nodes import WAIT_S, Head, gather, require_places
+from tasks.nodes import WAIT_S, Head, gather, num_places, require_places
 from tasks.transfer import Weights
 
 CALLS_PER_CPU = 4  # that wait or run at a time
@@ -42,6 +42,11 @@ def compute_features(
         return gather(references, lambda reference: hear(nums[reference]))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+
+
+def gpus_of_call() -> int:
+    """GPUs to ask for with a call on one CPU that runs on a GPU where there is one: 1 where a node has both, else 0."""
+    return 1 if cluster_info().num_gpus and num_places(1, 1) else 0
 
 
 def share(value: Any) -> ray.ObjectRef:

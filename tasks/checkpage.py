@@ -70,7 +70,6 @@ def headline(info: DatasetInfo, findings: Findings, verdict: Verdict) -> str:
     numbers += [(f"{num_boxes:,}", "boxes")] if num_boxes else []
     numbers += [(f"{len(info.points):,}", "points")] if info.points else []
     numbers += [(f"{info.set_aside:,}", "set aside")]
-    fields = "".join(f"<div>{number}<span>{escape(name)}</span></div>" for number, name in numbers)
     about = f"{info.family}, from {info.source}, licence: {info.licence}"
     if verdict.stopped_by:
         names = ", ".join(finding.name for finding in verdict.stopped_by)
@@ -79,10 +78,7 @@ def headline(info: DatasetInfo, findings: Findings, verdict: Verdict) -> str:
         waived = ", ".join(finding.name for finding in verdict.accepted)
         text = "Training may start" + (f", with {waived} accepted" if waived else "")
         judgement = f'<div class="verdict go">{escape(text)}</div>'
-    return (
-        f'<h1>{escape(info.name)}</h1><div class="quiet">{escape(about)}</div>{judgement}'
-        f'<div class="numbers">{fields}</div>'
-    )
+    return page.heading(info.name, about) + judgement + page.headline(numbers)
 
 
 def summary(findings: Findings, accepted: set[str]) -> str:

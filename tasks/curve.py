@@ -146,10 +146,12 @@ def measure(
     folder: Path,
     executor: Executor,
     on_progress: Callable[[int, int, CellResult | None], None],
+    on_features: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[CellResult]:
     """Run all cells that have no result in `folder` yet; the results of all.
 
-    `on_progress` hears how many are done, of how many, and the newest one.
+    `on_progress` hears how many are done, of how many, and the newest one; `on_features` of how many of how many
+    pictures there are cached features, where they are computed.
     """
     for split in ("train", "val"):
         dataset.require(split)
@@ -164,7 +166,8 @@ def measure(
     rows = {cell: choose_rows(labels, cell.shots, cell.seed) for cell in cells}
     configs = {cell: config_of(base, curve, cell, len(rows[cell]), num_steps) for cell in left}
     where = on_ray(base.train) if executor == "ray" else here()
-    materials = Materials(dataset, weights, np.unique(np.concatenate([rows[cell] for cell in left])), where)
+    needed = np.unique(np.concatenate([rows[cell] for cell in left]))
+    materials = Materials(dataset, weights, needed, where, on_features)
     shared = where.share(weights)
 
     def arguments(cell: Cell) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ import torch
 from data.dataset import Dataset, DatasetInfo, Split
 from data.stream import RowReader
 from tasks.batches import Job, join_arrays
-from tasks.calls import call_each, compute_features, share
+from tasks.calls import call_each, compute_features, gpus_of_call, share
 from tasks.classification import ClassificationConfig
 from tasks.cluster import cluster_info, connect, require_resources
 from tasks.families import FAMILIES, Family
@@ -37,6 +37,7 @@ class Place:
     share: Callable[[Any], Any]
     compute: Compute
     num_parts: int
+    gpus: int  # to ask for with a call that runs on a GPU where there is one
 
 
 def here() -> Place:
@@ -53,13 +54,13 @@ def here() -> Place:
         finally:
             torch.set_num_threads(own_threads)
 
-    return Place(each, lambda value: value, compute_here, 1)
+    return Place(each, lambda value: value, compute_here, 1, 0)
 
 
 def everywhere() -> Place:
     """On Ray, with one thread a call."""
     connect()
-    return Place(call_each, share, compute_features, cluster_info().num_cpus)
+    return Place(call_each, share, compute_features, cluster_info().num_cpus, gpus_of_call())
 
 
 def on_ray(settings: TrainConfig) -> Place:
@@ -115,8 +116,12 @@ def decode_pictures(
 class Materials:
     """What cells are trained on, each made when the first cell asks for it: features of a stage, or pictures."""
 
-    def __init__(self, dataset: Dataset, weights: Weights, needed: np.ndarray, where: Place) -> None:
+    def __init__(
+        self, dataset: Dataset, weights: Weights, needed: np.ndarray, where: Place,
+        on_features: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
         self.dataset, self.weights, self.needed, self.where = dataset, weights, needed, where
+        self.on_features = on_features
         self.made: dict[tuple[bool, int], tuple[Any, Any]] = {}
 
     def of(self, config: ClassificationConfig, rows: np.ndarray) -> tuple[np.ndarray, Any, Any]:
@@ -124,10 +129,13 @@ class Materials:
         cached = caches(config)
         key = (cached, config.transfer.num_stages if cached else 0)
         if key not in self.made:
+            where = self.where
             arrays = (
-                cached_features(self.dataset, config, self.weights, self.where.compute, self.where.num_parts)
+                cached_features(
+                    self.dataset, config, self.weights, where.compute, where.num_parts, self.on_features
+                )
                 if cached
-                else decode_pictures(self.dataset, config, self.needed, self.where)
+                else decode_pictures(self.dataset, config, self.needed, where)
             )
             self.made[key] = self.where.share(arrays["train"]), self.where.share(arrays["val"])
         places = rows if cached else np.searchsorted(self.needed, rows)

@@ -4,8 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import page
-from tasks.evaluationpage import MAX_CLASSES, figures_of, first, headline, measured, particulars, table_of
+from tasks.evaluationpage import (
+    MAX_CLASSES,
+    evaluation_document,
+    figures_of,
+    first,
+    networks_of,
+    particulars,
+    table_of,
+)
 from tasks.page import escape
 
 if TYPE_CHECKING:
@@ -17,12 +24,11 @@ SIZES = "small: up to 32² px of area, medium: up to 96², large: more"
 def detection_page(report: "Report", figures: Sequence[Path]) -> str:
     """The page, as HTML; `figures` are PNG files."""
     about = report.about
-    name = f"{about['dataset']}, {about['split']}"
     by_ap = sorted(report.per_class, key=lambda row: (row["ap"] != row["ap"], row["ap"]))  # NaN last
-    return page.document(
-        f"Evaluation on {name}",
-        f'<h1>Evaluation on {escape(name)}</h1><div class="quiet">{escape(measured(about))}</div>',
-        headline(numbers(report)),
+    return evaluation_document(
+        about,
+        networks_of(about),
+        numbers(report),
         f"<h2>Least score</h2><p>Boxes of a score of {report.threshold:.3g} and more are reported: it was fitted to "
         f"{escape(about['threshold_fitted_to'])}. AP looks at all boxes, precision, recall and F1 at the reported "
         "ones, at IoU 0.5.</p>",

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from tasks import calls
-from tasks.cluster import cluster_info
 from tasks.facepredict import FacePredictor
 from tasks.modelfile import SavedModel
 from tasks.reembedding import Batch, Spread
@@ -25,7 +24,7 @@ def on_ray(saved: SavedModel) -> Spread:
 
     def spread(batches: Iterable[Batch]) -> Iterator[tuple[int, np.ndarray]]:
         shared = calls.share(saved)
-        gpus = 1 if cluster_info().num_gpus else 0
+        gpus = calls.gpus_of_call()
         yield from calls.call_each(embed_batch, ((shared, batch) for batch in batches), 1, gpus)
 
     return spread

@@ -19,11 +19,10 @@ MAX_SLICES, MAX_CLASSES = 60, 60  # rows of the tables; the files have all
 def evaluation_page(report: "Report", figures: Sequence[Path]) -> str:
     """The page, as HTML; `figures` are PNG files."""
     about = report.about
-    name = f"{about['dataset']}, {about['split']}"
-    return page.document(
-        f"Evaluation on {name}",
-        f'<h1>Evaluation on {escape(name)}</h1><div class="quiet">{escape(measured(about))}</div>',
-        headline(numbers(report)),
+    return evaluation_document(
+        about,
+        networks_of(about),
+        numbers(report),
         f"<h2>Calibration</h2><p>The temperature was fitted to {escape(about['temperature_fitted_to'])}.</p>"
         + table_of(report.calibration),
         f"<h2>Views</h2><p>The registered one is {escape(report.registered_view)}; the others are not calibrated.</p>"
@@ -35,21 +34,28 @@ def evaluation_page(report: "Report", figures: Sequence[Path]) -> str:
     )
 
 
-def measured(about: dict[str, Any]) -> str:
-    """What was tested, and where."""
-    networks = f"{about['num_networks']} network{'s' if about['num_networks'] != 1 else ''}"
-    return f"{networks}, view {about['registered_view']}, {about['precision']}, on {about['device']}"
+def evaluation_document(
+    about: dict[str, Any], networks: str, headline: Sequence[tuple[str, str]], *parts: str
+) -> str:
+    """An evaluation's page: on which pictures, of which `networks` ("": that goes without saying), how, and where.
+
+    `about` is the report's, `headline` has numbers and what each is; `parts` are HTML.
+    """
+    title = f"Evaluation on {about['dataset']}, {about['split']}"
+    view = f"view {about['registered_view']}, {about['precision']}, on {about['device']}"
+    measured = f"{networks}, {view}" if networks else view
+    return page.document(title, page.heading(title, measured), page.headline(headline), *parts)
+
+
+def networks_of(about: dict[str, Any]) -> str:
+    """`1 network`, `3 networks`."""
+    return f"{about['num_networks']} network{'s' if about['num_networks'] != 1 else ''}"
 
 
 def particulars(about: dict[str, Any]) -> str:
     """All that is said of what was measured, on what, and how."""
     rows = [(key.replace("_", " "), str(value)) for key, value in about.items()]
     return f"<h2>What was measured</h2>{page.table(('', ''), rows)}"
-
-
-def headline(numbers: Sequence[tuple[str, str]]) -> str:
-    """Numbers in large print, each with what it is."""
-    return f'<div class="numbers">{"".join(f"<div>{n}<span>{escape(text)}</span></div>" for n, text in numbers)}</div>'
 
 
 def numbers(report: "Report") -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks import page
-from tasks.evaluationpage import figures_of, headline, particulars, shown, table_of
+from tasks.evaluationpage import evaluation_document, figures_of, particulars, shown, table_of
 from tasks.faces import ACCURACY, far_of
 from tasks.intervals import interval_of, metric_table
 from tasks.page import escape
@@ -25,13 +25,11 @@ HEADLINE = {"auc": "AUC", "eer": "equal error rate", "accuracy": "accuracy", "ra
 def face_page(report: "Report", figures: Sequence[Path]) -> str:
     """The page, as HTML; `figures` are PNG files."""
     about = report.about
-    name = f"{about['dataset']}, {about['split']}"
-    measured = f"view {about['registered_view']}, {about['precision']}, on {about['device']}"
     _title, columns, rows = metric_table("", report.metrics)
-    return page.document(
-        f"Evaluation on {name}",
-        f'<h1>Evaluation on {escape(name)}</h1><div class="quiet">{escape(measured)}</div>',
-        headline(numbers(report)),
+    return evaluation_document(
+        about,
+        "",
+        numbers(report),
         thresholds(report),
         f'<h2>Metrics</h2><p class="quiet">Intervals: {escape(about["intervals"])}</p>'
         + page.table(columns, [[shown(value) for value in row] for row in rows]),

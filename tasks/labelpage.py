@@ -39,7 +39,7 @@ def label_page(dataset: Dataset, split: Split, report: Report, notes: list[str])
     name = f"{dataset.info.name}, {split}"
     return page.document(
         f"Labels of {name}",
-        f'<h1>Labels that are probably wrong: {escape(name)}</h1><div class="quiet">{escape(method(report))}</div>',
+        page.heading(f"Labels that are probably wrong: {name}", method(report)),
         "".join(f'<div class="verdict stop">{escape(note)}</div>' for note in notes),
         numbers(report, noun_of(dataset.info.family)),
         pairs_table(report, noun_of(dataset.info.family)),
@@ -65,7 +65,7 @@ def numbers(report: Report, noun: str) -> str:
         (f"{found.noise_rate:.2%}", "of all, estimated"),
         (f"{len(found.suspects):,}", "suspects"),
     ]
-    return f'<div class="numbers">{"".join(f"<div>{n}<span>{escape(text)}</span></div>" for n, text in fields)}</div>'
+    return page.headline(fields)
 
 
 def pairs_table(report: Report, noun: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import page
-from tasks.evaluationpage import figures_of, first, headline, particulars, table_of
+from tasks.evaluationpage import evaluation_document, figures_of, first, particulars, table_of
 from tasks.intervals import interval_of, is_end
 from tasks.landmarkmetrics import CURVE_END, FAILURES, nan_mean
 from tasks.page import escape
@@ -24,14 +24,10 @@ MAX_POINTS = 20  # rows of the table; the file has all
 def landmark_page(report: "Report", figures: Sequence[Path]) -> str:
     """The page, as HTML; `figures` are PNG files."""
     about = report.about
-    name = f"{about['dataset']}, {about['split']}"
-    measured = (
-        f"{about['network']}, view {about['registered_view']}, {about['precision']}, on {about['device']}"
-    )
-    return page.document(
-        f"Evaluation on {name}",
-        f'<h1>Evaluation on {escape(name)}</h1><div class="quiet">{escape(measured)}</div>',
-        headline(numbers(report)),
+    return evaluation_document(
+        about,
+        about["network"],
+        numbers(report),
         errors(report),
         f"<h2>Views</h2><p>The registered one is {escape(about['registered_view'])}.</p>"
         + table_of([view(report)]),

@@ -71,9 +71,11 @@ def train_members(
     executor: Executor = "ray",
     on_progress: Hear = lambda _place, _progress: None,
     on_start: Begin = lambda _place, _step: None,
+    on_features: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[TrainResult]:
     """Train what has not been trained of `runs`, whose configs have one worker each; their results, in their order.
 
+    `on_features` hears of how many of how many pictures there are cached features, where they are computed.
     Raises what `tasks.train.train` raises; the members that are still under way are stopped then, and resume when this
     is called again.
     """
@@ -90,11 +92,11 @@ def train_members(
             train(
                 family_name, run.config, dataset, folder=run.folder, key=run.key, digest=digest, weights=run.weights,
                 teacher=run.teacher, executor=executor, on_progress=partial(on_progress, place),
-                on_start=partial(on_start, place),
+                on_start=partial(on_start, place), on_features=on_features,
             )  # fmt: skip
     elif waiting:
         connect()
-        Crowd(family_name, runs, dataset, digest, on_progress, on_start).train(waiting)
+        Crowd(family_name, runs, dataset, digest, on_progress, on_start, on_features).train(waiting)
     return [read_result(run.folder) for run in runs]
 
 
@@ -116,10 +118,11 @@ class Crowd:
     """Members under way on Ray, and those that wait for their turn."""
 
     def __init__(
-        self, family_name: str, runs: Sequence[MemberRun], dataset: Dataset, digest: str, hear: Hear, begin: Begin
+        self, family_name: str, runs: Sequence[MemberRun], dataset: Dataset, digest: str, hear: Hear, begin: Begin,
+        on_features: Callable[[int, int], None],
     ) -> None:  # fmt: skip
         self.family_name, self.runs, self.dataset, self.digest = family_name, runs, dataset, digest
-        self.hear, self.begin = hear, begin
+        self.hear, self.begin, self.on_features = hear, begin, on_features
         self.mailbox, self.files = open_mailbox(), shared_files()
         self.sources: dict[str, dict[str, Any]] = {}  # decoded splits that members share
         self.readers: list[Any] = []
@@ -189,7 +192,7 @@ class Crowd:
         key = source_key(run.config)
         if key in self.sources:
             return self.sources[key]
-        found = source_of(self.family_name, run.config, self.dataset, layout, run.weights)
+        found = source_of(self.family_name, run.config, self.dataset, layout, run.weights, self.on_features)
         if "resident" in found:
             self.sources[key] = found
         self.readers += found.get("readers", {}).values()

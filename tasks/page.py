@@ -84,6 +84,16 @@ def document(title: str, *parts: str) -> str:
     )
 
 
+def heading(title: str, about: str) -> str:
+    """What the page shows, in large print, and below it a line on that; both are plain texts."""
+    return f'<h1>{escape(title)}</h1><div class="quiet">{escape(about)}</div>'
+
+
+def headline(numbers: Sequence[tuple[str, str]]) -> str:
+    """Numbers in large print, each with what it is."""
+    return f'<div class="numbers">{"".join(f"<div>{n}<span>{escape(text)}</span></div>" for n, text in numbers)}</div>'
+
+
 def chip(text: str, kind: str) -> str:
     """A word on a coloured ground; `kind`: error, warning, info, accepted."""
     return f'<span class="chip {kind}">{escape(text)}</span>'

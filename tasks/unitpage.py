@@ -187,7 +187,7 @@ def write_gallery(file: Path, views: Sequence[LayerView], names: Sequence[str], 
     ) if there]  # fmt: skip
     write_whole(file, page.document(
         f"Units: {what}",
-        f"<h1>What units see</h1><div class=\"quiet\">{escape(what)}</div>",
+        page.heading("What units see", what),
         f'<p>Of each unit: {escape("; ".join(shown))}.</p>',
         f"<p>{links}</p>" if len(views) > 1 else "",
         *(_section(view, names) for view in views),

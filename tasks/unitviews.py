@@ -114,7 +114,7 @@ def look_at_split(
     calls = ((rows, first, shared, layers) for first, rows in pieces)
     kept_at = time.monotonic()
     # sums of floating-point numbers depend on their order
-    for place, seen in where.each(look, calls, 1, 0.0, in_order=True):
+    for place, seen in where.each(look, calls, 1, where.gpus, in_order=True):
         merge(total, seen)
         done = min(num, starts[place] + piece_rows)
         if done == num or time.monotonic() - kept_at > KEEP_EVERY_S:
@@ -248,7 +248,7 @@ def synthesise_each(
     total = sum(len(units) for _, units in jobs)
     done = total - sum(len(jobs[place][1]) for place in left)
     on_progress(done, total)
-    for turn, pictures in where.each(synthesise, calls, 1, 0.0):
+    for turn, pictures in where.each(synthesise, calls, 1, where.gpus):
         with whole(files[left[turn]]) as stream:
             np.save(stream, pictures)
         done += len(pictures)

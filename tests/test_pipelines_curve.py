@@ -13,6 +13,7 @@ from pipelines import curve as flows
 from pipelines.commands_curve import about, points_table
 from pipelines.curve import learning_curve
 from pipelines.reporting import set_reporter
+from tasks import features
 from tasks.paths import runs, store
 from tasks.recordstore import connect
 from tests.conftest import Run
@@ -44,9 +45,12 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Listener:
 
 
 def test_a_curve_leaves_its_files_a_record_and_a_table(
-    changes: dict[str, Any],
+    changes: dict[str, Any], listener: Listener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(features, "features", lambda: tmp_path)
     summary = learning_curve("digits", changes=changes, curve=CURVE, executor="in_process")
+    ended = [status.step for status in listener.statuses if status.over]
+    assert [step for step in ended if step in ("features", "cells")] == ["features", "cells"]
     folder = Path(summary["folder"])
     assert folder == runs() / summary["key"]
     assert all((folder / name).is_file() for name in ("cells.csv", "curve.json", "curve.png"))
@@ -76,7 +80,7 @@ def test_a_curve_that_was_stopped_goes_on_by_its_own_parameters(
     measure, stopped = flows.measure, []
 
     def stop_after_three(*arguments: Any) -> Any:
-        *others, hear = arguments
+        *others, hear, hear_features = arguments
 
         def hear_and_stop(done: int, total: int, result: Any) -> None:
             hear(done, total, result)
@@ -84,7 +88,7 @@ def test_a_curve_that_was_stopped_goes_on_by_its_own_parameters(
                 stopped.append(done)
                 raise KeyboardInterrupt
 
-        return measure(*others, hear_and_stop)
+        return measure(*others, hear_and_stop, hear_features)
 
     with monkeypatch.context() as patch:
         patch.setattr(flows, "measure", stop_after_three)

@@ -99,7 +99,7 @@ def test_every_schedule_waits_for_somebody_to_turn_it_on(deployments: dict[str, 
 def test_limits_of_parameters_are_limits_of_the_form(deployments: dict[str, Any]) -> None:
     fields = deployments["train-classifier"]["parameter_openapi_schema"]["properties"]
     assert fields["changes"]["properties"]["optim"]["properties"]["lr"]["exclusiveMinimum"] == 0
-    assert fields["executor"]["enum"] == ["ray", "in_process"]
+    assert fields["executor"]["enum"] == ["auto", "ray", "in_process"]
 
 
 def test_a_queue_that_a_deployment_has_to_itself_runs_one_at_a_time(platform: Platform) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from data.dataset import Dataset
 from pipelines import ensemble, steps
@@ -19,7 +20,7 @@ from pipelines.parameters import AUTO
 from pipelines.render import emit
 from pipelines.reporting import set_reporter
 from pipelines.training import read_job, run_folder
-from tasks import modellist, registry
+from tasks import features, modellist, registry
 from tasks.cost import cost_of
 from tasks.loop import Progress
 from tasks.modelfile import load_card
@@ -29,6 +30,8 @@ from tasks.result import read_result
 from tests.conftest import Run
 from tests.handmade import write_model
 from tests.test_pipelines_training import RECIPE, Listener, newest_key, runs_with_key, status_of
+from tests.test_tasks_transfer import network, state_of
+from tests.tiny import PLAIN
 
 QUICK = {"train": {"epochs": 2.0}}
 OTHER_INPUT = {**RECIPE, "input": {**RECIPE["input"], "stored_px": 20, "crop_px": 20}}
@@ -80,6 +83,20 @@ def test_an_ensemble_in_process_says_so_and_which_members_ended_early(
     assert record.data.tags["trained.ended_early"] == "; ".join(ends)
     emit(summary, summary_views(summary, "in_process"), as_json=False)
     assert "summed over members that ran one after the other" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_ensemble_of_heads_tells_how_far_its_features_are_before_it_trains(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(features, "features", lambda: tmp_path / "features")
+    save_file(state_of(network()), tmp_path / "w.safetensors")
+    heads = {"weights": str(tmp_path / "w.safetensors"), "mode": "head", "cache_features": True}
+    changes = {**QUICK, "model": {"name": "resnet8_cifar"}, "augment": PLAIN, "transfer": heads}
+    train_ensemble("digits", members=2, changes=changes, stop_after="train", executor="in_process")
+    told = [status for status in listener.statuses if status.step in ("features", "train")]
+    computed = [status for status in told if status.step == "features"]
+    assert [status.over for status in computed].count(True) == 1 and computed[-1].over
+    assert told[: len(computed)] == computed and len(told) > len(computed)
 
 
 def test_members_take_the_networks_in_turn_and_a_seed_each(finished: dict[str, Any]) -> None:

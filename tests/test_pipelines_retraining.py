@@ -271,7 +271,7 @@ def test_a_run_that_is_cut_off_after_any_step_goes_on_to_one_record(
         with pytest.raises(RuntimeError, match=f"cut off in {step}"):
             retrain(GOOD, approval="ask")
     key = max(runs().iterdir(), key=lambda folder: folder.stat().st_mtime).name
-    summary = retrain_classifier("digits", resume=key, executor="in_process")
+    summary = retrain_classifier("digits", resume=key)  # where it was begun
     assert (summary["outcome"], summary["key"]) == ("promoted", key)
     assert len(runs_with_key(key)) == 1
     assert [move.action for move in ledger.history(name)[before:]] == ["register", "promote"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from prefect.client.orchestration import get_client
+from prefect.utilities.callables import parameter_schema
 
 from data.dataset import Dataset
 from data.ingest import IngestConfig, ingest
@@ -305,6 +306,21 @@ def test_a_run_goes_on_where_it_was_begun_and_another_executor_leaves_its_record
     assert started == ["ray", "in_process"]
     assert json.loads(out)["resumed_from_step"] > 0
     assert status_of(json.loads(out)["mlflow_run"]) == "FINISHED"
+
+
+def test_the_form_as_it_stands_goes_on_with_a_run_where_it_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = parameter_schema(train_classifier).model_dump()["properties"]
+    assert form["executor"]["default"] == "auto"
+    train = steps.train
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            steps, "train", lambda *words, **options: train(*words, **options | {"stopping": lambda: True})
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier("digits", changes=QUICK, stop_after="train", executor="in_process")
+    monkeypatch.setattr(training, "start_ray", lambda: pytest.fail("Ray was started"))
+    summary = train_classifier("digits", resume=newest_key(), stop_after="train", executor="auto")
+    assert summary["resumed_from_step"] > 0 and read_job(Path(summary["folder"])).executor == "in_process"
 
 
 def test_a_dataset_that_was_changed_is_refused_before_training(digits: Dataset) -> None:

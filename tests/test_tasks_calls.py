@@ -35,6 +35,18 @@ def test_each_call_gives_its_result_with_its_place() -> None:
     ]
 
 
+@pytest.mark.parametrize(("there", "gpus"), [
+    ([{"CPU": 2.0}], 0), ([{"CPU": 2.0}, {"CPU": 8.0, "GPU": 3.0}], 1),
+    ([{"CPU": 2.0}, {"CPU": 0.0, "GPU": 1.0}], 0),  # no node has both
+])  # fmt: skip
+def test_a_call_asks_for_a_gpu_where_a_node_has_one_for_it(
+    there: list[dict[str, float]], gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "cluster_info", lambda: cluster.ClusterInfo("here", len(there), 2, 1))
+    monkeypatch.setattr(nodes, "resources", lambda: there)
+    assert calls.gpus_of_call() == gpus
+
+
 def test_behind_a_call_that_stalls_few_are_taken_where_order_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "CALLS_PER_CPU", 1)
     most, taken, ended = max(1, cluster.cluster_info().num_cpus), [], []

@@ -206,6 +206,28 @@ def test_a_finished_cell_is_not_run_again_and_features_are_computed_once(
     assert ran == [Cell("all", 3, 1)]
 
 
+def test_features_are_told_of_while_they_are_computed_and_before_any_cell(
+    digits: Dataset, weights: Weights, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def measured(folder: str) -> None:
+        measure(
+            config_of(), quick(modes=["head"]), digits, weights, tmp_path / folder, "in_process",
+            lambda done, total, _result: told.append(("cells", done, total)),
+            lambda done, total: told.append(("features", done, total)),
+        )  # fmt: skip
+
+    measured("first")
+    num = digits.info.num_images("train") + digits.info.num_images("val")
+    heard = [each for each in told if each[0] == "features"]
+    assert heard[0] == ("features", 0, num) and heard[-1] == ("features", num, num)
+    assert told == [("cells", 0, 4), *heard, *(("cells", done, 4) for done in range(1, 5))]
+    told.clear()
+    measured("second")  # they are read
+    assert told == [("cells", done, 4) for done in range(5)]
+
+
 def test_a_loss_that_is_not_finite_names_its_cell(digits: Dataset, weights: Weights, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match=r"^cell all-1-0: the loss is not finite"):
         run(

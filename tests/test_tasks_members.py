@@ -10,11 +10,12 @@ import psutil
 import pytest
 
 from data.dataset import Dataset
-from tasks import cluster, members, raytrain, train
+from tasks import cluster, features, members, raytrain, train
 from tasks.loop import Progress
 from tasks.members import MemberRun, share_of_cpus, train_members
 from tasks.nodes import ClusterLost
 from tests.test_families import assert_equal_weights
+from tests.test_tasks_transfer import config_of, given
 from tests.tiny import tiny_config, tiny_dataset
 
 FAMILY = "classification"
@@ -71,6 +72,25 @@ def test_members_are_the_runs_that_they_would_be_alone_and_share_one_decode(
         assert_equal_weights(tmp_path / "together" / run.key, run.folder)
         assert heard[place][-1].step == result.num_steps
         assert (tmp_path / "together" / run.key / "history.csv").is_file()
+
+
+@pytest.mark.parametrize("executor", ["in_process", "ray"])
+def test_features_that_members_share_are_told_of_once_while_they_are_computed(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: Any
+) -> None:
+    monkeypatch.setattr(features, "features", lambda: tmp_path / "features")
+    heads = {"transfer__mode": "head", "transfer__cache_features": True, "train__epochs": 0.2}
+    weights = given()
+    runs = [
+        MemberRun(config_of(train__seed=seed, **heads), tmp_path / f"k-{seed}", f"k-{seed}", weights)
+        for seed in range(2)
+    ]
+    told: list[tuple[int, int]] = []
+    train_members(
+        FAMILY, runs, digits, digest="", executor=executor, on_features=lambda *heard: told.append(heard)
+    )
+    num = digits.info.num_images("train") + digits.info.num_images("val")
+    assert told[0] == (0, num) and told == sorted(told) and told.count((num, num)) == 1
 
 
 @pytest.mark.slow

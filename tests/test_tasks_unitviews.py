@@ -14,7 +14,7 @@ from data.stream import layout_of
 from models.receptive import Field, LayerFields, Span
 from models.synthesis import SynthesisConfig, of_units
 from models.units import activations
-from tasks import classification, cluster, figures, unitviews
+from tasks import classification, cluster, curvedata, figures, unitviews
 from tasks.card import Preprocessing
 from tasks.curvedata import everywhere, here
 from tasks.modelfile import save_model
@@ -154,6 +154,27 @@ def test_ray_finds_the_same_to_the_bit(
         cluster.disconnect()
     alone = look_at_split(*asked, here(), tmp_path / "here.pt", lambda *_: None)
     assert_same(there, alone)
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_on_ray_each_call_asks_for_a_gpu_where_the_cluster_has_one(
+    gpus: int, digits: Dataset, subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(curvedata, "connect", lambda: None)
+    monkeypatch.setattr(curvedata, "cluster_info", lambda: cluster.ClusterInfo("here", 1, 2, gpus))
+    monkeypatch.setattr(curvedata, "gpus_of_call", lambda: gpus)
+    asked: list[tuple[Any, float]] = []
+
+    def each(function: Any, calls: Any, num_threads: int, num_gpus: float, **options: Any) -> Any:
+        asked.append((function, num_gpus))
+        return here().each(function, calls, num_threads, num_gpus, **options)
+
+    there = replace(everywhere(), each=each, share=lambda value: value)
+    layers = chosen(subject, *LAYERS)
+    look_at_split(digits, "test", (subject,), [layers], there, tmp_path / "seen.pt", lambda *_: None)
+    wanted = [(subject, layers["features.3"], [0])]
+    synthesise_each(wanted, SynthesisConfig.parse(PLAIN, "synthesis"), there, tmp_path, lambda *_: None)
+    assert asked == [(unitviews.look, gpus), (unitviews.synthesise, gpus)]
 
 
 def assert_same(one: Seen, two: Seen) -> None:
