@@ -26,7 +26,7 @@ def landmark_page(report: "Report", figures: Sequence[Path]) -> str:
     about = report.about
     return evaluation_document(
         about,
-        about["network"],
+        str(about["network"]),
         numbers(report),
         errors(report),
         f"<h2>Views</h2><p>The registered one is {escape(about['registered_view'])}.</p>"
