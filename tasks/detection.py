@@ -72,7 +72,9 @@ class DetectionEvaluate(Parameters):
     )
     registered_view: DetectionView = Field(description="the way that the registered model uses")
     batch_size: int = Field(ge=1, description="pictures a forward pass")
-    num_worst: int = Field(ge=0, le=100, description="pictures of hits, misses and false alarms to show")
+    num_worst: int = Field(
+        ge=0, le=100, description="pictures to show: a third each of hits, misses and false alarms"
+    )
     precision: float = Field(
         gt=0, lt=1, description="share of the reported boxes that are to be right: decides the least score"
     )

@@ -20,6 +20,7 @@ from data.decode import decode_image
 from data.detection import flattened, lengths
 from data.stream import RowReader
 from tasks.detection import DetectionEvaluate, DetectionView
+from tasks.detectionfigures import ROWS
 from tasks.detectionjoin import fused, joined, moved
 from tasks.detectionmatches import Detections, Objects, box_areas, match
 from tasks.detectionmetrics import at_threshold, best_threshold, known_aps, threshold_for_precision
@@ -249,7 +250,8 @@ def evaluate(
     report = detection_report(
         objects, seen[registered].together, ids, dataset.info.classes, cut.score,
         describe(dataset, split, config, predictors, cut.basis), picture_at,
-        generator=np.random.default_rng(0), images_per_s=len(ids) / seen[registered].total_s,
+        num_examples=config.num_worst // len(ROWS), generator=np.random.default_rng(0),
+        images_per_s=len(ids) / seen[registered].total_s,
     )  # fmt: skip
     rows = compared(names, seen, objects, len(ids), len(dataset.info.classes))
     others = {

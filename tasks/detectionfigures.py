@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tasks.detectionerrors import Judgement, best_hits, largest_misses, worst_false_alarms
+from tasks.detectionerrors import FALSE_ALARMS, Judgement, best_hits, largest_misses, worst_false_alarms
 from tasks.detectionmatches import Detections, Matches, Objects, pair_iou
 from tasks.detectionmetrics import RECALLS, at_threshold, class_slices, curve, precision_at
 from tasks.drawing import Mark, draw_boxes
@@ -16,7 +16,7 @@ from tasks.figures import GREY, short, title
 
 MAX_CURVES = 10  # classes whose curves have a colour and a name: those of lowest AP
 CELL_PX, CELL_IN, CAPTION_IN = 288, 2.4, 0.45
-COLUMNS = 6
+COLUMNS = 8  # examples in a line
 LEAST_WINDOW_PX = 48  # of a picture that an example shows
 PAST_BORDER = (224, 224, 224)
 TRUE, RIGHT, WRONG, OTHER = "#ffcc00", "#34c759", "#ff3b30", "#64d2ff"  # true boxes, and detections
@@ -93,9 +93,10 @@ def examples_of(
     detections: Detections,
     classes: Sequence[str],
     picture_at: Callable[[int], np.ndarray],
-    most: int = COLUMNS,
+    most: int,
 ) -> list[Example]:
-    """At most so many hits, missed objects and false alarms; `picture_at` gives the image at a place, RGB (H, W, 3)."""
+    """At most so many hits, missed objects and false alarms each; `picture_at` gives the image at a place, RGB
+    (H, W, 3)."""
     load = cache(picture_at)
 
     def example(row: str, place: int, mark: Mark, caption: str, of: tuple[int, int]) -> Example:
@@ -168,13 +169,23 @@ def _window(picture: np.ndarray, box_xyxy: Sequence[float], marks: Sequence[Mark
     return draw_boxes(np.asarray(cell), moved)
 
 
-def examples_figure(examples: Sequence[Example], what: str) -> Figure:
-    """A row each of hits, missed objects and false alarms, each example with its caption above."""
-    rows = [(text, [each for each in examples if each.row == row]) for row, text in ROWS.items()]
-    columns = max(3, *(len(row) for _, row in rows))
+def examples_figure(examples: Sequence[Example], judgement: Judgement, what: str) -> Figure:
+    """Hits, missed objects and false alarms in lines of their own, each example with its caption above; headings say
+    how many of all there are."""
+    counts = judgement.counts
+    totals = {**counts, "wrong": sum(counts[kind] for kind in FALSE_ALARMS)}
+    lines = []
+    for row, text in ROWS.items():
+        own = [each for each in examples if each.row == row]
+        heading = f"{text}: {len(own)} of {totals[row]:,}"
+        lines += [
+            ("" if start else heading, own[start : start + COLUMNS])
+            for start in range(0, max(1, len(own)), COLUMNS)
+        ]
+    columns = max(3, *(len(line) for _, line in lines))
     cell = CELL_IN + 0.1
     height = CELL_IN + CAPTION_IN + 0.25
-    figure = Figure(figsize=(0.4 + cell * columns, 0.9 + height * len(rows)), layout="constrained")
+    figure = Figure(figsize=(0.4 + cell * columns, 0.9 + height * len(lines)), layout="constrained")
     title(
         figure,
         "Hits, misses and false alarms: true boxes dashed, detections solid, others than the one shown light blue",
@@ -182,14 +193,14 @@ def examples_figure(examples: Sequence[Example], what: str) -> Figure:
     )
     axes = figure.add_subplot()  # one for all: an Axes for each picture takes four times as long
     axes.set_axis_off()
-    for number, (text, row) in enumerate(rows):
+    for number, (heading, line) in enumerate(lines):
         top = number * height
-        axes.text(0, top + 0.2, text if row else f"{text}: none", fontsize=11, weight="bold", va="bottom")
-        for place, each in enumerate(row):
+        axes.text(0, top + 0.2, heading, fontsize=11, weight="bold", va="bottom")
+        for place, each in enumerate(line):
             left, upper = place * cell, top + CAPTION_IN
             axes.text(left, upper - 0.03, each.caption, fontsize=9, va="bottom", parse_math=False)
             axes.imshow(
                 each.picture, extent=(left, left + CELL_IN, upper + CELL_IN, upper), interpolation="nearest"
             )
-    axes.set(xlim=(0, columns * cell), ylim=(len(rows) * height, 0), aspect="equal")
+    axes.set(xlim=(0, columns * cell), ylim=(len(lines) * height, 0), aspect="equal")
     return figure

@@ -213,7 +213,7 @@ class Report:
             "pr": pr_figure(self.matches, self.classes, self.threshold, what),
             "confusion": confusion_figure(self.judgement.confusion, names, cut, "boxes"),
             "per_class": per_class_figure(self.class_figures, self.classes, cut, "objects"),
-            "examples": examples_figure(self.examples, cut),
+            "examples": examples_figure(self.examples, self.judgement, cut),
         }
         for name in FIGURES:
             save_figure(figures[name], folder / f"{name}.png")
@@ -254,6 +254,7 @@ def detection_report(
     about: dict[str, str | int | float],
     picture_at: Callable[[int], np.ndarray],
     *,
+    num_examples: int,
     generator: np.random.Generator,
     images_per_s: float | None = None,
     num_draws: int = 1000,
@@ -261,7 +262,8 @@ def detection_report(
     """Judge the detections of a split: `threshold` was chosen on validation, `about` says what was measured
     (tasks.detectionevaluate).
 
-    `picture_at` gives the image at a place as RGB (H, W, 3) uint8; the generator draws images for the interval of AP.
+    `picture_at` gives the image at a place as RGB (H, W, 3) uint8, of which `num_examples` hits, misses and false
+    alarms each are cut, at most; the generator draws images for the interval of AP.
     Raises ValueError as `match` does.
     """
     matches = match(objects, detections, num_images=len(ids), num_classes=len(classes))
@@ -287,5 +289,5 @@ def detection_report(
         about={**about, **({"not_measured": ", ".join(unknown)} if unknown else {})},
         classes=tuple(classes), ids=tuple(ids), threshold=threshold,
         objects=objects, detections=detections, matches=matches, voc=voc, judgement=judged,
-        examples=tuple(examples_of(judged, objects, detections, classes, picture_at)),
+        examples=tuple(examples_of(judged, objects, detections, classes, picture_at, num_examples)),
     )  # fmt: skip

@@ -18,7 +18,9 @@ from models.detection import DETECTORS
 from models.yolo import Yolo
 from tasks import detection
 from tasks.card import ModelCard
+from tasks.detectionerrors import FALSE_ALARMS
 from tasks.detectionevaluate import evaluate, fit_threshold, found_in, objects_of_split
+from tasks.detectionfigures import ROWS
 from tasks.detectionmatches import match, pair_iou
 from tasks.detectionmetrics import at_threshold
 from tasks.detectionpredict import DETECTION_SCHEMA, VIEWS, DetectionPredictor, coco_results
@@ -321,6 +323,23 @@ def test_an_evaluation_counts_every_picture_and_object(folder: Path, dataset: Da
     assert report.about["split"] == "test"
     titles = [title for title, *_ in report.tables("digits, test")]
     assert titles[0] == "digits, test" and len(titles) == 4
+
+
+@pytest.mark.parametrize(("num_worst", "most"), [(0, 0), (3, 1), (24, 8)])
+def test_an_evaluation_shows_a_third_each_of_hits_misses_and_false_alarms(
+    folder: Path, dataset: Dataset, num_worst: int, most: int
+) -> None:
+    config = tiny_config("detection", evaluate__num_worst=num_worst).evaluate
+    report = evaluate([folder], dataset, config=config, device=CPU)
+    counts = report.judgement.counts
+    totals = {
+        "hit": counts["hit"],
+        "missed": counts["missed"],
+        "wrong": sum(counts[kind] for kind in FALSE_ALARMS),
+    }
+    shown = {row: sum(each.row == row for each in report.examples) for row in ROWS}
+    assert shown == {row: min(most, totals[row]) for row in ROWS}
+    assert min(totals.values()) > 1
 
 
 def test_models_and_data_that_do_not_fit_are_refused(

@@ -15,7 +15,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tasks.detectionfigures import examples_figure, examples_of, pr_figure
+from tasks.detectionerrors import FALSE_ALARMS
+from tasks.detectionfigures import ROWS, examples_figure, examples_of, pr_figure
 from tasks.detectionmatches import Detections, Objects
 from tasks.detectionreport import Report, detection_report
 from tests.test_tasks_detectionmetrics import detections_of, drawn, objects_of, pycocotools
@@ -35,7 +36,7 @@ def report_of(objects: Objects, detections: Detections, num_images: int, classes
     ids = [f"test/{i:03d}.jpg" for i in range(num_images)]
     return detection_report(
         objects, detections, ids, classes, 0.4, ABOUT, noise,
-        generator=np.random.default_rng(0), images_per_s=12.5, num_draws=50,
+        num_examples=6, generator=np.random.default_rng(0), images_per_s=12.5, num_draws=50,
     )  # fmt: skip
 
 
@@ -171,7 +172,26 @@ def test_figures_fit_any_number_of_classes(num_classes: int) -> None:
     named = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(named) == min(num_classes, 10) + 2
     assert f"{report.metrics['ap50']:.3f}" in named[-2]
-    assert_nothing_is_cut_off(examples_figure(report.examples, "made"))
+    assert_nothing_is_cut_off(examples_figure(report.examples, report.judgement, "made"))
+
+
+@pytest.mark.parametrize("most", [0, 1, 20])
+def test_as_many_examples_are_shown_as_were_asked_for_and_headings_say_of_how_many(most: int) -> None:
+    objects, detections = drawn(1, 40, 3, 9)
+    judged = report_of(objects, detections, 40, ("a", "b", "c")).judgement
+    examples = examples_of(judged, objects, detections, "abc", noise, most)
+    num_false = sum(judged.counts[kind] for kind in FALSE_ALARMS)
+    totals = {"hit": judged.counts["hit"], "missed": judged.counts["missed"], "wrong": num_false}
+    assert max(totals.values()) > 8  # so that 20 are more than a line
+    shown = {row: sum(each.row == row for each in examples) for row in totals}
+    assert shown == {row: min(most, total) for row, total in totals.items()}
+    figure = examples_figure(examples, judged, "made")
+    assert_nothing_is_cut_off(figure)
+    [axes] = figure.axes
+    texts = [text.get_text() for text in axes.texts]
+    for row, heading in ROWS.items():
+        assert f"{heading}: {shown[row]} of {totals[row]:,}" in texts
+    assert len(axes.images) == len(examples)
 
 
 def test_an_example_shows_the_box_that_it_is_about() -> None:
@@ -179,7 +199,7 @@ def test_an_example_shows_the_box_that_it_is_about() -> None:
     detections = detections_of((0, 0, 0.9, (100, 50, 120, 70)))
     report = report_of(objects, detections, 1, ("cat",))
     black = np.zeros((150, 230, 3), np.uint8)
-    (hit,) = examples_of(report.judgement, objects, detections, ["cat"], lambda place: black)
+    (hit,) = examples_of(report.judgement, objects, detections, ["cat"], lambda place: black, 6)
     assert (hit.row, hit.caption, hit.picture.shape) == ("hit", "hit, IoU 1.00", (288, 288, 3))
     green = (hit.picture == [0x34, 0xC7, 0x59]).all(-1)
     rows, columns = np.nonzero(green)
