@@ -32,6 +32,10 @@ COLUMNS = ("image", "width", "height", "boxes_xyxy", "box_labels", "box_flags")
 STRIDE = 32  # of the coarsest map of a detector: sides are multiples of it
 MOST_PX = 4096  # sides of a square
 LEAST_PX = 2.0  # sides of boxes that are trained: smaller ones are neither object nor background
+ENDLESS = (  # parameters of augmentation that make a picture another one each time
+    "scale", "translate", "rotation_deg", "brightness", "contrast", "saturation", "colour_shift", "pca_colour",
+    "mosaic",
+)  # fmt: skip
 
 
 class DetectionInput(Parameters):
@@ -113,6 +117,12 @@ class DetectionAugment(Parameters):
         """Whether pictures are resampled."""
         turned = self.mirror or self.upside_down or self.quarter_turns or self.rotation_deg
         return bool(turned or self.scale != (1.0, 1.0) or self.translate)
+
+    @property
+    def endless(self) -> list[str]:
+        """Names of what is on and makes a picture another one each time; ways to lay it down are few, and come back."""
+        on = [name for name in ENDLESS if getattr(self, name) not in (0, (1.0, 1.0))]
+        return on if self.mosaic_until else [name for name in on if name != "mosaic"]
 
     @property
     def recolours(self) -> bool:

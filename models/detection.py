@@ -14,6 +14,7 @@ from models.rcnn import FastRcnn, Rcnn
 from models.yolo import Assignment, BoxLoss, Yolo
 
 PROPOSALS = 2000  # of a picture, that R-CNN and Fast R-CNN look at
+BY_SELECTIVE_SEARCH = ("rcnn", "fast_rcnn")  # those that are given proposals
 # of the R-CNN line sizes that a few cores can train; norms that are trained, so that they start from nothing too
 PYRAMID: dict[str, Any] = {
     "strides": (8, 16, 32),

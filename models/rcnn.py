@@ -1,9 +1,9 @@
 """R-CNN (Girshick et al. 2013, https://arxiv.org/abs/1311.2524) and Fast R-CNN (Girshick 2015,
 https://arxiv.org/abs/1504.08083): detectors that look at proposals which they are given.
 
-`propose` is what gives them: any callable, pictures (B, C, S, S) uint8 → `Proposals`, in training and after it. By
-default it is selective search with a cache by the pictures' bytes; where pictures are augmented, each is searched anew,
-which takes a second or two of a photo.
+`propose` is what gives them: any callable, pictures (B, C, S, S) uint8 and whether they may be seen again →
+`Proposals`, in training and after it. By default it is selective search, which takes a second or two of a photo, with a
+cache by the pictures' bytes; where augmentation makes pictures new each time, each is searched anew and not kept.
 
 R-CNN cuts each proposal out of the picture, warps it to a square and runs the whole body on it. Fast R-CNN runs the
 body once and cuts from its maps. Heads and losses are the same (models.roiheads). R-CNN here differs from its paper in
@@ -40,19 +40,23 @@ class SelectiveSearch:
     cache_size: int = 10_000
     cache: OrderedDict[bytes, np.ndarray] = field(default_factory=OrderedDict, repr=False)
 
-    def __call__(self, images: Tensor) -> Proposals:
-        """Pictures (B, C, S, S) uint8 → what may hold an object in them."""
-        boxes = [self._of(picture) for picture in images.permute(0, 2, 3, 1).cpu().contiguous().numpy()]
+    def __call__(self, images: Tensor, keep: bool = True) -> Proposals:
+        """Pictures (B, C, S, S) uint8 → what may hold an object in them; `keep` where they may be asked for again."""
+        look = self._kept if keep else self._search
+        boxes = [look(picture) for picture in images.permute(0, 2, 3, 1).cpu().contiguous().numpy()]
         image = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(each) for each in boxes]))
         return Proposals(torch.from_numpy(np.concatenate(boxes)).to(images.device), image.to(images.device))
 
-    def _of(self, picture: np.ndarray) -> np.ndarray:
+    def _search(self, picture: np.ndarray) -> np.ndarray:
+        from data.proposals import selective_search  # only now: scikit-image takes a second to import
+
+        return selective_search(picture, self.most, self.least_side_px)
+
+    def _kept(self, picture: np.ndarray) -> np.ndarray:
         key = hashlib.blake2b(repr(picture.shape).encode() + picture.tobytes(), digest_size=16).digest()
         boxes = self.cache.pop(key, None)
         if boxes is None:
-            from data.proposals import selective_search  # only now: scikit-image takes a second to import
-
-            boxes = selective_search(picture, self.most, self.least_side_px)
+            boxes = self._search(picture)
         self.cache[key] = boxes  # the last used comes last
         while len(self.cache) > self.cache_size:
             self.cache.popitem(last=False)

@@ -120,7 +120,10 @@ class RegionDetector(Detector):
     """A detector, see models.detector, that looks at proposals one by one."""
 
     regions_per_pass: int  # where nothing is trained: bounds the memory
-    propose: Callable[[Tensor], Proposals]  # of (B, C, S, S) uint8, where proposals are given and not found
+    # where proposals are given and not found: of (B, C, S, S) uint8, and whether these may be seen again
+    propose: Callable[[Tensor, bool], Proposals]
+    # whether training sees a picture again as it was; elsewhere it may always be
+    pictures_return: bool = True
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """What regions are cut from, of pictures (B, C, S, S) uint8."""
@@ -133,7 +136,7 @@ class RegionDetector(Detector):
         truths: Truths | None,  # noqa: ARG002
     ) -> tuple[Proposals, dict[str, Tensor]]:
         """The proposals, and what they cost where they are learnt."""
-        return self.propose(images), {}
+        return self.propose(images, self.pictures_return or not self.training), {}
 
     def look(self, maps: list[Tensor], boxes_xyxy: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (R, 1 + K) and offsets (R, 1 + K, 4) of boxes (R, 4)."""

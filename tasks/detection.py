@@ -27,8 +27,9 @@ from data.detection import (
 from data.parameters import Parameters
 from data.random import SampleGenerator
 from models.bodies import load_body
-from models.detection import DetectorConfig, build
+from models.detection import BY_SELECTIVE_SEARCH, DetectorConfig, build
 from models.detector import Finding, Found, Suppression
+from models.roiheads import RegionDetector
 from models.yolo import Yolo
 from tasks.card import Member, ModelCard, Preprocessing, card_of_one
 from tasks.detectionjoin import joined, moved, of_batch
@@ -132,17 +133,26 @@ class DetectionConfig(Parameters):
 
 
 def notes(config: DetectionConfig, dataset: Dataset) -> list[str]:
-    """What a person should know before training: how many boxes are too small for it."""
+    """What a person should know before training: that it will be slow, how many boxes are too small for it."""
+    told = []
     rows = dataset.table("train", ["width", "height", "boxes_xyxy", "box_labels", "box_flags"])
+    name, endless = config.model.name, config.augment.endless
+    if name in BY_SELECTIVE_SEARCH and endless:
+        off = " ".join(f"augment.{each}={'[1,1]' if each == 'scale' else 0}" for each in endless)
+        told.append(
+            f"model.name (={name}) looks at what selective search proposes, which takes a second or two of a "
+            f"photograph, and each of {rows.num_rows:,} training pictures is searched anew in every epoch, since "
+            f"augmentation makes it another one; to search it once, set {off}"
+        )
     objects = (flattened(rows["box_flags"], np.uint8) & (CROWD | DIFFICULT)) == 0
     small = too_small(torch.from_numpy(boxes_in_squares(rows, config.input))).numpy() & objects
-    if not small.any():
-        return []
-    return [
-        f"{small.sum():,} of {objects.sum():,} training boxes have a side below {LEAST_PX:g} px at input.stored_px "
-        f"(={config.input.stored_px}): where augmentation does not enlarge them, they are taught as neither object nor "
-        "background; raise input.stored_px to find them"
-    ]
+    if small.any():
+        told.append(
+            f"{small.sum():,} of {objects.sum():,} training boxes have a side below {LEAST_PX:g} px at input.stored_px "
+            f"(={config.input.stored_px}): where augmentation does not enlarge them, they are taught as neither object "
+            "nor background; raise input.stored_px to find them"
+        )
+    return told
 
 
 def decode(rows: pa.Table, info: DatasetInfo, config: DetectionConfig) -> dict[str, np.ndarray]:
@@ -183,6 +193,8 @@ def build_model(
     """A fresh detector; `sample()` gives plain batches of training pictures, to whose boxes anchors are fitted."""
     mean, std = (info.channel_mean, info.channel_std) if weights is None else (weights.mean, weights.std)
     model = build(config.model.name, len(info.classes), info.channels, config.arguments(), mean, std)
+    if isinstance(model, RegionDetector):
+        model.pictures_return = not config.augment.endless
     if weights is not None:
         load_body(model.body, weights.state, weights.source)
         model.body_lr_factor = config.transfer.body_lr_factor

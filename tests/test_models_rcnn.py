@@ -244,6 +244,24 @@ def test_selective_search_of_a_batch_is_that_of_each_and_is_remembered(
     assert seen == [1]
 
 
+@pytest.mark.parametrize("name", ["fast, align", "rcnn"])
+def test_pictures_that_do_not_come_back_are_searched_and_not_kept(name: str) -> None:
+    images, truths = rectangles(2)
+    model = detector(name)
+    search = model.propose
+    assert isinstance(search, SelectiveSearch)
+    model.pictures_return = False
+    first = model.train()(images, truths)
+    assert isinstance(first, dict) and not search.cache
+    model.eval()(images)  # those of a validation do
+    assert len(search.cache) == 2
+    assert torch.equal(search(images, False).boxes_xyxy, search(images).boxes_xyxy)
+    search.cache.clear()
+    model.pictures_return = True
+    model.train()(images, truths)
+    assert len(search.cache) == 2
+
+
 # --- what is said of a proposal --------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """A saved detector: the same boxes whatever a picture's shape, by each view, and the least score that it reports."""
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from data import digitscenes
 from data.dataset import CROWD, Dataset
 from models.detection import DETECTORS
+from models.rcnn import Rcnn
 from models.yolo import Yolo
+from pipelines.parameters import recipes
 from tasks import detection
 from tasks.card import ModelCard
 from tasks.detectionerrors import FALSE_ALARMS
@@ -419,6 +423,47 @@ def test_boxes_too_small_to_be_trained_are_told() -> None:
     [told] = detection.notes(tiny_config("detection"), asked)
     assert told.startswith("1 of 3 training boxes have a side below 2 px at input.stored_px (=64)")
     assert detection.notes(tiny_config("detection", input__stored_px=96), asked) == []
+
+
+@pytest.mark.parametrize("name", ["rcnn", "fast_rcnn"])
+def test_pictures_that_are_searched_anew_in_every_epoch_are_told_with_what_ends_it(name: str) -> None:
+    large = [0.0, 0, 200, 200]
+    rows = pa.table({
+        "width": [640, 320], "height": [480, 320], "boxes_xyxy": [large, large], "box_labels": [[0], [0]],
+        "box_flags": [[0], [0]],
+    })  # fmt: skip
+    asked: Any = SimpleNamespace(table=lambda _split, columns: rows.select(columns))
+    [told] = detection.notes(tiny_config("detection", model__name=name), asked)
+    said, changes = told.split("; to search it once, set ")
+    assert said.startswith(f"model.name (={name}) ")
+    assert "each of 2 training pictures is searched anew in every epoch" in said
+    off = {key.replace(".", "__"): yaml.safe_load(text) for key, text in re.findall(r"(\S+)=(\S+)", changes)}
+    assert off == {
+        "augment__scale": [1, 1], "augment__translate": 0, "augment__brightness": 0, "augment__contrast": 0,
+        "augment__mosaic": 0,
+    }  # fmt: skip
+    assert detection.notes(tiny_config("detection", model__name=name, **off), asked) == []
+    # a mirrored picture is one of two
+    mirrored = tiny_config("detection", model__name=name, augment__mirror=True, **off)
+    assert detection.notes(mirrored, asked) == []
+    assert detection.notes(tiny_config("detection", model__name="faster_rcnn"), asked) == []
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_a_detector_knows_whether_training_shows_a_picture_again(dataset: Dataset, augmented: bool) -> None:
+    plain = {"scale": [1, 1], "translate": 0, "brightness": 0, "contrast": 0}
+    off = {} if augmented else {f"augment__{name}": value for name, value in plain.items()}
+    # mosaic that ends before it begins is none
+    config = tiny_config("detection", model__name="rcnn", augment__mosaic_until=0, **off)
+    model = detection.build_model(config, dataset.info, list)
+    assert isinstance(model, Rcnn) and model.pictures_return is not augmented
+
+
+def test_the_recipe_of_fast_r_cnn_searches_each_picture_once() -> None:
+    values = {"dataset": "x", **recipes("detection")["fast_rcnn"]}
+    for name in ("fast_rcnn", "rcnn"):
+        config = detection.DetectionConfig.parse({**values, "model": {**values["model"], "name": name}}, name)
+        assert config.augment.endless == []
 
 
 def test_anchors_are_fitted_to_boxes_that_are_trained(dataset: Dataset) -> None:
