@@ -8,12 +8,11 @@ from pydantic import Field, field_validator
 
 from models.catalogue import NetworkConfig
 from models.detector import Detector, Finding
-from models.fasterrcnn import fasterrcnn_resnet18_fpn, fasterrcnn_resnet50_fpn
+from models.fasterrcnn import Pooling, fasterrcnn_resnet18_fpn, fasterrcnn_resnet50_fpn
 from models.localiser import LocalisationLoss, Localiser
 from models.rcnn import FastRcnn, Rcnn
 from models.yolo import Assignment, BoxLoss, Yolo
 
-PROPOSALS = 2000  # of a picture, that R-CNN and Fast R-CNN look at
 BY_SELECTIVE_SEARCH = ("rcnn", "fast_rcnn")  # those that are given proposals
 # of the R-CNN line sizes that a few cores can train; norms that are trained, so that they start from nothing too
 PYRAMID: dict[str, Any] = {
@@ -23,10 +22,11 @@ PYRAMID: dict[str, Any] = {
     "canonical_px": 112,
     "head_width": 512,
 }
+# what recipes choose is given anew; here it is for cards of models from before they could choose it
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "yolo": Yolo,
     "localiser": Localiser,
-    "rcnn": partial(Rcnn, crop_px=96, num_samples=64, proposals=PROPOSALS),
+    "rcnn": partial(Rcnn, crop_px=96, num_samples=64, proposals=2000),
     "fast_rcnn": partial(
         FastRcnn,
         **PYRAMID,
@@ -34,7 +34,7 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
         num_frozen=0,
         pooling="align",
         num_samples=128,
-        proposals=PROPOSALS,
+        proposals=2000,
     ),
     "faster_rcnn": partial(fasterrcnn_resnet18_fpn, **PYRAMID),
     "fasterrcnn_resnet50_fpn": fasterrcnn_resnet50_fpn,
@@ -44,8 +44,8 @@ DetectorName = Literal["yolo", "localiser", "rcnn", "fast_rcnn", "faster_rcnn", 
 FIELDS = {  # of the parameters below, what each is built from
     "yolo": ("body", "strides", "width", "assignment", "num_anchors", "box_loss"),
     "localiser": ("body", "loss"),
-    "rcnn": ("body",),
-    "fast_rcnn": ("body",),
+    "rcnn": ("body", "crop_px", "proposals"),
+    "fast_rcnn": ("body", "pooling", "proposals"),
     "faster_rcnn": ("body",),
     "fasterrcnn_resnet50_fpn": (),
 }
@@ -84,6 +84,16 @@ class DetectorConfig(NetworkConfig):
     )
     loss: LocalisationLoss = Field(
         description="localiser: squared errors of all that it says, or the likelihood of presence and class"
+    )
+    pooling: Pooling = Field(
+        description="fast_rcnn: how features of a proposal are cut from the maps: align: bilinear samples; max: the "
+        "largest of whole places, as published"
+    )
+    crop_px: int = Field(
+        ge=32, le=512, description="rcnn: side of the squares that proposals are warped to; 227 as published"
+    )
+    proposals: int = Field(
+        ge=1, le=10_000, description="rcnn, fast_rcnn: of a picture, at most; 2000 as published"
     )
 
     @field_validator("strides")

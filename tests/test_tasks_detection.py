@@ -16,7 +16,7 @@ from PIL import Image
 
 from data import digitscenes
 from data.dataset import CROWD, Dataset
-from models.detection import DETECTORS
+from models.detection import DETECTORS, build
 from models.rcnn import Rcnn
 from models.yolo import Yolo
 from pipelines.parameters import recipes
@@ -457,6 +457,27 @@ def test_a_detector_knows_whether_training_shows_a_picture_again(dataset: Datase
     config = tiny_config("detection", model__name="rcnn", augment__mosaic_until=0, **off)
     model = detection.build_model(config, dataset.info, list)
     assert isinstance(model, Rcnn) and model.pictures_return is not augmented
+
+
+def test_a_recipe_chooses_what_the_papers_of_the_r_cnn_line_vary(dataset: Dataset) -> None:
+    changes = {"model__pooling": "max", "model__crop_px": 64, "model__proposals": 50}
+
+    def made(name: str) -> Any:
+        return detection.build_model(
+            tiny_config("detection", model__name=name, **changes), dataset.info, list
+        )
+
+    fast, rcnn = made("fast_rcnn"), made("rcnn")
+    assert (fast.pooling, fast.propose.most) == ("max", 50)
+    assert (rcnn.crop_px, rcnn.propose.most) == (64, 50)
+    # a card of before there was a choice
+    arguments = {
+        name: value
+        for name, value in tiny_config("detection", model__name="rcnn").arguments().items()
+        if name not in ("crop_px", "proposals")
+    }
+    older: Any = build("rcnn", 10, 1, arguments, (0.5,), (0.2,))
+    assert (older.crop_px, older.propose.most) == (96, 2000)
 
 
 def test_the_recipe_of_fast_r_cnn_searches_each_picture_once() -> None:

@@ -70,7 +70,8 @@ TINY: dict[str, dict[str, Any]] = {
         "dataset": "digit_scenes",
         "model": {
             "name": "yolo", "body": "plain_tiny", "strides": [8, 16], "width": 16, "assignment": "task_aligned",
-            "num_anchors": 2, "box_loss": "ciou", "loss": "likelihood",
+            "num_anchors": 2, "box_loss": "ciou", "loss": "likelihood", "pooling": "align", "crop_px": 32,
+            "proposals": 200,
         },
         "input": {"stored_px": 64, "resize": "letterbox", "train_px": []},
         "augment": {
