@@ -2,12 +2,12 @@
 https://arxiv.org/abs/1612.03144): proposals are learnt, on the maps that are also looked at.
 
 `FasterRcnn.net` has torchvision's layout and keys (41,755,286 parameters with ResNet-50, 90 classes and frozen norms),
-so that its published weights fit: `torchvision_state`. With those, norms take `norm_eps=0`, and label k is their class
-k + 1. It does not resize pictures: torchvision's were trained with a shorter side of 800 pixels.
+so that its published weights fit: `torchvision_state`, `load_faster_rcnn`. Label k is their class k + 1. It does not
+resize pictures: torchvision's were trained with a shorter side of 800 pixels.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -19,9 +19,13 @@ from models.fpn import Backbone, Norm
 from models.roialign import levels_of, roi_align, roi_max_pool
 from models.roiheads import RegionDetector, RoiHeads, TwoLayers
 from models.rpn import Limits, Proposals, RegionProposals
+from models.stages import misfits
 
 Pooling = Literal["align", "max"]
 POOLED_PX = 7  # sides of the features of a proposal
+NORM_EPS = 1e-5  # of frozen norms
+CLASS_LAYERS = "roi_heads.box_predictor."
+SHOWN = 8  # tensors in an error
 REGIONS_PER_PASS = 1000
 
 
@@ -152,7 +156,7 @@ fasterrcnn_resnet50_fpn = partial(
     strides=(4, 8, 16, 32),
     width=256,
     norm="frozen",
-    norm_eps=1e-5,
+    norm_eps=NORM_EPS,
     num_frozen=0,
     anchor_sides=((32,), (64,), (128,), (256,), (512,)),
     anchor_ratios=(0.5, 1.0, 2.0),
@@ -192,13 +196,51 @@ fasterrcnn_tiny = partial(
 
 
 def torchvision_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published weights of a torchvision Faster R-CNN by the keys that `FasterRcnn.net` has.
+    """Published weights of a torchvision Faster R-CNN as `FasterRcnn.net` takes them.
 
-    The older files lack a level in the names of the pyramid's and the proposal network's convolutions.
+    The older files lack a level in the names of the pyramid's and the proposal network's convolutions. Frozen norms,
+    those that count no batches, were published with an epsilon of 0: their scale takes in what ours changes.
     """
     renamed = {}
     for name, value in state.items():
         name = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
         name = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
         renamed[name] = value
+    for name, variance in state.items():
+        norm = name.removesuffix(".running_var")
+        scale = renamed.get(f"{norm}.weight")
+        frozen = norm != name and f"{norm}.num_batches_tracked" not in state
+        if frozen and scale is not None and scale.shape == variance.shape:
+            renamed[f"{norm}.weight"] = scale * ((variance + NORM_EPS) / variance).sqrt()
     return renamed
+
+
+def is_faster_rcnn(state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are those of a whole Faster R-CNN, and not of a classifier."""
+    return any(name.startswith("rpn.head.") for name in state)
+
+
+def load_faster_rcnn(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Put the weights of a whole Faster R-CNN, by the keys of `FasterRcnn.net`, into a detector, but for layers of
+    classes where there are others in number.
+
+    Raises ValueError listing what does not fit.
+    """
+    if not isinstance(model, FasterRcnn):
+        raise ValueError(
+            f"transfer.weights (={source}) are of a whole Faster R-CNN, not of a {type(model).__name__}: set "
+            "model.name=fasterrcnn_resnet50_fpn for published ones"
+        )
+    own = model.net.state_dict()
+    classes = {name: value for name, value in own.items() if name.startswith(CLASS_LAYERS)}
+    # a frozen norm counts no batches
+    given = {name: v for name, v in state.items() if name in own or not name.endswith("num_batches_tracked")}
+    if any(name not in given or given[name].shape != value.shape for name, value in classes.items()):
+        given |= classes
+    if faults := misfits(own, given):
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise ValueError(
+            f"transfer.weights (={source}) do not fit this detector: {'; '.join(faults[:SHOWN])}{more}. Published ones "
+            "fit model.name=fasterrcnn_resnet50_fpn and pictures of colour"
+        )
+    model.net.load_state_dict(given, strict=True)

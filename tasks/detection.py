@@ -29,6 +29,7 @@ from data.random import SampleGenerator
 from models.bodies import load_body
 from models.detection import BY_SELECTIVE_SEARCH, DetectorConfig, build
 from models.detector import Finding, Found, Suppression
+from models.fasterrcnn import is_faster_rcnn, load_faster_rcnn
 from models.roiheads import RegionDetector
 from models.yolo import Yolo
 from tasks.card import Member, ModelCard, Preprocessing, card_of_one
@@ -47,7 +48,8 @@ class DetectionTransfer(Parameters):
 
     weights: WeightsSource = Field(
         description='"": none. FILE.safetensors or .pth, https://...#sha256=..., package:NAME of an installed package '
-        "that ships them, or a trained classifier: of the network that model.body names"
+        "that ships them, or a trained classifier: of the network that model.body names; or a file of a whole Faster "
+        "R-CNN, as torchvision publishes them for fasterrcnn_resnet50_fpn"
     )
     mode: Literal["all", "head"] = Field(
         description="what is trained: all of it, or what comes after the body, which then stays as it is"
@@ -196,7 +198,10 @@ def build_model(
     if isinstance(model, RegionDetector):
         model.pictures_return = not config.augment.endless
     if weights is not None:
-        load_body(model.body, weights.state, weights.source)
+        if is_faster_rcnn(weights.state):
+            load_faster_rcnn(model, weights.state, weights.source)
+        else:
+            load_body(model.body, weights.state, weights.source)
         model.body_lr_factor = config.transfer.body_lr_factor
         if config.transfer.mode == "head":
             model.freeze_body()

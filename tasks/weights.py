@@ -20,6 +20,7 @@ from data.download import fetch
 from data.files import file_sha256
 from models.efficientnet_lite import MEAN, STD
 from models.faces import PUBLISHED
+from models.fasterrcnn import is_faster_rcnn, torchvision_state
 from tasks.distil import Teacher
 from tasks.modelfile import load_card, model_sha256, weights_file
 from tasks.paths import downloads
@@ -137,6 +138,8 @@ def of_file(source: str, file: Path, architecture: str, channels: int) -> Weight
     shape = None
     if set(STATISTICS) <= set(state):
         mean, std, shape, state = split_statistics(state)
+    elif is_faster_rcnn(state):
+        state = torchvision_state(state)
     return Weights(source, file_sha256(file), state, mean, std, mean_shape=shape)
 
 

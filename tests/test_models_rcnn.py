@@ -20,6 +20,7 @@ from models.fasterrcnn import (
     fasterrcnn_resnet18_fpn,
     fasterrcnn_resnet50_fpn,
     fasterrcnn_tiny,
+    load_faster_rcnn,
     torchvision_state,
 )
 from models.fpn import FrozenBatchNorm2d, freeze_norms
@@ -90,6 +91,28 @@ def test_published_weights_load_strictly_whether_their_keys_are_old_or_new() -> 
         renamed = torchvision_state(state)
         assert renamed.keys() == new.keys()
         net.load_state_dict(renamed, strict=True, assign=True)
+
+
+def test_published_norms_of_epsilon_0_give_the_same_maps_under_ours() -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"width": 16, "head_width": 16}
+    theirs = fasterrcnn_resnet18_fpn(**COMMON, **sizes, norm_eps=0.0).net
+    for name, norm in theirs.named_modules():
+        if isinstance(norm, FrozenBatchNorm2d):
+            norm.running_var.uniform_(1e-5, 1e-4)  # where an epsilon of 1e-5 is seen
+            norm.weight.copy_(norm.running_var.sqrt())
+            assert name.startswith("backbone.body")
+    state = copy.deepcopy(theirs.state_dict())
+    ours = fasterrcnn_resnet18_fpn(**COMMON, **sizes)
+    load_faster_rcnn(ours, torchvision_state(state), "file.pth")
+    x = torch.randn(1, 3, 64, 64)
+    wanted = theirs.backbone(x)
+    for mine, other in zip(ours.net.backbone(x), wanted, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+    ours.net.load_state_dict(state)
+    assert (ours.net.backbone(x)[0] - wanted[0]).abs().max() > 0.01
+    live = {**state, "backbone.body.bn1.num_batches_tracked": torch.tensor(0)}  # of norms that were trained
+    assert torch.equal(torchvision_state(live)["backbone.body.bn1.weight"], state["backbone.body.bn1.weight"])
 
 
 def test_a_classifiers_published_weights_fit_the_body() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 from data import digitscenes
 from data.dataset import CROWD, Dataset
@@ -34,6 +35,7 @@ from tasks.modelfile import load_card, load_model, save_model
 from tasks.optim import build_optimizers
 from tasks.train import LocalSession, decode_here, train
 from tasks.views import view_named
+from tasks.weights import of_transfer
 from tests.tiny import tiny_config, tiny_dataset
 
 CPU = torch.device("cpu")
@@ -485,6 +487,75 @@ def test_the_recipe_of_fast_r_cnn_searches_each_picture_once() -> None:
     for name in ("fast_rcnn", "rcnn"):
         config = detection.DetectionConfig.parse({**values, "model": {**values["model"], "name": name}}, name)
         assert config.augment.endless == []
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    """Weights by chance under the keys of torchvision's Faster R-CNN, of 90 classes and background."""
+    finding = tiny_config("detection").evaluate.finding().model_dump()
+    with torch.device("meta"):
+        model: Any = build("fasterrcnn_resnet50_fpn", 90, 3, {"finding": finding}, (0.0,) * 3, (1.0,) * 3)
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.rand(value.shape, generator=generator) + 0.1
+        for name, value in model.net.state_dict().items()
+    }
+
+
+def begun(dataset: Dataset, file: Path, num_classes: int = 10, channels: int = 3, **changes: Any) -> Any:
+    """A detector that begins with the weights of a file."""
+    of_channels = {"channels": channels, "channel_mean": (0.5,) * channels, "channel_std": (0.2,) * channels}
+    classes = tuple(str(k) for k in range(num_classes))
+    info = dataset.info.model_copy(update={**of_channels, "classes": classes})
+    changes = {"model__name": "fasterrcnn_resnet50_fpn", **changes}
+    config = tiny_config("detection", transfer__weights=str(file), **changes)
+    return detection.build_model(config, info, list, of_transfer(config, info, Path))
+
+
+def test_a_whole_published_detector_is_begun_with_but_for_its_classes(
+    published: dict[str, torch.Tensor], dataset: Dataset, tmp_path: Path
+) -> None:
+    file = tmp_path / "fasterrcnn.pth"
+    old = {re.sub(r"(_blocks\.\d)\.0\.|(head\.conv)\.0\.0\.", r"\1\2.", k): v for k, v in published.items()}
+    assert old.keys() != published.keys()
+    torch.save(old, file)
+    model = begun(dataset, file)
+    own = model.net.state_dict()
+    assert own.keys() == published.keys()
+    classes = {name for name in own if name.startswith("roi_heads.box_predictor.")}
+    assert len(classes) == 4 and {len(own[name]) for name in classes} == {11, 44}
+    norms = {name.replace("running_var", "weight"): name for name in own if name.endswith("running_var")}
+    for name in own.keys() - classes:
+        wanted = published[name]
+        if name in norms:  # published with an epsilon of 0
+            wanted = wanted * ((published[norms[name]] + 1e-5) / published[norms[name]]).sqrt()
+        assert torch.equal(own[name], wanted), name
+    torch.testing.assert_close(model.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    with pytest.raises(ValueError, match=r"conv1.weight is \(64, 3, 7, 7\), not \(64, 1, 7, 7\).*of colour"):
+        begun(dataset, file, channels=1)
+    with pytest.raises(ValueError, match=r"not of a Yolo: set model\.name=fasterrcnn_resnet50_fpn"):
+        begun(dataset, file, model__name="yolo", model__body="resnet18")
+
+
+def test_a_published_detector_of_as_many_classes_brings_them_along(
+    published: dict[str, torch.Tensor], dataset: Dataset, tmp_path: Path
+) -> None:
+    save_file(published, tmp_path / "fasterrcnn.safetensors")
+    own = begun(dataset, tmp_path / "fasterrcnn.safetensors", num_classes=90).net.state_dict()
+    kept = [name for name in own if name.startswith(("roi_heads.", "rpn."))]
+    assert len(kept) == 14 and all(torch.equal(own[name], published[name]) for name in kept)
+
+
+def test_a_whole_detector_of_ours_is_begun_with_as_it_is(dataset: Dataset, tmp_path: Path) -> None:
+    config = tiny_config("detection", model__name="faster_rcnn")
+    torch.manual_seed(1)
+    older = detection.build_model(config, dataset.info, list)
+    card = detection.card(config, dataset.info, "", "run")
+    save_model(tmp_path, card, [older])
+    file = tmp_path / card.members[0].weights
+    newer = begun(dataset, file, channels=1, model__name="faster_rcnn")
+    state = older.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in newer.state_dict().items())
 
 
 def test_anchors_are_fitted_to_boxes_that_are_trained(dataset: Dataset) -> None:
