@@ -1,4 +1,4 @@
-"""Small datasets for demonstrations without a download: real ones that a dependency ships, and one that is drawn.
+"""Small datasets for demonstrations without a download: real ones that a dependency ships, and drawn ones.
 
 `sklearn:digits`: 1,797 handwritten digits of the UCI "Optical Recognition of Handwritten Digits" test set, 8×8,
 as scikit-learn ships them (https://archive.ics.uci.edu/dataset/80, CC BY 4.0).
@@ -6,6 +6,7 @@ as scikit-learn ships them (https://archive.ics.uci.edu/dataset/80, CC BY 4.0).
 `skimage:lfw_subset`: 100 faces and 100 patches of backgrounds, 25×25 grey, cut from Labeled Faces in the Wild, as
 scikit-image ships them (https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.lfw_subset).
 `convoy:synthetic_faces`: 80 people with 10 pictures each, drawn from parameters (data.syntheticfaces).
+`convoy:face_points`: the same pictures with the places of eyes, nose and mouth.
 `skimage:photos`: the photographs of scikit-image that show things and textures, as they are: content for style.
 Beside them the photographs in `PHOTOS`, of scikit-image's too: one picture each, to look for something in,
 and the style pictures of data.paintings.
@@ -24,7 +25,7 @@ from PIL import Image
 from data.archive import FileTree, memory_tree
 from data.digitscenes import digit_scenes
 from data.paintings import PAINTINGS, paint
-from data.syntheticfaces import synthetic_faces
+from data.syntheticfaces import face_points, synthetic_faces
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ def _shipped(package: str, file: str) -> Path:
     return Path(spec.origin).parent / file
 
 
+DRAWN_LICENCE = "synthetic: drawn by this project's code, as free as it is"
 DIGITS_LICENCE = "CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)"
 NO_SCENES = ("horse", "page", "text")  # of PHOTOS: silhouettes and letters
 # of few, chance holds out none
@@ -108,9 +110,8 @@ SAMPLES: dict[str, Sample] = {
     "skimage:photos": Sample(
         sample_photos, "of each as https://scikit-image.org/docs/stable/api/skimage.data.html says"
     ),
-    "convoy:synthetic_faces": Sample(
-        synthetic_faces, "synthetic: drawn by this project's code, as free as it is"
-    ),
+    "convoy:synthetic_faces": Sample(synthetic_faces, DRAWN_LICENCE),
+    "convoy:face_points": Sample(face_points, DRAWN_LICENCE),
 }
 
 

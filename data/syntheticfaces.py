@@ -1,4 +1,5 @@
-"""Synthetic faces, drawn from parameters: `convoy:synthetic_faces`. They are no photographs, and nobody's likeness.
+"""Synthetic faces, drawn from parameters: `convoy:synthetic_faces`; `convoy:face_points` has the same pictures with the
+places of eyes, nose and mouth. They are no photographs, and nobody's likeness.
 
 A person is a set of features: proportions, colours of skin, hair, eyes and lips, brows, glasses, moles. The pictures of
 a person differ by pose (turned, nodding, tilted, nearer or farther), light, expression, background and noise. So there
@@ -7,6 +8,7 @@ call gives the same bytes. What a network reaches here says nothing about real f
 """
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,9 @@ FINER = 3  # drawn so many times larger, then made smaller: smooth edges
 NUM_PEOPLE, NUM_PICTURES = 80, 10
 SIDES = ("train", "train", "test", "train", "val", "train", "test", "train")
 MOST_TURN, MOST_NOD, MOST_TILT = 0.45, 0.25, 0.2  # radians, to either side
+LANDMARKS = (  # left and right as one sees the picture
+    "left_eye_corner", "left_eye", "right_eye", "right_eye_corner", "nose", "left_mouth", "right_mouth",
+)  # fmt: skip
 CIRCLE = np.stack([f(np.linspace(0, 2 * np.pi, 25)) for f in (np.cos, np.sin)])
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -45,6 +50,14 @@ class Person:
     glasses: float  # radius, 0: none
     moles: tuple[tuple[float, float], ...]
 
+    @property
+    def nose_tip(self) -> float:
+        return self.eye_height + self.nose[0]
+
+    @property
+    def mouth_height(self) -> float:
+        return self.nose_tip + self.mouth[0]
+
 
 @dataclass(frozen=True)
 class Shot:
@@ -59,6 +72,17 @@ class Shot:
     mouth_open: float  # 0…1
     eyes_open: float  # 0.3…1
     brows_up: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a person, and what is known of it."""
+
+    name: str  # of the file: person_007/3.jpg
+    person: str
+    side: str
+    data: bytes  # JPEG, RGB, SIDE_PX on each side
+    points_xy: np.ndarray  # (P, 2): LANDMARKS, in pixels from the centre of the first
 
 
 def draw_person(generator: np.random.Generator) -> Person:
@@ -197,16 +221,30 @@ def draw_eyes(canvas: Canvas) -> None:
 def draw_nose_and_mouth(canvas: Canvas) -> None:
     """The nose's shadow and tip; lips, curved by the smile, and what is between them."""
     person, shot = canvas.person, canvas.shot
-    length, wide = person.nose
-    tip = person.eye_height + length
+    wide, tip = person.nose[1], person.nose_tip
     bridge = np.array([wide * 0.4, wide, -wide]), np.array([person.eye_height + 0.05, tip, tip])
     canvas.stroke(*bridge, 0.025, darker(person.skin, 0.72))
-    below, half, thickness = person.mouth
-    y = tip + below
+    _, half, thickness = person.mouth
     across = np.linspace(-half, half, 9)
     if shot.mouth_open:
-        canvas.blob(0, y + 0.03, half * 0.75, 0.07 * shot.mouth_open, (70, 25, 30))
-    canvas.stroke(across, y - 0.08 * shot.smile * (across / half) ** 2, thickness, person.lips)
+        canvas.blob(0, person.mouth_height + 0.03, half * 0.75, 0.07 * shot.mouth_open, (70, 25, 30))
+    canvas.stroke(across, lip_height(person, shot, across), thickness, person.lips)
+
+
+def lip_height(person: Person, shot: Shot, across: np.ndarray) -> np.ndarray:
+    """How far down the lips are, so far from their middle."""
+    heights: np.ndarray = person.mouth_height - 0.08 * shot.smile * (across / person.mouth[1]) ** 2
+    return heights
+
+
+def points_of(canvas: Canvas) -> np.ndarray:
+    """Where LANDMARKS stand on what is drawn there: (P, 2), in its pixels."""
+    person, shot = canvas.person, canvas.shot
+    apart, size, half = person.eye_apart, person.eye_size, person.mouth[1]
+    corners = np.array([-half, half])
+    x = np.array([-apart - size, -apart, apart, apart + size, 0, *corners])
+    y = np.array([*[person.eye_height] * 4, person.nose_tip, *lip_height(person, shot, corners)])
+    return np.array(canvas.place(x, y))
 
 
 def draw_ground(generator: np.random.Generator, side: int) -> Image.Image:
@@ -225,21 +263,41 @@ def light(picture: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
 
 
-def synthetic_faces(num_people: int = NUM_PEOPLE, num_pictures: int = NUM_PICTURES) -> dict[str, bytes]:
-    """Files by name, `person_007/3.jpg`: RGB, `SIDE_PX` on each side; `val_ids.txt`, `test_ids.txt`, `train_ids.txt`.
+def draw_pictures(num_people: int, num_pictures: int) -> Iterator[Picture]:
+    """So many pictures of each of so many people. Nobody changes where others are added.
 
-    Nobody changes where others are added. Of each eight people five are of train, one of val, two of test.
+    Of each eight people five are of train, one of val, two of test.
     """
-    files: dict[str, bytes] = {}
-    sides: dict[str, list[str]] = {side: [] for side in SIDES}
     for number in range(num_people):
         generator = np.random.default_rng([5, number])
         person, name = draw_person(generator), f"person_{number:03d}"
-        sides[SIDES[number % len(SIDES)]].append(name)
-        for shot in range(num_pictures):
-            large = draw_face(person, draw_shot(generator), draw_ground(generator, SIDE_PX * FINER))
+        for place in range(num_pictures):
+            shot = draw_shot(generator)
+            large = draw_face(person, shot, draw_ground(generator, SIDE_PX * FINER))
             soft = large.reduce(FINER)
             buffer = io.BytesIO()
             Image.fromarray(light(np.asarray(soft, float), generator)).save(buffer, "JPEG", quality=92)
-            files[f"{name}/{shot}.jpg"] = buffer.getvalue()
+            points = (points_of(Canvas(large, person, shot)) + 0.5) / FINER - 0.5
+            side = SIDES[number % len(SIDES)]
+            yield Picture(f"{name}/{place}.jpg", name, side, buffer.getvalue(), points)
+
+
+def synthetic_faces(num_people: int = NUM_PEOPLE, num_pictures: int = NUM_PICTURES) -> dict[str, bytes]:
+    """Files by name: the pictures; `val_ids.txt`, `test_ids.txt`, `train_ids.txt`."""
+    files: dict[str, bytes] = {}
+    sides: dict[str, dict[str, None]] = {side: {} for side in SIDES}
+    for picture in draw_pictures(num_people, num_pictures):
+        files[picture.name] = picture.data
+        sides[picture.side][picture.person] = None
     return files | {f"{side}_ids.txt": "\n".join(names).encode() for side, names in sides.items()}
+
+
+def face_points(num_people: int = NUM_PEOPLE, num_pictures: int = NUM_PICTURES) -> dict[str, bytes]:
+    """Files by name: the pictures; `points.csv` with their LANDMARKS, sides and, as groups, people."""
+    files: dict[str, bytes] = {}
+    rows = [",".join(["path", *(f"{name}_{axis}" for name in LANDMARKS for axis in "xy"), "split", "group"])]
+    for picture in draw_pictures(num_people, num_pictures):
+        files[picture.name] = picture.data
+        places = [f"{value:.2f}" for value in picture.points_xy.ravel()]
+        rows.append(",".join([picture.name, *places, picture.side, picture.person]))
+    return files | {"points.csv": "\n".join(rows).encode()}

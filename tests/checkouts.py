@@ -22,7 +22,7 @@ FILES = (
     ".dvcignore",
     ".gitignore",
 )
-SHORTER = (  # changes of recipes; digit scenes are trained in full
+SHORTER = (  # changes of recipes; digit scenes and landmarks are trained in full
     ("train", "epochs", 2.0, ("classification", "digits")),
     ("train", "epochs", 2.0, ("faces", "default")),
     ("train", "epochs", 2.0, ("style", "default")),

@@ -294,6 +294,7 @@ def test_samples_are_folders_or_scenes_and_unknown_ones_list_the_known() -> None
         family, kind = {
             "sklearn:digit_scenes": ("detection", "coco"),
             "convoy:synthetic_faces": ("faces", "identities"),
+            "convoy:face_points": ("landmarks", "landmark tables"),
             "skimage:photos": ("style", "pictures"),
         }.get(name, ("classification", "folders"))
         assert FORMATS[kind].matches(tree)

@@ -11,6 +11,7 @@ from tests.checkouts import Checkout
 
 pytestmark = pytest.mark.slow
 DIGITS, FACES, STYLE = ("classification", "digits"), ("faces", "default"), ("style", "default")
+LANDMARKS = ("landmarks", "face_points")
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +26,14 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def test_all_stages_leave_what_they_declare(reproduced: Checkout) -> None:
     stages = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())["stages"]
     assert set(stages) == {
-        stage + of for stage in ("ingest", "train", "evaluate") for of in ("", "_scenes", "_faces", "_style")
+        stage + of
+        for stage in ("ingest", "train", "evaluate")
+        for of in ("", "_scenes", "_faces", "_landmarks", "_style")
     }
     assert reproduced.metrics()["accuracy"] > 0.5
     assert reproduced.metrics("digit_scenes")["ap50"] > 0.5
     assert reproduced.metrics("synthetic_faces")["auc"] > 0.5
+    assert reproduced.metrics("face_points")["nme"] < 0.2  # of the mean shape 0.28
     assert reproduced.metrics("skimage_photos")["num_styles"] == 2
     for name in ("model/model.json", "history.csv", "test/confusion.csv", "test/reliability.csv"):
         assert (reproduced.folder / "out" / "digits" / name).stat().st_size > 0
@@ -58,6 +62,8 @@ def test_a_second_repro_does_nothing(reproduced: Checkout) -> None:
         (FACES, "evaluate", "num_worst", 3, {"evaluate_faces"}),
         (FACES, "evaluate", "false_accept_rates", [0.1], {"train_faces", "evaluate_faces"}),
         (FACES, "loss", "margin", 0.2, {"train_faces"}),
+        (LANDMARKS, "evaluate", "normalise_by", "box", {"evaluate_landmarks"}),
+        (LANDMARKS, "augment", "rotation_deg", 10.0, {"train_landmarks"}),
         (STYLE, "evaluate", "longer_px", 256, {"evaluate_style"}),
         (STYLE, "cost", "style_weight", 5.0, {"train_style"}),
     ],
@@ -79,7 +85,7 @@ def test_metrics_and_plots_are_shown_and_compared(reproduced: Checkout) -> None:
     reproduced.dvc("plots", "show", "--out", "plots")
     page = (reproduced.folder / "plots" / "index.html").read_text()
     shown_there = ("Confusion", "Reliability", "Training loss", "roc.png", "distances.png", "sheet.png")
-    assert all(title in page for title in shown_there)
+    assert all(title in page for title in (*shown_there, "cumulative.png", "pictures.png"))
     shutil.rmtree(reproduced.folder / "plots")
 
     before = reproduced.metrics()
