@@ -15,7 +15,7 @@ the champion is refused.
 import getpass
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -84,15 +84,15 @@ def aliases(name: str) -> dict[str, int]:
 
 def promote_first(name: str, version: int, because: str = "registered", key: str = "") -> str:
     """Make a version the challenger, and the champion too if there is none; returns its higher alias."""
-    with turn(name):
-        settle(name)
+    with turn(name) as require_mine:
+        settle(name, require_mine)
         before = aliases(name)
         champion = before.get("champion", version)
         after = {**before, "challenger": version, "champion": champion}
         if before.get("champion") == version:
             return "champion"
         if after != before:
-            _move(name, "register", before, after, me(), because, {}, key)
+            _move(name, "register", before, after, me(), because, {}, key, require_mine)
     return "champion" if champion == version else "challenger"
 
 
@@ -130,8 +130,8 @@ def _replace(
     client = connect()
     # raises for what is not there, or not whole
     files_of(client, version_at(client, f"models:/{name}/{version}"))
-    with turn(name):
-        settle(name)
+    with turn(name) as require_mine:
+        settle(name, require_mine)
         if done := done_before(name, key, action):
             return done
         before = aliases(name)
@@ -145,13 +145,13 @@ def _replace(
             after["previous"] = champion
         if after.get("challenger") == version:
             del after["challenger"]
-        return _move(name, action, before, after, who or me(), because, evidence, key)
+        return _move(name, action, before, after, who or me(), because, evidence, key, require_mine)
 
 
 def take_up(name: str, action: Action, because: str, version: int | None = None) -> Move | None:
     """Finish a move that was cut off: the move, where it is the one that is asked for again; `version` None: any."""
-    with turn(name):
-        move = settle(name)
+    with turn(name) as require_mine:
+        move = settle(name, require_mine)
     if move is None or (move.state, move.action, move.because) != ("sealed", action, because):
         return None
     return move if version in (None, move.after["champion"]) else None
@@ -177,9 +177,9 @@ def overtaken(name: str, expected: int | None, champion: int | None) -> str:
 
 def _move(
     name: str, action: Action, before: dict[str, int], after: dict[str, int], who: str, because: str,
-    evidence: Mapping[str, str], key: str,
+    evidence: Mapping[str, str], key: str, require_mine: Callable[[], None],
 ) -> Move:  # fmt: skip
-    """Open a record, move the aliases, seal it; the turn must be ours."""
+    """Open a record, move the aliases, seal it; the turn must be ours, see tasks.turns."""
     client = connect()
     move = Move(
         name, len(history(name)) + 1, action, before, after, who,
@@ -191,29 +191,35 @@ def _move(
         "ledger.when": move.when, "ledger.because": because, "ledger.evidence": json.dumps(move.evidence),
         "ledger.key": key, "ledger.state": "open",
     }  # fmt: skip
+    require_mine()
     run = client.create_run(
         ensure_experiment(client, EXPERIMENT), tags=values, run_name=f"{name} {move.number}: {move.what}"
     )
-    _set_aliases(client, name, after)
-    return _close(client, run, "sealed")
+    _set_aliases(client, name, after, require_mine)
+    return _close(client, run, "sealed", require_mine)
 
 
-def _set_aliases(client: MlflowClient, name: str, wanted: Mapping[str, int]) -> None:
+def _set_aliases(
+    client: MlflowClient, name: str, wanted: Mapping[str, int], require_mine: Callable[[], None]
+) -> None:
     now = aliases(name)
     for alias in ORDER:
         if alias in wanted and now.get(alias) != wanted[alias]:
+            require_mine()
             client.set_registered_model_alias(name, alias, str(wanted[alias]))
         elif alias in now and alias not in wanted:
+            require_mine()
             client.delete_registered_model_alias(name, alias)
 
 
-def _close(client: MlflowClient, run: Run, state: State) -> Move:
+def _close(client: MlflowClient, run: Run, state: State, require_mine: Callable[[], None]) -> Move:
+    require_mine()
     client.set_terminated(run.info.run_id, "FINISHED" if state == "sealed" else "KILLED")
     client.log_batch(run.info.run_id, tags=[RunTag("ledger.state", state)])
     return read_move(client.get_run(run.info.run_id))
 
 
-def settle(name: str) -> Move | None:
+def settle(name: str, require_mine: Callable[[], None]) -> Move | None:
     """Finish a move that was cut off, if there is one; the turn must be ours. Returns it as it is now."""
     client = connect()
     settled = None
@@ -222,8 +228,8 @@ def settle(name: str) -> Move | None:
         moved = now != move.before
         on_the_way = all(now.get(alias) in (move.before.get(alias), move.after.get(alias)) for alias in ORDER)
         if moved and on_the_way:
-            _set_aliases(client, name, move.after)
-        settled = _close(client, run, "sealed" if moved and on_the_way else "undone")
+            _set_aliases(client, name, move.after, require_mine)
+        settled = _close(client, run, "sealed" if moved and on_the_way else "undone", require_mine)
     return settled
 
 

@@ -5,6 +5,10 @@ machine, and a tag of the registered model for the others. MLflow cannot compare
 settle, and read again: the last writer has the turn, the others see that it is not theirs (Fischer's algorithm: Lamport
 1987, "A fast mutual exclusion algorithm", section 2). It is safe while a write takes less than `SETTLE_S`. A turn whose
 process died ends by itself after `LEASE_S`. Who waits gives up after `WAIT_S` in which the same one has the turn.
+
+Nobody knows of a process whether it died or sleeps. So whoever has the turn asks before each move whether that is still
+so, and for `MARGIN_S` more: one that wakes after its lease moves nothing more. What is left is a single move that takes
+longer than `MARGIN_S`, or as much less as the clock of another machine is ahead: clocks must agree to well below that.
 """
 
 import fcntl
@@ -12,8 +16,9 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from mlflow.exceptions import MlflowException
 
@@ -22,14 +27,18 @@ from tasks.recordstore import connect, tracking_uri
 
 TAG = "convoy.turn"  # "<token> <expires, seconds since the epoch> <who>"
 SETTLE_S = 1.0
-LEASE_S = 60.0
-WAIT_S = 90.0  # for one other process: longer than a lease, so that one who died keeps nobody from going on
+MARGIN_S = 60.0  # for one move, with all of MLflow's tries of it: see pipelines.environment
+LEASE_S = 120.0
+WAIT_S = 150.0  # for one other process: longer than a lease, so that one who died keeps nobody from going on
 POLL_S = 0.05
 
 
 @contextmanager
-def turn(name: str) -> Iterator[None]:
-    """Hold the turn of a registered model; raises ValueError if another process keeps it for longer than `WAIT_S`."""
+def turn(name: str) -> Iterator[Callable[[], None]]:
+    """Hold the turn of a registered model; raises ValueError if another process keeps it for longer than `WAIT_S`.
+
+    Gives what is to be called before each move, and raises RuntimeError where the turn is not ours any more.
+    """
     folder = home() / ".cache" / "turns"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.lock").open("a+") as file:
@@ -45,10 +54,10 @@ def turn(name: str) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         if not tracking_uri().startswith("sqlite:"):
-            with leased(name):
-                yield
+            with leased(name) as require_mine:
+                yield require_mine
         else:
-            yield
+            yield lambda: None  # nobody takes a lock of the file system from a process that lives
 
 
 class Patience:
@@ -70,8 +79,8 @@ class Patience:
 
 
 @contextmanager
-def leased(name: str) -> Iterator[None]:
-    """Hold the tag of a model on a server."""
+def leased(name: str) -> Iterator[Callable[[], None]]:
+    """Hold the tag of a model on a server; gives what `turn` does."""
     client, token = connect(), secrets.token_hex(8)
     patience = Patience(name)
     while True:
@@ -84,10 +93,20 @@ def leased(name: str) -> Iterator[None]:
                 break
         patience.wait_for((holder or "? ? another process").split(" ", 2)[2])
     try:
-        yield
+        yield partial(require_standing, name, token)
     finally:
         if (standing(name) or "").startswith(token):  # not somebody else's, after a lease that ran out
             client.delete_registered_model_tag(name, TAG)
+
+
+def require_standing(name: str, token: str) -> None:
+    """Raise RuntimeError where the tag is not of this token, or will not be for `MARGIN_S` more."""
+    holder = (standing(name) or "").split(" ")
+    if holder[0] != token or float(holder[1]) < time.time() + MARGIN_S:
+        raise RuntimeError(
+            f"this process took so long that it is not its turn to move the aliases of {name} any more; "
+            f"what it had begun, others finish or undo: see ./convoy history {name}, and give the command again"
+        )
 
 
 def claim(name: str, value: str) -> None:

@@ -276,6 +276,58 @@ def test_the_turn_of_a_process_that_died_on_a_server_ends_by_itself(
         assert (turns.standing("dead") or "").split(" ")[0] != "abc"
 
 
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_who_wakes_after_its_lease_on_a_server_moves_and_seals_nothing_more(
+    home: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    name = f"asleep-{place}"
+    with_versions(home, name, 3)
+    ledger.promote_first(name, 2)
+    monkeypatch.setattr(ledger, "turn", turns.leased)  # as between machines, which share no file system
+    monkeypatch.setattr(turns, "SETTLE_S", 0.05)
+    writes: list[str] = []
+
+    def meanwhile() -> None:
+        """The lease runs out, and another machine promotes the third version."""
+        client.set_registered_model_tag(name, turns.TAG, "abc 1000 asleep:7")
+        ledger.take_up(name, "rollback", "to settle")
+        ledger.promote(name, 3, expected=ledger.aliases(name)["champion"], because="better still")
+
+    def sleepy(method: str) -> Any:
+        original = getattr(client, method)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            found = original(*arguments, **options)
+            writes.append(method)
+            if len(writes) == place + 1:
+                meanwhile()
+            return found
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for method in set(WRITES):
+            patch.setattr(client, method, sleepy(method))
+        with pytest.raises(RuntimeError, match=f"not its turn to move the aliases of {name} any more"):
+            ledger.promote(name, 2, expected=1, **WHY)
+    assert writes[place] == WRITES[place]
+    assert ledger.aliases(name)["champion"] == 3
+    moves = ledger.history(name)
+    assert [move.number for move in moves] == list(range(1, len(moves) + 1))
+    assert [later.before for later in moves[1:]] == [earlier.after for earlier in moves[:-1]]
+    assert moves[-1].after == ledger.aliases(name) and ledger.unfinished(name) == []
+
+
+def test_nothing_is_begun_in_a_turn_that_is_about_to_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_versions(home, "late-lease", 1)
+    monkeypatch.setattr(turns, "SETTLE_S", 0.05)
+    with turns.leased("late-lease") as require_mine:
+        require_mine()
+    monkeypatch.setattr(turns, "LEASE_S", turns.MARGIN_S - 1)
+    with turns.leased("late-lease") as require_mine, pytest.raises(RuntimeError, match="took so long"):
+        require_mine()
+
+
 KILLED = """
 import os, signal, sys
 from tasks import ledger
