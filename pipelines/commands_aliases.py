@@ -167,7 +167,10 @@ def require_known(model: str) -> None:
 
 
 def emit_move(move: ledger.Move, as_json: bool) -> None:
-    """Tell of a move where a server is to hear it; print it, with what belongs to the version that is champion now."""
+    """Tell of a move where a server is to hear it; print it, with what belongs to the version that is champion now.
+
+    That it was told is noted last: whoever was not, and gives the command again, is told of this move.
+    """
     belongs = restoring.belongings(move.model, move.after["champion"])
     if server.is_named():
         from pipelines.aliases import tell  # only now: Prefect takes seconds to import
@@ -195,6 +198,7 @@ def emit_move(move: ledger.Move, as_json: bool) -> None:
             f"the server's trigger or by ./convoy faces gallery re-embed --gallery {one_of(behind)}"
         )
     emit(document, views, as_json)
+    ledger.note_told(move)
 
 
 def one_of(galleries: dict[str, str]) -> str:

@@ -7,6 +7,7 @@ A record is a run of the experiment `convoy/ledger`. It is opened before an alia
     undone    it was cut off before an alias moved, or something else moved them: no move, so no part of the history
 
 Whoever comes next finishes what was cut off: a record that has moved an alias is completed, one that has not is undone.
+Of a move that a person asked for the record also says whether they were told: where not, they ask again (`take_up`).
 Each alias names a whole version at any moment, since MLflow sets one at a time and versions appear when they are whole.
 One process at a time moves the aliases of a model, see tasks.turns; one that decided by a champion which is no longer
 the champion is refused.
@@ -32,6 +33,7 @@ Action = Literal["register", "promote", "rollback"]
 State = Literal["open", "sealed", "undone"]
 
 EXPERIMENT = "convoy/ledger"
+TOLD = "ledger.told"  # "no", "yes", of moves by hand: flows tell by their key
 ORDER = ("previous", "champion", "challenger")  # what a rollback needs is in place before the champion moves
 LONGEST = 4000  # characters of a reason; MLflow's tags take 8,000 bytes
 
@@ -149,12 +151,22 @@ def _replace(
 
 
 def take_up(name: str, action: Action, because: str, version: int | None = None) -> Move | None:
-    """Finish a move that was cut off: the move, where it is the one that is asked for again; `version` None: any."""
+    """Finish a move that was cut off: the last move, where it is the one that is asked for again; `version` None: any.
+
+    It is that where it was finished now, or where who asks now asked then and was never told.
+    """
     with turn(name) as require_mine:
-        move = settle(name, require_mine)
-    if move is None or (move.state, move.action, move.because) != ("sealed", action, because):
+        settled = settle(name, require_mine)
+    move = next(reversed(history(name)), None)
+    if move is None or (move.action, move.because, move.after) != (action, because, aliases(name)):
         return None
-    return move if version in (None, move.after["champion"]) else None
+    untold = connect().get_run(move.run_id).data.tags.get(TOLD) == "no" and move.who == me()
+    return move if version in (None, move.after["champion"]) and (untold or move == settled) else None
+
+
+def note_told(move: Move) -> None:
+    """Note that whoever asked for a move was told of it: asked for again, it is another move."""
+    connect().set_tag(move.run_id, TOLD, "yes")
 
 
 def done_before(name: str, key: str, action: Action) -> Move | None:
@@ -189,7 +201,7 @@ def _move(
         "ledger.model": name, "ledger.number": str(move.number), "ledger.action": action,
         "ledger.before": json.dumps(before), "ledger.after": json.dumps(after), "ledger.who": who,
         "ledger.when": move.when, "ledger.because": because, "ledger.evidence": json.dumps(move.evidence),
-        "ledger.key": key, "ledger.state": "open",
+        "ledger.key": key, "ledger.state": "open", **({} if key else {TOLD: "no"}),
     }  # fmt: skip
     require_mine()
     run = client.create_run(

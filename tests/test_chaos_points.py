@@ -391,6 +391,7 @@ def test_an_ingest_outlasts_the_sleep_of_a_laptop(
 MOVE_POINTS = {
     "before the alias": "tasks.ledger:_set_aliases:1",
     "alias moved": "tasks.ledger:_close:1",
+    "moved, not told": "pipelines.commands_aliases:emit_move:1",
 }
 WORDS = {
     "promote": ["promote", "moved", "2", "--because", "it is better"],

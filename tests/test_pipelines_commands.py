@@ -19,7 +19,7 @@ from PIL import Image
 
 from data.dataset import Dataset
 from models.signals import least_length
-from pipelines import commands, fulldisk
+from pipelines import commands, commands_aliases, fulldisk
 from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.commands_models import CATALOGUES, about_report
 from pipelines.options import quiet_stdout
@@ -27,6 +27,7 @@ from tasks import ledger, registry
 from tasks.paths import ROOT, runs, store
 from tasks.train import train
 from tests.conftest import Run
+from tests.test_tasks_ledger import with_versions
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.usefixtures("module_home")
@@ -593,6 +594,23 @@ def test_an_ingest_says_what_it_replaces(run: Run, tmp_path: Path) -> None:
     assert code == 0 and f"replaces again ({digest}): 24 pictures of 2 classes, from first" in " ".join(
         out.split()
     )
+
+
+def test_a_rollback_that_was_stopped_before_it_told_is_told_of_when_it_is_typed_again(
+    module_home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with_versions(module_home, "typed", 2)
+    assert run("promote", "typed", "2")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(commands_aliases, "emit_move", stop)
+        assert run("rollback", "typed")[0] == 130
+    for champion in (1, 2):  # who was told, and types it once more, goes forward
+        code, out, err = run("rollback", "typed", "--json")
+        assert (code, json.loads(out)["after"]["champion"]) == (0, champion), err
+        assert ledger.aliases("typed")["champion"] == champion
 
 
 def test_a_home_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:

@@ -209,6 +209,32 @@ def test_a_cut_off_move_that_others_have_crossed_is_no_move(home: Path, client: 
     assert [each.champions for each in ledger.history("crossed")] == [(None, 1), (3, 1)]
 
 
+def test_a_move_that_nobody_was_told_of_is_not_made_again_when_it_is_asked_for_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_versions(home, "untold", 2)
+    ledger.promote("untold", 2, expected=1, **WHY)
+    back = ledger.rollback("untold", 1, expected=2, because="it drifts")
+
+    def again() -> ledger.Move | None:
+        return ledger.take_up("untold", "rollback", "it drifts")
+
+    assert again() == back == ledger.take_up("untold", "rollback", "it drifts", 1)
+    assert ledger.take_up("untold", "rollback", "it drifts", 2) is None
+    assert ledger.take_up("untold", "rollback", "another reason") is None
+    assert ledger.take_up("untold", "promote", "it is better", 2) is None, "it is not the last"
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "me", lambda: "somebody@else")
+        assert again() is None
+    registry.connect().set_registered_model_alias("untold", "champion", "2")  # in MLflow's own page
+    assert again() is None
+    registry.connect().set_registered_model_alias("untold", "champion", "1")
+    ledger.note_told(back)
+    assert again() is None, "who was told and asks again wants another"
+    ledger.rollback("untold", 2, expected=1, because="by a flow", key="its run")
+    assert ledger.take_up("untold", "rollback", "by a flow") is None
+
+
 def test_of_two_promoters_at_once_one_wins_and_the_other_is_told(home: Path) -> None:
     with_versions(home, "raced", 3)
     barrier, told = threading.Barrier(2), list[str]()
