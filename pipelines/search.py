@@ -42,7 +42,7 @@ from tasks.cost import RANKS, Cost, metered, summed
 from tasks.distil import Teacher
 from tasks.lineage import Lineage
 from tasks.result import require_same_beginning
-from tasks.runrecords import FAMILY_TAG, SEARCHES, recorded_cost
+from tasks.runrecords import FAMILY_TAG, SEARCHES, TRIAL_TAG, recorded_cost
 from tasks.space import SearchConfig, SearchMetric, Space, changed, parse_space
 from tasks.transfer import Weights
 
@@ -254,7 +254,7 @@ class Record:
             key=f"{self.lineage.key}.{trial.number}",
             experiment=SEARCHES,
             name=f"trial-{trial.number}",
-            tags={"mlflow.parentRunId": self.run_id, "search.trial": str(trial.number)},
+            tags={"mlflow.parentRunId": self.run_id, TRIAL_TAG: str(trial.number)},
             parameters=trial.changes,
             dataset=self.data,
             digest=self.lineage.dvc_digest,
@@ -345,7 +345,7 @@ def winner_job(job: SearchJob, best: dict[str, Any], run_id: str, stop_after: St
     """What trains the best trial's values in full, and says where they come from."""
     return Job(
         job.family, job.dataset, job.recipe, changed(job.config, best["changes"]), job.accept,
-        {"search.run_id": run_id, "search.trial": str(best["trial"])}, stop_after,
+        {"search.run_id": run_id, TRIAL_TAG: str(best["trial"])}, stop_after,
     )  # fmt: skip
 
 
@@ -354,7 +354,7 @@ def train_winner(job: Job, key: str, reporter: Reporter) -> dict[str, Any]:
     folder = run_folder(key)
     with exclusive(folder):
         training.write_job(job, folder)
-        reporter.note(f"the best, trial {job.origin['search.trial']}, is trained in full: run {key}")
+        reporter.note(f"the best, trial {job.origin[TRIAL_TAG]}, is trained in full: run {key}")
         summary = training.run_steps(job, key, folder, reporter, "ray")
     steps.publish(summary)
     return summary

@@ -40,7 +40,7 @@ RETRY_DELAY_S = 2
 LOG_EVERY_S = 5.0
 PERMANENT = (ValueError, FileNotFoundError, FloatingPointError, ClusterLost)
 # tags of a run that its model gets too
-FOLLOWING = ("ray.job_id", "checks.accepted", "ensemble.members", "search.run_id", "search.trial")
+FOLLOWING = ("ray.job_id", "checks.accepted", "ensemble.members", "search.run_id", runrecords.TRIAL_TAG)
 NUM_EXAMPLES = 4  # test images kept with a registered model, to try it on
 
 

@@ -26,6 +26,7 @@ from tasks.registry import end_run, run_with_key
 SEARCHES = "convoy/searches"  # the experiment of searches, and of their trials
 FAMILY_TAG = "convoy.family"  # of a search: its experiment is that of all families
 TESTED = "test."  # before the names of the metrics of a run's test
+TRIAL_TAG = "search.trial"  # the number, of a trial and of the run that trains it in full
 EARLY_TAG = "trained.ended_early"  # see tasks.result
 PREDICTIONS = "evaluation/predictions.parquet"
 # families whose tests keep probabilities of classes
@@ -189,7 +190,10 @@ def finished_keys() -> set[str]:
 def close_lost() -> None:
     """Mark the runs KILLED that MLflow believes to run, and whose process on this machine was killed."""
     for run in _all_runs("attributes.status = 'RUNNING'"):
-        lock = runs() / run.data.tags.get("convoy.key", "") / "lock"
+        tags = run.data.tags
+        # a trial, KEY.NUMBER, has a record of its own, and its search's folder
+        key = tags.get("convoy.key", "").removesuffix(f".{tags.get(TRIAL_TAG, '')}")
+        lock = runs() / key / "lock"
         with holding(lock) as is_over:
             if lock.is_file() and is_over:
                 end_run(run.info.run_id, "KILLED")

@@ -118,14 +118,18 @@ def run_folder(key: str, *, result: bool = True) -> Path:
 
 def test_records_of_killed_runs_are_closed_and_those_of_living_ones_stay() -> None:
     run_ids = {key: start_run(key) for key in ("lost", "living", "elsewhere")}
-    run_folder("lost")
+    for key in ("lost.10", "living.10", "elsewhere.10", "lost-winner"):  # of searches
+        run_ids[key] = start_run(key, **{"search.trial": "10"})
+    for key in ("lost", "lost-winner"):
+        run_folder(key)
     with (run_folder("living") / "lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         runrecords.close_lost()
     status = {key: registry.connect().get_run(run_id).info.status for key, run_id in run_ids.items()}
-    # on another machine, say
-    assert status == {"lost": "KILLED", "living": "RUNNING", "elsewhere": "RUNNING"}
-    for key in ("lost", "living"):
+    # the others on another machine, say
+    lost = {"lost", "lost.10", "lost-winner"}
+    assert status == {key: "KILLED" if key in lost else "RUNNING" for key in run_ids}
+    for key in ("lost", "lost-winner", "living"):
         shutil.rmtree(runs() / key)
 
 
