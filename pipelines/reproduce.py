@@ -2,7 +2,8 @@
 
 The training is that of the commit: `python -m pipelines train --resume KEY` in a git worktree, with a home of its own
 that holds the version of the data and the run's job.json, and no record of ours but those. Worktree and home go at the
-end, however it ends; the report stays with the run in MLflow, as `reproduced/<time>.json`.
+end, however it ends but by kill -9, after which the training ends too and `./convoy maintain` finds them; the report
+stays with the run in MLflow, as `reproduced/<time>.json`.
 """
 
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import scratch
+from pipelines.keeper import end_with_parent
 from pipelines.render import document_text
 from tasks import registry, reproduction
 from tasks.paths import ROOT, downloads
@@ -64,7 +66,9 @@ def train(origin: Origin, code: Path, home: Path, seconds_limit: float) -> None:
         f"trains {origin.key} again by the code of {origin.commit[:8]}, in a home that goes at the end; that training "
         "says:\n"
     )
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent
+    )
     try:
         child.communicate(timeout=seconds_limit or None)
     except subprocess.TimeoutExpired:

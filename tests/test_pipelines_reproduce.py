@@ -1,5 +1,6 @@
 """`./convoy reproduce`, for real: a small training of a commit, done again by that commit in a home of its own."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from data.dataset import Dataset
@@ -17,7 +19,10 @@ from tasks import registry, versioning
 from tasks.paths import ROOT, runs, store
 from tasks.recordstore import connect
 from tasks.reproduction import find_origin
+from tests.chaos import lives
 from tests.conftest import Run
+from tests.pictures import write_tree
+from tests.platforms import wait_for
 from tests.test_tasks_lineage import git
 
 CODE = ("data", "models", "tasks", "pipelines", "params.yaml", "pyproject.toml", ".gitignore")
@@ -128,6 +133,43 @@ def test_data_that_is_gone_is_said_before_anything_is_trained(
     registry.set_tags(trained["mlflow_run"], {"dvc.digest": versioning.digest(store() / "digits")})
     assert code == 2
     assert f"the data of {trained['key']} is gone: {gone} is not in DVC's cache, and no remote is set" in err
+
+
+TRAINS = """
+import os, time
+from pathlib import Path
+Path("pid").write_text(str(os.getpid()))
+time.sleep(600)
+"""
+REPRODUCES = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from pipelines import reproduce
+origin = SimpleNamespace(key="run", metrics={}, executor="in_process", commit="c0ffee")
+reproduce.train(origin, Path(sys.argv[1]), Path("home"), 0)
+"""
+
+
+@pytest.mark.chaos
+def test_who_is_killed_leaves_no_training(tmp_path: Path) -> None:
+    code = write_tree(
+        tmp_path / "code", {"pipelines/__init__.py": b"", "pipelines/__main__.py": TRAINS.encode()}
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", REPRODUCES, str(code)]
+    file = tmp_path / "pid"
+    with subprocess.Popen(command, env=environment, cwd=tmp_path) as killed:
+        try:
+            wait_for(lambda: file.is_file() and file.read_text(), 60, "it trains")
+            training = psutil.Process(int(file.read_text()))
+        finally:
+            killed.kill()
+    try:
+        wait_for(lambda: not lives(training), 10, "the training has ended")
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            training.kill()
 
 
 def test_a_dirty_record_is_refused(trained: dict[str, Any], run: Run) -> None:
