@@ -1,7 +1,8 @@
-"""What DVC does for tasks.versioning, in a process of its own: `python -m tasks.dvcprocess VERB HOME`.
+"""What DVC does for tasks.versioning, in a process of its own: `python -m tasks.dvcprocess VERB HOME PARENT`.
 
-Its arguments come by standard input, as JSON. The last line of its output is the result as JSON; if it fails, its error
-output is one line that says why.
+PARENT is the number of the process that starts it: should that end, so does this one, whatever it is at. Its arguments
+come by standard input, as JSON. The last line of its output is the result as JSON; if it fails, its error output is one
+line that says why.
 """
 
 import contextlib
@@ -320,9 +321,10 @@ _VERBS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def _main(verb: str, root: Path, arguments: dict[str, Any]) -> None:
+def _main(verb: str, root: Path, parent: int, arguments: dict[str, Any]) -> None:
     """Run a verb and print what it returns; ends the process with the reason in its error output if it cannot."""
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    # not os.getppid(): the parent may have ended while Python started, and this be its heir's by now
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     with contextlib.ExitStack() as stack:
         if verb in ("record", "save", "remote", "prune"):  # the others record nothing, and may take hours
             (root / ".cache").mkdir(parents=True, exist_ok=True)
@@ -336,4 +338,4 @@ def _main(verb: str, root: Path, arguments: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], Path(sys.argv[2]), json.load(sys.stdin))
+    _main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), json.load(sys.stdin))

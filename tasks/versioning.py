@@ -206,7 +206,7 @@ def _run(verb: str, before: str = "", **arguments: Any) -> dict[str, Any]:
     """
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     child = subprocess.run(
-        [sys.executable, "-m", "tasks.dvcprocess", verb, str(home())],
+        [sys.executable, "-m", "tasks.dvcprocess", verb, str(home()), str(os.getpid())],
         env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": path},
         input=json.dumps(arguments),
         capture_output=True,

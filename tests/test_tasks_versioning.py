@@ -230,6 +230,19 @@ def test_add_waits_while_another_dvc_holds_the_lock(home: Path) -> None:
     assert time.monotonic() > released_s[0]
 
 
+def test_a_dvc_whose_command_ended_before_it_looked_ends_too(home: Path) -> None:
+    folder = make_dataset(home)
+    (home / ".cache").mkdir()
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    with (home / ".cache" / "dvc.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # it would wait here for as long as it lives
+        command = [sys.executable, "-m", "tasks.dvcprocess", "record", str(home), str(ended.pid)]
+        given = json.dumps({"path": str(folder)})
+        done = subprocess.run(command, input=given, text=True, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
 def test_what_dvc_refuses_is_one_clear_line(home: Path) -> None:
     folder = make_dataset(home)
     add(folder)
