@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from data.files import write_whole
+from data.files import whole, write_whole
 from tasks.loop import Progress
 
 
@@ -48,9 +48,11 @@ class Listener:
         self.features = on_features or (lambda _done, _total: None)  # that are computed before the first step
         self.file, self.on_progress, self.on_start = folder / "history.jsonl", on_progress, on_start
         self.stopping = stopping
-        if self.file.is_file():  # a full disk may have cut its last line
-            whole, end, _cut = self.file.read_bytes().rpartition(b"\n")
-            self.file.write_bytes(whole + end)
+        if self.file.is_file():
+            lines, end, cut = self.file.read_bytes().rpartition(b"\n")
+            if cut:  # a full disk may have
+                with whole(self.file) as stream:
+                    stream.write(lines + end)
         self.started = time.perf_counter()
         self.first_step_s = 0.0
         self.resumed_from_step = 0
