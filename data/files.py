@@ -10,10 +10,10 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 
 def file_sha256(path: Path) -> str:
@@ -80,7 +80,34 @@ def holding(lock: Path | None) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            yield True
+            yield _is_at(lock, file)
+
+
+@contextmanager
+def locked(lock: Path, waits: Callable[[str], None] = lambda _who: None) -> Iterator[None]:
+    """Hold a lock file, which is made, and says whose it is; `waits` hears who has it. It ends with its process."""
+    while True:
+        with lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                waits(f"process {file.read().strip() or '?'}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(lock, file):
+                continue
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+            return
+
+
+def _is_at(path: Path, file: IO[Any]) -> bool:
+    """Whether an open file is still what lies at a path: maintenance removes locks of datasets that are no more."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
 
 
 @contextmanager

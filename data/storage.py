@@ -1,7 +1,6 @@
 """How a dataset gets onto the disk: shards of rows, in a folder that appears whole or not at all."""
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.dataset import PAIR_SCHEMA, PAIRS_FILE, Shard, Split
-from data.files import file_sha256, read_object
+from data.files import file_sha256, locked, read_object
 from data.formats.listing import Pair
 
 SHARD_BYTES = 64 << 20
@@ -171,12 +170,8 @@ def link_files(store: Path, name: str, folder: Path) -> None:
 
 @contextmanager
 def _lock(store: Path, name: str) -> Iterator[None]:
-    """Held only while names change. The system drops it with its process, so it cannot go stale."""
-    with (store / f".{name}.lock").open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    """Held only while names change."""
+    with locked(store / f".{name}.lock"):
         yield
 
 

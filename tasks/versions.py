@@ -8,9 +8,7 @@ pushed. Nothing here removes bytes: what lies in the folder is in the cache befo
 a stage of dvc.yaml makes has no list, since dvc.lock says which bytes it is, and git has the earlier ones.
 """
 
-import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +21,7 @@ from pydantic import Field
 
 from data.address import Fetched
 from data.dataset import SPLITS, Dataset, Split, noun_of
-from data.files import holding, write_whole
+from data.files import holding, locked, write_whole
 from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
 from data.report import IngestReport
@@ -235,18 +233,13 @@ def is_changing(name: str) -> bool:
 @contextmanager
 def exclusive(name: str, note: Callable[[str], None] | None = None) -> Iterator[None]:
     """Held while a dataset's versions change, so that each add builds on the one before. Ends with its process."""
+
+    def waits(who: str) -> None:
+        if note:
+            note(f"waits for {who}, which is changing {name}")
+
     store().mkdir(parents=True, exist_ok=True)
-    with lock_file(name).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            if note:
-                note(f"waits for process {file.read().strip() or '?'}, which is changing {name}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    with locked(lock_file(name), waits):
         yield
 
 

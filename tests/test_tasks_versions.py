@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -271,6 +272,28 @@ def test_who_waits_for_another_add_says_so(tmp_path: Path) -> None:
 
         assert add(folder, note=note).is_new
     assert heard == [f"waits for process {process}, which is changing set"]
+
+
+def test_who_waits_for_a_lock_that_maintenance_removes_meanwhile_has_it_all_the_same() -> None:
+    waits, inside, done = threading.Event(), threading.Event(), threading.Event()
+
+    def change() -> None:
+        with versions.exclusive("set", lambda _text: waits.set()):
+            inside.set()
+            done.wait(60)
+
+    other = threading.Thread(target=change)
+    with versions.exclusive("set"):
+        other.start()
+        assert waits.wait(60)
+        versions.lock_file("set").unlink()
+    try:
+        assert inside.wait(60)
+        assert versions.is_changing("set"), "a third one would begin beside it"
+    finally:
+        done.set()
+        other.join()
+    assert not versions.is_changing("set")
 
 
 # ------------------------------------------------------------------------------------------- which version
