@@ -16,11 +16,10 @@ from pipelines.families import PIPELINES, load
 from pipelines.options import Json, overlap_of, quiet_stdout
 from pipelines.parameters import AUTO
 from pipelines.render import ConsoleReporter, emit, pairs, table
-from pipelines.scoring import score_models
+from pipelines.scoring import evaluate_configuration, score_models
 from tasks import ensemble, modellist, registry
 from tasks.intervals import with_intervals
 from tasks.modelfile import load_card
-from tasks.predict import BATCH_SIZE
 from tasks.settings import ViewName
 from tasks.versions import open_stored
 
@@ -160,13 +159,17 @@ def combine(model: str, /, *models: str, out: Path, as_json: Json = False) -> No
     if not models:
         raise ValueError("an ensemble needs at least two models: give the others after the first")
     folders = [registry.resolve_model(uri) for uri in (model, *models)]
-    family = load_card(folders[0]).family
-    if family not in COMBINED:
-        raise ValueError(f"{model} is a model for {family}; combined are models for {', '.join(COMBINED)}")
-    data = open_stored(load_card(folders[0]).dataset)
+    first = load_card(folders[0])
+    if first.family not in COMBINED:
+        raise ValueError(
+            f"{model} is a model for {first.family}; combined are models for {', '.join(COMBINED)}"
+        )
+    data = open_stored(first.dataset)
+    # as many a pass as `evaluate` of the members takes: another number changes the last bits of what is fitted
+    batch_size = evaluate_configuration(first, data.info.name, AUTO, None).batch_size
     with quiet_stdout(as_json):
         card = ensemble.combine(folders, out)
-        fitted = load(PIPELINES[family].fit)(out, data, batch_size=BATCH_SIZE)
+        fitted = load(PIPELINES[first.family].fit)(out, data, batch_size=batch_size)
     runs = [member.run for member in card.members]
     document = {"model": out, "members": runs, "fitted": fitted.note, **fitted.metrics}
     emit(document, [pairs(f"Wrote {out}", {"members": ", ".join(runs), "fitted": fitted.note})], as_json)

@@ -12,8 +12,7 @@ from tasks.detectionpredict import DETECTION_SCHEMA, DetectionPredictor
 from tasks.facepredict import FACE_SCHEMA, FacePredictor
 from tasks.landmarkpredict import LANDMARK_SCHEMA, LandmarkPredictor
 from tasks.modelfile import load_model
-from tasks.predict import BATCH_SIZE, PREDICTION_SCHEMA, Predictor
-from tasks.settings import Precision
+from tasks.predict import PREDICTION_SCHEMA, Predictor
 from tasks.stylizerpredict import STYLE_SCHEMA, StylizerPredictor
 
 
@@ -26,7 +25,7 @@ class Answering(Protocol):
         """One row for each encoded item, in their order, of the family's schema; `error` says why one has no answer."""
 
 
-# (saved model, device, precision, batch size) -> predictor
+# (saved model, device) -> predictor, with the precision and the batch size that are its own
 PREDICTORS: dict[str, Callable[..., Answering]] = {
     "classification": Predictor,
     "detection": DetectionPredictor,
@@ -47,12 +46,7 @@ SCHEMAS: dict[str, pa.Schema] = {  # of what it answers
 }
 
 
-def open_predictor(
-    folder: Path,
-    device: torch.device | None = None,
-    precision: Precision = "fp32",
-    batch_size: int = BATCH_SIZE,
-) -> Answering:
+def open_predictor(folder: Path, device: torch.device | None = None) -> Answering:
     """Read the model of any family in `folder`; raises FileNotFoundError or ValueError where there is none."""
     saved = load_model(folder)
-    return PREDICTORS[saved.card.family](saved, device, precision, batch_size)
+    return PREDICTORS[saved.card.family](saved, device)

@@ -47,7 +47,6 @@ class StylizerPredictor:
         saved: SavedModel,
         device: torch.device | None = None,
         precision: Precision = "fp32",
-        batch_size: int = 1,  # noqa: ARG002 - pictures have sizes of their own
         max_whole_px: int = MAX_WHOLE_PX,
         band_px: int = BAND_PX,
     ) -> None:

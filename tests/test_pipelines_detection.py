@@ -13,8 +13,10 @@ from PIL import Image
 from data.dataset import Dataset
 from data.samples import sample_tree
 from pipelines.detection import train_detector
+from pipelines.parameters import recipes
 from pipelines.reporting import set_reporter
 from tasks import modellist
+from tasks.detectionevaluate import LeastScore, fit_threshold
 from tasks.drawing import LEAST_DRAWN_PX
 from tasks.modelfile import load_card
 from tasks.paths import store
@@ -164,13 +166,23 @@ def test_several_detectors_are_tested_together_and_each_alone(
 
 
 def test_detectors_are_combined_to_one_that_predicts(
-    finished: dict[str, Any], run: Run, tmp_path: Path, pictures: list[Path]
+    finished: dict[str, Any], run: Run, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    passes = []
+
+    def noting_the_pass(*given: Any, batch_size: int) -> LeastScore:
+        passes.append(batch_size)
+        return fit_threshold(*given, batch_size=batch_size)
+
+    monkeypatch.setattr("tasks.detectionevaluate.fit_threshold", noting_the_pass)
     uri, pair = f"models:/{finished['model']}@champion", tmp_path / "pair"
     code, out, err = run("models", "combine", uri, str(finished["folder"]), "--out", str(pair), "--json")
     assert code == 0, err
     document = json.loads(out)
-    assert len(document["members"]) == 2 and document["threshold"] == finished["metrics"]["threshold"]
+    assert len(document["members"]) == 2
+    # the same model twice is that model; the pass is that of `evaluate`, whose recipe is the dataset's
+    assert document["threshold"] == pytest.approx(finished["metrics"]["threshold"], rel=1e-5)
+    assert passes == [recipes("detection")["digit_scenes"]["evaluate"]["batch_size"]]
     one, two = (
         json.loads(run("predict", each, *map(str, pictures), "--json")[1])["predictions"]
         for each in (uri, str(pair))

@@ -28,11 +28,12 @@ from tasks.detectionevaluate import evaluate, fit_threshold, found_in, objects_o
 from tasks.detectionfigures import ROWS
 from tasks.detectionmatches import match, pair_iou
 from tasks.detectionmetrics import at_threshold
-from tasks.detectionpredict import DETECTION_SCHEMA, VIEWS, DetectionPredictor, coco_results
+from tasks.detectionpredict import BATCH_SIZE, DETECTION_SCHEMA, VIEWS, DetectionPredictor, coco_results
 from tasks.ensemble import combine
 from tasks.families import FAMILIES
 from tasks.modelfile import load_card, load_model, save_model
 from tasks.optim import build_optimizers
+from tasks.predictors import open_predictor
 from tasks.train import LocalSession, decode_here, train
 from tasks.views import view_named
 from tasks.weights import of_transfer
@@ -297,6 +298,12 @@ def test_batches_of_any_size_find_the_same(folder: Path, dataset: Dataset) -> No
         for size in (1, 7)
     )
     assert [row["labels"] for row in one] == [row["labels"] for row in many]
+
+
+def test_a_detector_that_is_served_takes_as_few_pictures_a_pass_as_one_that_predicts(folder: Path) -> None:
+    """A classifier's passes are many times as large, and so would be the memory."""
+    served = open_predictor(folder, CPU)
+    assert isinstance(served, DetectionPredictor) and served.batch_size == BATCH_SIZE
 
 
 def test_the_least_score_has_the_precision_that_was_asked_for_and_stays(
