@@ -11,6 +11,7 @@ larger (YOLOv2, https://arxiv.org/abs/1612.08242). The score is p_c times the cl
 to find an object is decided by their predictions (models.assignment).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -41,13 +42,17 @@ MAX_CANDIDATES = 3000  # boxes of a picture that go through suppression, at most
 
 
 class Neck(nn.Module):
-    """Adds to each map what the coarser ones know, and back: lists of (B, C_i, H_i, W_i) → (B, width, H_i, W_i)."""
+    """Adds to each map what the coarser ones know, and back: lists of (B, C_i, H_i, W_i) → (B, width, H_i, W_i).
 
-    def __init__(self, widths: Sequence[int], width: int) -> None:
+    Strides may leave one out: from 8 the next may be 32.
+    """
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int], width: int) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(ConvNorm(each, width, 1) for each in widths)
         self.down = nn.ModuleList(ConvNorm(width, width) for _ in widths[1:])
-        self.up = nn.ModuleList(ConvNorm(width, width, stride=2) for _ in widths[1:])
+        steps = [coarse // fine for fine, coarse in itertools.pairwise(strides)]
+        self.up = nn.ModuleList(ConvNorm(width, width, stride=step) for step in steps)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         maps = [lateral(each) for lateral, each in zip(self.lateral, maps, strict=True)]
@@ -118,7 +123,7 @@ class Yolo(Detector):
         self.strides, self.num_anchors = tuple(strides), num_anchors
         self.levels = [STRIDES.index(stride) for stride in strides]
         self.body = make_body(body, channels, max(self.levels) + 1)
-        self.neck = Neck([self.body.widths[level] for level in self.levels], width)
+        self.neck = Neck([self.body.widths[level] for level in self.levels], self.strides, width)
         self.heads = nn.ModuleList(
             AnchorHead(width, num_classes, num_anchors)
             if assignment == "midpoint"

@@ -105,6 +105,13 @@ def test_the_target_of_a_3x3_grid_has_8_numbers_with_one_anchor_and_16_with_two(
         assert raw.shape == (1, numbers, 3, 3)
 
 
+@pytest.mark.parametrize("strides", [[8], [16], [32], [8, 16], [8, 32], [16, 32], [8, 16, 32]], ids=str)
+def test_every_level_has_maps_of_its_own_stride_whichever_are_left_out(strides: list[int]) -> None:
+    model = yolo(strides=strides).eval()
+    maps = model.maps(torch.zeros(1, 3, 64, 32, dtype=torch.uint8))
+    assert [tuple(each.shape[2:]) for each in maps] == [(64 // stride, 32 // stride) for stride in strides]
+
+
 def test_edges_are_distances_from_the_middle_of_a_place_in_strides() -> None:
     model = yolo(strides=[16])
     raw = torch.full((1, 6, 2, 2), math.log(math.e - 1))  # softplus of it is 1
