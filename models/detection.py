@@ -39,7 +39,8 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "faster_rcnn": partial(fasterrcnn_resnet18_fpn, **PYRAMID),
     "fasterrcnn_resnet50_fpn": fasterrcnn_resnet50_fpn,
 }
-PUBLISHED_BODY = "resnet50"  # of the detector whose body is no choice
+PUBLISHED = "fasterrcnn_resnet50_fpn"  # the detector whose body is no choice, and whose norms are not trained
+PUBLISHED_BODY = "resnet50"
 DetectorName = Literal["yolo", "localiser", "rcnn", "fast_rcnn", "faster_rcnn", "fasterrcnn_resnet50_fpn"]
 FIELDS = {  # of the parameters below, what each is built from
     "yolo": ("body", "strides", "width", "assignment", "num_anchors", "box_loss"),

@@ -27,7 +27,7 @@ from data.detection import (
 from data.parameters import Parameters
 from data.random import SampleGenerator
 from models.bodies import load_body
-from models.detection import BY_SELECTIVE_SEARCH, DetectorConfig, build
+from models.detection import BY_SELECTIVE_SEARCH, PUBLISHED, DetectorConfig, build
 from models.detector import Finding, Found, Suppression
 from models.fasterrcnn import is_faster_rcnn, load_faster_rcnn
 from models.roiheads import RegionDetector
@@ -112,6 +112,11 @@ class DetectionConfig(Parameters):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.model.name == PUBLISHED and not self.transfer.weights:
+            raise ValueError(
+                f"model.name (={PUBLISHED}) has norms that stay as its weights have them, and untrained they do "
+                "nothing: give transfer.weights, or set model.name=faster_rcnn"
+            )
         if self.train.growth:
             raise ValueError("train.growth must be [] for detection: input.train_px draws sides of batches")
         if self.optim.class_weights != "none":

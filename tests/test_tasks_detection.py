@@ -378,6 +378,7 @@ def test_models_and_data_that_do_not_fit_are_refused(
         ({"optim__class_weights": "balanced"}, "class_weights .* must be none"),
         ({"train__patience_metric": "accuracy"}, "patience_metric .* must be ap or loss"),
         ({"transfer__mode": "head"}, "give transfer.weights, or set mode=all"),
+        ({"model__name": "fasterrcnn_resnet50_fpn"}, "give transfer.weights, or set model.name=faster_rcnn"),
         ({"optim__label_smoothing": 0.1}, "label_smoothing .* must be 0"),
         ({"model__strides": [8, 8]}, "must name each stride once"),
         ({"input__train_px": [64, 8192]}, "up to 4096"),
@@ -394,7 +395,9 @@ def test_parameters_that_mean_nothing_to_a_detector_are_refused(change: dict[str
 )
 def test_a_detector_starts_from_a_classifier_of_the_body_that_it_has(name: str, network: str) -> None:
     """The one as published has its own, whatever `body` says."""
-    config = tiny_config("detection", model__name=name, model__body="mobilenet_v2")
+    config = tiny_config(
+        "detection", model__name=name, model__body="mobilenet_v2", transfer__weights="package:some"
+    )
     assert config.model.network == network
 
 
