@@ -136,10 +136,11 @@ def look(
     for predictor, pictures in zip(predictors, decoded, strict=True):
         since = time.perf_counter()
         each = predictor.detect_each(pictures, view)
-        alone.append(moved(fused(each, num_classes), start))
+        alone.append(moved(fused(each, num_classes, predictor.nms_iou), start))
         seconds.append(time.perf_counter() - since)
         networks += each
-    together = alone[0] if len(alone) == 1 else moved(fused(networks, num_classes), start)
+    nms_iou = max(predictor.nms_iou for predictor in predictors)
+    together = alone[0] if len(alone) == 1 else moved(fused(networks, num_classes, nms_iou), start)
     return Seen(together, alone, seconds, time.perf_counter() - began)
 
 

@@ -15,7 +15,8 @@ from models.detector import Found
 from models.fusion import fuse
 from tasks.detectionmatches import Detections
 
-FUSION_IOU = 0.65  # boxes of a class that overlap by more are of one object; better than the paper's 0.55
+# boxes of a class that overlap by more are of one object, where suppression leaves none; better than the paper's 0.55
+FUSION_IOU = 0.65
 
 
 def moved(found: Detections, start: int) -> Detections:
@@ -56,10 +57,12 @@ def of_batch(found: Found) -> Detections:
     )
 
 
-def fused(parts: Sequence[Detections], num_classes: int) -> Detections:
+def fused(parts: Sequence[Detections], num_classes: int, nms_iou: float) -> Detections:
     """What several looks find of the same pictures as one: by picture, in it by falling score.
 
     Each look counts the same: the score of a box is the mean of theirs, and one that does not find it counts as 0.
+    None are merged that overlap by no more than `nms_iou`, the highest of the looks': what one of them reports so are
+    two objects. Soft suppression leaves boxes that overlap by more: two such of one look are merged, and count as two.
     """
     if len(parts) == 1:
         return parts[0]
@@ -68,7 +71,7 @@ def fused(parts: Sequence[Detections], num_classes: int) -> Detections:
     groups = every.image * num_classes + every.labels
     boxes, scores, labels, _ = fuse(
         torch.from_numpy(every.boxes_xyxy), torch.from_numpy(every.scores), torch.from_numpy(groups),
-        torch.from_numpy(look), [1.0] * len(parts), FUSION_IOU,
+        torch.from_numpy(look), [1.0] * len(parts), max(FUSION_IOU, nms_iou),
     )  # fmt: skip
     own = labels.numpy()
     found = Detections(

@@ -107,6 +107,7 @@ class DetectionPredictor:
         # what it would report if nothing had been chosen on validation
         self.min_score = max(network.finding.min_score for network in self.networks)
         self.least_score = saved.card.thresholds.get("score", self.min_score)
+        self.nms_iou = max(network.finding.nms_iou for network in self.networks)
 
     @property
     def piece_images(self) -> int:
@@ -164,7 +165,7 @@ class DetectionPredictor:
 
     def detect(self, pictures: Pictures, view: DetectionView | None = None) -> Detections:
         """All that is found, in pixels of the upright pictures: by picture, the best first."""
-        return fused(self.detect_each(pictures, view), len(self.card.classes))
+        return fused(self.detect_each(pictures, view), len(self.card.classes), self.nms_iou)
 
     @torch.inference_mode()
     def detect_each(self, pictures: Pictures, view: DetectionView | None = None) -> list[Detections]:
@@ -213,7 +214,7 @@ class DetectionPredictor:
     def look(self, network: Detector, images: Tensor, shown: Looks) -> Detections:
         """What is found in squares (B, C, S, S), each shown at every scale and mirrored or not, in their pixels."""
         seen = [of_batch(self.once(network, images, scale, mirrored)) for scale, mirrored in shown]
-        return fused(seen, len(self.card.classes))
+        return fused(seen, len(self.card.classes), network.finding.nms_iou)
 
     def once(self, network: Detector, images: Tensor, scale: float, mirrored: bool) -> Found:
         """Detections in pixels of the squares, whatever size they were shown at."""
