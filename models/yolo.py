@@ -100,7 +100,7 @@ class Yolo(Detector):
     """A detector, see models.detector: pictures of uint8 whose sides are multiples of 32, boxes in their pixels."""
 
     anchors: Tensor
-    best_possible_recall: Tensor
+    best_possible_recall: Tensor  # of the boxes that they were fitted to; NaN where there were none
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ from data.detection import (
 )
 from data.parameters import Parameters
 from data.random import SampleGenerator
+from models.anchors import best_possible_recall
 from models.bodies import load_body
 from models.detection import BY_SELECTIVE_SEARCH, PUBLISHED, DetectorConfig, build
 from models.detector import Finding, Found, Suppression
@@ -211,15 +212,15 @@ def build_model(
         if config.transfer.mode == "head":
             model.freeze_body()
 
-    def sizes_wh() -> Tensor:
-        """Of the boxes that are trained."""
-        seen = [each.truths for each in sample()]
-        boxes = torch.cat([truths.boxes_xyxy[~truths.ignored].cpu() for truths in seen])
-        boxes = boxes[~too_small(boxes)]
-        return boxes[:, 2:] - boxes[:, :2]
-
-    model.fit(sizes_wh, config.train.seed)
+    model.fit(lambda: trained_sizes([each.truths for each in sample()]), config.train.seed)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def trained_sizes(truths: Sequence[Truths]) -> Tensor:
+    """Widths and heights (N, 2), in pixels, of those boxes of batches that detectors are trained to find."""
+    boxes = torch.cat([each.boxes_xyxy[~each.ignored].cpu() for each in truths])
+    boxes = boxes[~too_small(boxes)]
+    return boxes[:, 2:] - boxes[:, :2]
 
 
 def loss(model: nn.Module, batch: Batch, config: Any) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
@@ -232,7 +233,7 @@ def loss(model: nn.Module, batch: Batch, config: Any) -> tuple[Tensor, dict[str,
 def validate(model: nn.Module, batches: Iterable[Batch], config: Any) -> dict[str, float]:
     """Loss, and COCO's AP and AP50 of single views; called without gradients, in evaluation mode.
 
-    Where no picture has an object, the loss alone.
+    Where there are anchors, the best possible recall of these pictures' boxes. Without an object, the loss alone.
     """
     found, truths, num_images, total = [], [], 0, 0.0
     for each in batches:
@@ -244,9 +245,9 @@ def validate(model: nn.Module, batches: Iterable[Batch], config: Any) -> dict[st
     num_classes = int(getattr(model, "num_classes"))  # noqa: B009 - of any detector
     matches = match(objects, detections_of(found), num_images=num_images, num_classes=num_classes)
     metrics = known_aps(matches) | {"loss": total / num_images}
-    # NaN where there was no box to fit anchors to
-    if isinstance(model, Yolo) and model.assignment == "midpoint" and model.best_possible_recall.isfinite():
-        metrics["best_possible_recall"] = float(model.best_possible_recall)
+    sizes = trained_sizes([each for _, each in truths])
+    if isinstance(model, Yolo) and model.assignment == "midpoint" and len(sizes):
+        metrics["best_possible_recall"] = best_possible_recall(sizes, model.anchors.flatten(0, 1).cpu())
     return metrics
 
 
