@@ -5,6 +5,7 @@ upright pictures, against the boxes that ingest kept. Figures of the registered 
 the boxes are fused, each network counting the same, and the least score is chosen anew on the validation split.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from tasks.predict import default_device, machine_of
 from tasks.settings import Precision
 
 TOGETHER = "together"
+# the least score where there is nothing to choose it by: the networks' own lets nearly all pass
+PLAIN_SCORE = 0.5
 COLUMNS = ("id", "image", "boxes_xyxy", "box_labels", "box_flags")
 Tell = Callable[[int, int], None]
 
@@ -41,13 +44,15 @@ class LeastScore:
     """The least score that a detector reports, and what it rests on."""
 
     score: float
-    precision: float  # on the validation split, of what is reported
+    precision: float  # on the validation split, of what is reported; NaN where it was not measured now
     recall: float
     basis: str
 
     @property
     def note(self) -> str:
         """One line of the log."""
+        if math.isnan(self.precision):
+            return f"least score {self.score:.3g}, chosen on {self.basis}"
         return f"least score {self.score:.3g}: precision {self.precision:.3f}, recall {self.recall:.3f} on {self.basis}"
 
     @property
@@ -165,11 +170,11 @@ def fit_threshold(
     """Choose the least score of the detector in `folder` on the validation split, and keep it in its card.
 
     It is the lowest one at which the share of right boxes (IoU 0.5) is what the card's thresholds ask for, else the one
-    of the highest F1. A model that has one keeps it.
+    of the highest F1, and `PLAIN_SCORE` where that split has no object. A model that has one keeps it.
     """
     card = load_card(folder)
     if "score" in card.thresholds:
-        return LeastScore(card.thresholds["score"], float("nan"), float("nan"), card.calibrated_on)
+        return LeastScore(card.thresholds["score"], math.nan, math.nan, card.calibrated_on)
     predictor = open_detector(folder, device, "fp32", batch_size)
     wanted = card.thresholds["precision"]
     found = cut_on_validation(
@@ -183,18 +188,18 @@ def fit_threshold(
 def cut_on_validation(
     predictors: Sequence[DetectionPredictor], dataset: Dataset, view: DetectionView, wanted: float, tell: Tell
 ) -> LeastScore:
-    """The least score of models together by the validation split; their own where that has no object."""
-    own = max(predictor.min_score for predictor in predictors)
+    """The least score of models together by the validation split; `PLAIN_SCORE` where that has no object."""
+
+    def plain(reason: str) -> LeastScore:
+        own = max(predictor.min_score for predictor in predictors)
+        return LeastScore(max(own, PLAIN_SCORE), math.nan, math.nan, f"nothing: {reason}")
+
     num_images = dataset.info.num_images("val")
     if not num_images:
-        return LeastScore(
-            own, float("nan"), float("nan"), f"nothing: {dataset.info.name} has no validation pictures"
-        )
+        return plain(f"{dataset.info.name} has no validation pictures")
     objects, _ids = objects_of_split(dataset, "val")
     if (objects.crowd | objects.difficult).all():
-        return LeastScore(
-            own, float("nan"), float("nan"), f"nothing: {dataset.info.name}'s val has no object to find"
-        )
+        return plain(f"{dataset.info.name}'s val has no object to find")
     found = found_in(predictors, dataset, "val", [view], tell)[view].together
     matches = match(objects, found, num_images=num_images, num_classes=len(dataset.info.classes))
     basis = f"{num_images:,} validation pictures of {dataset.info.name}, view {view}"
@@ -235,7 +240,7 @@ def evaluate(
     total = num_fitted + dataset.info.num_images(split) * len(views)
     tell = on_progress or (lambda done, total: None)
     card = predictors[0].card
-    cut = LeastScore(predictors[0].least_score, np.nan, np.nan, card.calibrated_on or "nothing")
+    cut = LeastScore(predictors[0].least_score, math.nan, math.nan, card.calibrated_on or "nothing")
     if len(predictors) > 1:
         cut = cut_on_validation(
             predictors, dataset, registered, config.precision, lambda done, _: tell(done, total)

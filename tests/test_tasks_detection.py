@@ -26,7 +26,7 @@ from tasks.card import ModelCard
 from tasks.detectionerrors import FALSE_ALARMS
 from tasks.detectionevaluate import evaluate, fit_threshold, found_in, objects_of_split
 from tasks.detectionfigures import ROWS
-from tasks.detectionmatches import match, pair_iou
+from tasks.detectionmatches import Objects, match, pair_iou
 from tasks.detectionmetrics import at_threshold
 from tasks.detectionpredict import BATCH_SIZE, DETECTION_SCHEMA, VIEWS, DetectionPredictor, coco_results
 from tasks.ensemble import combine
@@ -326,6 +326,27 @@ def test_the_least_score_has_the_precision_that_was_asked_for_and_stays(
         again = fit_threshold(own, dataset, batch_size=32, device=CPU)
         assert again.score == found.score
     assert load_card(tmp_path / "0.5").thresholds["score"] < load_card(tmp_path / "0.9").thresholds["score"]
+
+
+@pytest.mark.parametrize("num_images", [0, 2])
+def test_a_validation_without_objects_gives_a_plain_least_score(
+    folder: Path, num_images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The networks' own would report some hundred boxes a picture."""
+    saved = load_model(folder)
+    save_model(tmp_path, saved.card, list(saved.members))
+    nothing = np.empty(0)
+    objects = Objects(
+        image=nothing, boxes_xyxy=nothing.reshape(0, 4), labels=nothing, crowd=nothing == 1,
+        difficult=nothing == 1, area=nothing,
+    )  # fmt: skip
+    monkeypatch.setattr("tasks.detectionevaluate.objects_of_split", lambda _dataset, _split: (objects, []))
+    bare: Any = SimpleNamespace(info=SimpleNamespace(name="bare", num_images=lambda _split: num_images))
+    found = fit_threshold(tmp_path, bare, batch_size=32, device=CPU)
+    assert load_card(tmp_path).thresholds["score"] == found.score == 0.5
+    assert found.note.startswith("least score 0.5, chosen on nothing: bare") and "nan" not in found.note
+    again = fit_threshold(tmp_path, bare, batch_size=32, device=CPU)
+    assert again.note == found.note
 
 
 def test_an_evaluation_counts_every_picture_and_object(folder: Path, dataset: Dataset) -> None:
