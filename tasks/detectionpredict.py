@@ -182,14 +182,16 @@ class DetectionPredictor:
         return by_picture(joined(parts))
 
     def in_squares(self, network: Detector, squares: Squares, shown: Looks) -> Detections:
-        """What one network finds in squares, in pixels of what they show."""
+        """What one network finds in squares, in pixels of what they show; what lies in a border alone is nothing."""
         parts = []
         for start in range(0, len(squares.images), self.batch_size):
             images = squares.images[start : start + self.batch_size].to(self.device)
             parts.append(moved(self.look(network, images, shown), start))
         found = joined(parts)
         placed, sizes_px = squares.placed[found.image], squares.sizes_px[found.image]
-        return replace(found, boxes_xyxy=out_of_square(found.boxes_xyxy, placed, sizes_px))
+        boxes = out_of_square(found.boxes_xyxy, placed, sizes_px)
+        seen = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return taken(replace(found, boxes_xyxy=boxes), np.flatnonzero(seen))
 
     def in_tiles(self, network: Detector, picture: np.ndarray, shown: Looks) -> Detections:
         """What one network finds in a large picture (H, W) or (H, W, 3) uint8, tile by tile."""

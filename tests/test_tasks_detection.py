@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from data import digitscenes
 from data.dataset import CROWD, Dataset
 from models.detection import DETECTORS, build
+from models.detector import Found
 from models.rcnn import Rcnn
 from models.yolo import Yolo
 from pipelines.parameters import recipes
@@ -124,6 +125,18 @@ def test_boxes_are_in_pixels_of_the_picture_whatever_its_size(
         np.testing.assert_allclose(np.array(box) * factor, larger, atol=1.5 * factor)
     [row] = predictor.predict([encoded(wide)]).to_pylist()
     assert all(y1 <= 48 * factor for *_, y1 in row["boxes_xyxy"])
+
+
+def test_a_box_in_the_border_around_a_picture_is_none(
+    predictor: DetectionPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture lies in rows 24 to 72 of its square; the second box reaches into it."""
+    boxes = torch.tensor([[0.0, 0, 96, 20], [10, 20, 30, 40]])
+    zeros = torch.zeros(2, dtype=torch.int64)
+    found = Found(boxes, torch.tensor([0.9, 0.8]), zeros, zeros)
+    monkeypatch.setattr(predictor, "once", lambda *_given: found)
+    [row] = predictor.predict([encoded(Image.new("L", (96, 48)))]).to_pylist()
+    assert row["boxes_xyxy"] == [[10, 0, 30, 16]] and row["scores"] == pytest.approx([0.8])
 
 
 def test_objects_of_learnt_scenes_are_found_where_they_are(
