@@ -19,6 +19,7 @@ from data import colour, geometry
 from data.parameters import Parameters
 from data.random import SampleGenerator
 
+BELOW_ONE = 1 - 2.0**-24  # the greatest float32: a float64 nearer to one would round to it
 ELASTIC_NODES = 5  # of the mesh that local warps move, along each side
 
 
@@ -175,7 +176,8 @@ class Draws:
 
     def uniform(self, name: str, num: int = 1) -> Tensor:
         """(B, num) float32 in [0, 1)."""
-        return torch.from_numpy(self.generator.uniform(self.indices, name, num)).float().to(self.device)
+        drawn = torch.from_numpy(self.generator.uniform(self.indices, name, num)).float()
+        return drawn.clamp_(max=BELOW_ONE).to(self.device)
 
     def around(self, name: str, reach: float, num: int = 1) -> Tensor:
         """(B, num) float32 in ±`reach`."""

@@ -1,6 +1,7 @@
 """Augmentation: each operation against a naive version, and independence of who makes the batch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,15 @@ def test_contrast_after_brightness_keeps_the_brightened_mean() -> None:
     torch.testing.assert_close(
         (both * luma).sum(1).mean((1, 2)), (brightened * luma).sum(1).mean((1, 2)), atol=0.5, rtol=0
     )
+
+
+def test_a_draw_that_rounds_to_one_stays_below_it() -> None:
+    """A normal number made of one would be infinite."""
+    nearly: Any = SimpleNamespace(
+        uniform=lambda indices, _name, num: np.full((len(indices), num), 1 - 2.0**-53)
+    )
+    draws = Draws(np.arange(3), nearly, torch.device("cpu"))
+    assert (draws.uniform("any", 2) < 1).all() and draws.normal("any", 3).isfinite().all()
 
 
 @pytest.mark.parametrize("area", [[0.0, 1.0], [0.5, 0.4], [0.5, 1.5]])
