@@ -7,14 +7,15 @@ from pydantic_core import CoreSchema
 
 from data.checklist import NAMES
 from data.parameters import Parameters
-from pipelines.parameters import AUTO, PARAMS, choose_recipe, merge, recipes
+from pipelines.parameters import AUTO, PARAMS, choose_recipe, flatten, merge, recipes
 from tasks.families import FAMILIES
 
 
 def configuration(family: str, dataset: str, recipe: str, changes: dict[str, Any]) -> Parameters:
     """The complete parameters of one run.
 
-    Raises ValueError, one line for each fault, for an unknown recipe, an unknown key or a value out of its range.
+    Raises ValueError, one line for each fault, for an unknown recipe, an unknown key, a value out of its range, or a
+    change that has no effect beside the others.
     """
     if "dataset" in changes:
         raise ValueError(
@@ -24,8 +25,17 @@ def configuration(family: str, dataset: str, recipe: str, changes: dict[str, Any
     model = FAMILIES[family].config
     values = {**recipes(family)[name], "dataset": dataset}
     # the recipe's own faults, told apart from the changes'
-    model.parse(values, f"{PARAMS.name}: {family}.{name}")
-    return model.parse(merge(values, changes), "")
+    before = flatten(model.parse(values, f"{PARAMS.name}: {family}.{name}").model_dump())
+    config = model.parse(merge(values, changes), "")
+    after = flatten(config.model_dump())
+    faults = [
+        f"{key} (={after[key]}) would change nothing, since {reason}: leave it out"
+        for key, reason in FAMILIES[family].unread(config).items()
+        if after[key] != before[key]
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
+    return config
 
 
 class RecipeForm:

@@ -28,7 +28,7 @@ from data.parameters import Parameters
 from data.random import SampleGenerator
 from models.anchors import best_possible_recall
 from models.bodies import load_body
-from models.detection import BY_SELECTIVE_SEARCH, PUBLISHED, DetectorConfig, build
+from models.detection import BY_SELECTIVE_SEARCH, FIELDS, PUBLISHED, DetectorConfig, build
 from models.detector import Finding, Found, Suppression
 from models.fasterrcnn import is_faster_rcnn, load_faster_rcnn
 from models.roiheads import RegionDetector
@@ -138,6 +138,16 @@ class DetectionConfig(Parameters):
     def arguments(self) -> dict[str, Any]:
         """What the builder of the detector takes beside classes, channels and statistics, as its card has it."""
         return {**self.model.arguments(), "finding": self.evaluate.finding().model_dump()}
+
+
+def unread(config: DetectionConfig) -> dict[str, str]:
+    """Parameters of detectors that the one of this name has no use for, and why."""
+    model = config.model
+    others = {name for names in FIELDS.values() for name in names} - set(FIELDS[model.name])
+    found = {f"model.{name}": f"model.name (={model.name}) does not read it" for name in sorted(others)}
+    if model.name == "yolo" and model.assignment != "midpoint":
+        found["model.num_anchors"] = f"model.assignment (={model.assignment}) has no anchors"
+    return found
 
 
 def notes(config: DetectionConfig, dataset: Dataset) -> list[str]:

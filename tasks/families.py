@@ -28,6 +28,11 @@ def no_notes(config: Any, dataset: Dataset) -> list[str]:  # noqa: ARG001
     return []
 
 
+def all_read(config: Any) -> dict[str, str]:  # noqa: ARG001
+    """Every parameter has its effect, whatever the others are."""
+    return {}
+
+
 def no_fault(means: dict[str, float], step: int, num_steps: int, config: Any) -> None:
     """Nothing but a loss that is not finite is wrong with a training."""
 
@@ -51,6 +56,8 @@ class Family:
     layout: Callable[..., Layout] = plain_layout  # (config, dataset) -> train's, and how batches are drawn
     # (config, dataset) -> what a person should know before training
     notes: Callable[[Any, Dataset], list[str]] = no_notes
+    # (config) -> parameters, as section.name, that beside the others have no effect, and why
+    unread: Callable[[Any], dict[str, str]] = all_read
     # (means, step, num_steps, config) -> raises where training went wrong
     judge: Callable[..., None] = no_fault
     kept: Callable[..., dict[str, Any]] = without_sides  # state dict in training -> that of the saved model
@@ -74,6 +81,7 @@ FAMILIES: dict[str, Family] = {
         config=detection.DetectionConfig,
         columns=DETECTION_COLUMNS,
         notes=detection.notes,
+        unread=detection.unread,
         decode=detection.decode,
         empty=detection.empty,
         records=detection.records,

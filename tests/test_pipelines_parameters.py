@@ -111,6 +111,28 @@ def test_a_value_out_of_range_says_what_is_allowed() -> None:
         configuration("classification", "digits", AUTO, {"optim": {"lr": -1}})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["model.name=rcnn", "model.width=256"], r"^model\.width \(=256\) .* model\.name \(=rcnn\) does not read it"),
+        (["model.loss=squared"], r"^model\.loss \(=squared\) would change nothing, .*: leave it out$"),
+        (["model.num_anchors=5"], r"model\.assignment \(=task_aligned\) has no anchors"),
+    ],
+)  # fmt: skip
+def test_a_change_that_has_no_effect_is_refused(changes: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        configuration("detection", "any", "default", parse_changes(changes))
+
+
+def test_a_detector_takes_what_it_reads_and_leaves_the_recipes_rest() -> None:
+    for changes in (
+        ["model.name=faster_rcnn", "model.body=resnet18"],
+        ["model.assignment=midpoint", "model.num_anchors=5"],
+        ["model.name=localiser", "model.loss=squared"],
+    ):
+        assert configuration("detection", "any", "default", parse_changes(changes))
+
+
 @pytest.mark.parametrize("text", ["optim.lr", "=3", "optim..lr=3", ".lr=3", "optim.lr=", "optim.lr=[1"])
 def test_a_change_that_is_not_key_and_value_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--set"):
