@@ -29,6 +29,19 @@ STILL = {
     "contrast": 0, "saturation": 0,
 }  # fmt: skip
 
+# Points 17 to 67 of iBUG's markup in dlib's mean face (get_face_chip_details), in thousandths of its width.
+MEAN_FACE = np.array([
+    (0, 106), (75, 39), (181, 19), (291, 34), (393, 77), (587, 77), (689, 34), (799, 19), (905, 39),
+    (980, 106),  # brows
+    (490, 203), (490, 307), (490, 410), (490, 516), (367, 587), (426, 609), (490, 628), (554, 609),
+    (613, 587),  # nose
+    (122, 216), (187, 179), (266, 180), (335, 232), (261, 245), (183, 244), (646, 232), (714, 180),
+    (793, 179), (859, 216), (798, 244), (719, 245),  # eyes
+    (254, 780), (341, 745), (429, 727), (490, 743), (551, 727), (639, 745), (726, 780), (642, 865),
+    (557, 902), (490, 909), (424, 902), (338, 865), (290, 785), (428, 779), (490, 785), (552, 779),
+    (690, 785), (553, 824), (490, 832), (427, 824),  # mouth
+], float)  # fmt: skip
+
 
 def changes(**other: object) -> LandmarkAugment:
     return LandmarkAugment.parse({**STILL, **other}, "augment")
@@ -78,6 +91,16 @@ def test_a_mirror_is_undone_by_a_second_one() -> None:
     order = mirrored_order(info(68), changes(mirror=True))
     np.testing.assert_array_equal(order[order], np.arange(68))
     assert (order == np.arange(68)).sum() == 68 - 2 * len(IBUG68_PAIRS) == 10  # nose, chin, lips
+
+
+def test_each_of_the_68_points_becomes_the_one_that_a_mirrored_face_has_there() -> None:
+    """The jaw of points 0 to 16 goes from ear to ear; neighbours of the rest are 36 thousandths apart, or more."""
+    turn = np.linspace(np.pi, 2 * np.pi, 17)
+    jaw = np.stack([490 + 620 * np.cos(turn), 250 - 850 * np.sin(turn)], 1)
+    face = np.concatenate([jaw, MEAN_FACE])
+    mirrored = face[mirrored_order(info(68), changes(mirror=True))]
+    mirrored[:, 0] = 2 * 490 - mirrored[:, 0]
+    np.testing.assert_allclose(mirrored, face, atol=3)
 
 
 def test_a_mirror_without_pairs_is_refused() -> None:
