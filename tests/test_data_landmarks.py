@@ -79,12 +79,18 @@ def middles(images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_points_move_with_the_pixels(epoch: int) -> None:
     augment = changes(mirror=True, mirror_pairs=[[0, 1]], rotation_deg=20, scale=0.15, shift_share=0.05)
-    batch = make_batch(dots(), np.arange(6), info(), INPUT, augment, SampleGenerator(3, epoch))
+    records = dots()
+    records.visible[:, 0], records.given[:, 1] = False, False
+    batch = make_batch(records, np.arange(6), info(), INPUT, augment, SampleGenerator(3, epoch))
     where = middles(batch.images)
     mirrored = (batch.points_xy[:, :2] - where[:, :2].flip(1)).abs().amax((1, 2)) < 1
     wanted = torch.where(mirrored[:, None, None], where[:, [1, 0, 2]], where)
     torch.testing.assert_close(batch.points_xy.double(), wanted, atol=0.3, rtol=0)
     assert 0 < mirrored.sum() < 6
+    # whether a point is seen, and given, goes with it
+    first, second = (torch.arange(3) == place for place in (0, 1))
+    assert torch.equal(batch.visible, ~torch.where(mirrored[:, None], second, first))
+    assert torch.equal(batch.given, ~torch.where(mirrored[:, None], first, second))
 
 
 def test_a_mirror_is_undone_by_a_second_one() -> None:
