@@ -158,6 +158,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     assert any(not torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@families
+def test_streamed_from_the_shards_it_learns_the_same_weights(
+    family: str, datasets: dict[str, Dataset], tmp_path: Path
+) -> None:
+    run(family, datasets[family], tmp_path / "resident", train__data_mode="resident")
+    run(family, datasets[family], tmp_path / "streamed", train__data_mode="streaming")
+    assert_equal_weights(tmp_path / "resident", tmp_path / "streamed")
+
+
 class Crash(Exception):
     """Stands for a crash in the middle of a run."""
 

@@ -1,6 +1,5 @@
 """The families signals and volumes: what they refuse, what cards keep, and one path for testing and predicting."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from data.dataset import Dataset
 from data.fitting import ArrayPreprocessing
 from data.npy import write_npy
-from tasks import cluster
 from tasks.arrays import PICTURE_PX, draw_all, draw_signal, draw_volume
 from tasks.evaluate import evaluate
 from tasks.modelfile import load_card, save_model
@@ -19,7 +17,6 @@ from tasks.predict import Predictor, load_predictor
 from tasks.preview import preview
 from tasks.settings import ViewName
 from tasks.train import TrainResult, train
-from tests.test_families import assert_equal_weights
 from tests.tiny import tiny_config, tiny_dataset
 from tests.waves import blob, tone, wav
 
@@ -42,13 +39,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Dataset
         options: dict[str, Any] = {"key": "k", "digest": "d" * 32, "executor": "in_process"}
         found[family] = (dataset, train(family, config, dataset, folder=folder / family, **options))
     return found
-
-
-@pytest.fixture(scope="module")
-def embedded_ray() -> Iterator[None]:
-    cluster.connect()
-    yield
-    cluster.disconnect()
 
 
 @families
@@ -78,31 +68,6 @@ def test_it_learns_and_testing_gives_what_prediction_gives(
     np.testing.assert_allclose(predicted["probabilities"].to_pylist(), report.probabilities, atol=1e-5)
     assert predicted["label"].to_pylist() == [dataset.info.classes[i] for i in report.predicted]
     assert report.ids == rows["id"].to_pylist()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("embedded_ray")
-@families
-def test_ray_and_its_augmentation_workers_give_the_weights_of_this_process(
-    family: str, trained: dict[str, tuple[Dataset, TrainResult]], tmp_path: Path
-) -> None:
-    dataset, _ = trained[family]
-    for name, executor, workers in (("here", "in_process", 0), ("ray", "ray", 1)):
-        config = tiny_config(family, train__epochs=0.5, train__augment_workers=workers)
-        folder = tmp_path / name
-        train(family, config, dataset, folder=folder, key="k", digest="", executor=executor)  # type: ignore[arg-type]
-    assert_equal_weights(tmp_path / "here", tmp_path / "ray")
-
-
-@families
-def test_streamed_from_the_shards_it_learns_the_same_weights(
-    family: str, trained: dict[str, tuple[Dataset, TrainResult]], tmp_path: Path
-) -> None:
-    dataset, _ = trained[family]
-    for mode in ("resident", "streaming"):
-        config = tiny_config(family, train__data_mode=mode)
-        train(family, config, dataset, folder=tmp_path / mode, key="k", digest="", executor="in_process")
-    assert_equal_weights(tmp_path / "resident", tmp_path / "streaming")
 
 
 @families

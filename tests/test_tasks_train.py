@@ -14,11 +14,13 @@ import torch
 
 from data.dataset import Dataset
 from tasks import cluster
+from tasks.families import FAMILIES
 from tasks.loop import Progress
 from tasks.result import read_result
 from tasks.stopping import Interrupted
 from tasks.train import train
 from tests.test_families import assert_equal_weights, weights
+from tests.test_families import run as run_family
 from tests.tiny import tiny_config, tiny_dataset
 
 FAMILY = "classification"
@@ -69,6 +71,25 @@ def test_ray_gives_the_weights_of_this_process(digits: Dataset, reference: Path,
 def test_augmentation_workers_change_no_bit(digits: Dataset, reference: Path, tmp_path: Path) -> None:
     run(digits, tmp_path / "run", train__augment_workers=2)
     assert_equal_weights(tmp_path / "run", reference)
+
+
+# of the families whose batches are more than pictures and labels always; of the others among the slow ones
+OTHERS = [
+    name if name in ("detection", "landmarks") else pytest.param(name, marks=pytest.mark.slow)
+    for name in FAMILIES
+    if name != FAMILY
+]
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_streamed_and_augmented_on_ray_every_family_learns_the_weights_of_this_process(
+    family: str, tmp_path: Path
+) -> None:
+    dataset, few = tiny_dataset(family, tmp_path / "store"), {"train__epochs": 0.2}
+    run_family(family, dataset, tmp_path / "here", **few)
+    streamed = {"train__data_mode": "streaming", "train__augment_workers": 1}
+    run_family(family, dataset, tmp_path / "ray", "ray", **streamed, **few)
+    assert_equal_weights(tmp_path / "here", tmp_path / "ray")
 
 
 # a window of less than half of the split
