@@ -23,14 +23,17 @@ def truths_of(boxes: list[list[list[float]]], ignored: bool = False) -> Truths:
     )  # fmt: skip
 
 
-def rectangles(num: int = 8, side_px: int = 64, seed: int = 1) -> tuple[Tensor, Truths]:
-    """A red one (class 0) on the left and a blue one (class 1) on the right, on grey; in every fourth at the border."""
+def rectangles(num: int = 8, side_px: int = 64, seed: int = 1, per_picture: int = 2) -> tuple[Tensor, Truths]:
+    """A red one (class 0) on the left and a blue one (class 1) on the right, on grey; in every fourth at the border.
+
+    One a picture is the red one.
+    """
     generator = torch.Generator().manual_seed(seed)
     images = torch.full((num, 3, side_px, side_px), 110, dtype=torch.uint8)
     boxes = []
     for i in range(num):
         own = []
-        for label in range(2):
+        for label in range(per_picture):
             w, h = torch.randint(side_px // 6, side_px // 2 - 4, (2,), generator=generator).tolist()
             x = int(torch.randint(0, side_px // 2 - w, (1,), generator=generator)) + label * side_px // 2
             y = int(torch.randint(0, side_px - h, (1,), generator=generator))

@@ -5,25 +5,22 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from data.detection import Truths
 from models.anchors import best_possible_recall, kmeans_anchors
 from models.bodies import BODIES, FROM_CLASSIFIERS, ClassifierBody, load_body, make_body
 from models.classification import ARCHITECTURES
 from models.detection import build
-from models.detector import Detector, Finding, Found, suppressed
+from models.detector import Finding, Found, suppressed
 from models.localiser import Localiser
 from models.yolo import Yolo
+from tests.rectangles import learn, rectangles, truths_of
 
 FINDING = {"min_score": 0.05, "suppression": "hard", "nms_iou": 0.5, "max_detections": 20}
 YOLO: dict[str, Any] = {
     "body": "plain_tiny", "strides": [8, 16], "width": 16, "assignment": "task_aligned", "num_anchors": 2,
     "box_loss": "ciou", "finding": FINDING,
 }  # fmt: skip
-
-
-COLOURS = torch.tensor([[250, 20, 20], [20, 20, 250]], dtype=torch.uint8)
 
 
 def yolo(num_classes: int = 2, **changes: Any) -> Yolo:
@@ -39,48 +36,6 @@ def localiser(loss: str) -> Localiser:
     model = build("localiser", 2, 3, arguments, (0.5,) * 3, (0.25,) * 3)
     assert isinstance(model, Localiser)
     return model
-
-
-def truths_of(boxes: list[list[list[float]]], ignored: bool = False) -> Truths:
-    """Boxes of each picture, of class 0 and 1 in turn."""
-    flat = [box for each in boxes for box in each]
-    image = [i for i, each in enumerate(boxes) for _ in each]
-    labels = [n % 2 for each in boxes for n in range(len(each))]
-    return Truths(
-        torch.tensor(flat, dtype=torch.float32).reshape(-1, 4), torch.tensor(labels).long(), torch.tensor(image).long(),
-        torch.full((len(flat),), ignored),
-    )  # fmt: skip
-
-
-def scenes(num: int = 8, per_picture: int = 2) -> tuple[Tensor, Truths]:
-    """Red (class 0) and blue (class 1) rectangles on grey."""
-    generator = torch.Generator().manual_seed(1)
-    images = torch.full((num, 3, 64, 64), 110, dtype=torch.uint8)
-    boxes: list[list[list[float]]] = []
-    for i in range(num):
-        own = []
-        for n in range(per_picture):
-            w, h = torch.randint(12, 26, (2,), generator=generator).tolist()
-            x = (
-                int(torch.randint(0, 32 - w // 2, (1,), generator=generator))
-                + (32 if n else 0) * (w < 30) // 2
-            )
-            x, y = min(x + 20 * n, 64 - w), int(torch.randint(0, 64 - h, (1,), generator=generator))
-            images[i, :, y : y + h, x : x + w] = COLOURS[n][:, None, None]
-            own.append([float(x), float(y), float(x + w), float(y + h)])
-        boxes.append(own)
-    return images, truths_of(boxes)
-
-
-def learn(model: Detector, images: Tensor, truths: Truths, steps: int, lr: float = 0.01) -> list[float]:
-    optimizer, losses = torch.optim.AdamW(model.parameters(), lr), []
-    for _ in range(steps):
-        loss = torch.stack(list(model.train()(images, truths).values())).sum()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-    return losses
 
 
 def test_anchors_predict_a_middle_in_their_cell_and_sides_that_may_exceed_it() -> None:
@@ -129,7 +84,7 @@ def test_edges_are_distances_from_the_middle_of_a_place_in_strides() -> None:
     ids=str,
 )  # fmt: skip
 def test_a_few_scenes_are_learnt_by_heart(changes: dict[str, Any]) -> None:
-    images, truths = scenes()
+    images, truths = rectangles()
     model = yolo(**changes)
     model.fit(lambda: truths.boxes_xyxy[:, 2:] - truths.boxes_xyxy[:, :2], 0)
     losses = learn(model, images, truths, 150)
@@ -146,7 +101,7 @@ def test_a_few_scenes_are_learnt_by_heart(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("assignment", ["task_aligned", "midpoint"])
 @pytest.mark.parametrize("case", ["no boxes", "only ignored"])
 def test_pictures_without_an_object_teach_that_there_is_none(assignment: str, case: str) -> None:
-    images, truths = scenes(2)
+    images, truths = rectangles(2)
     if case == "no boxes":
         truths = truths_of([[], []])
     else:
@@ -160,7 +115,7 @@ def test_pictures_without_an_object_teach_that_there_is_none(assignment: str, ca
 @pytest.mark.parametrize("assignment", ["task_aligned", "midpoint"])
 def test_what_lies_in_a_crowd_is_no_background(assignment: str) -> None:
     """A crowd as large as the picture leaves nothing to learn; one of the left half, the right half."""
-    images, _ = scenes(1)
+    images, _ = rectangles(1)
     model = yolo(assignment=assignment)
     whole = model(images, truths_of([[[0, 0, 64, 64]]], ignored=True))
     half = model(images, truths_of([[[0, 0, 32, 64]]], ignored=True))
@@ -174,7 +129,7 @@ def test_what_lies_in_a_crowd_is_no_background(assignment: str) -> None:
 )
 def test_the_place_of_a_small_ignored_object_is_no_background(assignment: str, places: int) -> None:
     """It lies between the places, and no box lies in it."""
-    images, _ = scenes(1)
+    images, _ = rectangles(1)
     model = yolo(assignment=assignment)
     some = model(images, truths_of([[[30.6, 30.6, 31.9, 31.9]]], ignored=True))["score"].item()
     none = model(images, truths_of([[]]))["score"].item()
@@ -182,7 +137,7 @@ def test_the_place_of_a_small_ignored_object_is_no_background(assignment: str, p
 
 
 def test_detections_of_a_picture_do_not_depend_on_its_neighbours() -> None:
-    images, truths = scenes(4)
+    images, truths = rectangles(4)
     model = yolo()
     learn(model, images, truths, 60)
     model.eval()
@@ -239,7 +194,7 @@ def test_weights_of_a_whole_classifier_fit_its_body(name: str) -> None:
 
 
 def test_a_frozen_body_neither_learns_nor_forgets() -> None:
-    images, truths = scenes(4)
+    images, truths = rectangles(4)
     model = yolo(body="resnet18", strides=[16])
     model.freeze_body()
     before = {key: value.clone() for key, value in model.state_dict().items() if key.startswith("body.")}
@@ -316,7 +271,7 @@ def test_pictures_of_nothing_but_ignored_objects_teach_the_localiser_nothing() -
 
 @pytest.mark.parametrize("loss", ["squared", "likelihood"])
 def test_the_localiser_learns_where_the_one_object_is(loss: str) -> None:
-    images, truths = scenes(8, per_picture=1)
+    images, truths = rectangles(8, per_picture=1)
     images[0] = 110  # and that there is none in the first
     kept = truths.image > 0
     truths = Truths(*(getattr(truths, name)[kept] for name in ("boxes_xyxy", "labels", "image", "ignored")))
