@@ -137,20 +137,17 @@ def nms(
     *,
     labels: Tensor | None = None,
     min_score: float = -math.inf,
-    max_kept: int | None = None,
 ) -> Tensor:
     """Greedy non-maximum suppression: places (K,) int64 of the boxes kept, by falling score, of equals the first first.
 
     Each box kept suppresses those after it that overlap it by *more* than `iou_threshold`; with `labels` (N,) only
     those of its own class, so that `labels=None` is class-agnostic. To suppress in a batch at once, let a label stand
-    for an image and a class. Boxes of a score below `min_score` are left out, and of the others kept the `max_kept`
-    best. IoU is computed in the boxes' precision (half as float32), as torchvision does it, on the CPU wherever they
-    are. Raises ValueError for boxes or scores that are not finite, swapped corners, and a threshold outside [0, 1].
+    for an image and a class. Boxes of a score below `min_score` are left out. IoU is computed in the boxes' precision
+    (half as float32), as torchvision does it, on the CPU wherever they are. Raises ValueError for boxes or scores that
+    are not finite, swapped corners, and a threshold outside [0, 1].
     """
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"iou_threshold (={iou_threshold}) must lie in 0…1")
-    if max_kept is not None and max_kept < 1:
-        raise ValueError(f"max_kept (={max_kept}) must be at least 1, or None for no limit")
     check_scored_boxes(boxes_xyxy, scores, labels)
     chances = (scores.float() if scores.dtype.itemsize < 4 else scores).detach().cpu().numpy()
     if min_score == -math.inf:
@@ -171,9 +168,9 @@ def nms(
     np.take(boxes.numpy().T, ranked[by_class], 1, out=columns[:4])
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # IoU of boxes without area: NaN
         columns[4] = (columns[2] - columns[0]) * (columns[3] - columns[1])
-        kept = _greedy(columns, by_class, ends, iou_threshold, max_kept if labels is None else None)
+        kept = _greedy(columns, by_class, ends, iou_threshold)
     kept.sort()
-    return torch.from_numpy(ranked[kept[:max_kept]]).to(boxes_xyxy.device)
+    return torch.from_numpy(ranked[kept]).to(boxes_xyxy.device)
 
 
 def by_falling_score(scores: np.ndarray) -> np.ndarray:
@@ -187,9 +184,7 @@ def by_falling_score(scores: np.ndarray) -> np.ndarray:
     return keys & 0xFFFFFFFF
 
 
-def _greedy(
-    columns: np.ndarray, places: np.ndarray, ends: np.ndarray, iou_threshold: float, enough: int | None
-) -> np.ndarray:
+def _greedy(columns: np.ndarray, places: np.ndarray, ends: np.ndarray, iou_threshold: float) -> np.ndarray:
     """The greedy loop, `BLOCK` boxes at a time: which of `places` are kept. Overwrites `columns` and `places`.
 
     The next boxes are resolved among themselves, bit by bit; those kept then suppress what is left of the last one's
@@ -200,8 +195,8 @@ def _greedy(
         threshold = np.nextafter(threshold, columns.dtype.type(-1))
     scratch = np.empty((3, max(SCRATCH, BLOCK**2)), columns.dtype)
     kept: list[np.ndarray] = []
-    num_kept = start = 0
-    while start < len(places) and (enough is None or num_kept < enough):
+    start = 0
+    while start < len(places):
         block = slice(start, start + BLOCK)
         over = _overlapping(columns[:, block], columns[:, block], threshold, scratch)
         start = min(start + BLOCK, len(places))
@@ -210,7 +205,6 @@ def _greedy(
             over &= ends[block, None] == ends[None, block]
         mine = _resolve(over)
         kept.append(places[block][mine])
-        num_kept += len(mine)
         if start < end:
             rows = columns[:, block][:, [i for i in mine if ends[block.start + i] == end]]
             left = start + np.flatnonzero(~_suppressed(rows, columns[:, start:end], threshold, scratch))
