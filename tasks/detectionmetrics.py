@@ -188,17 +188,6 @@ def threshold_for_precision(
     )
 
 
-def thresholds_for_precision(
-    matches: Matches, precision: float, iou_threshold: float = 0.5
-) -> list[Cut | None]:
-    """`threshold_for_precision` of each class; None, too, for a class without an object."""
-    present = np.unique(matches.object_labels[~matches.object_ignored[0]])
-    return [
-        threshold_for_precision(matches, precision, k, iou_threshold) if k in present else None
-        for k in range(matches.num_classes)
-    ]
-
-
 def resampled_ap(matches: Matches, counts: np.ndarray) -> np.ndarray:
     """AP (D,) of D samples of the images: the mean over the classes that a sample has; NaN for none.
 

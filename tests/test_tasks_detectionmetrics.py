@@ -21,7 +21,6 @@ from tasks.detectionmetrics import (
     resampled_ap,
     summarise,
     threshold_for_precision,
-    thresholds_for_precision,
 )
 
 NAMES = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
@@ -266,8 +265,6 @@ def test_the_threshold_for_a_precision_is_the_lowest_that_reaches_it(
             reaching.append((score, right / kept.sum(), right / positives.sum()))
     cut = threshold_for_precision(matches, precision, label)
     assert (cut and cut[:3]) == (reaching[0] if reaching else None)
-    if label is not None:
-        assert thresholds_for_precision(matches, precision)[label] == cut
 
 
 def test_the_threshold_for_a_precision_worked_by_hand() -> None:
@@ -276,7 +273,6 @@ def test_the_threshold_for_a_precision_worked_by_hand() -> None:
     matches = match(objects, detections, num_images=2, num_classes=2)
     assert threshold_for_precision(matches, 0.6) == (0.6, 2 / 3, 1, 0.8)  # both of 0.6 are kept
     assert threshold_for_precision(matches, 0.7) == (0.9, 1, 0.5, 2 / 3)
-    assert thresholds_for_precision(matches, 0.5) == [(0.2, 0.5, 1, 2 / 3), None]  # class 1 has no object
     wrong = match(objects, detections_of((0, 0, 0.9, FAR)), num_images=2, num_classes=1)
     assert threshold_for_precision(wrong, 0.01) is None
     assert threshold_for_precision(match(objects, detections_of(), num_images=2, num_classes=1), 0.5) is None
