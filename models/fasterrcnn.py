@@ -148,8 +148,8 @@ class FasterRcnn(PyramidRcnn):
         return self.net.rpn(maps, images.shape[2], truths)
 
 
-# Faster R-CNN as published, 640 pixels on a few cores, and 64 to 96 pixels; all arguments but classes, channels, mean,
-# std and finding. Each can be given anew.
+# Faster R-CNN as published, and for 640 pixels on a few cores; all arguments but classes, channels, mean, std and
+# finding. Each can be given anew.
 fasterrcnn_resnet50_fpn = partial(
     FasterRcnn,
     body="resnet50",
@@ -178,20 +178,6 @@ fasterrcnn_resnet18_fpn = partial(
     canonical_px=112,
     head_width=512,
     num_samples=128,
-)
-fasterrcnn_tiny = partial(
-    fasterrcnn_resnet50_fpn,
-    body="plain_tiny",
-    strides=(8, 16),
-    width=32,
-    norm="batch",
-    anchor_sides=((12,), (24,), (48,)),
-    rpn_samples=64,
-    training_proposals=100,
-    proposals=50,
-    canonical_px=40,
-    head_width=64,
-    num_samples=32,
 )
 
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from models.fasterrcnn import (
     FasterRcnn,
     fasterrcnn_resnet18_fpn,
     fasterrcnn_resnet50_fpn,
-    fasterrcnn_tiny,
     load_faster_rcnn,
     torchvision_state,
 )
@@ -41,6 +41,10 @@ TINY: dict[str, Any] = {
     "body": "plain_tiny", "strides": (8, 16), "width": 32, "norm": "batch", "norm_eps": 1e-5, "num_frozen": 0,
     "canonical_px": 40, "head_width": 64, "num_samples": 32, "proposals": 100,
 }  # fmt: skip
+fasterrcnn_tiny = partial(
+    fasterrcnn_resnet50_fpn, **TINY | {"proposals": 50}, anchor_sides=((12,), (24,), (48,)), rpn_samples=64,
+    training_proposals=100,
+)  # fmt: skip
 MAKE: dict[str, Callable[[], RegionDetector]] = {
     "faster": lambda: fasterrcnn_tiny(**COMMON),
     "fast, align": lambda: FastRcnn(**COMMON, **TINY, pooling="align"),
