@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+SAMPLES = 2  # of RoIAlign in a cell, along each side
+
 
 class WeightedRows(torch.autograd.Function):
     """See `weighted_rows`."""
@@ -57,13 +59,11 @@ def roi_align(
     level: Tensor,
     strides: Sequence[int],
     size: int,
-    sampling: int = 2,
-    aligned: bool = False,
 ) -> Tensor:
-    """(R, C, size, size): the mean of `sampling`² bilinear samples in each cell of each box; 0: one or more a pixel.
+    """(R, C, size, size): the mean of `SAMPLES`² bilinear samples in each cell of each box.
 
-    `aligned` takes the middle of the first pixel for 0.5, as is right; without it, that is 0 and boxes have a side of
-    a pixel or more, as published Faster R-CNNs were trained. Sums are in float32, the result is of the maps' type.
+    The middle of the first pixel is taken for 0 and boxes have a side of a pixel or more, as published Faster R-CNNs
+    were trained. Sums are in float32, the result is of the maps' type.
     """
     C = maps[0].shape[1]
     rows = torch.cat([each.permute(0, 2, 3, 1).reshape(-1, C) for each in maps]).float()
@@ -73,50 +73,38 @@ def roi_align(
     H, W = sizes[level].unbind(1)
     first = first[level] + image * H * W
     scale = 1 / torch.tensor(strides, dtype=torch.float32, device=rows.device)[level]
-    edges = boxes_xyxy.detach().float() * scale[:, None] - (0.5 if aligned else 0)
-    start, sides = edges[:, :2], edges[:, 2:] - edges[:, :2]
-    sides = sides if aligned else sides.clamp(min=1)
-    if sampling > 0:
-        index, weight = _taps(start, sides, first, H, W, size, sampling, sampling)
-        out = weighted_rows(rows, index, weight)
-    else:
-        counts = (sides / size).ceil().clamp(min=1).long()
-        parts = [rows[:0].view(0, size * size * C)]  # without boxes, still a function of the maps
-        alike, group = torch.unique(counts, dim=0, return_inverse=True)
-        for number, (num_x, num_y) in enumerate(alike.tolist()):
-            own = (group == number).nonzero()[:, 0]
-            taps = _taps(start[own], sides[own], first[own], H[own], W[own], size, num_y, num_x)
-            parts.append(weighted_rows(rows, *taps).view(len(own), -1))
-        out = torch.cat(parts)[group.argsort(stable=True).argsort()]
+    edges = boxes_xyxy.detach().float() * scale[:, None]
+    start, sides = edges[:, :2], (edges[:, 2:] - edges[:, :2]).clamp(min=1)
+    out = weighted_rows(rows, *_taps(start, sides, first, H, W, size))
     return out.view(-1, size, size, C).permute(0, 3, 1, 2).to(maps[0].dtype)
 
 
 def _taps(
-    start_xy: Tensor, sides_xy: Tensor, first: Tensor, H: Tensor, W: Tensor, size: int, num_y: int, num_x: int
+    start_xy: Tensor, sides_xy: Tensor, first: Tensor, H: Tensor, W: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Pixels of each cell of each box, as rows, and their weights: (R · size², 4 · num_y · num_x) each."""
-    y, weight_y = _taps_of_axis(start_xy[:, 1], sides_xy[:, 1], H, size, num_y)
-    x, weight_x = _taps_of_axis(start_xy[:, 0], sides_xy[:, 0], W, size, num_x)
+    """Pixels of each cell of each box, as rows, and their weights: (R · size², 4 · SAMPLES²) each."""
+    y, weight_y = _taps_of_axis(start_xy[:, 1], sides_xy[:, 1], H, size)
+    x, weight_x = _taps_of_axis(start_xy[:, 0], sides_xy[:, 0], W, size)
     row = first[:, None, None] + y * W[:, None, None]
-    index = row[:, :, None, :, None] + x[:, None, :, None, :]  # (R, size, size, 2 num_y, 2 num_x)
+    index = row[:, :, None, :, None] + x[:, None, :, None, :]  # (R, size, size, 2 SAMPLES, 2 SAMPLES)
     weight = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
-    return index.reshape(-1, 4 * num_y * num_x), weight.reshape(-1, 4 * num_y * num_x)
+    return index.reshape(-1, 4 * SAMPLES**2), weight.reshape(-1, 4 * SAMPLES**2)
 
 
-def _taps_of_axis(start: Tensor, side: Tensor, extent: Tensor, size: int, num: int) -> tuple[Tensor, Tensor]:
-    """Pixels of each cell along an axis, and their weights: (R, size, 2 · num) each. Samples a pixel or more outside
-    the map are 0."""
+def _taps_of_axis(start: Tensor, side: Tensor, extent: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Pixels of each cell along an axis, and their weights: (R, size, 2 · SAMPLES) each. Samples a pixel or more
+    outside the map are 0."""
     cell = (side / size)[:, None, None]
     places = torch.arange(size, device=start.device, dtype=start.dtype)[:, None]
-    between = (torch.arange(num, device=start.device, dtype=start.dtype) + 0.5) / num
-    at = start[:, None, None] + places * cell + between * cell  # (R, size, num)
+    between = (torch.arange(SAMPLES, device=start.device, dtype=start.dtype) + 0.5) / SAMPLES
+    at = start[:, None, None] + places * cell + between * cell  # (R, size, SAMPLES)
     extent = extent[:, None, None]
     outside = (at < -1) | (at > extent)
     at = torch.minimum(at.clamp(min=0), (extent - 1).to(at.dtype))
     low = at.long()
     high = torch.minimum(low + 1, extent - 1)
     share = at - low
-    weights = torch.stack([1 - share, share], 3).masked_fill(outside[..., None], 0) / num
+    weights = torch.stack([1 - share, share], 3).masked_fill(outside[..., None], 0) / SAMPLES
     return torch.stack([low, high], 3).flatten(2), weights.flatten(2)
 
 
