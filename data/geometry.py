@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-INVERSE_STEPS = 8  # of the fixed-point iteration through a displacement field
-
 
 def identity(num: int, device: torch.device | None = None) -> Tensor:
     """Maps that move nothing: (num, 2, 3)."""
@@ -146,44 +144,21 @@ def warp_images(
     return F.grid_sample(floats.sub_(offset), grid, align_corners=True).add_(offset)
 
 
-def warp_points(points_xy: Tensor, maps: Tensor, field: Tensor | None = None) -> Tensor:
+def warp_points(points_xy: Tensor, maps: Tensor) -> Tensor:
     """Where points (B, N, 2) of the old picture stand in the new one; they may leave it."""
     back = invert(maps)
-
-    def to_new(old_xy: Tensor) -> Tensor:
-        return old_xy @ back[:, :, :2].transpose(1, 2) + back[:, None, :, 2]
-
-    new = to_new(points_xy)
-    if field is None:
-        return new
-    height, width = field.shape[2:]
-    edges = torch.tensor([2 / width, 2 / height], device=field.device)
-    for _ in range(INVERSE_STEPS):  # new = back(old - field(new)): the field is gentle, so this contracts
-        grid = (new * edges - 1)[:, :, None]  # (B, N, 1, 2)
-        moved = F.grid_sample(field, grid, padding_mode="border", align_corners=False)[..., 0].transpose(1, 2)
-        new = to_new(points_xy - moved)
-    return new
+    return points_xy @ back[:, :, :2].transpose(1, 2) + back[:, None, :, 2]
 
 
-def warp_boxes(
-    boxes_xyxy: Tensor, maps: Tensor, new_hw: tuple[int, int], field: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def warp_boxes(boxes_xyxy: Tensor, maps: Tensor, new_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Boxes (B, N, 4) in the new picture, clipped to it, and the share of each that is still seen, (B, N).
 
-    A box becomes the hull of its moved outline: corners under an affine map, eight points a side more under a field.
+    A box becomes the hull of its moved corners.
     """
+    B, N, _ = boxes_xyxy.shape
     x0, y0, x1, y1 = boxes_xyxy.unbind(2)
-    if field is None:
-        outline = torch.stack([x0, y0, x1, y0, x1, y1, x0, y1], 2).unflatten(2, (4, 2))
-    else:
-        t = torch.linspace(0, 1, 9, device=boxes_xyxy.device)
-        along_x, along_y = x0[..., None] + (x1 - x0)[..., None] * t, y0[..., None] + (y1 - y0)[..., None] * t
-        sides = [
-            torch.stack([along_x, y[..., None].expand_as(along_x)], 3) for y in (y0, y1)
-        ] + [torch.stack([x[..., None].expand_as(along_y), along_y], 3) for x in (x0, x1)]  # fmt: skip
-        outline = torch.cat(sides, 2)  # (B, N, 36, 2)
-    B, N, P, _ = outline.shape
-    moved = warp_points(outline.reshape(B, N * P, 2), maps, field).view(B, N, P, 2)
+    corners = torch.stack([x0, y0, x1, y0, x1, y1, x0, y1], 2).view(B, N * 4, 2)
+    moved = warp_points(corners, maps).view(B, N, 4, 2)
     low, high = moved.amin(2), moved.amax(2)
     size = torch.tensor([new_hw[1], new_hw[0]], device=boxes_xyxy.device)
     clipped_low, clipped_high = low.clamp(min=0).minimum(size), high.clamp(min=0).minimum(size)

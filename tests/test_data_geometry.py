@@ -100,14 +100,17 @@ def test_a_bright_pixel_and_its_point_arrive_together(angle: float, x: int, y: i
     assert (seen - moved).abs().max() < 0.35
 
 
-def test_points_follow_an_elastic_field() -> None:
+def test_pixels_are_read_where_an_elastic_field_points() -> None:
+    """Pictures whose levels are the column and the row."""
     draws = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(3))
     field = geometry.elastic_field(draws, 3.0, 64, 64)
     maps = geometry.rotation(one(0.3), centre(64, 64))
-    new = torch.tensor([[[20.5, 30.5], [40.5, 12.5]]])
-    old = new @ maps[:, :, :2].transpose(1, 2) + maps[:, None, :, 2]
-    old = old + field[:, :, [30, 12], [20, 40]].transpose(1, 2)  # where those new pixels are read from
-    torch.testing.assert_close(geometry.warp_points(old, maps, field), new, atol=1e-3, rtol=0)
+    rows, columns = [30, 12], [20, 40]
+    new = torch.tensor([columns, rows]).T + 0.5
+    old = new @ maps[0, :, :2].T + maps[0, :, 2] + field[0, :, rows, columns].T
+    images = torch.stack(torch.meshgrid(torch.arange(64), torch.arange(64), indexing="xy"))[None].byte()
+    warped = geometry.warp_images(images, maps, (64, 64), field)
+    torch.testing.assert_close(warped[0, :, rows, columns].T + 0.5, old, atol=1e-3, rtol=0)
 
 
 def test_boxes_are_hulls_clipped_to_the_picture() -> None:
