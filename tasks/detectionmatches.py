@@ -15,7 +15,9 @@ Nothing is left out in silence:
 - detections past `max_detections` are counted in `num_beyond`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +52,12 @@ class Detections:
     boxes_xyxy: np.ndarray  # (N, 4) edges, pixels
     labels: np.ndarray  # (N,) class, from 0
     scores: np.ndarray  # (N,)
+
+
+def coco_result(id: str, label: int, box_xyxy: Sequence[float], score: float) -> dict[str, Any]:
+    """A detection in the image `id`, as COCO's results have it: `category_id` is 1 for the first class."""
+    x0, y0, x1, y1 = box_xyxy
+    return {"image_id": id, "category_id": label + 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
 
 
 @dataclass(frozen=True, kw_only=True)

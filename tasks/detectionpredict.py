@@ -22,7 +22,7 @@ from models.detector import Detector, Found
 from tasks.card import Preprocessing
 from tasks.detection import DetectionView
 from tasks.detectionjoin import by_picture, fused, joined, moved, of_batch, taken
-from tasks.detectionmatches import Detections
+from tasks.detectionmatches import Detections, coco_result
 from tasks.drawing import Mark, colour_of, draw_boxes
 from tasks.inputs import readable
 from tasks.modelfile import SavedModel
@@ -241,15 +241,13 @@ def on_device(member: nn.Module, device: torch.device) -> Detector:
 def coco_results(
     ids: Sequence[str], rows: Sequence[dict[str, Any]], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Predictions (rows of `DETECTION_SCHEMA`) as COCO's results: `category_id` is 1 for the first class."""
-    number = {name: place for place, name in enumerate(classes, start=1)}
+    """Predictions (rows of `DETECTION_SCHEMA`) as COCO's results."""
+    number = {name: place for place, name in enumerate(classes)}
     return [
-        {"image_id": id, "category_id": number[label], "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+        coco_result(id, number[label], box, score)
         for id, row in zip(ids, rows, strict=True)
         if row["error"] is None
-        for (x0, y0, x1, y1), label, score in zip(
-            row["boxes_xyxy"], row["labels"], row["scores"], strict=True
-        )
+        for box, label, score in zip(row["boxes_xyxy"], row["labels"], row["scores"], strict=True)
     ]
 
 

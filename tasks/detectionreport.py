@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from data.files import write_whole
 from tasks.detectionerrors import Judgement, judge
 from tasks.detectionfigures import Example, examples_figure, examples_of, pr_figure
-from tasks.detectionmatches import AREAS, Detections, Matches, Objects, match
+from tasks.detectionmatches import AREAS, Detections, Matches, Objects, coco_result, match
 from tasks.detectionmetrics import Cut, ap_interval, at_threshold, coco_figures, summarise
 from tasks.detectionpage import detection_page
 from tasks.detectionvoc import summarise_voc, voc_figures, voc_match
@@ -150,15 +150,11 @@ class Report:
         (folder / "metrics.json.partial").replace(folder / "metrics.json")
 
     def coco_results(self) -> list[dict[str, Any]]:
-        """The detections as COCO's results: image_id is the image's id, category_id 1 for the first class."""
-        boxes = self.detections.boxes_xyxy.astype(np.float64)
-        xywh = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist()
-        rows = zip(self.detections.image.tolist(), self.detections.labels.tolist(), xywh,
-                   self.detections.scores.tolist(), strict=True)  # fmt: skip
-        return [
-            {"image_id": self.ids[image], "category_id": label + 1, "bbox": box, "score": score}
-            for image, label, box, score in rows
-        ]
+        """The detections as COCO's results; image_id is the image's id."""
+        found = self.detections
+        columns = (found.image, found.labels, found.boxes_xyxy.astype(np.float64), found.scores)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [coco_result(self.ids[image], label, box, score) for image, label, box, score in rows]
 
     def _confusion_rows(self) -> list[dict[str, Any]]:
         names, confusion = (*self.classes, BACKGROUND), self.judgement.confusion
