@@ -198,20 +198,14 @@ class DetectionPredictor:
         assert self.tile_overlap is not None
         side = self.preprocessing.stored_px
 
-        def detect(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        def detect(crops: list[np.ndarray]) -> Detections:
             cut = [Image.fromarray(crop) for crop in crops]
-            found = self.in_squares(network, self.squares([(crop, crop.size) for crop in cut]), shown)
-            own = [taken(found, np.flatnonzero(found.image == place)) for place in range(len(crops))]
-            return [
-                (torch.from_numpy(e.boxes_xyxy), torch.from_numpy(e.scores), torch.from_numpy(e.labels))
-                for e in own
-            ]
+            return self.in_squares(network, self.squares([(crop, crop.size) for crop in cut]), shown)
 
-        boxes, scores, labels = detect_in_tiles(
+        return detect_in_tiles(
             picture, detect, side_px=side, overlap_px=round(self.tile_overlap * side),
             nms_iou=network.finding.nms_iou, batch_size=self.batch_size,
         )  # fmt: skip
-        return of_batch(Found(boxes, scores, labels, image=torch.zeros_like(labels)))
 
     def look(self, network: Detector, images: Tensor, shown: Looks) -> Detections:
         """What is found in squares (B, C, S, S), each shown at every scale and mirrored or not, in their pixels."""

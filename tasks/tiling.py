@@ -11,6 +11,7 @@ so that a small object in front of a large one stays.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 from models.boxes import area, iou, share_inside
+from tasks.detectionjoin import joined, moved, taken
+from tasks.detectionmatches import Detections
 
 # how near a cut object's box ends to the edge: a detector is not exact, and its finest cells have 8 pixels
 EDGE_PX = 4.0
@@ -35,16 +38,8 @@ class Tile(NamedTuple):
     y1: int
 
 
-class InPicture(NamedTuple):
-    """The D detections of one picture, by falling score."""
-
-    boxes_xyxy: Tensor  # (D, 4) edges, pixels of the picture
-    scores: Tensor  # (D,)
-    labels: Tensor  # (D,) int64
-
-
-Detect = Callable[[list[np.ndarray]], Sequence[tuple[Tensor, Tensor, Tensor]]]
-"""Crops (h, w) or (h, w, C) uint8 → of each its boxes (D, 4) in the crop's pixels, scores (D,) and labels (D,)."""
+Detect = Callable[[list[np.ndarray]], Detections]
+"""Crops (h, w) or (h, w, C) uint8 → what is found in them, in the crops' pixels."""
 
 
 def starts_of(size_px: int, side_px: int, overlap_px: int) -> list[int]:
@@ -78,28 +73,24 @@ def detect_in_tiles(
     overlap_px: int,
     nms_iou: float,
     batch_size: int = 8,
-) -> InPicture:
-    """Detections in a picture (H, W) or (H, W, C) uint8, its tiles looked at `batch_size` at a time.
+) -> Detections:
+    """Detections in a picture (H, W) or (H, W, C) uint8, by falling score; its tiles are looked at `batch_size` at a
+    time.
 
     Boxes of a class from two tiles that overlap by more than `nms_iou` are of one object.
     """
     H, W = picture.shape[:2]
     tiles = tiles_of(H, W, side_px, overlap_px)
     crops = [picture[tile.y0 : tile.y1, tile.x0 : tile.x1] for tile in tiles]
-    found = [
-        each
-        for first in range(0, len(crops), batch_size)
-        for each in detect(crops[first : first + batch_size])
-    ]
-    boxes = torch.cat(
-        [part[0] + part[0].new_tensor(tile[:2] * 2) for part, tile in zip(found, tiles, strict=True)]
-    )
-    scores, labels = (torch.cat([part[i] for part in found]) for i in (1, 2))
-    of_tile = torch.repeat_interleave(torch.tensor([len(part[0]) for part in found])).to(boxes.device)
+    starts = range(0, len(crops), batch_size)
+    found = joined([moved(detect(crops[first : first + batch_size]), first) for first in starts])
+    found = replace(found, boxes_xyxy=found.boxes_xyxy + np.array(tiles)[found.image][:, [0, 1, 0, 1]])
+    boxes, of_tile = torch.from_numpy(found.boxes_xyxy), torch.from_numpy(found.image)
+    scores, labels = torch.from_numpy(found.scores), torch.from_numpy(found.labels)
     left = scores.argsort(descending=True, stable=True)
     left = left[~seen_elsewhere(boxes[left], scores[left], labels[left], of_tile[left], tiles, nms_iou)]
     left = left[~found_twice(boxes[left], labels[left], of_tile[left], tiles, nms_iou)]
-    return InPicture(boxes[left], scores[left], labels[left])
+    return replace(taken(found, left.numpy()), image=np.zeros(len(left), np.int64))
 
 
 def seen_elsewhere(

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,37 +10,46 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from torch import Tensor
 
-from tasks.tiling import InPicture, Tile, detect_in_tiles, found_twice, seen_elsewhere, starts_of, tiles_of
+from tasks.detectionmatches import Detections
+from tasks.tiling import Tile, detect_in_tiles, found_twice, seen_elsewhere, starts_of, tiles_of
 
 
-def bright(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
+def in_crops(parts: Sequence[tuple[Sequence[Sequence[float]], Sequence[float], Sequence[int]]]) -> Detections:
+    """Boxes, scores and labels of each crop."""
+    return Detections(
+        image=np.repeat(np.arange(len(parts)), [len(scores) for _, scores, _ in parts]),
+        boxes_xyxy=np.array([box for boxes, _, _ in parts for box in boxes], float).reshape(-1, 4),
+        scores=np.array([score for _, scores, _ in parts for score in scores], float),
+        labels=np.array([label for *_, labels in parts for label in labels], np.int64),
+    )
+
+
+def bright(crops: list[np.ndarray]) -> Detections:
     """Finds bright rectangles exactly; the class is their brightness, and what is cut is as sure as what is whole."""
-    found = []
+    parts = []
     for crop in crops:
         assert crop.dtype == np.uint8
-        rows = []
+        boxes, labels = [], []
         for value in sorted(set(crop[crop > 0].tolist())):
             areas, _ = ndimage.label(crop[:, :, 0] == value)
-            rows += [(x.start, y.start, x.stop, y.stop, value) for y, x in ndimage.find_objects(areas)]
-        table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-        found.append((table[:, :4], torch.full((len(table),), 0.9), table[:, 4].long()))
-    return found
+            found = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(areas)]
+            boxes += found
+            labels += [value] * len(found)
+        parts.append((boxes, [0.9] * len(boxes), labels))
+    return in_crops(parts)
 
 
-def short(crops: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
+def short(crops: list[np.ndarray]) -> Detections:
     """Finds them, too, but boxes of what the crop cuts end 2 or 3 px before its edge, and are surer than whole ones."""
-    found = []
-    for crop, (boxes, scores, labels) in zip(crops, bright(crops), strict=True):
-        h, w = crop.shape[:2]
-        at_edge = boxes == torch.tensor([0.0, 0, w, h])
-        gap = 2 + (boxes.sum(1, keepdim=True) % 2)
-        pulled = boxes + at_edge * gap * torch.tensor([1.0, 1, -1, -1])
-        fits = (pulled[:, 2:] > pulled[:, :2]).all(1)  # what is narrower is seen as it is
-        boxes = torch.where(fits[:, None], pulled, boxes)
-        found.append((boxes, torch.where(at_edge.any(1), 0.95, scores), labels))
-    return found
+    found = bright(crops)
+    boxes, shapes = found.boxes_xyxy, np.array([crop.shape[:2] for crop in crops])[found.image]
+    at_edge = boxes == np.stack([0 * shapes[:, 0], 0 * shapes[:, 0], shapes[:, 1], shapes[:, 0]], 1)
+    gap = 2 + (boxes.sum(1, keepdims=True) % 2)
+    pulled = boxes + at_edge * gap * [1, 1, -1, -1]
+    fits = (pulled[:, 2:] > pulled[:, :2]).all(1)  # what is narrower is seen as it is
+    scores = np.where(at_edge.any(1), 0.95, found.scores)
+    return replace(found, boxes_xyxy=np.where(fits[:, None], pulled, boxes), scores=scores)
 
 
 def scattered(
@@ -63,7 +73,7 @@ def scattered(
     return picture, rows
 
 
-def rows_of(found: InPicture) -> list[tuple[float, ...]]:
+def rows_of(found: Detections) -> list[tuple[float, ...]]:
     """Boxes with their labels, sorted."""
     boxes, labels = found.boxes_xyxy.tolist(), found.labels.tolist()
     return sorted((*box, label) for box, label in zip(boxes, labels, strict=True))
@@ -166,10 +176,7 @@ def test_of_one_object_that_two_tiles_show_whole_the_surer_box_stays_else_the_fi
 ) -> None:
     # in the left tile and, of the same object, in the right one
     edges = ((32.0, 8, 64, 40), (0.0, 8, 31, 40))
-    found = [
-        (torch.tensor([box]), torch.tensor([score]), torch.tensor([0]))
-        for box, score in zip(edges, scores, strict=True)
-    ]
+    found = in_crops([([box], [score], [0]) for box, score in zip(edges, scores, strict=True)])
     picture = np.zeros((64, 96), np.uint8)
     left = detect_in_tiles(picture, lambda _crops: found, side_px=64, overlap_px=32, nms_iou=0.5)
     assert left.boxes_xyxy.tolist() == [[32, 8, stays, 40]]
@@ -180,14 +187,14 @@ def test_an_object_longer_than_the_overlap_is_not_lost() -> None:
     picture[10:20, 5:95] = 100
     found = detect_in_tiles(picture, bright, side_px=40, overlap_px=10, nms_iou=0.5)
     seen = np.zeros(100, bool)
-    for x0, _, x1, _ in found.boxes_xyxy.int().tolist():
+    for x0, _, x1, _ in found.boxes_xyxy.astype(int).tolist():
         seen[x0:x1] = True
     assert np.flatnonzero(seen).tolist() == list(range(5, 95))
 
 
 def test_an_empty_picture_holds_nothing_and_wrong_tiles_are_told() -> None:
     found = detect_in_tiles(np.zeros((70, 90, 3), np.uint8), bright, side_px=32, overlap_px=8, nms_iou=0.5)
-    assert [tuple(part.shape) for part in found] == [(0, 4), (0,), (0,)]
+    assert found.boxes_xyxy.shape == (0, 4) and len(found.scores) == len(found.labels) == 0
     with pytest.raises(ValueError, match=r"overlap_px \(=8\) must be from 0 to less than side_px \(=8\)"):
         tiles_of(10, 10, 8, 8)
     with pytest.raises(ValueError, match="a picture of 10x0 px"):
