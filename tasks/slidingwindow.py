@@ -43,16 +43,15 @@ STRIDES_A_WINDOW = 6  # of a network that cannot be converted, where nobody says
 
 
 @dataclass(frozen=True)
-class Found:
+class Window:
     """A window that is kept: edges in pixels of the upright picture, as data.dataset has boxes."""
 
     box_xyxy: tuple[float, float, float, float]
     score: float  # probability of the class
     label: str
     window_px: int  # the size that found it
-    num_agreeing: (
-        int  # windows as probable as asked for that overlap it by AGREEING_IOU or more, itself among them
-    )
+    # windows as probable as asked for that overlap it by AGREEING_IOU or more, itself among them
+    num_agreeing: int
 
     @property
     def centre_xy(self) -> tuple[float, float]:
@@ -64,7 +63,7 @@ class Found:
 class Scan:
     """What was looked at, and what was found, best first."""
 
-    found: tuple[Found, ...]
+    found: tuple[Window, ...]
     num_windows: int
     windows_px: tuple[int, ...]
     stride_px: int  # of the scaled picture
@@ -232,7 +231,7 @@ def detect(
             if num >= agreeing:
                 x0, y0, x1, y1 = every[index].tolist()
                 found.append(
-                    Found((x0, y0, x1, y1), float(chances[index, column]), label, of_size[index], num)
+                    Window((x0, y0, x1, y1), float(chances[index, column]), label, of_size[index], num)
                 )
     found.sort(key=lambda each: -each.score)
     return Scan(tuple(found[: most or None]), num_windows, tuple(windows), scorer.stride_px)
@@ -255,7 +254,7 @@ def boxes_of(
     return torch.cat([corners * scale, (corners + scorer.window_px) * scale], 1)
 
 
-def cut_out(picture: Image.Image, found: Found, preprocessing: Preprocessing) -> Image.Image:
+def cut_out(picture: Image.Image, found: Window, preprocessing: Preprocessing) -> Image.Image:
     """A training picture of this window: the square of `stored_px` of which the network saw the middle."""
     more = preprocessing.stored_px / preprocessing.crop_px
     (x, y), half = found.centre_xy, (found.box_xyxy[2] - found.box_xyxy[0]) * more / 2
