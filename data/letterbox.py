@@ -26,8 +26,7 @@ def placement(
         if side == side_px:  # pixels are copied
             cut_x, cut_y = cut_x // 1, cut_y // 1
         return scale, scale, -cut_x * side_px / side, -cut_y * side_px / side
-    width, height = letterboxed(width_px, height_px, side_px)
-    left, top = (side_px - width) // 2, (side_px - height) // 2
+    width, height, left, top = letterboxed(width_px, height_px, side_px)
     return width / width_px, height / height_px, float(left), float(top)
 
 

@@ -23,10 +23,11 @@ def to_square(
     return np.ascontiguousarray(planes)
 
 
-def letterboxed(width_px: int, height_px: int, side_px: int) -> tuple[int, int]:
-    """Width and height of a picture whose longer side becomes `side_px`; at least one pixel."""
+def letterboxed(width_px: int, height_px: int, side_px: int) -> tuple[int, int, int, int]:
+    """Width and height, at least a pixel, and upper left corner of a picture whose longer side becomes `side_px`."""
     scale = side_px / max(width_px, height_px)
-    return max(1, round(width_px * scale)), max(1, round(height_px * scale))
+    width, height = max(1, round(width_px * scale)), max(1, round(height_px * scale))
+    return width, height, (side_px - width) // 2, (side_px - height) // 2
 
 
 def fit(image: Image.Image, side_px: int, resize: Resize, full_wh: tuple[int, int]) -> Image.Image:
@@ -35,10 +36,14 @@ def fit(image: Image.Image, side_px: int, resize: Resize, full_wh: tuple[int, in
     if width == height == side_px and resize != "letterbox":
         return image
     if resize == "letterbox":
-        size = letterboxed(*full_wh, side_px)
-        inner = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+        wide, high, left, top = letterboxed(*full_wh, side_px)
+        inner = (
+            image
+            if (width, height) == (wide, high)
+            else image.resize((wide, high), Image.Resampling.BILINEAR)
+        )
         square = Image.new(image.mode, (side_px, side_px), (BORDER,) * len(image.getbands()))
-        square.paste(inner, ((side_px - size[0]) // 2, (side_px - size[1]) // 2))
+        square.paste(inner, (left, top))
         return square
     if resize == "squash":
         return image.resize((side_px, side_px), Image.Resampling.BILINEAR)
