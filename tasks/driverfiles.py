@@ -64,15 +64,12 @@ class DriverFiles(AbstractFileSystem):
     def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
         self.do("rm", path, recursive, maxdepth)
 
-    def mv(self, path1: str, path2: str, **_: Any) -> None:
-        self.do("mv", path1, path2)
-
     def _open(self, path: str, mode: str = "rb", **_: Any) -> BytesIO:
         return BytesIO(self.do("cat_file", path)) if mode == "rb" else Upload(self.keeper, path)
 
 
 class Upload(BytesIO):
-    """What is written to a file, sent when it is closed."""
+    """What is written to a file, sent when it is closed; after a failure in a `with` it is not."""
 
     def __init__(self, keeper: Any, path: str) -> None:
         super().__init__()
@@ -82,6 +79,11 @@ class Upload(BytesIO):
         if not self.closed:
             ray.get(self.keeper.write.remote(self.path, self.getvalue()))
         super().close()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is not None:
+            super().close()  # sends nothing, and is the last close
+        self.close()
 
 
 def shared_files() -> AbstractFileSystem:

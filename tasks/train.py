@@ -5,10 +5,7 @@ course of its metrics in `history.csv`, and at the end `model/` and `result.json
 has a result, `train` returns it; for a folder with checkpoints, it resumes.
 """
 
-import os
-import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +14,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from data.dataset import Dataset, Split, read_rows
+from data.files import whole
 from data.stream import Layout
 from tasks.batches import BatchPlan, join_arrays
 from tasks.card import InitialWeights, TaughtBy
@@ -215,7 +213,7 @@ def fit_in_process(
 
 
 class LocalSession:
-    """The only rank of a run in one process; checkpoints are files, renamed into place when whole.
+    """The only rank of a run in one process; checkpoints are files that appear whole, and on the disk.
 
     `files` is the disk that they lie on: the driver's, wherever this process is.
     """
@@ -239,23 +237,26 @@ class LocalSession:
         return sorted(name for name in names if Path(name).match("step-*.pt"))
 
     def load(self) -> dict[str, Any] | None:
-        found = self._checkpoints()
-        if not found:
-            return None
-        with self.files.open(found[-1]) as stream:
-            return torch.load(stream, map_location="cpu", weights_only=True)
+        """The newest checkpoint that can be read: of one that a disk has damaged the older one takes the place.
+
+        Raises what the newest one raises where none can be read.
+        """
+        fault: Exception | None = None
+        for name in reversed(self._checkpoints()):
+            try:
+                with self.files.open(name) as stream:
+                    return torch.load(stream, map_location="cpu", weights_only=True)
+            except Exception as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault
+        return None
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        name = f"step-{step:09d}.pt"
-        partial = f"{self.folder}/.{name}.{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            with self.files.open(partial, "wb") as stream:
-                torch.save(state, stream)
-            self.files.mv(partial, f"{self.folder}/{name}")
-        except BaseException:  # a full disk keeps no half of it
-            with suppress(OSError):
-                self.files.rm(partial)
-            raise
+        file = self.folder / f"step-{step:09d}.pt"
+        here = isinstance(self.files, LocalFileSystem)
+        with whole(file) if here else self.files.open(str(file), "wb") as stream:
+            torch.save(state, stream)
         for old in self._checkpoints()[:-NUM_KEPT_CHECKPOINTS]:
             self.files.rm(old)
 

@@ -147,6 +147,8 @@ def test_a_checkpoint_is_kept_where_the_driver_is(files: DriverFiles, tmp_path: 
     assert session.load() is None
     for step in (1, 2, 3):
         session.save({"step": step, "model": {"w": torch.full((2,), float(step))}}, step)
+    with pytest.raises(Exception, match="pickle"):
+        session.save({"step": lambda: 4}, 4)  # half of it is not sent
     assert [file.name for file in sorted((tmp_path / "[odd] run").iterdir())] == [
         "step-000000002.pt", "step-000000003.pt",
     ]  # fmt: skip
