@@ -49,6 +49,7 @@ MEMORY_GB = 3.0  # of address space, above what a worker has at its start
 CONFIG = IngestConfig(val_fraction=0.2, test_fraction=0.2, near_duplicate_distance=4, max_source_gb=0.1)
 SHARES = {"image": 0.48, "annotation": 0.18, "array": 0.12, "archive": 0.08, "ingest": 0.04, "parser": 0.1}
 GOOD = ("used", "set aside", "refused")
+SOURCE = "the-source"  # what a source or an archive is called
 
 
 class UnacceptableError(Exception):
@@ -109,6 +110,13 @@ def check_line(text: str) -> str:
     return text
 
 
+def check_named(case: Case, text: str) -> str:
+    """The reason, if it names the source, or a file of it. What is no part of a source has parameters and fields."""
+    if case.way != "parser" and not any(Path(name).name in text for name in (SOURCE, *case.sound.files)):
+        raise UnacceptableError(f"a reason that names no file: {text}")
+    return text
+
+
 def run_image(case: Case) -> str:
     """Measure an image as ingest does; what is accepted must decode in all the ways in which training asks."""
     (found,) = [measure([case.data])]
@@ -139,9 +147,9 @@ def _box(width: int, height: int, random: Random) -> tuple[float, float, float, 
 def run_annotation(case: Case) -> str:
     """List and measure a source whose annotation, signal or volume is damaged."""
     files = case.sound.files | {case.sound.name: case.data}
-    tree = memory_tree("source", files)
+    tree = memory_tree(SOURCE, files)
     if case.sound.kind == "classes, CSV":  # its tree is the table alone, and reads what that names
-        tree = FileTree("source", {case.sound.name: len(case.data)}, frozenset(), partial(_read, files))
+        tree = FileTree(SOURCE, {case.sound.name: len(case.data)}, frozenset(), partial(_read, files))
     return _list_and_measure(tree, case.sound.family)
 
 
@@ -167,7 +175,7 @@ def _list_and_measure(tree: Any, family: str) -> str:
 def run_archive(case: Case) -> str:
     """Open a damaged archive, and ingest what is in it."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "x"
+        path = Path(folder) / SOURCE
         path.write_bytes(case.data)
         with open_tree(path, spool=Path(folder), max_total_bytes=int(CONFIG.max_source_gb * 1e9)) as tree:
             return _list_and_measure(tree, case.sound.family)
@@ -204,7 +212,7 @@ def judge(case: Case) -> tuple[str, str]:
         if case.way in ("image", "ingest") or type(error) is not ValueError:
             return type(error).__name__, traceback.format_exc()
         try:
-            return "refused", check_line(str(error))
+            return "refused", check_named(case, check_line(str(error)))
         except UnacceptableError as worse:
             return "unacceptable", str(worse)
     except Exception as error:  # also warnings, which are errors here

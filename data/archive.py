@@ -26,7 +26,7 @@ MAX_MEMBERS = 20_000_000
 MAX_NAME_CHARS = 4096
 MAX_RATIO = 200  # unpacked bytes to packed ones; image files pack by 1 to 10, flat bitmaps by 100
 RATIO_FLOOR_BYTES = 100 << 20  # below this total a high ratio does no harm
-MAX_HEADER_BYTES = 1 << 20  # of a tar's extended headers, which `tarfile` reads into memory
+MAX_HEADER_BYTES = 1 << 20  # of an extended header of a tar, which is read into memory; of all that are kept
 
 Kind = Literal["zip", "tar", "gz", "bz2", "xz"]
 _MAGIC: tuple[tuple[bytes, Kind], ...] = (
@@ -38,7 +38,9 @@ _MAGIC: tuple[tuple[bytes, Kind], ...] = (
 )
 _MAGIC_UNSUPPORTED = ((b"7z\xbc\xaf", "7z"), (b"Rar!", "RAR"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _DECOMPRESS: dict[str, Callable[..., Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
-_FAILURES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+_FAILURES = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,7 @@ def check_ratio(where: str, unpacked_bytes: int, packed_bytes: int) -> None:
 
 class _Tar(tarfile.TarFile):
     saw_end = False
+    kept_bytes = 0  # of headers that hold for all members that follow
 
 
 class _Member(tarfile.TarInfo):
@@ -210,14 +213,27 @@ class _Member(tarfile.TarInfo):
             assert isinstance(tar, _Tar)
             tar.saw_end = True  # `tarfile` ends quietly at a damaged header too
             raise
+        except (ValueError, OverflowError, RecursionError) as error:  # of numbers and texts that no tar has
+            raise tarfile.ReadError(" ".join(str(error).split())[:200]) from None
 
     # documented in tarfile.py as overridable
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if not (self.isreg() or self.isdir()) and self.size > MAX_HEADER_BYTES:
-            raise ValueError(
-                f"archive bomb: member {self.name!r} has an extended header of {self.size:,} bytes"
-            )
+        assert isinstance(tar, _Tar)
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            self.sparse = b""
+            return self._proc_builtin(tar)  # type: ignore[attr-defined]
+        if self.type == tarfile.XGLTYPE:
+            tar.kept_bytes += self.size
+        extended = not (self.isreg() or self.isdir())
+        if extended and (self.size < 0 or max(self.size, tar.kept_bytes) > MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"member {self.name!r} has an extended header of {self.size:,} bytes")
         return super()._proc_member(tar)  # type: ignore[misc]
+
+    def _mark_sparse(self, member: tarfile.TarInfo, *_: Any) -> None:
+        """In place of reading the map of a sparse file, which may be as long as the archive; it is refused anyway."""
+        member.sparse = b""
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _mark_sparse
 
 
 def _tar_tree(path: Path, kind: Kind, stack: ExitStack, spool: Path, max_total_bytes: int) -> FileTree:
@@ -260,6 +276,8 @@ def _tar_fault(member: tarfile.TarInfo) -> str:
         return f"a link (to {member.linkname!r})"
     if member.issparse():
         return "a sparse file"
+    if member.size < 0:
+        return "a file of negative size"
     return "" if member.isreg() or member.isdir() else "a device or pipe"
 
 
@@ -281,7 +299,7 @@ def _zip_tree(path: Path, stack: ExitStack, max_total_bytes: int) -> FileTree:
         try:
             with archive.open(info) as file:
                 data = file.read(info.file_size)  # a bare read() inflates past the declared size
-        except _FAILURES as error:
+        except (*_FAILURES, ValueError) as error:  # the latter for an offset beyond all
             raise ValueError(f"damaged in the archive: {error}") from None
         if len(data) != info.file_size:
             raise ValueError(f"damaged in the archive: {len(data)} of {info.file_size} bytes")

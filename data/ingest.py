@@ -34,6 +34,7 @@ from data.duplicates import (
 from data.formats import SPLIT_NAMES, Listing, RawItem, list_source, table_tree
 from data.formats.landmarks import mirrored_names
 from data.formats.likeness import hinting
+from data.formats.listing import read_file
 from data.measurement import measure_all
 from data.parameters import Parameters
 from data.report import VOLATILE, Duplicates, Fault, Found, IngestReport, SetAside, fault_of, make_report
@@ -159,7 +160,7 @@ def read_alignment(tree: FileTree) -> aligned.FaceAlignment | None:
     files = [name for name in tree.sizes if name.rpartition("/")[2] == aligned.FILE]
     if len(files) > 1:
         raise ValueError(f"{tree.name} has several {aligned.FILE}: {', '.join(sorted(files)[:5])}; leave one")
-    return aligned.parse(tree.read(files[0]), f"{tree.name}: {files[0]}") if files else None
+    return aligned.parse(read_file(tree, files[0]), f"{tree.name}: {files[0]}") if files else None
 
 
 def open_source(

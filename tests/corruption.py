@@ -151,6 +151,19 @@ def set_word(data: bytes, random: Random, _other: bytes) -> bytes:
     return data[: word.start()] + random.choice(WORDS) + data[word.end() :]
 
 
+def set_member(data: bytes, random: Random, _other: bytes) -> bytes:
+    """Make a tar's member sparse, of any type, or of negative size, in a header whose checksum fits."""
+    headers = _tar_headers(data)
+    if not headers:
+        return flip_bits(data, random, b"")
+    out, start = bytearray(data), random.choice(headers)
+    out[start + 156] = random.choice(b"SSSxgLK01234567DX")
+    out[start + 482] = random.randrange(2)  # whether the map of a sparse one goes on
+    if random.random() < 0.3:
+        out[start + 124 : start + 136] = struct.pack(">iq", -1, -random.choice((1, 512, 1 << 40)))
+    return mend_checksums(bytes(out))
+
+
 DAMAGE: dict[str, Callable[[bytes, Random, bytes], bytes]] = {
     "bits flipped": flip_bits,
     "run replaced": replace_run,
@@ -162,6 +175,7 @@ DAMAGE: dict[str, Callable[[bytes, Random, bytes], bytes]] = {
     "garbage": garbage,
     "inserted or deleted": insert_or_delete,
     "word replaced": set_word,
+    "member changed": set_member,
 }
 
 
@@ -223,9 +237,13 @@ def mend_checksums(data: bytes) -> bytes:
             end = start + 8 + length
             if end + 4 <= len(data):
                 struct.pack_into(">I", out, end, zlib.crc32(out[start + 4 : end]))
-    elif data[257:262] == b"ustar":
-        for start in range(0, len(data) - 511, 512):
-            if data[start + 257 : start + 262] == b"ustar":
-                out[start + 148 : start + 156] = b" " * 8
-                out[start + 148 : start + 156] = b"%06o\0 " % sum(out[start : start + 512])
+    for start in _tar_headers(data):
+        out[start + 148 : start + 156] = b" " * 8
+        out[start + 148 : start + 156] = b"%06o\0 " % sum(out[start : start + 512])
     return bytes(out)
+
+
+def _tar_headers(data: bytes) -> list[int]:
+    """Where the members of a tar begin."""
+    starts = range(0, len(data) - 511, 512) if data[257:262] == b"ustar" else ()
+    return [start for start in starts if data[start + 257 : start + 262] == b"ustar"]

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import stat
 import tarfile
 import zipfile
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from data import archive
 from data.archive import FileTree, archive_kind, memory_tree, open_tree, safe_name
+from tests.corruption import mend_checksums
 from tests.pictures import write_tree
 
 FILES = {"a/1.png": b"one", "a/deep/2.png": b"two" * 1000, "b/empty": b""}
@@ -276,6 +278,88 @@ def test_too_many_members_and_endless_headers_are_refused(
     member.type, member.size = tarfile.XHDTYPE, 4 << 20
     path.write_bytes(member.tobuf(tarfile.USTAR_FORMAT) + bytes(5 << 20))
     with pytest.raises(ValueError, match="extended header"):
+        contents(path, spool)
+
+
+def header(kind: bytes, size: int = 0, name: str = "a/1.png", goes_on: bool = False) -> bytes:
+    """One of a tar; whether a sparse file's map goes on in the next block."""
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[482] = goes_on
+    return mend_checksums(bytes(block))
+
+
+def extended(text: bytes) -> bytes:
+    return header(tarfile.XHDTYPE, len(text)) + text.ljust(512, b"\0")
+
+
+END = bytes(1024)
+ODD = {
+    "a sparse file, cut off": (header(tarfile.GNUTYPE_SPARSE, goes_on=True), "member 'a/1.png' is a sparse file"),
+    "a negative size": (header(tarfile.REGTYPE, -512) + END, "member 'a/1.png' is a file of negative size"),
+    "a header of negative size": (
+        header(tarfile.XHDTYPE, -512) + END, "archive (member 'a/1.png' has an extended header of -512 bytes)",
+    ),
+    "a header of less than that": (header(tarfile.GNUTYPE_LONGNAME, -(1 << 80)) + END, "archive (member 'a/1.png' has"),
+    "text in no encoding": (
+        extended(b"20 hdrcharset=\xff\xfe\n") + header(tarfile.REGTYPE) + END, "archive ('utf-8' codec can't decode",
+    ),
+    "a number beyond all": (
+        extended(b"99999999999999999999 comment=x\n") + header(tarfile.REGTYPE) + END, "damaged or truncated archive (",
+    ),
+    "headers of headers": (
+        header(tarfile.XHDTYPE) * 1000 + header(tarfile.REGTYPE) + END, "archive (maximum recursion",
+    ),
+    "headers that are kept": (
+        (header(tarfile.XGLTYPE, 1 << 19) + bytes(1 << 19)) * 3 + header(tarfile.REGTYPE) + END,
+        "archive (member 'a/1.png' has an extended header of 524,288 bytes)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(ODD))
+def test_what_no_tar_has_is_refused_by_the_archives_name(tmp_path: Path, spool: Path, kind: str) -> None:
+    data, fault = ODD[kind]
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(ValueError, match=re.escape(fault)) as error:
+        contents(tmp_path / "x.tar", spool)
+    assert type(error.value) is ValueError and str(error.value).startswith(f"{tmp_path / 'x.tar'}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("marks", [
+    {"GNU.sparse.size": "5", "GNU.sparse.numblocks": "1"},
+    {"GNU.sparse.map": "odd"},
+    {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "5"},
+])  # fmt: skip
+def test_a_sparse_file_is_refused_before_its_map_is_read(
+    tmp_path: Path, spool: Path, marks: dict[str, str]
+) -> None:
+    def tweak(member: tarfile.TarInfo) -> None:
+        member.pax_headers = marks
+
+    path = pack_tar(tmp_path / "x.tar", {"a/1.png": b"1000000000\n" + b"0" * 600}, tweak=tweak)
+    with pytest.raises(ValueError, match=r"x\.tar: member 'a/1\.png' is a sparse file"):
+        contents(path, spool)
+
+
+def test_a_zip_of_odd_names_and_places_is_refused_by_its_name_or_a_member_is(
+    tmp_path: Path, spool: Path
+) -> None:
+    path = pack_zip(tmp_path / "x.zip", {"é": b"1"})
+    data, name, odd = path.read_bytes(), "é".encode(), b"\xff\xfe"
+    path.write_bytes(data.replace(name, odd))
+    with pytest.raises(ValueError, match=r"x\.zip: damaged or truncated archive \('utf-8' codec"):
+        contents(path, spool)
+    path.write_bytes(data.replace(name, odd, 1))  # in the member's own header
+    with pytest.raises(ValueError, match=r"damaged in the archive: 'utf-8' codec"):
+        contents(path, spool)
+    with zipfile.ZipFile(path, "w") as packed:
+        info = zipfile.ZipInfo("a/1")
+        packed.writestr(info, b"1")
+        info.header_offset = 1 << 63
+    with pytest.raises(ValueError, match="damaged in the archive"):
         contents(path, spool)
 
 

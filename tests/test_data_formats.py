@@ -233,6 +233,18 @@ def test_a_table_reads_nothing_outside_its_folder(tmp_path: Path) -> None:
             tree.read(name)
 
 
+@pytest.mark.parametrize("error", [ValueError("damaged in the archive"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize(("name", "family"), [("a.npz", "signals"), ("rows.ts", "signals")])
+def test_a_file_that_cannot_be_read_is_named(name: str, family: str, error: Exception) -> None:
+    def read(_name: str) -> bytes:
+        raise error
+
+    with pytest.raises(
+        ValueError, match=f"^{name}: (damaged in the archive|cannot be read: Input/output error)$"
+    ):
+        list_source(FileTree("source", {name: 9}, frozenset(), read), family)
+
+
 def test_the_digits_are_those_of_scikit_learn() -> None:
     digits = load_digits()
     rows = list(sample_digits())

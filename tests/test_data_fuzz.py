@@ -10,14 +10,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz import GOOD, Case, judge
+from benchmarks import fuzz
+from benchmarks.fuzz import GOOD, SOURCE, Case, judge
 from data.decode import MAX_PIXELS, DecodeError, decode_image, decode_part
 from data.formats.yolo import MAX_SETTINGS_BYTES
 from data.jpeg import decode_upper
 from data.measurement import measure
 from tests.annotated import coco_json, listing_of, pts, voc_xml
 from tests.corpus import CONVERSIONS, PACKINGS, Sound, pack
-from tests.corruption import DAMAGE, corrupt, mend_checksums, split_pieces
+from tests.corruption import DAMAGE, corrupt, mend_checksums, set_member, split_pieces
 from tests.pictures import class_tree, encode, picture, png_bomb
 
 SEEDS = st.integers(0, 2**32)
@@ -76,6 +77,27 @@ def test_a_damaged_picture_is_set_aside_or_decodes_in_every_way(kind: str, other
 def test_a_damaged_archive_is_refused_or_read(kind: str, seed: int) -> None:
     data, _ = corrupt(ARCHIVES[kind].data, Random(seed), ARCHIVES["tar"].data)
     end_of("archive", ARCHIVES[kind], data, seed)
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(["tar", "tar pax"]), SEEDS)
+def test_a_tar_with_odd_members_is_refused_or_read(kind: str, seed: int) -> None:
+    end_of("archive", ARCHIVES[kind], set_member(ARCHIVES[kind].data, Random(seed), b""), seed)
+
+
+@pytest.mark.parametrize(("reason", "result"), [
+    ("read length must be non-negative or -1", "unacceptable"),
+    (f"/tmp/{SOURCE}: damaged or truncated archive (its end is missing)", "refused"),
+    ("a/0.png: damaged in the archive", "refused"),
+])  # fmt: skip
+def test_a_refusal_must_name_what_is_refused(
+    reason: str, result: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_case: Case) -> str:
+        raise ValueError(reason)
+
+    monkeypatch.setitem(fuzz.RUN, "archive", refuse)
+    assert judge(Case(0, "archive", ARCHIVES["tar"], b"", "", Random(0)))[0] == result
 
 
 @settings(max_examples=150)

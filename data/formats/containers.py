@@ -20,6 +20,7 @@ from data.formats.listing import (
     Listing,
     RawItem,
     count_ignored,
+    read_file,
     read_text,
     split_of_name,
     stem_of,
@@ -93,7 +94,7 @@ def is_npz(tree: FileTree) -> bool:
 def list_npz(tree: FileTree, num_axes: int) -> Listing:
     """Arrays x (N, …) and y (N,) in each file; if wanted split or is_test, group, and classes (names, by y)."""
     names = _in_one_folder(tree, ".npz")
-    parts = [part for name in names for part in read_parts(name, tree.read(name), num_axes)]
+    parts = [part for name in names for part in read_parts(name, read_file(tree, name), num_axes)]
     return list_parts(tree, parts, set(names))
 
 

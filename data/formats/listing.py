@@ -120,6 +120,16 @@ def count_ignored(tree: FileTree, used: set[str], why: str) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def read_file(tree: FileTree, name: str) -> bytes:
+    """A file of the source; raises a ValueError of one line that names it if it cannot be read."""
+    try:
+        return tree.read(name)
+    except OSError as error:
+        raise ValueError(f"{name}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def read_text(tree: FileTree, name: str, max_bytes: int = MAX_TABLE_BYTES) -> str:
     """A text file of the source; raises a ValueError of one line if it is too large, unreadable or not UTF-8."""
     if tree.sizes.get(name, 0) > max_bytes:
@@ -127,11 +137,9 @@ def read_text(tree: FileTree, name: str, max_bytes: int = MAX_TABLE_BYTES) -> st
             f"{name}: {tree.sizes[name]:,} bytes are too many for an annotation (limit {max_bytes:,})"
         )
     try:
-        return tree.read(name).decode("utf-8-sig")
+        return read_file(tree, name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: not UTF-8 text ({error}); save it as UTF-8") from None
-    except OSError as error:
-        raise ValueError(f"{name}: cannot be read: {error.strerror or error}") from None
 
 
 def fault_of(name: str, error: ValueError) -> str:
