@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 SHARES = 10_000  # Ray counts resources in ten-thousandths
 WAIT_S = 1.0  # for what runs on the cluster, until the head is looked after
 ASK_EVERY_S, ANSWER_S = 2.0, 2.0
+UNASKED_S = 10.0  # between two questions: after that nothing is known of the time between them
 LOST_AFTER_S = 40.0  # Ray itself ends the driver, without a word, after a minute without its head
 EMBEDDED_LOST_AFTER_S = 10.0  # nobody starts that one again
 AGAIN = (
@@ -112,7 +113,8 @@ class Head:
 
     def __init__(self) -> None:
         self.address = ray.get_runtime_context().gcs_address
-        self.heard_s = self.asked_s = time.monotonic()
+        self.asked_s = time.monotonic()
+        self.silent_since_s: float | None = None  # the first question of those that were not answered
 
     def fault(self) -> OSError | None:
         """Why the head does not answer, None where it does."""
@@ -126,16 +128,19 @@ class Head:
     def require(self) -> None:
         """Raise ClusterLost once the head has not answered for LOST_AFTER_S, an embedded one for EMBEDDED_LOST_AFTER_S.
 
-        Cheap enough to be called all the time.
+        Cheap enough to be called all the time, and may be called seldom: while nobody asks, no silence is counted.
         """
-        if time.monotonic() - self.asked_s < ASK_EVERY_S:
+        began_s, before_s = time.monotonic(), self.asked_s
+        if began_s - before_s < ASK_EVERY_S:
             return
         fault = self.fault()
         self.asked_s = time.monotonic()
         if fault is None:
-            self.heard_s = self.asked_s
+            self.silent_since_s = None
             return
-        silent_s = self.asked_s - self.heard_s
+        if self.silent_since_s is None or began_s - before_s > UNASKED_S:
+            self.silent_since_s = began_s
+        silent_s = self.asked_s - self.silent_since_s
         told = f"({self.address}) has not answered for {silent_s:.0f} s: {fault}"
         if is_embedded() and silent_s > EMBEDDED_LOST_AFTER_S:
             raise ClusterLost(f"the head of the embedded Ray {told}; {AGAIN}")

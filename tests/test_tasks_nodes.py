@@ -68,6 +68,26 @@ def test_a_head_that_is_silent_for_long_is_lost_and_the_error_says_how_to_go_on(
         assert ("start the cluster again" in line) == (address is not None)
 
 
+@pytest.mark.usefixtures("listening")
+def test_a_question_that_is_lost_after_long_without_one_is_no_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While results flow nobody asks; nor does a driver that was stopped."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    clock = SimpleNamespace(now_s=0.0, monotonic=lambda: clock.now_s)
+    monkeypatch.setattr(nodes, "time", clock)
+    head = Head()
+    monkeypatch.setattr(head, "fault", lambda: TimeoutError("timed out"))
+    for _ in range(3):
+        clock.now_s += 600
+        head.require()
+    clock.now_s += nodes.EMBEDDED_LOST_AFTER_S / 2
+    head.require()
+    clock.now_s += nodes.EMBEDDED_LOST_AFTER_S / 2 + 1
+    with pytest.raises(ClusterLost, match="has not answered for 11 s: timed out"):
+        head.require()
+
+
 def test_an_embedded_ray_whose_head_is_gone_is_not_waited_for_at_the_end(
     listening: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
