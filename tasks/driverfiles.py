@@ -7,6 +7,7 @@ an actor on the driver's node does the writing. Ray Train takes it as a storage 
 The actor imports this module: torch must not come with it.
 """
 
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from tasks.nodes import beside_driver, is_embedded
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Keeper:
-    """Does with the files of its node what it is told. It may die: it keeps nothing."""
+    """Does with the files of its node what it is told.
+
+    It may die: it keeps nothing, and what it does may be done again, by Ray, where it died before it could say so.
+    """
 
     def __init__(self) -> None:
         self.files = LocalFileSystem()
@@ -29,6 +33,11 @@ class Keeper:
     def do(self, name: str, *arguments: Any) -> Any:
         """Call a method of the file system."""
         return getattr(self.files, name)(*arguments)
+
+    def remove(self, path: str, recursive: bool, maxdepth: int | None) -> None:
+        """Remove what is there still."""
+        with suppress(FileNotFoundError):
+            self.files.rm(path, recursive, maxdepth)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file, which appears whole."""
@@ -62,7 +71,7 @@ class DriverFiles(AbstractFileSystem):
         self.do("makedirs", path, exist_ok)
 
     def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
-        self.do("rm", path, recursive, maxdepth)
+        ray.get(self.keeper.remove.remote(path, recursive, maxdepth))
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> BytesIO:
         return BytesIO(self.do("cat_file", path)) if mode == "rb" else Upload(self.keeper, path)

@@ -162,6 +162,16 @@ def test_what_ray_train_does_with_a_storage_it_can_do_with_the_drivers_files(
     assert sorted(path.name for path in far.iterdir()) == ["b.txt"]
 
 
+def test_what_was_removed_may_be_removed_again(files: DriverFiles, tmp_path: Path) -> None:
+    """As Ray has it done where the keeper died before it could say that it is done."""
+    (tmp_path / "a.bin").write_bytes(b"1")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for _ in range(2):
+        files.rm(str(tmp_path / "a.bin"))
+        files.rm(str(tmp_path / "deep"), recursive=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_checkpoint_is_kept_where_the_driver_is(files: DriverFiles, tmp_path: Path) -> None:
     session = LocalSession(tmp_path / "[odd] run", torch.device("cpu"), lambda _: None, files=files)
     assert session.load() is None
