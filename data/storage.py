@@ -1,5 +1,6 @@
 """How a dataset gets onto the disk: shards of rows, in a folder that appears whole or not at all."""
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -131,23 +132,37 @@ def partial_folder(store: Path, name: str) -> Iterator[Path]:
 
 
 def move_into_place(store: Path, name: str, family: str, partial: Path) -> None:
-    """Give the finished folder its name; the older dataset goes only after. Of two writers, the later one stays."""
+    """Give the finished folder its name; what had it is in `partial` then. Of two writers, the later one stays."""
     for file in partial.iterdir():
         _sync(file)
     with _lock(store, name):
+        _recover(store, name)
         check_name(name, family, store)  # again: somebody else may have finished meanwhile
-        target = store / name
-        old = store / f".{name}.old-{os.getpid()}"
-        if target.exists():
+        target, old = store / name, store / f".{name}.old"
+        if not target.exists():
+            partial.rename(target)
+            return
+        try:
+            _exchange(partial, target)
+        except (OSError, AttributeError):  # not every disk and C library can: between these _recover mends
             target.rename(old)
-        partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+            partial.rename(target)
+            old.rename(partial)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Give two folders each other's name in one step, where the system and the disk can."""
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap):
+        raise OSError(ctypes.get_errno(), f"cannot exchange {one} and {other}")
 
 
 def take_away(store: Path, name: str) -> None:
     """Remove a dataset's folder; its name is gone at once, its files after."""
     gone = store / f".{name}.partial-{os.getpid()}-removed"
     with _lock(store, name):
+        _recover(store, name)
         (store / name).rename(gone)
     shutil.rmtree(gone)
 
@@ -177,12 +192,11 @@ def _lock(store: Path, name: str) -> Iterator[None]:
 
 def _recover(store: Path, name: str) -> None:
     """Clean up after processes that died: a half-written folder goes, a dataset moved aside comes back."""
-    for left in sorted(store.glob(f".{name}.old-*")):
-        if not _is_alive(left.name.rpartition("-")[2]):
-            if (store / name).exists():
-                shutil.rmtree(left)
-            else:
-                left.rename(store / name)
+    for left in sorted(store.glob(f".{name}.old*")):  # a living process has one only while it holds the lock
+        if (store / name).exists():
+            shutil.rmtree(left)
+        else:
+            left.rename(store / name)
     for left in store.glob(f".{name}.partial-*"):
         if not _is_alive(left.name.split("partial-")[1].split("-")[0]):
             shutil.rmtree(left)

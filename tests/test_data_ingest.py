@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -569,6 +570,55 @@ def test_what_dead_processes_left_is_cleaned_up_and_a_dataset_moved_aside_comes_
         run(write_tree(tmp_path / "bad", class_tree("a", 3)), store)
     assert digests(dataset.path) == before
     assert names_in(store) == [".set.lock", f".set.partial-{os.getpid()}-other", "set"]
+
+
+def test_a_newer_dataset_takes_the_name_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, dataset = ingest_files(tmp_path, class_tree("ab", 5))
+    before = digests(dataset.path)
+    rename, there = Path.rename, []
+
+    def seen(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        there.append(dataset.path.is_dir())
+        return moved
+
+    monkeypatch.setattr(Path, "rename", seen)
+    write_tree(tmp_path / "source", {"a/new.png": png(70)})
+    run(tmp_path / "source", tmp_path / "store")
+    assert all(there) and digests(dataset.path) != before
+    assert names_in(tmp_path / "store") == [".set.lock", "set"]
+
+
+@pytest.mark.parametrize(("step", "newer"), [(1, False), (2, False), (3, True), (4, True)])
+def test_on_a_disk_that_cannot_do_so_a_dataset_of_before_or_after_comes_back(
+    step: int, newer: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, dataset = ingest_files(tmp_path, class_tree("ab", 5))
+    before, store, steps = digests(dataset.path), dataset.path.parent, []
+
+    def cannot(*_: Path) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        steps.append(path)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "_exchange", cannot)
+        patched.setattr(Path, "rename", interrupted)
+        write_tree(tmp_path / "source", {"a/new.png": png(70)})
+        with pytest.raises(KeyboardInterrupt) if step < 4 else nullcontext():
+            run(tmp_path / "source", store)
+    assert len(steps) == min(step, 3)
+    with pytest.raises(ValueError, match="only one class"):
+        run(write_tree(tmp_path / "bad", class_tree("a", 3)), store)
+    assert check(Dataset.open(dataset.path)).problems == ()
+    assert (digests(dataset.path) != before) == newer
+    assert names_in(store) == [".set.lock", "set"]
 
 
 INGEST_SCRIPT = """
