@@ -7,6 +7,7 @@ line that says why.
 
 import contextlib
 import fcntl
+import io
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data.address import without_password
+from data.files import write_whole
 from tasks.dvcnames import named_here, named_in_history
 from tasks.versioning import missing, one_line
 
@@ -47,7 +49,9 @@ def _end_with_parent(parent: int) -> None:
 def _open(root: Path, make: bool = False) -> Iterator[Any]:
     """The DVC repository at `root`; where there is none it is made, or ends the process."""
     from dvc.repo import Repo
+    from dvc.utils.serialize import _common, _yaml
 
+    _common._dump_data = _yaml._dump_data = _dump_whole
     if not _is_repository(root):  # else DVC would take one in a folder above
         if not make:
             sys.exit(f"no DVC repository is in {root} yet, and {NO_REMOTE}")
@@ -56,6 +60,13 @@ def _open(root: Path, make: bool = False) -> Iterator[Any]:
     no_scm = {} if (root / ".git").exists() else {"core": {"no_scm": True}}
     with Repo(str(root), config=no_scm) as repository:
         yield repository
+
+
+def _dump_whole(path: str, data: Any, dumper: Callable[[Any, io.StringIO], Any], **_: Any) -> None:
+    """In place of DVC's own, which writes over the pointer or dvc.lock that is there: a kill would leave nothing."""
+    text = io.StringIO()
+    dumper(data, text)
+    write_whole(Path(path), text.getvalue())
 
 
 def _is_repository(root: Path) -> bool:

@@ -1,5 +1,7 @@
 import fcntl
 import json
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,6 +15,7 @@ import yaml
 from tasks import versioning
 from tasks.paths import ROOT
 from tasks.versioning import add, digest, is_tracked, measure
+from tests.platforms import wait_for
 
 # A stage that ingests and records, as `data add` does under `dvc repro`, and one that reads the digest after it.
 STAGES = """
@@ -290,3 +293,32 @@ def test_asking_for_a_digest_does_not_import_dvc(home: Path) -> None:
         assert "dvc" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(make_dataset(home))], check=True)
+
+
+@pytest.mark.chaos
+def test_a_pointer_that_dvc_was_killed_in_is_the_one_before(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_dataset(home)
+    first = add(folder)
+    pointer = folder.with_name("digits.dvc")
+    written = pointer.read_text()
+    (folder / "a.txt").write_text("changed")
+    mark, failed = tmp_path / "mark", []
+
+    def interrupted() -> None:
+        with pytest.raises(RuntimeError, match="DVC could not record") as error:
+            add(folder)
+        failed.append(error)
+
+    with monkeypatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(ROOT / "tests" / "points"))
+        patched.setenv("CHAOS_POINT", "dvc.utils.serialize._yaml:_dump:1")
+        patched.setenv("CHAOS_MARK", str(mark))
+        adding = threading.Thread(target=interrupted)
+        adding.start()
+        wait_for(mark.exists, 60, "DVC writes the pointer", 0.01)
+        os.kill(int(mark.read_text()), signal.SIGKILL)
+        adding.join()
+    assert failed and pointer.read_text() == written and digest(folder) == first
+    assert add(folder) == measure(folder) == digest(folder) != first
