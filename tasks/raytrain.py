@@ -245,10 +245,7 @@ def fit_on_ray(
     follower = Follower(mailbox, listener)
     helpers = [mailbox, *payload.get("readers", {}).values()]
     try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        follower.stop()
-        raise follower.error or why_failed(error, settings) from error
+        result = fitted(trainer, follower, settings)
     except ClusterLost:
         helpers.clear()  # nobody is there to end them
         raise
@@ -263,6 +260,15 @@ def fit_on_ray(
         return torch.load(Path(path) / "state.pt", map_location="cpu", weights_only=True)
 
 
+def fitted(trainer: Trainer, follower: Follower, settings: TrainConfig) -> ray.train.Result:
+    """What a training ends with; raises the error that the follower met, else what `why_failed` finds or raises."""
+    try:
+        return trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        follower.stop()
+        raise follower.error or why_failed(error, settings) from error
+
+
 def cpus_of_each(settings: TrainConfig) -> int:
     """CPUs of each worker; raises ValueError where not even the fewest fit that there may be."""
     sizes, cpus = settings.world_sizes, settings.cpus_per_worker
@@ -273,7 +279,10 @@ def cpus_of_each(settings: TrainConfig) -> int:
 
 
 def why_failed(error: Exception, settings: TrainConfig) -> RuntimeError:
-    """What became of a training that Ray Train has given up: often nodes are gone that it ran on."""
+    """What became of a training that Ray Train has given up: often nodes are gone that it ran on.
+
+    Raises ClusterLost where it is the head.
+    """
     try:
         cpus_of_each(settings)
     except ValueError as lacking:
