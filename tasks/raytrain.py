@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from tasks.features import cached_features, caches, started
 from tasks.feed import PREFETCH_BATCHES, Feeds, cache_bytes, choose_mode, fit_from, resident, stream_depth
 from tasks.loop import Progress, Session
 from tasks.mailbox import Bell, open_mailbox, read_mailbox
-from tasks.nodes import ClusterLost, beside_driver, gather, is_embedded, use_own_interface
+from tasks.nodes import AGAIN, ClusterLost, beside_driver, gather, is_embedded, use_own_interface
 from tasks.raycontroller import PatientTrainController
 from tasks.raysnapshot import mend_snapshot
 from tasks.result import Listener
@@ -55,6 +56,7 @@ from tasks.transfer import Weights
 MAX_WORKER_FAILURES = 3
 POLL_S = 0.25  # the follower's look at the mailbox, until training is under way
 UNDER_WAY_POLL_S = 0.5  # and then: progress is not told more often
+MEET_S = 120  # in which workers on several nodes must have reached each other
 LAST_WORDS_S = 10.0  # that the follower is given for them; the mailbox may be gone with the cluster
 # between two looks for room for more workers: each growth costs the steps since a checkpoint
 GROW_EVERY_S = 60.0
@@ -64,8 +66,13 @@ def process_group(settings: TrainConfig) -> BackendConfig:
     """How the workers find each other; a lone one needs nobody, and is spared seconds of its start."""
     if settings.num_workers == 1:
         return BackendConfig()
-    kind = TorchConfig if is_embedded() else Group
-    return kind(backend="nccl" if settings.gpus_per_worker else "gloo")
+    backend = "nccl" if settings.gpus_per_worker else "gloo"
+    return TorchConfig(backend=backend) if is_embedded() else Group(backend=backend, timeout_s=MEET_S)
+
+
+def wait_long() -> None:
+    """Have this worker, once it has met the others, wait for them half an hour: rank 0 validates while they wait."""
+    torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=TorchConfig.timeout_s))
 
 
 class OwnInterface(_TorchBackend):
@@ -74,6 +81,7 @@ class OwnInterface(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(use_own_interface)
         super().on_start(worker_group, backend_config)
+        worker_group.execute(wait_long)
 
 
 class Group(TorchConfig):
@@ -278,15 +286,21 @@ def cpus_of_each(settings: TrainConfig) -> int:
     return require_resources(sizes[0], cpus, settings.gpus_per_worker)
 
 
-def why_failed(error: Exception, settings: TrainConfig) -> RuntimeError:
+def why_failed(error: Exception, settings: TrainConfig) -> Exception:
     """What became of a training that Ray Train has given up: often nodes are gone that it ran on.
 
-    Raises ClusterLost where it is the head.
+    Raises ClusterLost where it is the head. Workers that did not meet are that, too: until this process ends Ray Train
+    holds their places.
     """
     try:
         cpus_of_each(settings)
     except ValueError as lacking:
         return RuntimeError(f"the cluster has lost nodes that the training ran on: {lacking}")
+    failure = getattr(error, "controller_failure", error)
+    if isinstance(failure, torch.distributed.DistError):
+        return ClusterLost(
+            f"the workers' nodes did not reach each other, which they must on all ports ({last_line(failure)}); {AGAIN}"
+        )
     return RuntimeError(f"training failed: {last_line(error)}")
 
 

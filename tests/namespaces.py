@@ -187,6 +187,11 @@ class Node:
     def mend(self) -> None:
         ip("link", "set", self.link, "up")
 
+    def part_from(self, other: "Node") -> None:
+        """Have all that is sent to one other machine go nowhere, without a word."""
+        place = ["lladdr", "02:00:00:00:00:01", "dev", "eth0", "nud", "permanent"]
+        ip("-n", self.namespace, "neighbour", "replace", other.address, *place)
+
     def popen(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a process that ends with this machine; what it says goes to `log` of its folder."""
         with (self.folder / "log").open("ab") as log:

@@ -26,7 +26,7 @@ from pipelines.services import ask
 from tasks import cluster
 from tasks.paths import ROOT
 from tasks.train import train
-from tests.namespaces import PYTHON, Machines, Node, hindrance, machines
+from tests.namespaces import PYTHON, Machines, Node, hindrance, machines, wait_for_port
 from tests.pictures import class_tree, write_tree
 from tests.platforms import CHANGES, wait_for
 from tests.test_families import assert_equal_weights
@@ -356,3 +356,26 @@ def test_an_elastic_run_takes_a_node_that_comes(all_there: Machines) -> None:
     code, _, err = finish(process)
     assert code == 0, err
     assert mlflow_runs(place, key) == [("FINISHED", "1 then 2")]
+
+
+@pytest.mark.chaos
+def test_two_nodes_that_do_not_reach_each_other_end_a_run_in_minutes(tmp_path: Path) -> None:
+    """All else reaches both of them: the head, and the desk."""
+    if reason := hindrance():
+        pytest.skip(reason)
+    with machines(4, tmp_path / "machines") as place:
+        head, one, other, desk = place.nodes
+        for node, num_cpus in ((head, 0), (one, 1), (other, 1), (desk, 0)):
+            place.join(node, num_cpus)
+            if node is head:
+                wait_for_port(*place.ray_address.split(":"))
+        place.wait_for_nodes(4)
+        convoy(place, "data", "add", "sklearn:digits", "--name", "digits", "--family", "classification")
+        one.part_from(other)
+        other.part_from(one)
+        code, _, err = finish(place.popen(*TRAIN, *sets()))  # which waits for COMMAND_S
+        assert code == 1, err
+        assert (
+            "the workers' nodes did not reach each other, which they must on all ports"
+            in err.splitlines()[-1]
+        )
