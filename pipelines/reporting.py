@@ -13,8 +13,8 @@ from typing import Protocol
 
 from data.address import without_password
 
-# What steers a terminal or turns the direction of writing, and bytes of names that are no UTF-8.
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+# What steers a terminal, begins a line or turns the direction of writing, and bytes of names that are no UTF-8.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 
 def shown(text: str) -> str:

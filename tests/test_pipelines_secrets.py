@@ -125,6 +125,7 @@ def test_a_database_is_shown_without_its_password(monkeypatch: pytest.MonkeyPatc
 def test_a_name_does_not_steer_the_terminal() -> None:
     assert shown("a\x1b]0;owned\x07\x9b31m.png") == "a\\x1b]0;owned\\x07\\x9b31m.png"
     assert shown(os.fsdecode(b"caf\xe9.png")) == "caf\\udce9.png"
+    assert shown("images.\u2028.x\u2029") == "images.\\u2028.x\\u2029"  # which begin a line
     assert shown("gnp.\u202eexe") == "gnp.\\u202eexe"
     assert shown("é 日本\n\tx") == "é 日本\n\tx"
 
