@@ -227,6 +227,10 @@ def is_whole(value: Tensor) -> bool:
 def unreadable(file: Path, error: Exception) -> ValueError:
     """The error of a file that holds no named tensors."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if isinstance(
+        error, MemoryError
+    ):  # which says nothing; damaged lengths are asked for before they are read
+        reason = f"it asks for more memory than there is, for a file of {file.stat().st_size:,} bytes"
     return ValueError(f"{file}: cannot be read as named tensors ({reason})")
 
 

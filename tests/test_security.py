@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -383,6 +384,13 @@ def test_a_safetensors_header_is_not_believed(header: bytes, tmp_path: Path) -> 
     (tmp_path / "w.safetensors").write_bytes(header)
     with pytest.raises(ValueError, match="cannot be read as named tensors"):
         weights.read_state(tmp_path / "w.safetensors")
+
+
+def test_a_length_that_memory_does_not_hold_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "w.pth").write_bytes(as_zip({"x": torch.ones(2)}))
+    monkeypatch.setattr(torch, "load", Mock(side_effect=MemoryError()))
+    with pytest.raises(ValueError, match="more memory than there is, for a file of [0-9,]+ bytes"):
+        weights.read_state(tmp_path / "w.pth")
 
 
 def test_other_keys_than_names_are_refused(tmp_path: Path) -> None:
