@@ -389,7 +389,7 @@ def test_a_safetensors_header_is_not_believed(header: bytes, tmp_path: Path) -> 
 def test_a_length_that_memory_does_not_hold_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "w.pth").write_bytes(as_zip({"x": torch.ones(2)}))
     monkeypatch.setattr(torch, "load", Mock(side_effect=MemoryError()))
-    with pytest.raises(ValueError, match="more memory than there is, for a file of [0-9,]+ bytes"):
+    with pytest.raises(ValueError, match=r"more memory than there is, for a file of [0-9,]+ bytes"):
         weights.read_state(tmp_path / "w.pth")
 
 
