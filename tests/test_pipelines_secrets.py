@@ -1,6 +1,7 @@
 """What opens a door is in the environment, in addresses and in parameters, and in nothing that we write or say."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from data.address import has_secret, public_url, without_password
 from data.parameters import Parameters
 from pipelines import environment
 from pipelines.ingestion import ingest_dataset
+from pipelines.render import document_text
 from pipelines.reporting import shown
 from tasks.detection import DetectionTransfer
 from tasks.faces import FaceTransfer
@@ -56,6 +58,10 @@ DOORS = [
     "https://token@example.org/w.pth",
     "https://example.org/w.pth?X-Amz-Signature=hush&X-Amz-Credential=me",
     "https://example.org/w.pth?token=hush#sha256=0",
+    "https://example.org/w.pth?code=hush",
+    "https://example.org/w.pth?v=2&pwd=hush",
+    "https://example.org/w.pth?pass=hush",
+    "https://example.org/w.pth?jwt=hush",
 ]
 
 
@@ -127,6 +133,25 @@ def test_a_name_does_not_steer_the_terminal() -> None:
     assert shown(os.fsdecode(b"caf\xe9.png")) == "caf\\udce9.png"
     assert shown("gnp.\u202eexe") == "gnp.\\u202eexe"
     assert shown("é 日本\n\tx") == "é 日本\n\tx"
+
+
+def test_what_a_command_says_has_no_password_with_debug_and_json_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from pipelines.commands import complain
+
+    url = "postgresql://ann:hush@db.example/x"
+    try:
+        raise ValueError(f"{url} \x1b[31mowned")
+    except ValueError:
+        assert complain(f"no {url}", 1, debug=True) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and r"//ann:…@db.example/x \x1b[31mowned" in said
+    assert "hush" not in said and "\x1b" not in said
+    document = {"url": url, "all": [url], "path": Path("a:b@c"), "number": 1, "is": True}
+    assert json.loads(document_text(document)) == {
+        "url": shown(url), "all": [shown(url)], "path": "a:b@c", "number": 1, "is": True,
+    }  # fmt: skip
 
 
 # in all that is written and said from a picture to a champion
