@@ -71,7 +71,7 @@ POINTS = {
     "alias moved": "tasks.ledger:_close:1",
     "before the record ends": "tasks.registry:finish_run:1",
 }
-FAST = {("between checkpoints", "kill")}
+FAST = {("between checkpoints", "kill"), ("between checkpoints", "term")}
 CELLS = [
     (point, fault) if (point, fault) in FAST else slow(point, fault) for point in POINTS for fault in FAULTS
 ]
@@ -399,7 +399,7 @@ AFTER = {  # the first version is the challenger too, until it is made the champ
     "promote": {"champion": 2, "previous": 1, "challenger": 1},
     "rollback": {"champion": 1, "previous": 2},
 }
-MOVES_FAST = {("rollback", "alias moved", "kill")}
+MOVES_FAST = {("rollback", "alias moved", "kill"), ("promote", "before the alias", "ctrl-c")}
 MOVES = [
     (action, point, fault) if (action, point, fault) in MOVES_FAST else slow(action, point, fault)
     for action in WORDS
