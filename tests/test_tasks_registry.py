@@ -520,8 +520,9 @@ def test_a_version_whose_run_is_gone_is_still_listed_and_usable(home: Path, clie
 
 @pytest.mark.parametrize("scheme", ["http", "ftp", "mlflow-artifacts"])
 def test_a_run_does_not_send_us_to_another_host_for_its_files(
-    scheme: str, client: MlflowClient, home: Path
+    scheme: str, client: MlflowClient, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("CONVOY_PRIVATE_URLS", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         elsewhere.setblocking(False)
         port = elsewhere.getsockname()[1]
