@@ -257,7 +257,9 @@ def test_a_node_that_comes_back_in_time_is_used_again_and_nothing_changes(
     place.join(far, 1)
     code, out, err = finish(process)
     assert code == 0, err
-    assert_equal_weights(Path(json.loads(out)["folder"]), one_machine(**LONG))
+    summary = json.loads(out)
+    assert summary["resumed_from_step"] > 0, "its workers were not started again"
+    assert_equal_weights(Path(summary["folder"]), one_machine(**LONG))
     assert mlflow_runs(place, key) == [("FINISHED", "2")]
 
 
