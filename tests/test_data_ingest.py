@@ -34,6 +34,7 @@ from data.splits import assign_splits
 from data.storage import plan_shards
 from tests.datasets import DATASETS
 from tests.pictures import class_tree, encode, picture, png, png_bomb, write_tree
+from tests.platforms import wait_for
 from tests.test_data_archive import pack_tar, pack_zip
 from tests.test_data_decode import with_orientation
 
@@ -651,7 +652,7 @@ def test_an_ingest_whose_worker_alone_is_killed_says_so_and_leaves_nothing(tmp_p
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.splitlines()[-1].startswith("RuntimeError: a process that decoded images died: ")
-    assert [pid for pid in children if is_running(pid)] == []
+    wait_for(lambda: not any(map(is_running, children)), 20, "its children end too", 0.1)
     assert names_in(tmp_path / "store") == [".set.lock"]
 
 
@@ -660,10 +661,7 @@ def test_killed_it_leaves_no_process_and_the_next_ingest_cleans_up(tmp_path: Pat
     process, children = long_ingest(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    deadline = time.monotonic() + 20
-    while any(map(is_running, children)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [pid for pid in children if is_running(pid)] == []
+    wait_for(lambda: not any(map(is_running, children)), 20, "its children end too", 0.1)
     store = tmp_path / "store"
     assert any(".partial-" in name for name in names_in(store))
     run(write_tree(tmp_path / "small", class_tree("ab", 5)), store)
