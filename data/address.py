@@ -8,7 +8,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 SCHEMES = ("https", "http", "s3", "file")
 # of a query's parameter: what opens a door, as in signed URLs of Amazon, Google and Microsoft
-_SECRET = re.compile(r"sig|token|key|secret|passw|credential|auth|policy|expires|^x-(amz|goog|ms)-", re.I)
+_SECRET = re.compile(
+    r"sig|token|key|secret|pass|pwd|jwt|credential|auth|policy|expires|^code$|^x-(amz|goog|ms)-", re.I
+)
 _CHECKSUM = "sha256="
 _WEB_USER = re.compile(r"(https?://)[^/\s]+@", re.I)
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*@")

@@ -71,8 +71,8 @@ def require_public(host: str, address: IPv4Address | IPv6Address) -> None:
     )
 
 
-def is_allowed(host: str, address: IPv4Address | IPv6Address) -> bool:
-    """Whether CONVOY_PRIVATE_URLS names the host, its address, or a network that the address lies in.
+def is_allowed(host: str, address: IPv4Address | IPv6Address | None) -> bool:
+    """Whether CONVOY_PRIVATE_URLS names the host, its address, or a network that the address, if known, lies in.
 
     Raises ValueError for an entry that cannot be one.
     """
@@ -88,7 +88,7 @@ def is_allowed(host: str, address: IPv4Address | IPv6Address) -> bool:
                     "without ports, separated by commas"
                 ) from None
             continue  # another host's name
-        if meant(address) in network or address in network:
+        if address is not None and (meant(address) in network or address in network):
             return True
     return False
 
@@ -98,17 +98,6 @@ def check_host(host: str) -> None:
     address = literal(host)
     if address is not None:
         require_public(host, address)
-
-
-def check_name(host: str) -> None:
-    """As `check_host`, with the addresses that a name has now: for a library that connects by itself, unwatched."""
-    check_host(host)
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return  # whoever connects will say what is wrong
-    for *_, place in found:
-        require_public(host, _address(place))
 
 
 class _Watched:

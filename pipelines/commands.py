@@ -188,7 +188,7 @@ def main(arguments: list[str]) -> int:
 def complain(message: str, code: int, debug: bool) -> int:
     """Say what went wrong on stderr, and return the exit code."""
     if debug:
-        traceback.print_exc()
+        sys.stderr.write(shown(traceback.format_exc()))
     for line in shown(message).splitlines():
         sys.stderr.write(f"convoy: {line}\n")
     return code

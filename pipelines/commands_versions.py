@@ -1,6 +1,8 @@
 """`./convoy data versions|checkout|diff|remote|push|pull`: the versions of a dataset, and where they are kept."""
 
+import sys
 from contextlib import ExitStack
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -197,16 +199,23 @@ def remote(
     url
         The address; nothing shows the one that is set.
     option
-        An option of DVC's for this remote, as KEY=VALUE; may be given often.
+        An option of DVC's for this remote, as KEY=VALUE; may be given often. A secret as KEY=-: it is read from a
+        line of standard input, for a command's words are seen by others and kept by the shell.
     local
         Keep all of it out of git, in .dvc/config.local.
     """
-    options = dict(entry.partition("=")[::2] for entry in option or [])
+    parted = (entry.partition("=")[::2] for entry in option or [])
+    options = {key: value if value != "-" else secret(key) for key, value in parted}
     if bad := [key for key, value in options.items() if not key or not value]:
         raise ValueError(f"--option (={bad[0]}) must be KEY=VALUE")
     found = versioning.set_remote(url, options, local=local) if url or options else versioning.remote()
     empty = "no remote is set; set one: ./convoy data remote URL (a folder, ssh://, s3://, gs://)"
     emit({"remote": found}, [pairs("Remote", found) if found else empty], as_json)
+
+
+def secret(key: str) -> str:
+    """A line of standard input, which is not shown where a person types it."""
+    return getpass(f"{key}: ") if sys.stdin.isatty() else sys.stdin.readline().strip()
 
 
 def push(*names: str, all_versions: AllVersions = False, as_json: Json = False) -> None:

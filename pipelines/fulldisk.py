@@ -21,7 +21,10 @@ NEARLY_FULL_BYTES = 1 << 20  # free: less than what a command needs to end
 
 
 def full_disk(error: BaseException) -> str:
-    """A sentence that says what is full and what to do; "" where the error has another cause."""
+    """A sentence that says what is full and what to do; "" where nothing is.
+
+    It does not say that the error came of it unless the error does: a small place may be full at any time.
+    """
     told = any(tells(each) for each in causes(error))
     places = {name: place for name, place in watched().items() if free_bytes(place) < NEARLY_FULL_BYTES}
     if not told and not places:
@@ -30,9 +33,10 @@ def full_disk(error: BaseException) -> str:
     named = next((str(file) for file in files if file), "")
     full = " and ".join(f"{name} ({place})" for name, place in places.items())
     where = full or named or " or ".join(f"{name} ({place})" for name, place in watched().items())
+    cause = "" if told else ", and this may have come of it"
     return (
-        f"no space is left in {where}; what was stored is whole. Make room (./convoy maintain lists what nothing "
-        "needs), then type the same command again; a run that had a key goes on by --resume KEY"
+        f"no space is left in {where}{cause}; what was stored is whole. Make room (./convoy maintain lists what "
+        "nothing needs), then type the same command again; a run that had a key goes on by --resume KEY"
     )
 
 

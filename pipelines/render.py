@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from data.address import without_password
 from pipelines.reporting import Status, shown
 
 FILE_WIDTH = 160  # columns of a table that goes to a file or a pipe
@@ -129,18 +130,18 @@ def pairs(title: str, values: dict[str, Any]) -> Table:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: NaN and infinities become null, paths and dates texts, tuples lists."""
+    """A value as JSON can hold it, without passwords: NaN and infinities become null, paths texts, tuples lists."""
     if isinstance(value, dict):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
+    if value is None or isinstance(value, int):
         return value
     if hasattr(value, "tolist"):  # numpy and torch
         return plain(value.tolist())
-    return str(value)
+    return without_password(str(value))
 
 
 def document_text(document: Any) -> str:

@@ -66,7 +66,7 @@ ANSWER_TIMEOUT_S = 5.0
 # What no worker needs of the checkout: data, records, and what holds secrets, whatever .gitignore says.
 KEPT_BACK = [
     "/data/store/", "/runs/", "/galleries/", "/recordings/", "/.venv/", "/.git/", "/out/", "/.cache/", "/.platform/",
-    "/.prefect/", "/.dvc/", "/mlflow/", "/mlflow.db",
+    "/.prefect/", "/.dvc/", "/mlflow/", "/mlflow.db", "/.env*", "/.netrc", "/.aws/",
 ]  # fmt: skip
 
 # What Ray tells of nodes and tasks that died goes to stderr: a command's stdout is its result alone.

@@ -256,7 +256,7 @@ def _reaching(url: str) -> Iterator[None]:
         yield
     except EOFError:  # it asked for a password, and nobody is there to type one
         sys.exit(
-            f"remote {url} refuses the password or key; set it: ./convoy data remote --option password=…, or use a key"
+            f"remote {url} refuses the password or key; set it: ./convoy data remote --option password=-, or use a key"
         )
     except Exception as error:  # each store's library has errors of its own
         sys.exit(f"remote {url} is not to be reached: {one_line(str(error) or type(error).__name__)}")
@@ -345,7 +345,7 @@ def _main(verb: str, root: Path, parent: int, arguments: dict[str, Any]) -> None
         try:
             print(json.dumps(_VERBS[verb](root, **arguments)))  # noqa: T201
         except Exception as error:  # of DVC, of the network, of a store's own library: one line either way
-            sys.exit(without_password(one_line(str(error) or type(error).__name__)))
+            sys.exit(one_line(str(error) or type(error).__name__))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ import psutil
 
 from data.files import holding
 from tasks import orphans, versioning, versions
-from tasks.paths import downloads, galleries, home, runs, store
+from tasks.paths import downloads, features, galleries, home, recordings, runs, store
 
 Kind = Literal["checkpoints", "cache", "partial", "sessions", "processes", "jobs", "shared memory", "locks"]
 SHARED_MEMORY, RAY_SESSIONS, SCRATCH = Path("/dev/shm"), orphans.SESSIONS, Path(tempfile.gettempdir())
 # The number is their process's.
-PARTIAL = re.compile(r"\..+\.(?:partial-)?(\d+)-(?:[0-9a-f]{8}$|\w+$)")  # data.files.whole, data.storage
+PARTIAL = re.compile(r"\..+\.(?:partial-)?(\d+)-(?:[0-9a-f]{8}$|\w+$)")  # data.files, data.storage
+REPLACED = re.compile(r"\.(?P<name>.+)\.old-(?P<pid>\d+)")  # data.storage
 FOR_A_WHILE = re.compile(r"convoy-[a-z]+-(\d+)-\w+")  # data.files.scratch
 DOWNLOAD = re.compile(r"\.[0-9a-f]{32}\.(?:part|json)")  # data.download, which another attempt goes on with
 LOCK = re.compile(r"\.(?P<name>(?!watched\.lock)[a-z0-9][a-z0-9_-]*)(?:\.versions)?\.lock")  # of a dataset
@@ -45,15 +46,24 @@ class Item:
 def partial_files() -> Iterator[Item]:
     """What a process began to write and did not finish, and datasets that it held."""
     cache = home() / ".cache"
-    of_runs = [runs(), *runs().glob("*/"), *runs().glob("*/*/")]  # checkpoints and models too
-    places = [store(), cache, cache / "models", downloads(), *of_runs, galleries(), SCRATCH]
+    of_runs = [runs(), *runs().rglob("*/")]  # checkpoints, models and trials too
+    beside = [cache, cache / "models", downloads(), features(), *recordings().glob("*/")]
+    places = [store(), *beside, *of_runs, galleries(), SCRATCH]
+    whole: set[Path] = set()  # folders that go with all that is in them
     for path in sorted(path for place in places if place.is_dir() for path in place.iterdir()):
+        if not whole.isdisjoint(path.parents):
+            continue
         found = FOR_A_WHILE.fullmatch(path.name)
         if path.parent != SCRATCH:
             found = found or PARTIAL.fullmatch(path.name)
         if found:
             if not psutil.pid_exists(int(found[1])) and is_ours(path):
+                whole.add(path)
                 yield Item("partial", path, *size_of(path), f"process {found[1]}, which wrote it, has ended")
+        elif (old := REPLACED.fullmatch(path.name)) and path.with_name(old["name"]).exists():
+            if not psutil.pid_exists(int(old["pid"])):
+                why, lock = "its successor has taken its place", path.with_name(f".{old['name']}.lock")
+                yield Item("partial", path, *size_of(path), why, lock)
         elif DOWNLOAD.fullmatch(path.name) and path.parent == downloads():
             lock = path.with_suffix(".lock")
             yield Item("partial", path, *size_of(path), "a download that nobody went on with", lock)

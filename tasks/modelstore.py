@@ -10,15 +10,12 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 
 from data.files import scratch
-from data.hosts import check_name
 from data.parameters import did_you_mean
 from tasks.modelfile import model_sha256
 from tasks.paths import home
 from tasks.recordstore import tracking_uri
 
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-PROXIED = "mlflow-artifacts"  # through the server of the host; where it names none, the tracking server
-ASKED_BY_HOST = ("http", "https", "ftp", "sftp", PROXIED)  # schemes whose host MLflow asks itself
 
 
 def find_versions(client: MlflowClient, condition: str) -> list[ModelVersion]:
@@ -120,14 +117,7 @@ def files_of(client: MlflowClient, version: ModelVersion) -> Path:
 
 
 def _fetch(source: str, folder: Path) -> None:
-    """Download into `folder`, which appears only when all of it is there.
-
-    The registry says from where: raises PrivateAddressError for an address of a private network that is not its own.
-    """
-    address = urlparse(source)
-    own = {urlparse(tracking_uri()).netloc} | ({""} if address.scheme == PROXIED else set())
-    if address.scheme in ASKED_BY_HOST and address.netloc not in own:
-        check_name(address.hostname or "")
+    """Download into `folder`, which appears only when all of it is there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch("fetch", folder.parent) as partial:
         got = download_artifacts(artifact_uri=source, dst_path=str(partial), tracking_uri=tracking_uri())

@@ -6,6 +6,7 @@ outlive whoever started it.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import psutil
 NOTE = "convoy-driver"  # a file of a session: "<pid>@<when it began>"
 # as Ray itself chooses
 SESSIONS = Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))) / "ray"
+# of a command; what else names a session may read its logs, say, and is a person's
+RAYS = re.compile(r"ray::|ray-dashboard-|.*/ray/(?:core|_private|autoscaler|dashboard)/")
 END_S = 5.0  # for a process to end when told
 
 
@@ -49,7 +52,7 @@ def orphans(sessions: Path) -> Iterator[tuple[psutil.Process, str, int]]:
         except psutil.Error:  # gone meanwhile, or another user's
             continue
         for name, driver in ended.items():
-            if name in told:
+            if name in told and RAYS.match(told):
                 yield process, name, driver
 
 

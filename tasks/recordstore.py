@@ -9,17 +9,24 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from functools import cache, wraps
 from pathlib import Path
+from typing import Any
 
 import mlflow.telemetry
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_registered_artifact_repositories
+from mlflow.store.artifact.host_policy import host_addressed_uri_targets
 from sqlalchemy.exc import SQLAlchemyError
 
 from data.address import without_password
 from data.files import scratch
+from data.hosts import ALLOWED, is_allowed, literal
 from tasks.paths import home
 
+# schemes by which MLflow connects to the host that an address names, to that of http with its server's password
+ASKED_BY_HOST = ("http", "https", "ftp", "sftp", "mlflow-artifacts")
 PROBE_TIMEOUT_S, BRIEFLY_S = 10.0, 2.0
 
 _connecting = threading.Lock()
@@ -46,6 +53,7 @@ def connect() -> MlflowClient:
     with _connecting:
         if uri not in _clients:
             _be_quiet()
+            keep_to_server()
             if uri.startswith(("http:", "https:")):
                 _probe(uri, PROBE_TIMEOUT_S)
             try:
@@ -78,6 +86,39 @@ def _be_quiet() -> None:
         for name in ("store.db.utils", "system_metrics.system_metrics_monitor"):
             # a page of traceback for what is raised too, or what costs no more than a sample
             logging.getLogger(f"mlflow.{name}").setLevel(logging.CRITICAL)
+
+
+@cache
+def keep_to_server() -> None:
+    """Have this process's MLflow open files at its server's host alone, whatever a record says: see `require_own`.
+
+    Nor does it go where an answer sends it to.
+    """
+    os.environ.setdefault("MLFLOW_ALLOW_HTTP_REDIRECTS", "false")
+    openers = get_registered_artifact_repositories()
+    openers |= {scheme: _of_own(openers[scheme]) for scheme in ASKED_BY_HOST}
+
+
+def _of_own(opener: Any) -> Any:
+    @wraps(opener)
+    def opened(artifact_uri: str, *arguments: Any, **options: Any) -> Any:
+        require_own(artifact_uri)
+        return opener(artifact_uri, *arguments, **options)
+
+    return opened
+
+
+def require_own(place: str) -> None:
+    """Raise ValueError where files lie at another host than MLflow's server, unless CONVOY_PRIVATE_URLS names that."""
+    asked, own = (host_addressed_uri_targets(uri) or frozenset() for uri in (place, tracking_uri()))
+    if not asked or asked & own:
+        return
+    [host] = {host for _scheme, host, _port in asked}
+    if not is_allowed(host, literal(host)):
+        raise ValueError(
+            f"a record of MLflow's has its files at {host}, which is not its server ({shown_uri()}) and might be told "
+            f"that server's password; if that is meant, allow it where this runs: {ALLOWED}={host}"
+        )
 
 
 def require_answer() -> None:

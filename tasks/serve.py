@@ -24,6 +24,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 from starlette.applications import Starlette
 
+from data.hosts import ALLOWED
 from tasks.cluster import connect
 from tasks.following import Answered, Follower, answer_together, open_served
 from tasks.mailbox import open_mailbox, read_mailbox
@@ -37,6 +38,10 @@ from tasks.service import Service
 NAME = "convoy"
 DRIVER = "convoy-serving"  # a named process that ends with the driver, unlike what Serve starts
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+# of the driver's environment, to replicas
+HANDED_ON = (
+    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", ALLOWED,
+)  # fmt: skip
 SPARE_REQUESTS = 32  # that a replica takes beyond its limit, to tell them so itself
 SPARE_S = 5.0  # that Serve waits beyond our own time limit
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -167,8 +172,9 @@ def deployment_of(config: ServeConfig) -> Any:
 
 
 def places() -> dict[str, str]:
-    """Where the models are."""
-    return {"CONVOY_HOME": str(home()), "MLFLOW_TRACKING_URI": tracking_uri()}
+    """Where the models are, and what MLflow's server asks for, which its address does not hold."""
+    here = {"CONVOY_HOME": str(home()), "MLFLOW_TRACKING_URI": tracking_uri()}
+    return here | {name: os.environ[name] for name in HANDED_ON if name in os.environ}
 
 
 def require_free(host: str, port: int) -> None:

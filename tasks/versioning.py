@@ -100,7 +100,7 @@ def set_remote(url: str, options: dict[str, str], *, local: bool) -> dict[str, s
     """
     if not local and without_password(url) != url:
         raise ValueError(
-            "the address has a password in it, and would go to git; give --local, or --option password=…"
+            "the address has a password in it, and would go to git; give --local, or --option password=-"
         )
     return dict(_run("remote", url=url, options=options, local=local)["remote"])
 
@@ -214,7 +214,8 @@ def _run(verb: str, before: str = "", **arguments: Any) -> dict[str, Any]:
         check=False,
     )
     if child.returncode:
-        raise RuntimeError(before + one_line(child.stderr.strip().rpartition("\n")[2]))
+        said = child.stderr.strip().rpartition("\n")[2]
+        raise RuntimeError(before + without_password(one_line(said)))
     return dict(json.loads((child.stdout.splitlines() or ["{}"])[-1]))
 
 

@@ -33,6 +33,7 @@ from tests.platforms import FOREIGN, processes_with, tiny_changes, wait_for
 POINTS = Path(__file__).parent / "points"
 OWNER = "CHAOS_COMMAND"  # a variable by which a command and all that it starts are known, servers of its home are not
 REACH_S, END_S = 600.0, 600.0
+LEAVE_S = 0.05  # for what stands at a point to leave it, which it looks for every 5 ms
 # The agents of Ray look for their parent now and then, and nobody can tell them when it was killed.
 RAY_AGENTS_S = 90.0
 TRAIN = ("train", "classification", "--dataset", "digits")
@@ -113,9 +114,14 @@ class Command:
 
 
 def lives(process: psutil.Process) -> bool:
+    return state(process) not in ("", psutil.STATUS_ZOMBIE)
+
+
+def state(process: psutil.Process) -> str:
+    """What a process does, as psutil calls it; "" of one that is no more."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
+        return str(process.status()) if process.is_running() else ""
+    return ""
 
 
 @contextlib.contextmanager
@@ -158,15 +164,24 @@ def run(home: Path, folder: Path, *words: str, **environment: str) -> dict[str, 
 
 
 def freeze(command: Command, seconds: float) -> None:
-    """What the sleep of a laptop does to all processes of a command: they stand still, and go on."""
-    family = command.family()
-    for each in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.suspend()
+    """What the sleep of a laptop does to all processes of a command: they stand still, and go on.
+
+    They have left the point, so that it meets them at work.
+    """
+    command.family()
+    command.let_go()
+    time.sleep(LEAVE_S)
+    while moving := [each for each in command.family() if state(each) != psutil.STATUS_STOPPED]:
+        for each in moving:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.suspend()
+        time.sleep(LEAVE_S)
     time.sleep(seconds)
+    family = command.family()
+    assert lives(psutil.Process(command.process.pid)), "it ended before it slept"
+    assert {state(each) for each in family} == {psutil.STATUS_STOPPED}
     for each in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.resume()
+        each.resume()
 
 
 FAULTS: dict[str, Callable[[Command], None]] = {

@@ -71,7 +71,7 @@ POINTS = {
     "alias moved": "tasks.ledger:_close:1",
     "before the record ends": "tasks.registry:finish_run:1",
 }
-FAST = {("between checkpoints", "kill")}
+FAST = {("between checkpoints", "kill"), ("between checkpoints", "term")}
 CELLS = [
     (point, fault) if (point, fault) in FAST else slow(point, fault) for point in POINTS for fault in FAULTS
 ]
@@ -128,16 +128,17 @@ def test_the_same_words_without_a_key_train_anew_and_no_record_stays_running(
     judge_run(straight, again["key"], again)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [NAP_S, NIGHT_S])
+@pytest.mark.parametrize(("point", "seconds"), [
+    ("between checkpoints", NAP_S), slow("between checkpoints", NIGHT_S), slow("evaluate", NIGHT_S),
+    slow("before the version", NIGHT_S), slow("before the alias", NIGHT_S),
+])  # fmt: skip
 def test_a_training_outlasts_the_sleep_of_a_laptop(
-    seconds: float, straight: Straight, tmp_path: Path
+    point: str, seconds: float, straight: Straight, tmp_path: Path
 ) -> None:
     words = [*TRAIN, IN_PROCESS, *tiny_changes(), "--json"]
-    with running(straight.home, tmp_path / "slept", words, POINTS["between checkpoints"]) as slept:
+    with running(straight.home, tmp_path / "slept", words, POINTS[point]) as slept:
         slept.reach()
         freeze(slept, seconds)
-        slept.let_go()
         judge_run(straight, slept.key, slept.document())
         assert slept.left_after(10) == []
 
@@ -262,7 +263,6 @@ def test_a_training_on_ray_outlasts_the_sleep_of_a_laptop(straight: Straight, tm
     with running(straight.home, tmp_path / "slept", [*TRAIN, *tiny_changes(), "--json"], where) as slept:
         slept.reach()
         freeze(slept, NIGHT_S)
-        slept.let_go()
         judge_run(straight, slept.key, slept.document())
 
 
@@ -378,7 +378,6 @@ def test_an_ingest_outlasts_the_sleep_of_a_laptop(
     with running(home, tmp_path / "slept", words, INGEST_POINTS[point]) as slept:
         slept.reach()
         freeze(slept, NIGHT_S)
-        slept.let_go()
         assert slept.document()["version"] == 2
         assert slept.left_after(20) == []
     assert told(home) == told(ingested.homes[2])
@@ -401,7 +400,7 @@ AFTER = {  # the first version is the challenger too, until it is made the champ
     "promote": {"champion": 2, "previous": 1, "challenger": 1},
     "rollback": {"champion": 1, "previous": 2},
 }
-MOVES_FAST = {("rollback", "alias moved", "kill")}
+MOVES_FAST = {("rollback", "alias moved", "kill"), ("promote", "before the alias", "ctrl-c")}
 MOVES = [
     (action, point, fault) if (action, point, fault) in MOVES_FAST else slow(action, point, fault)
     for action in WORDS
@@ -552,7 +551,6 @@ def test_a_re_embedding_outlasts_the_sleep_of_a_laptop(
     with running(module_home, tmp_path / "slept", re_embed_words("slept", enrolled), EMBEDDING) as slept:
         slept.reach()
         freeze(slept, NIGHT_S)
-        slept.let_go()
         code, err = slept.end()
         assert code == 0, err
         assert slept.left_after(RAY_AGENTS_S) == []

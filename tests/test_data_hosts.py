@@ -18,7 +18,6 @@ from data.hosts import (
     ALLOWED,
     PrivateAddressError,
     check_host,
-    check_name,
     is_public,
     literal,
     require_public,
@@ -197,12 +196,3 @@ def test_through_a_proxy_a_private_address_in_the_url_is_refused_all_the_same(
     with pytest.raises(ValueError, match="wrong checksum"):  # the proxy is asked, and it may be private
         fetch("http://files.example/x.tar", tmp_path, sha256=SHA256, max_bytes=LARGE)
     assert site.asked == [""]
-
-
-def test_for_what_connects_by_itself_a_names_addresses_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ALLOWED, raising=False)
-    monkeypatch.setattr(socket, "getaddrinfo", resolving_to("10.0.0.7"))
-    with pytest.raises(PrivateAddressError, match=r"files\.example is 10\.0\.0\.7, which"):
-        check_name("files.example")
-    monkeypatch.setenv(ALLOWED, "files.example")
-    check_name("files.example")

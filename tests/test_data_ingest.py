@@ -35,6 +35,7 @@ from data.splits import assign_splits
 from data.storage import plan_shards
 from tests.datasets import DATASETS
 from tests.pictures import class_tree, encode, picture, png, png_bomb, write_tree
+from tests.platforms import wait_for
 from tests.test_data_archive import pack_tar, pack_zip
 from tests.test_data_decode import with_orientation
 
@@ -680,23 +681,37 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.chaos
-def test_killed_it_leaves_no_process_and_the_next_ingest_cleans_up(tmp_path: Path) -> None:
+def long_ingest(tmp_path: Path) -> "tuple[subprocess.Popen[str], set[int]]":
+    """An ingest of seconds whose workers are at it, and the ids of its children."""
     blob = encode(picture(1, 1200, 900), "JPEG", quality=95)
-    files = {f"{name}/{i}.jpg": blob + bytes([i]) for name in "ab" for i in range(150)}  # seconds of work
-    source = write_tree(tmp_path / "source", files)
-    process = start_ingest(tmp_path, source, 2)
+    files = {f"{name}/{i}.jpg": blob + bytes([i]) for name in "ab" for i in range(150)}
+    process = start_ingest(tmp_path, write_tree(tmp_path / "source", files), 2)
     assert process.stdout is not None
-    while int(process.stdout.readline()) < 8:  # the workers are at it
+    while int(process.stdout.readline()) < 8:
         pass
     children = children_of(process.pid)
     assert len(children) >= 2
+    return process, children
+
+
+@pytest.mark.chaos
+def test_an_ingest_whose_worker_alone_is_killed_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    process, children = long_ingest(tmp_path)
+    workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("RuntimeError: a process that decoded images died: ")
+    wait_for(lambda: not any(map(is_running, children)), 20, "its children end too", 0.1)
+    assert names_in(tmp_path / "store") == [".set.lock"]
+
+
+@pytest.mark.chaos
+def test_killed_it_leaves_no_process_and_the_next_ingest_cleans_up(tmp_path: Path) -> None:
+    process, children = long_ingest(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    deadline = time.monotonic() + 20
-    while any(map(is_running, children)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [pid for pid in children if is_running(pid)] == []
+    wait_for(lambda: not any(map(is_running, children)), 20, "its children end too", 0.1)
     store = tmp_path / "store"
     assert any(".partial-" in name for name in names_in(store))
     run(write_tree(tmp_path / "small", class_tree("ab", 5)), store)

@@ -146,17 +146,47 @@ def test_another_desk_gets_the_data_from_the_object_store(
     assert_equal_weights(Path(summary["folder"]), one_machine())
 
 
-def test_a_model_is_registered_promoted_and_predicts_on_the_nodes(place: Machines, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def champion(place: Machines) -> str:
+    """A model that was trained on the nodes, registered and promoted."""
     words = [word for word in TRAIN if word not in ("--stop-after", "train")]
     summary = convoy(place, "train", *words, *sets())
     assert (summary["model"], summary["alias"]) == ("classifier-digits", "champion")
+    return "models:/classifier-digits@champion"
+
+
+def test_a_model_is_served_by_replicas_on_the_nodes(place: Machines, champion: str) -> None:
+    """Each has fetched it from MLflow's server; whoever asks the head is answered by one of them."""
+    words = ("--host", "0.0.0.0", "--set", "replicas=2", "--set", "threads=1")
+    server = place.popen("serve", champion, *words)
+    try:
+        assert server.stderr is not None
+        assert any("answers at" in line for line in server.stderr), server.wait()
+        for node in place.nodes[:2]:
+            wait_for(lambda node=node: served_by(node), 60, "a replica on each node")  # type: ignore[misc]
+        for _ in range(10):
+            answer = ask(f"http://{place.nodes[0].address}:8000/version")
+            assert answer["version"] == "models:/classifier-digits/1"
+    finally:
+        server.terminate()
+        finish(server)
+
+
+def served_by(node: Node) -> list[str]:
+    """The replicas of a node."""
+    return [text for each in node.processes() if "Replica" in (text := " ".join(each.cmdline()))]
+
+
+def test_a_model_is_registered_promoted_and_predicts_on_the_nodes(
+    place: Machines, champion: str, tmp_path: Path
+) -> None:
     images = write_tree(tmp_path / "images", class_tree("ab", 4))
     tables = {}
     for executor in ("ray", "in_process"):
         file = tmp_path / f"{executor}.parquet"
         convoy(
-            place, "predict", "models:/classifier-digits@champion", str(images), "--out", str(file), "--executor",
-            executor, "--set=part_images=3",
+            place, "predict", champion, str(images), "--out", str(file), "--executor", executor,
+            "--set=part_images=3",
         )  # fmt: skip
         tables[executor] = pq.read_table(file)
     assert len(tables["ray"]) == 8
@@ -257,7 +287,9 @@ def test_a_node_that_comes_back_in_time_is_used_again_and_nothing_changes(
     place.join(far, 1)
     code, out, err = finish(process)
     assert code == 0, err
-    assert_equal_weights(Path(json.loads(out)["folder"]), one_machine(**LONG))
+    summary = json.loads(out)
+    assert summary["resumed_from_step"] > 0, "its workers were not started again"
+    assert_equal_weights(Path(summary["folder"]), one_machine(**LONG))
     assert mlflow_runs(place, key) == [("FINISHED", "2")]
 
 

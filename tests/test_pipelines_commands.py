@@ -1,5 +1,6 @@
 """The command line: what commands print, and what they say of bad input."""
 
+import errno
 import json
 import os
 import re
@@ -85,6 +86,8 @@ def test_a_full_disk_is_told_where_our_own_words_stand_for_sqlites(monkeypatch: 
     assert fulldisk.full_disk(caught.value) == ""
     monkeypatch.setattr(fulldisk, "free_bytes", lambda _place: 0)
     assert "no space is left in CONVOY_HOME (" in fulldisk.full_disk(caught.value)
+    for error, is_told in ((OSError(errno.ENOSPC, "no space"), True), (KeyError("of another cause"), False)):
+        assert (", and this may have come of it; " in fulldisk.full_disk(error)) != is_told
 
 
 def test_help_names_every_command(run: Run) -> None:

@@ -1,6 +1,7 @@
 """`./convoy data versions|checkout|diff|remote|push|pull`, as a person types them."""
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -127,6 +128,22 @@ def test_versions_go_to_a_remote_and_come_back(run: Run, tmp_path: Path, module_
     assert "were here already" in run("data", "pull", "set")[1]
     assert run("data", "checkout", "set", "1")[0] == 0
     (module_home / ".dvc" / "config").unlink()
+
+
+@pytest.mark.usefixtures("two")
+def test_a_secret_of_a_remote_may_come_by_standard_input(
+    run: Run, module_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("geheim\n"))
+    words = ("data", "remote", "s3://bucket/x", "--option", "secret_access_key=-")
+    code, out, err = run(*words)
+    assert (code, err) == (0, "") and "geheim" not in out
+    local = module_home / ".dvc" / "config.local"
+    assert "secret_access_key = geheim" in local.read_text()
+    code, _, err = run(*words)  # which has no more lines
+    assert (code, err) == (2, "convoy: --option (=secret_access_key) must be KEY=VALUE\n")
+    for file in (local, local.with_name("config")):
+        file.unlink()
 
 
 @pytest.mark.usefixtures("two")

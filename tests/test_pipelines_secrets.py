@@ -1,6 +1,7 @@
 """What opens a door is in the environment, in addresses and in parameters, and in nothing that we write or say."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +25,7 @@ from data.address import has_secret, public_url, without_password
 from data.parameters import Parameters
 from pipelines import environment
 from pipelines.ingestion import ingest_dataset
+from pipelines.render import document_text
 from pipelines.reporting import shown
 from tasks.detection import DetectionTransfer
 from tasks.faces import FaceTransfer
@@ -56,6 +60,10 @@ DOORS = [
     "https://token@example.org/w.pth",
     "https://example.org/w.pth?X-Amz-Signature=hush&X-Amz-Credential=me",
     "https://example.org/w.pth?token=hush#sha256=0",
+    "https://example.org/w.pth?code=hush",
+    "https://example.org/w.pth?v=2&pwd=hush",
+    "https://example.org/w.pth?pass=hush",
+    "https://example.org/w.pth?jwt=hush",
 ]
 
 
@@ -130,6 +138,25 @@ def test_a_name_does_not_steer_the_terminal() -> None:
     assert shown("é 日本\n\tx") == "é 日本\n\tx"
 
 
+def test_what_a_command_says_has_no_password_with_debug_and_json_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from pipelines.commands import complain
+
+    url = "postgresql://ann:hush@db.example/x"
+    try:
+        raise ValueError(f"{url} \x1b[31mowned")
+    except ValueError:
+        assert complain(f"no {url}", 1, debug=True) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and r"//ann:…@db.example/x \x1b[31mowned" in said
+    assert "hush" not in said and "\x1b" not in said
+    document = {"url": url, "all": [url], "path": Path("a:b@c"), "number": 1, "is": True}
+    assert json.loads(document_text(document)) == {
+        "url": shown(url), "all": [shown(url)], "path": "a:b@c", "number": 1, "is": True,
+    }  # fmt: skip
+
+
 # in all that is written and said from a picture to a champion
 
 
@@ -179,8 +206,8 @@ def ray_folder() -> Iterator[Path]:
 
 
 def chain(site: Site) -> list[tuple[str, ...]]:
-    """The commands from a picture to a champion, and those that look at what became of it."""
-    source = site.url.replace("//", f"//me:{HUSH}-source@") + f"?token={HUSH}-signature"
+    """The commands from a picture to a champion, and those that look at what became of it, by `--json` too."""
+    source = source_of(site)
     train = ("train", "classification", "--dataset", "shots", *tiny_changes())
     other = (*(each for each in train if not each.startswith("--set=train.seed=")), "--set", "train.seed=1")
     champion = "models:/classifier-shots@champion"
@@ -190,7 +217,26 @@ def chain(site: Site) -> list[tuple[str, ...]]:
         ("data", "versions", "shots"), ("data", "check", "shots", "--html", "checks.html"), train,
         other, ("promote", "classifier-shots", "2"),
         ("evaluate", champion, "--out", "report"), ("explain", champion),
-        ("models", "list"), ("models", "show", champion), ("doctor",), ("status",),
+        ("models", "list"), ("models", "show", champion),
+        ("data", "show", "shots", "--json"), ("explain", champion, "--json"), ("models", "show", champion, "--json"),
+    ]  # fmt: skip
+
+
+def source_of(site: Site) -> str:
+    return site.url.replace("//", f"//me:{HUSH}-source@") + f"?token={HUSH}-signature"
+
+
+def failing(site: Site) -> list[tuple[str, ...]]:
+    """Commands that cannot do what they are told, most of them for what a secret is in, and that show where."""
+    train = ("train", "classification", "--dataset", "shots", *tiny_changes())
+    return [
+        ("doctor",), ("status",),
+        ("data", "add", f"{source_of(site)}#sha256={'0' * 64}", "--name", "other", "--debug"),
+        ("data", "add", source_of(site).replace("http:", "https:"), "--name", "other", "--debug"),
+        ("data", "push", "shots", "--debug"),  # through a proxy that has a password and is not there
+        ("data", "remote", f"s3://me:{HUSH}-address@bucket/convoy", "--debug"),
+        (*train, f"--set=transfer.weights=https://me:{HUSH}-weights@127.0.0.1:9/w.pth", "--debug"),
+        ("promote", "classifier-shots", "9", "--debug"), ("up", "--debug"), ("up", "--json"),
     ]  # fmt: skip
 
 
@@ -202,11 +248,15 @@ def test_no_secret_is_in_anything_that_is_written_or_said(
     work = home / "work"
     work.mkdir()
     settings = {**SECRETS, "MLFLOW_TRACKING_URI": tracking, "RAY_TMPDIR": str(ray_folder)}
+    settings |= {"TMPDIR": str(ray_folder / "tmp"), "DVC_SITE_CACHE_DIR": str(ray_folder / "dvc")}
+    (ray_folder / "tmp").mkdir()
+    shared = set(Path("/dev/shm").iterdir())
     foreign = ("PREFECT_HOME", "PREFECT_LOGGING_TO_API_ENABLED")  # logs are to be searched as well
     own = {name: value for name, value in os.environ.items() if name not in foreign} | settings
     own |= {"CONVOY_HOME": str(home), "PYTHONPATH": str(ROOT)}
     with serve(pack(class_tree("ab", 12), "tar")) as site:
-        for number, arguments in enumerate(chain(site)):
+        must_end_well = chain(site)
+        for number, arguments in enumerate([*must_end_well, *failing(site)]):
             done = subprocess.run(
                 [sys.executable, "-m", "pipelines", *arguments],
                 env=own,
@@ -216,9 +266,12 @@ def test_no_secret_is_in_anything_that_is_written_or_said(
             )
             (work / f"said-{number}").write_bytes(done.stdout + done.stderr)
             told = f"{arguments[:2]}: {done.stderr.decode()}"
-            assert done.returncode == 0 or arguments[0] in ("doctor", "status"), told
+            if arguments[0] not in ("doctor", "status"):
+                assert (done.returncode == 0) == (number < len(must_end_well)), told
+            assert ("--debug" in arguments) == (b"Traceback" in done.stderr), told
         assert site.headers[0]["Authorization"].startswith("Basic ")  # they were used
-    found = [str(file) for file in files_with(HUSH.encode(), home, ray_folder)]
+    left = sorted(set(Path("/dev/shm").iterdir()) - shared)
+    found = [str(file) for file in files_with(HUSH.encode(), home, ray_folder, *left)]
     assert found == [str(home / ".dvc" / "config.local")]  # which git does not see
     searched = {file.name for file in home.rglob("*")}
     assert {"prefect.db", "server.db", "checks.html", "job.json", "MLmodel"} <= searched, (
@@ -227,18 +280,28 @@ def test_no_secret_is_in_anything_that_is_written_or_said(
 
 
 def files_with(secret: bytes, *folders: Path) -> list[Path]:
-    """Files below the folders in whose bytes, or name, the secret is."""
+    """Files at or below the folders in whose bytes, rows or name the secret is."""
     return [
         file
         for folder in folders
-        for file in sorted(folder.rglob("*"))
-        if secret.decode() in file.name or (file.is_file() and secret in file.read_bytes())
+        for file in sorted([folder, *folder.rglob("*")])
+        if secret.decode() in file.name or (file.is_file() and secret in contents(file))
     ]
+
+
+def contents(file: Path) -> bytes:
+    """A file's bytes; of Parquet also what its compressed columns hold."""
+    rows = pq.read_table(file).to_pylist() if file.suffix == ".parquet" else ""
+    return file.read_bytes() + repr(rows).encode()
 
 
 def test_the_search_finds_what_was_planted(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.db").write_bytes(b"\0\xff" + HUSH.encode())
     (tmp_path / "a" / f"{HUSH}.txt").write_bytes(b"")
+    rows = pa.table({"source": [f"{number} {HUSH}" for number in range(1000)]})
+    options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(rows, tmp_path / "a" / "x.parquet", **options)
+    assert HUSH.encode() not in (tmp_path / "a" / "x.parquet").read_bytes()
     found: list[Any] = files_with(HUSH.encode(), tmp_path)
-    assert sorted(file.name for file in found) == [f"{HUSH}.txt", "x.db"]
+    assert sorted(file.name for file in found) == [f"{HUSH}.txt", "x.db", "x.parquet"]

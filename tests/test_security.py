@@ -16,7 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ from data.dataset import Dataset
 from data.decode import DecodeError
 from data.npy import read_npy, read_npz
 from models.facelandmarks68 import FaceLandmarks68
-from tasks import faceweights, modelstore, weights
+from tasks import faceweights, recordstore, weights
 from tasks.lineage import has_commit
 from tasks.modelfile import load_card, load_model, model_sha256
 from tasks.modelstore import files_of
@@ -61,23 +60,30 @@ FORBIDDEN = {
     "mlflow.pyfunc.load_model", "tempfile.mktemp", "importlib.reload", "runpy.run_path",
 }  # fmt: skip
 METHODS = {"extractall", "extract"}  # of archives
-NETWORK = {  # who may open connections of their own, and to where
+NETWORK = {  # who opens connections, itself or by an engine's client, and to where
     "data/download.py": "a source's URL, watched by data.hosts",
+    "data/s3.py": "Amazon, or AWS_ENDPOINT_URL",
+    "pipelines/adoption.py": "the platform's servers, and those that the environment names",
+    "pipelines/approval.py": "PREFECT_API_URL",
+    "pipelines/artifacts.py": "PREFECT_API_URL",
+    "pipelines/bringup.py": "the platform's databases",
     "pipelines/commands_lineage.py": "PREFECT_API_URL",
+    "pipelines/doctor.py": "the servers that the environment names",
     "pipelines/notification.py": "CONVOY_WEBHOOK_URL",
     "pipelines/server.py": "a server of its own on the loopback",
     "pipelines/services.py": "the platform's servers",
+    "tasks/cluster.py": "RAY_ADDRESS",
+    "tasks/dvcprocess.py": "DVC's remote",
+    "tasks/modelstore.py": "where a version's files are: tasks.recordstore lets MLflow ask its server alone",
+    "tasks/nodes.py": "the head of the Ray cluster",
     "tasks/recordstore.py": "MLFLOW_TRACKING_URI",
+    "tasks/runrecords.py": "where a run's files are: as those of a version",
 }
 CALLERS = {
-    "urlopen",
-    "requests.get",
-    "requests.post",
-    "requests.Session",
-    "httpx.get",
-    "httpx.post",
-    "httpx.Client",
-}
+    "urlopen", "requests.get", "requests.post", "requests.Session", "_Session", "httpx.get", "httpx.post",
+    "httpx.Client", "socket.create_connection", "MlflowClient", "download_artifacts", "get_client", "ray.init",
+    "Repo",
+}  # fmt: skip
 
 
 @cache
@@ -145,10 +151,9 @@ def test_few_modules_open_connections_and_it_is_said_to_where() -> None:
         str(file.relative_to(ROOT))
         for file in MODULES
         for name, _ in calls(file)
-        if name in CALLERS or name.endswith(("urlopen", "requests.Session", ".open_connection"))
-        or name == "urllib.request.build_opener"
+        if name in CALLERS or name.endswith((".urlopen", ".open_connection", ".create_client", ".build_opener"))
     }  # fmt: skip
-    assert found <= set(NETWORK)
+    assert found == set(NETWORK)
 
 
 class Planted:
@@ -422,37 +427,38 @@ def test_a_registry_does_not_choose_where_a_model_is_put(sha256: str, mark: Path
     assert not mark.exists()
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "http://169.254.169.254/latest",
-        "https://10.0.0.7/m",
-        "ftp://localhost/m",
-        "http://[::1]/m",
-        "mlflow-artifacts://10.0.0.7/m",
-    ],
-)
-def test_a_registry_does_not_send_us_to_a_private_address(
+@pytest.mark.parametrize("source", [
+    "http://169.254.169.254/latest", "https://files.example/m", "ftp://localhost/m", "http://[::1]/m",
+    "mlflow-artifacts://10.0.0.7/m", "http://records.example/m", "http://files.example\\@records.example:5000/m",
+])  # fmt: skip
+def test_a_registry_does_not_send_us_to_another_host(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-
-    def download(artifact_uri: str, dst_path: str, tracking_uri: str) -> str:
-        asked.append(f"{artifact_uri} {tracking_uri}")
-        raise FileNotFoundError(dst_path)
-
+    """Not to a public one either: MLflow would tell it its server's password."""
+    recordstore.keep_to_server()
     monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
-    monkeypatch.delenv("CONVOY_PRIVATE_URLS", raising=False)
-    monkeypatch.setattr(modelstore, "download_artifacts", download)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://records.example:5000")
+    monkeypatch.setenv("CONVOY_PRIVATE_URLS", "records.other")
     version = SimpleNamespace(name="x", version="1", tags={"convoy.model_sha256": "0" * 64})
     client = SimpleNamespace(get_model_version_download_uri=lambda _name, _version: source)
-    with pytest.raises(ValueError, match="a URL may not lead there"):
+    with pytest.raises(ValueError, match=r"is not its server \(http://records\.example:5000\)"):
         files_of(client, version)  # type: ignore[arg-type]
-    assert asked == []
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{urlsplit(source).netloc}")  # of the registry itself
-    with pytest.raises(FileNotFoundError):
-        files_of(client, version)  # type: ignore[arg-type]
-    assert asked == [f"{source}/artifacts/model http://{urlsplit(source).netloc}"]
+
+
+@pytest.mark.parametrize(("place", "allowed"), [
+    ("mlflow-artifacts:/3/x", ""), ("mlflow-artifacts://records.example:5000/3/x", ""),
+    ("http://records.example:5000/api/2.0/mlflow-artifacts/artifacts/3", ""), ("s3://bucket/3/x", ""),
+    ("file:///mlflow/3/x", ""), ("/mlflow/3/x", ""),
+    ("https://files.example/3", "files.example"), ("http://10.0.0.7/3", "10.0.0.0/8"),
+])  # fmt: skip
+def test_a_records_files_are_read_at_its_server_in_a_store_or_where_it_is_allowed(
+    place: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:geheim@records.example:5000")
+    monkeypatch.setenv("CONVOY_PRIVATE_URLS", allowed)
+    recordstore.require_own(place)
+    with pytest.raises(ValueError, match=r"not its server \(http://…@records\.example:5000\)"):
+        recordstore.require_own("http://elsewhere.example/3")
 
 
 @pytest.mark.parametrize(

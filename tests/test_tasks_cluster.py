@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ray._private import worker as ray_worker
+from ray._private.runtime_env.packaging import _get_excludes
 from ray._private.utils import publish_error_to_driver
 from ray.cluster_utils import Cluster
 
@@ -55,6 +56,16 @@ def test_a_packed_batch_comes_out_as_it_was_and_its_arrays_lie_as_they_are_store
     assert torch.equal(batch.images, images)
     assert batch.images.stride() == images.stride()
     assert (batch.labels.tolist(), batch.indices.tolist(), batch.weights) == ([1, 2], [7, 8], None)
+
+
+@pytest.mark.parametrize(("file", "is_sent"), [
+    (".env", False), (".env.local", False), (".netrc", False), (".aws/credentials", False),
+    (".dvc/config.local", False), ("mlflow.db", False), ("tasks/cluster.py", True), ("params.yaml", True),
+])  # fmt: skip
+def test_code_is_sent_to_a_cluster_and_what_holds_secrets_is_not(
+    file: str, is_sent: bool, tmp_path: Path
+) -> None:
+    assert _get_excludes(tmp_path, cluster.KEPT_BACK)(tmp_path / file) != is_sent
 
 
 def test_what_ray_tells_of_what_died_is_no_part_of_a_result(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from data.ingest import IngestConfig
 from tasks import leftovers, maintenance, registry, runrecords, versioning, versions
 from tasks.leftovers import Item
 from tasks.maintenance import MaintainConfig, find, free
-from tasks.paths import home, runs, store
+from tasks.paths import ROOT, home, runs, store
 from tests.conftest import Run
 from tests.pictures import class_tree, write_tree
 
@@ -177,6 +177,47 @@ def test_what_a_dead_process_left_half_written_goes_and_a_living_ones_stays() ->
         assert paths(find(NOW)) == left_by_nobody == paths(free(NOW, print))
     assert alive.is_dir() and mine.is_dir() and download.is_file()
     assert paths(free(NOW, print)) == {download}
+
+
+WRITING = """
+import os, signal, sys
+from pathlib import Path
+from data.files import whole, whole_folder
+with whole_folder(Path(sys.argv[1])), whole(Path(sys.argv[2])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("place", [
+    "runs/one/trials/0", "runs/two/trials/0/checkpoints", "recordings/pets", ".cache/features",
+])  # fmt: skip
+def test_what_was_killed_while_it_wrote_is_found_wherever_it_wrote(place: str, quiet: Path) -> None:
+    gallery, folder = quiet / "galleries" / "staff", quiet / place
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", WRITING, str(gallery), str(folder / "file")]
+    subprocess.run(command, cwd=ROOT, check=False)
+    [half_gallery] = gallery.parent.iterdir()
+    [half_file] = folder.iterdir()
+    assert paths(find(NOW)) == {half_gallery, half_file} == paths(free(NOW, print))
+    assert find(LATER) == find(NOW) == []
+
+
+def test_a_folder_goes_with_the_half_written_files_in_it() -> None:
+    folder = runs() / "key" / f".model.partial-{NOBODY}-ab12cd_3"
+    folder.mkdir(parents=True)
+    (folder / f".card.json.{NOBODY}-0123abcd").touch()
+    assert [item.path for item in find(NOW)] == [folder]
+    notes: list[str] = []
+    assert paths(free(NOW, notes.append)) == {folder} and notes == []
+
+
+def test_a_dataset_that_was_moved_aside_goes_only_where_its_successor_is_there() -> None:
+    old = store() / f".moved.old-{NOBODY}"
+    old.mkdir(parents=True)
+    assert find(NOW) == [], "it is all that there is of it"
+    (store() / "moved").mkdir()
+    assert paths(find(NOW)) == {old} == paths(free(NOW, print))
+    (store() / "moved").rmdir()
 
 
 def test_a_dataset_that_a_dead_run_held_is_let_go_and_its_bytes_count_once(quiet: Path) -> None:

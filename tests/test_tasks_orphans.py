@@ -105,11 +105,37 @@ def test_a_process_that_hangs_outlives_its_killed_driver_until_it_is_ended(place
     assert find(NOW) == []
 
 
+def waiting(name: str, session: Path) -> subprocess.Popen[bytes]:
+    """A process of that name whose command names the session, until it is killed."""
+    return subprocess.Popen([name, "-c", "read x", session], executable="/bin/sh", stdin=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(("name", "is_rays"), [
+    ("tail", False), ("ray::RuntimeEnvAgent", True), ("ray::IDLE", True),
+    ("/venv/lib/python3.11/site-packages/ray/core/src/ray/raylet/raylet", True),
+    ("/venv/lib/python3.11/site-packages/ray/core/src/ray/gcs/gcs_server", True),
+    ("python /venv/lib/python3.11/site-packages/ray/_private/log_monitor.py", True),
+    ("python /venv/lib/python3.11/site-packages/ray/_private/workers/default_worker.py", True),
+    ("python /venv/lib/python3.11/site-packages/ray/autoscaler/_private/monitor.py", True),
+])  # fmt: skip
+def test_only_what_is_rays_is_an_orphan_and_not_who_reads_its_logs(
+    name: str, is_rays: bool, tmp_path: Path
+) -> None:
+    session = tmp_path / "session_2026-01-01_00-00-00_1_1"
+    session.mkdir()
+    (session / orphans.NOTE).write_text(f"{os.getpid()}@1.0")  # of one that had our number before
+    with waiting(name, session) as started:
+        try:
+            found = [process.pid for process, *_ in orphans.orphans(tmp_path)]
+            assert found == ([started.pid] if is_rays else [])
+        finally:
+            started.kill()
+
+
 def test_a_session_without_a_note_of_its_driver_has_no_orphans(tmp_path: Path) -> None:
     session = tmp_path / "session_2026-01-01_00-00-00_1_1"
     session.mkdir()
-    command = [sys.executable, "-c", "import time; time.sleep(600)", str(session)]
-    with subprocess.Popen(command) as started:
+    with waiting("ray::IDLE", session) as started:
         try:
             assert list(orphans.orphans(tmp_path)) == []  # as of `ray start`
             (session / orphans.NOTE).write_text("12")  # cut off

@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.rest_utils import MlflowHostCreds, http_request
 
-from tasks import ledger, modellist, recordstore, registry
+from tasks import ledger, modellist, recordstore, registry, runrecords
 from tasks.modelfile import load_card
 from tasks.paths import ROOT
 from tests.recording import CLASSES, DIGEST, make_model, pictures, start
+from tests.servers import serve
 
 WRITER = """
 import sys
@@ -514,6 +516,39 @@ def test_a_version_whose_run_is_gone_is_still_listed_and_usable(home: Path, clie
 
 
 # a server
+
+
+@pytest.mark.parametrize("scheme", ["http", "ftp", "mlflow-artifacts"])
+def test_a_run_does_not_send_us_to_another_host_for_its_files(
+    scheme: str, client: MlflowClient, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CONVOY_PRIVATE_URLS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        port = elsewhere.getsockname()[1]
+        place = f"{scheme}://127.0.0.1:{port}/api/2.0/mlflow-artifacts/artifacts/x"
+        run_id = client.create_run(client.create_experiment(scheme, place)).info.run_id
+
+        def fetch() -> None:
+            with runrecords.fetched(run_id, "x/y"):
+                pass
+
+        acts = (
+            fetch, lambda: runrecords.kept_files(run_id, "x"),
+            lambda: registry.log_folder(run_id, home / "mlflow.db", "x"),
+        )  # fmt: skip
+        for act in acts:
+            with pytest.raises(ValueError, match=r"has its files at 127\.0\.0\.1, which is not its server"):
+                act()
+        with pytest.raises(BlockingIOError):  # nobody has connected
+            elsewhere.accept()
+
+
+def test_an_answer_of_the_server_does_not_send_us_to_another(client: MlflowClient) -> None:
+    assert client is registry.connect()
+    with serve(b"{}") as elsewhere, serve(b"", location=elsewhere.url) as own:
+        answer = http_request(MlflowHostCreds(own.url.removesuffix("/x.tar")), "/x.tar", "GET")
+        assert (answer.status_code, len(own.asked), elsewhere.asked) == (302, 1, [])
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tasks.predict import load_predictor
 from tasks.recordings import RecordConfig, folder_of, read_recordings
 from tasks.recordstore import connect
 from tasks.resolution import resolve
-from tasks.serve import Server, deployment_of, require_free, serving
+from tasks.serve import HANDED_ON, Server, deployment_of, places, require_free, serving
 from tasks.serveconfig import ServeConfig
 from tests.recording import make_model, pictures, start
 
@@ -142,6 +142,20 @@ def test_a_version_that_cannot_be_read_leaves_the_old_one(server: Server) -> Non
 def test_a_replica_asks_ray_for_what_it_computes_on() -> None:
     asked = deployment_of(section("serve", ServeConfig, {"threads": 2, "gpus": 0.5})).ray_actor_options
     assert (asked["num_cpus"], asked["num_gpus"]) == (2, 0.5)
+
+
+def test_a_replica_is_told_where_models_are_and_what_mlflows_server_asks_for(
+    module_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster a process inherits nothing of the driver's environment."""
+    for name in HANDED_ON:
+        monkeypatch.delenv(name, raising=False)
+    assert set(places()) == {"CONVOY_HOME", "MLFLOW_TRACKING_URI"}
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "geheim")
+    told = places()
+    assert told["CONVOY_HOME"] == str(module_home)
+    assert (told["MLFLOW_TRACKING_USERNAME"], told["MLFLOW_TRACKING_PASSWORD"]) == ("ann", "geheim")
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:

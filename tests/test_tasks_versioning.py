@@ -137,6 +137,16 @@ def test_bytes_are_saved_as_add_would_and_what_is_recorded_stays(home: Path) -> 
     assert measure(home / "copy") == saved
 
 
+def test_what_a_store_says_is_told_without_a_password(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "remote x is not to be reached: https://ann:geheim@store.example/x: 403"
+    child = subprocess.CompletedProcess([], 1, "", f"a warning\n{said}\n")
+    monkeypatch.setattr(versioning.subprocess, "run", lambda *_, **__: child)
+    with pytest.raises(RuntimeError) as error:
+        versioning.push(["0" * 32])
+    assert str(error.value) == said.replace("ann:geheim", "…")
+    assert list(home.iterdir()) == []
+
+
 def test_a_question_makes_no_repository(home: Path) -> None:
     absent = "0" * 32 + ".dir"
     assert not versioning.is_cached(absent)
