@@ -168,8 +168,10 @@ def test_a_model_is_served_by_replicas_on_the_nodes(place: Machines, champion: s
             answer = ask(f"http://{place.nodes[0].address}:8000/version")
             assert answer["version"] == "models:/classifier-digits/1"
     finally:
-        server.terminate()
-        finish(server)
+        os.killpg(server.pid, signal.SIGTERM)  # the command too, not only what runs it at the desk
+        err = finish(server)[2]
+    assert err.splitlines()[-1] == "convoy: stopped", err
+    wait_for(lambda: not any(map(served_by, place.nodes)), 60, "the replicas have ended")
 
 
 def served_by(node: Node) -> list[str]:
