@@ -24,7 +24,6 @@ Kind = Literal["checkpoints", "cache", "partial", "sessions", "processes", "jobs
 SHARED_MEMORY, RAY_SESSIONS, SCRATCH = Path("/dev/shm"), orphans.SESSIONS, Path(tempfile.gettempdir())
 # The number is their process's.
 PARTIAL = re.compile(r"\..+\.(?:partial-)?(\d+)-(?:[0-9a-f]{8}$|\w+$)")  # data.files, data.storage
-REPLACED = re.compile(r"\.(?P<name>.+)\.old-(?P<pid>\d+)")  # data.storage
 FOR_A_WHILE = re.compile(r"convoy-[a-z]+-(\d+)-\w+")  # data.files.scratch
 DOWNLOAD = re.compile(r"\.[0-9a-f]{32}\.(?:part|json)")  # data.download, which another attempt goes on with
 LOCK = re.compile(r"\.(?P<name>(?!watched\.lock)[a-z0-9][a-z0-9_-]*)(?:\.versions)?\.lock")  # of a dataset
@@ -60,10 +59,6 @@ def partial_files() -> Iterator[Item]:
             if not psutil.pid_exists(int(found[1])) and is_ours(path):
                 whole.add(path)
                 yield Item("partial", path, *size_of(path), f"process {found[1]}, which wrote it, has ended")
-        elif (old := REPLACED.fullmatch(path.name)) and path.with_name(old["name"]).exists():
-            if not psutil.pid_exists(int(old["pid"])):
-                why, lock = "its successor has taken its place", path.with_name(f".{old['name']}.lock")
-                yield Item("partial", path, *size_of(path), why, lock)
         elif DOWNLOAD.fullmatch(path.name) and path.parent == downloads():
             lock = path.with_suffix(".lock")
             yield Item("partial", path, *size_of(path), "a download that nobody went on with", lock)

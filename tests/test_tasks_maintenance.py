@@ -211,15 +211,6 @@ def test_a_folder_goes_with_the_half_written_files_in_it() -> None:
     assert paths(free(NOW, notes.append)) == {folder} and notes == []
 
 
-def test_a_dataset_that_was_moved_aside_goes_only_where_its_successor_is_there() -> None:
-    old = store() / f".moved.old-{NOBODY}"
-    old.mkdir(parents=True)
-    assert find(NOW) == [], "it is all that there is of it"
-    (store() / "moved").mkdir()
-    assert paths(find(NOW)) == {old} == paths(free(NOW, print))
-    (store() / "moved").rmdir()
-
-
 def test_a_dataset_that_a_dead_run_held_is_let_go_and_its_bytes_count_once(quiet: Path) -> None:
     folder = write_tree(quiet / "held", class_tree("ab", 2))
     run = run_folder("cut off", result=False)
