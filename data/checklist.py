@@ -327,6 +327,11 @@ CHECKS: tuple[Check, ...] = (
         meaning="The same box of the same class twice; one of them is left out.", remedy=_BOXES,
     ),
     Check(
+        name="box-area-unusable", severity="warning", of_family=has_boxes,
+        find=reported(ISSUES["box-area-unusable"], unit="boxes", of=num_boxes),
+        meaning="Areas that are no numbers, not finite or below 0; those of the boxes count instead.", remedy=_BOXES,
+    ),
+    Check(
         name="tiny-boxes", severity="info", find=faults.tiny_boxes, of_family=has_boxes,
         meaning=f"Boxes with a side below {faults.TINY_BOX_SHARE:.0%} of the picture's longer side: a detector sees a "
         "few pixels of them. Those below 2 px at input.stored_px are trained as neither object nor background.",

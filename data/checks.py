@@ -17,7 +17,6 @@ from data.dataset import (
     Shard,
     count_boxes,
     count_images,
-    schema_of,
     way_back,
 )
 from data.files import file_sha256, read_object
@@ -43,12 +42,12 @@ def check(
     started = time.perf_counter()
     shards, problems = [], []
     for shard in dataset.info.shards:
-        fault = shard_fault(dataset.files / shard.file, shard, dataset.info.family)
+        fault = shard_fault(dataset.files / shard.file, shard, dataset.info)
         if fault:
             problems.append(f"{shard.file}: {fault}")
         else:
             shards.append(shard)
-    columns = [name for name in schema_of(dataset.info.family).names if name != "image"]
+    columns = [name for name in dataset.info.columns.names if name != "image"]
     rows = [
         {**row, "split": shard.split, "file": shard.file}
         for shard in shards
@@ -72,14 +71,14 @@ def check(
     )
 
 
-def shard_fault(file: Path, shard: Shard, family: str) -> str:
+def shard_fault(file: Path, shard: Shard, info: DatasetInfo) -> str:
     """What is wrong with a shard's file, "" if it is what ingest wrote; reads all of its bytes."""
     if fault := file_fault(file, shard.sha256):
         return fault
     footer = pq.read_metadata(file)
     if footer.num_rows != shard.rows:
         return f"has {footer.num_rows} rows, not {shard.rows}"
-    missing = set(schema_of(family).names) - set(pq.read_schema(file).names)
+    missing = set(info.columns.names) - set(pq.read_schema(file).names)
     return f"columns are missing: {', '.join(sorted(missing))}" if missing else ""
 
 
@@ -92,7 +91,7 @@ def first_damage(folder: Path) -> str:
     if not (folder / "report.json").is_file():
         return "report.json is missing"
     for shard in dataset.info.shards:
-        if fault := shard_fault(folder / shard.file, shard, dataset.info.family):
+        if fault := shard_fault(folder / shard.file, shard, dataset.info):
             return f"{shard.file}: {fault}"
     beside = (
         f"{name}: {fault}"
@@ -174,6 +173,9 @@ def _target_fault(row: dict[str, Any], info: DatasetInfo) -> str:
     num = len(row["box_labels"])
     if len(row["boxes_xyxy"]) != 4 * num or len(row["box_flags"]) != num:
         return "boxes, labels and flags of different number"
+    areas = np.array(row["box_areas"] if info.box_areas else [0.0] * num)
+    if len(areas) != num or not (np.isfinite(areas) & (areas >= 0)).all():
+        return "areas that are not one a box, or not finite, or below 0"
     boxes = np.array(row["boxes_xyxy"]).reshape(-1, 4)
     inside = (boxes >= 0) & (boxes <= [row["width"], row["height"]] * 2)
     if not (inside.all() and (boxes[:, 2:] > boxes[:, :2]).all()):

@@ -97,6 +97,9 @@ TARGET_FIELDS: dict[str, pa.Schema] = {
         ]
     ),
 }
+# beside detection's, only where the source gives areas that are not its boxes' (COCO's JSON: of masks): 1 a box, square
+# pixels of the upright image, at least 0
+BOX_AREAS = pa.field("box_areas", pa.list_(pa.float64()))
 PAIRS_FILE = "pairs.parquet"
 PAIR_SCHEMA = pa.schema(
     [("id_a", pa.string()), ("id_b", pa.string()), ("same", pa.bool_()), ("fold", pa.int32())]
@@ -138,9 +141,9 @@ def classifies(family: str) -> bool:
     return "label" in TARGET_FIELDS[family].names and family not in ("faces", "style")
 
 
-def schema_of(family: str) -> pa.Schema:
-    """The columns of a dataset of this family."""
-    return pa.schema([*COMMON_FIELDS, *TARGET_FIELDS[family]])
+def schema_of(family: str, box_areas: bool = False) -> pa.Schema:
+    """The columns of a dataset of this family, with or without `BOX_AREAS`."""
+    return pa.schema([*COMMON_FIELDS, *TARGET_FIELDS[family], *([BOX_AREAS] if box_areas else [])])
 
 
 SCHEMA = schema_of("classification")
@@ -184,6 +187,7 @@ class DatasetInfo(Parameters):
     set_aside: int
     shards: tuple[Shard, ...]
     num_boxes: dict[Split, dict[str, int]] = Field(default={})  # detection: by split and class
+    box_areas: bool = False  # detection: whether its boxes have areas of their own, `BOX_AREAS`
     points: tuple[str, ...] = ()  # landmarks: their names, in order
     # landmarks that change places in a mirror, by number; () unknown
     mirror_pairs: tuple[tuple[int, int], ...] = ()
@@ -206,6 +210,16 @@ class DatasetInfo(Parameters):
         """1 for grey, 3 for RGB; of a dataset of pictures."""
         assert self.channels in (1, 3) and self.family not in NUM_AXES
         return 1 if self.channels == 1 else 3
+
+    @property
+    def columns(self) -> pa.Schema:
+        """Those of its shards."""
+        return schema_of(self.family, self.box_areas)
+
+    @property
+    def target_names(self) -> list[str]:
+        """Names of its target columns."""
+        return list(self.columns.names[len(COMMON_FIELDS) :])
 
     def num_images(self, split: Split) -> int:
         return sum(self.counts.get(split, {}).values())
@@ -264,7 +278,7 @@ class Dataset:
         """All rows of a split, in the order of their indices; `columns` limits what is read."""
         tables = [pq.read_table(shard, columns=columns) for shard in self.shards(split)]
         if not tables:
-            schema = schema_of(self.info.family)
+            schema = self.info.columns
             fields = schema if columns is None else pa.schema([schema.field(name) for name in columns])
             return fields.empty_table()
         return pa.concat_tables(tables)

@@ -66,6 +66,7 @@ def describe_dataset(
         set_aside=len(found.set_aside),
         shards=shards,
         num_boxes=count_boxes(splits, rows, found.classes) if family == "detection" else {},
+        box_areas="box_areas" in found.targets.columns,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from data.dataset import SPLITS, TARGET_FIELDS, Dataset, DatasetInfo, Split
+from data.dataset import SPLITS, Dataset, DatasetInfo, Split
 from data.parameters import Parameters
 
 Kind = Literal["added", "removed", "changed pixels", "relabelled", "renamed", "moved"]
@@ -118,7 +118,7 @@ def compare(before: Dataset, after: Dataset, names: tuple[str, str]) -> tuple[Di
 
 def read_images(dataset: Dataset) -> list[Seen]:
     """All images of a version, in order of id, without their bytes."""
-    columns = ["id", "sha256", "group", *TARGET_FIELDS[dataset.info.family].names]
+    columns = ["id", "sha256", "group", *dataset.info.target_names]
     images = []
     for split in SPLITS:
         for row in dataset.table(split, columns).to_pylist():
@@ -138,9 +138,11 @@ def targets_of(row: dict[str, Any], info: DatasetInfo) -> dict[str, Hashable]:
     if "box_labels" in row:
         boxes = defaultdict(list)
         for i, label in enumerate(row["box_labels"]):
-            boxes[info.classes[label]].append((*row["boxes_xyxy"][4 * i : 4 * i + 4], row["box_flags"][i]))
+            x0, y0, x1, y1 = row["boxes_xyxy"][4 * i : 4 * i + 4]
+            area = row["box_areas"][i] if info.box_areas else (x1 - x0) * (y1 - y0)
+            boxes[info.classes[label]].append((x0, y0, x1, y1, row["box_flags"][i], area))
         return {name: tuple(sorted(found)) for name, found in sorted(boxes.items())}
-    others = {name: str(row[name]) for name in TARGET_FIELDS[info.family].names if name != "label"}
+    others = {name: str(row[name]) for name in info.target_names if name != "label"}
     return {info.classes[row["label"]]: tuple(sorted(others.items()))} if "label" in row else dict(others)
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from data.dataset import SPLITS, TARGET_FIELDS, Dataset, DatasetInfo, Split, noun_of, schema_of, way_back
+from data.dataset import SPLITS, Dataset, DatasetInfo, Split, noun_of, way_back
 from data.report import IngestReport, read_report
 from data.stream import RowReader
 
@@ -101,7 +101,7 @@ class Evidence:
 
     def targets(self, place: int) -> str:
         """What a picture's targets are, as a text that is the same for the same targets."""
-        return str([self.columns[name][place].as_py() for name in TARGET_FIELDS[self.info.family].names])
+        return str([self.columns[name][place].as_py() for name in self.info.target_names])
 
 
 def codes_of(column: pa.ChunkedArray) -> np.ndarray:
@@ -112,7 +112,7 @@ def codes_of(column: pa.ChunkedArray) -> np.ndarray:
 
 def gather(dataset: Dataset) -> Evidence:
     """Read the columns and the report of a stored dataset; raises FileNotFoundError or ValueError."""
-    names = [name for name in schema_of(dataset.info.family).names if name != "image"]
+    names = [name for name in dataset.info.columns.names if name != "image"]
     tables = [_read(dataset, split, names) for split in SPLITS]
     return Evidence(
         info=dataset.info,

@@ -141,8 +141,11 @@ def _annotate_coco(dataset: Dataset, pictures: list[Picture], root: Path) -> lis
             name = picture.file.removeprefix(f"{split}/")
             images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
             boxes = stored_boxes(picture).tolist()
-            for box, label, flags in zip(
-                boxes, picture.row["box_labels"], picture.row["box_flags"], strict=True
+            # of a box as it is stored, so that it is no area of its own when it comes back
+            low, high = np.split(np.array(picture.row["boxes_xyxy"], np.float64).reshape(-1, 4), 2, axis=1)
+            areas = picture.row.get("box_areas") or (high - low).prod(1).tolist()
+            for box, label, flags, area in zip(
+                boxes, picture.row["box_labels"], picture.row["box_flags"], areas, strict=True
             ):
                 w, h = box[2] - box[0], box[3] - box[1]
                 annotations.append(
@@ -151,7 +154,7 @@ def _annotate_coco(dataset: Dataset, pictures: list[Picture], root: Path) -> lis
                         "image_id": len(images),
                         "category_id": label + 1,
                         "bbox": [box[0], box[1], w, h],
-                        "area": w * h,
+                        "area": area,
                         "iscrowd": int(bool(flags & CROWD)),
                         **{key: 1 for key, bit in FLAG_KEYS.items() if flags & bit and bit != CROWD},
                     }
@@ -191,7 +194,8 @@ def _annotate_yolo(dataset: Dataset, pictures: list[Picture], root: Path) -> lis
     settings: dict[str, Any] = {"path": ".", **splits, "names": dict(enumerate(dataset.info.classes))}
     (root / "data.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     notes = [f"{num_crowds:,} boxes of crowds were left out"] if num_crowds else []
-    return notes + ([f"{num_flags:,} boxes lost their flags: YOLO has none"] if num_flags else [])
+    notes += [f"{num_flags:,} boxes lost their flags: YOLO has none"] if num_flags else []
+    return notes + (["boxes lost their own areas: YOLO has none"] if dataset.info.box_areas else [])
 
 
 # ------------------------------------------------------------------------------------------- folders

@@ -356,5 +356,6 @@ def store_rows(
             return data
 
         sizes = [found.sizes[i] for i in places]
-        shards += write_shards(folder, split, schema_of(family), rows, sizes, read)
+        schema = schema_of(family, box_areas="box_areas" in found.targets.columns)
+        shards += write_shards(folder, split, schema, rows, sizes, read)
     return tuple(shards)

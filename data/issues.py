@@ -11,6 +11,7 @@ ISSUES: dict[str, tuple[str, ...]] = {
     "box-inverted": (targets.INVERTED,),
     "box-not-finite": (targets.NOT_FINITE,),
     "box-duplicated": (targets.DUPLICATE,),
+    "box-area-unusable": (targets.BAD_AREA,),
     "annotation-size-differs": (targets.OTHER_SIZE,),
     "annotations-unmatched": (
         listing.NO_IMAGE,

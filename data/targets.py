@@ -2,7 +2,8 @@
 
 Nothing is mended in silence: each kind of fault is counted, with examples. Boxes that reach over the edge are cut
 there; those that lie outside, have no area, are not numbers, are of no listed class, or stand there twice are left out.
-Points stay where they are.
+Areas that a source gives (COCO's: of masks) stay as they are; in place of an unusable one stands its box's. Points stay
+where they are.
 
 Annotations are of the pixels as stored, as most tools have them, or of the upright image, as YOLO's reference reader
 has them. Where an annotation gives the image's size and only one of the two fits, that one is meant.
@@ -28,6 +29,7 @@ EMPTY = "boxes without area, left out"
 OUTSIDE = "boxes outside the image, left out"
 CLIPPED = "boxes over the edge, cut there"
 DUPLICATE = "boxes given twice, one left out"
+BAD_AREA = "areas that are no numbers, not finite or below 0, the box's own taken"
 POINT_OUTSIDE = "images with points outside"
 POINT_MISSING = "images with points that are not given"
 PAIR_UNUSABLE = "pairs with an image that was set aside, left out"
@@ -75,6 +77,9 @@ def _check_boxes(items: Sequence[RawItem], measured: Measured) -> Targets:
     corners = np.concatenate([np.empty((0, 4)), *(boxes.boxes_xyxy for boxes in found)])  # (M, 4)
     labels = np.concatenate([np.empty(0, np.int64), *(boxes.labels for boxes in found)])
     flags = np.concatenate([np.empty(0, np.uint8), *(boxes.flags for boxes in found)])
+    areas = np.concatenate(
+        [np.empty(0), *(np.full(len(b.labels), np.nan) if b.areas is None else b.areas for b in found)]
+    )
     given = np.nan_to_num(np.clip(corners, -MAX_COORDINATE, MAX_COORDINATE))
     issues: dict[str, list[str]] = defaultdict(list)
     keep = np.ones(len(image), bool)
@@ -102,6 +107,10 @@ def _check_boxes(items: Sequence[RawItem], measured: Measured) -> Targets:
     boxes = cut.astype(np.float32)
     leave_out((boxes[:, 2:] <= boxes[:, :2]).any(1), EMPTY)  # thinner than float32 can tell
     leave_out(_repeated(image, boxes, labels, keep), DUPLICATE)
+    own = (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).prod(1)
+    usable = (areas >= 0) & np.isfinite(areas)
+    issues[BAD_AREA] += [items[i].id for i in image[keep & ~usable & ~np.isnan(areas)]]
+    areas = np.where(usable, areas, own)
     left_out: dict[str, list[LeftOut]] = defaultdict(list)
     if shown:
         upright = _to_upright(given, image, items, measured, defaultdict(list))
@@ -109,13 +118,16 @@ def _check_boxes(items: Sequence[RawItem], measured: Measured) -> Targets:
             x0, y0, x1, y1 = upright[box].round(2).tolist()
             left_out[items[image[box]].id].append((why, x0, y0, x1, y1))
     ends = np.cumsum(np.bincount(image[keep], minlength=len(found)))[:-1]
+    columns = {
+        "boxes_xyxy": [part.ravel().tolist() for part in np.split(boxes[keep], ends)],
+        "box_labels": [part.tolist() for part in np.split(labels[keep], ends)],
+        "box_flags": [part.tolist() for part in np.split(flags[keep], ends)],
+    }
+    if (areas != own)[keep].any():  # else the boxes say it
+        columns["box_areas"] = [part.tolist() for part in np.split(areas[keep], ends)]
     return Targets(
         np.zeros(len(found), np.int64),
-        {
-            "boxes_xyxy": [part.ravel().tolist() for part in np.split(boxes[keep], ends)],
-            "box_labels": [part.tolist() for part in np.split(labels[keep], ends)],
-            "box_flags": [part.tolist() for part in np.split(flags[keep], ends)],
-        },
+        columns,
         {why: where for why, where in issues.items() if where},
         dict(left_out),
     )

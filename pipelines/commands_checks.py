@@ -68,7 +68,7 @@ def damage(dataset: Dataset, quick: bool) -> tuple[tuple[str, ...], int, float]:
     if quick:
         clock = Clock()
         faults = [
-            (shard.file, shard_fault(dataset.path / shard.file, shard, dataset.info.family))
+            (shard.file, shard_fault(dataset.path / shard.file, shard, dataset.info))
             for shard in dataset.info.shards
         ]
         problems = tuple(f"{file}: {fault}" for file, fault in faults if fault)

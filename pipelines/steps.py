@@ -104,7 +104,7 @@ def check_dataset(
     for split in splits:
         dataset.require(split)
     for shard in dataset.info.shards:
-        fault = shard_fault(dataset.files / shard.file, shard, family)
+        fault = shard_fault(dataset.files / shard.file, shard, dataset.info)
         if fault:
             raise ValueError(f"{dataset.path / shard.file}: {fault}; {way_back(dataset.path)}")
     return dataset

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from data.dataset import CROWD, DIFFICULT, Dataset, Split, read_rows
+from data.dataset import CROWD, DIFFICULT, Dataset, Split
 from data.decode import decode_image
 from data.detection import flattened, lengths
 from data.stream import RowReader
@@ -35,7 +34,6 @@ from tasks.settings import Precision
 TOGETHER = "together"
 # the least score where there is nothing to choose it by: the networks' own lets nearly all pass
 PLAIN_SCORE = 0.5
-COLUMNS = ("id", "image", "boxes_xyxy", "box_labels", "box_flags")
 Tell = Callable[[int, int], None]
 
 
@@ -87,8 +85,7 @@ def open_detector(
 
 def objects_of_split(dataset: Dataset, split: Split) -> tuple[Objects, list[str]]:
     """The true objects of a split, in pixels of the upright pictures, and the pictures' ids."""
-    shards = [read_rows(shard, (*COLUMNS[:1], *COLUMNS[2:])) for shard in dataset.shards(split)]
-    rows = pa.concat_tables(shards)
+    rows = dataset.table(split, ["id", *dataset.info.target_names])
     boxes = flattened(rows["boxes_xyxy"], np.float64).reshape(-1, 4)
     flags = flattened(rows["box_flags"], np.uint8)
     objects = Objects(
@@ -97,7 +94,7 @@ def objects_of_split(dataset: Dataset, split: Split) -> tuple[Objects, list[str]
         labels=flattened(rows["box_labels"], np.int64),
         crowd=(flags & CROWD) > 0,
         difficult=(flags & DIFFICULT) > 0,
-        area=box_areas(boxes),
+        area=flattened(rows["box_areas"], np.float64) if dataset.info.box_areas else box_areas(boxes),
     )
     return objects, rows["id"].to_pylist()
 

@@ -265,6 +265,9 @@ PLANTED: dict[str, Planted] = {
     "box-inverted": Planted(1, "warning", "detection", instead=lambda: detection(box(9, 9, -5, 5))),
     "box-not-finite": Planted(1, "warning", "detection", instead=lambda: detection(box(float("nan"), 1, 5, 5))),
     "box-duplicated": Planted(1, "warning", "detection", instead=lambda: detection(box(2, 2, 20, 20))),
+    "box-area-unusable": Planted(
+        1, "warning", "detection", instead=lambda: detection(box(5, 5, 9, 9) | {"area": -1})
+    ),
     "tiny-boxes": Planted(1, "info", "detection", instead=lambda: detection(box(5, 5, 0.4, 9))),
     "pictures-without-boxes": Planted(
         1, "info", "detection",

@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from data.checks import check
+from data.dataset import BOX_AREAS, Dataset
 from data.decode import decode_image
+from data.files import file_sha256
 from data.formats import Boxes, RawItem
 from data.formats.coco import read_coco
 from data.formats.voc import parse_xml, read_voc
@@ -18,7 +22,7 @@ from data.formats.yolo import read_yolo
 from data.measurement import measure
 from data.targets import check_targets
 from tests.annotated import coco_json, ingest_source, issues_of, listing_of, rows_of, voc_xml
-from tests.pictures import picture, png
+from tests.pictures import picture, png, write_tree
 from tests.test_data_decode import with_orientation
 
 BOX = {"image_id": 0, "category_id": 1, "bbox": [1, 2, 10, 20]}
@@ -394,6 +398,66 @@ def test_boxes_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     assert rows_of(dataset)["0.png"]["boxes_xyxy"] == [1, 2, 11, 22]
 
 
+def test_areas_are_kept_as_coco_gives_them_and_of_an_unusable_one_the_boxes_counts(tmp_path: Path) -> None:
+    areas = [7.25, 0, 1e-300, None, -1, "12", True, [5], 10**400]
+    annotations = [
+        {**BOX, "bbox": [0, 0, 2 + i, 4], **({} if area is None else {"area": area})}
+        for i, area in enumerate(areas)
+    ]
+    annotations += [{**BOX, "bbox": [i, 20, 2, 4], "area": 77777} for i in range(3)]
+    images = [{"file_name": f"{i}.png"} for i in range(6)]
+    document = coco_json(images, annotations)
+    for number in (b"NaN", b"Infinity", b"null"):
+        document = document.replace(b"77777", number, 1)
+    files = pictures(6) | {"0.png": with_orientation(picture(0, 48, 40), 6, "PNG"), "a.json": document}
+    report, dataset = ingest_source(tmp_path, "detection", files)
+    rows = rows_of(dataset)
+    own = [4.0 * (2 + i) for i in range(len(areas))]
+    assert rows["0.png"]["box_areas"] == [7.25, 0, 1e-300, *own[3:], 8, 8, 8]
+    assert rows["1.png"]["box_areas"] == []
+    counts = {"areas that are no numbers, not finite or below 0, the box's own taken": 7}
+    assert issues_of(report) == counts | {"images without boxes, kept as background": 5}
+    assert dataset.info.box_areas and check(dataset).problems == ()
+
+
+def test_a_dataset_whose_areas_are_its_boxes_is_the_one_without_areas(tmp_path: Path) -> None:
+    images = [{"file_name": f"{i}.png"} for i in range(6)]
+    datasets = []
+    for name, extra in (("without", dict[str, int]()), ("with", {"area": 10 * 20})):
+        source = write_tree(
+            tmp_path / name / "set", pictures(6) | {"a.json": coco_json(images, [BOX | extra])}
+        )
+        datasets.append(ingest_source(tmp_path / name, "detection", source)[1])
+    one, other = datasets
+    assert one.info == other.info and not one.info.box_areas
+    assert one.table("train").schema.names == one.info.columns.names
+    names = sorted(file.name for file in one.path.iterdir())
+    assert [(one.path / name).read_bytes() for name in names] == [
+        (other.path / name).read_bytes() for name in names
+    ]
+
+
+def test_areas_that_were_tampered_with_are_found(tmp_path: Path) -> None:
+    images = [{"file_name": f"{i}.png"} for i in range(6)]
+    _, dataset = ingest_source(
+        tmp_path, "detection", pictures(6) | {"a.json": coco_json(images, [BOX | {"area": 7}])}
+    )
+    shards = []
+    for shard in dataset.info.shards:
+        table = pq.read_table(dataset.path / shard.file)
+        areas = [[-1.0 for _ in own] for own in table["box_areas"].to_pylist()]
+        column = table.schema.get_field_index("box_areas")
+        pq.write_table(
+            table.set_column(column, BOX_AREAS, pa.array(areas, BOX_AREAS.type)), dataset.path / shard.file
+        )
+        shards.append(shard.model_copy(update={"sha256": file_sha256(dataset.path / shard.file)}))
+    damaged = Dataset(dataset.path, dataset.info.model_copy(update={"shards": tuple(shards)}))
+    fault = "'0.png' has areas that are not one a box, or not finite, or below 0"
+    assert any(fault in problem for problem in check(damaged).problems)
+    without = Dataset(dataset.path, damaged.info.model_copy(update={"box_areas": False}))
+    assert check(without).problems == ()
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("given_as", ["stored", "upright", "no size", "yolo"])
 def test_boxes_follow_the_exif_orientation(tmp_path: Path, orientation: int, given_as: str) -> None:
@@ -515,7 +579,7 @@ values = st.recursive(
         st.lists(inner, max_size=5),
         st.dictionaries(
             st.sampled_from(
-                ["id", "name", "file_name", "image_id", "category_id", "bbox", "width", "iscrowd"]
+                ["id", "name", "file_name", "image_id", "category_id", "bbox", "width", "iscrowd", "area"]
             ),
             inner,
             max_size=6,

@@ -171,10 +171,13 @@ def test_boxes_are_compared_by_class_whatever_their_order(tmp_path: Path) -> Non
     boxes = list(reversed(boxes))
     boxes[0] = {**boxes[0], "bbox": [2, 2, 9, 8]}  # of image 0, the dog
     boxes.append({"image_id": 9, "category_id": 1, "bbox": [3, 3, 9, 9]})  # image 9 had none
+    next(box for box in boxes if box["image_id"] == 3)["area"] = 17.5
     _, after = ingest_source(tmp_path, "detection", pictures | {"a.json": coco_json(images, boxes)}, "after")
     difference, changes = differ(before, after)
-    assert {id: change.targets for id, change in changes.items()} == {"0.png": ("dog",), "9.png": ("cat",)}
-    assert difference.by_class["relabelled"] == {"dog": 1, "without boxes → cat": 1}
+    assert {id: change.targets for id, change in changes.items()} == {
+        "0.png": ("dog",), "3.png": ("dog",), "9.png": ("cat",),
+    }  # fmt: skip
+    assert difference.by_class["relabelled"] == {"dog": 2, "without boxes → cat": 1}
 
 
 def test_landmarks_that_moved_are_named(tmp_path: Path) -> None:

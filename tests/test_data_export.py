@@ -27,7 +27,9 @@ def targets_of(dataset: Dataset) -> dict[str, Any]:
     found = {}
     for row in rows_of(dataset).values():
         targets = {
-            name: row[name] for name in ("boxes_xyxy", "box_flags", "points_xy", "visible") if name in row
+            name: row[name]
+            for name in ("boxes_xyxy", "box_flags", "box_areas", "points_xy", "visible")
+            if name in row
         }
         labels = row.get("box_labels", [row["label"]] if "label" in row else [])
         targets["classes"] = [info.classes[label] for label in labels]
@@ -55,7 +57,9 @@ def round_trip(tmp_path: Path, dataset: Dataset, format: str) -> Dataset:
 
 
 def boxed(tmp_path: Path) -> Dataset:
-    """Random boxes with all flags on pictures of all orientations, names that collide or have no ending."""
+    """Random boxes with all flags, half of them with areas of their own, on pictures of all orientations; names that
+    collide or have no ending.
+    """
     generator = np.random.default_rng(0)
     names = [
         "a/1.png",
@@ -75,10 +79,11 @@ def boxed(tmp_path: Path) -> Dataset:
             w, h = generator.uniform(0.5, 60, 2)  # many reach over the edge, which is where zeros come from
             keys = {key: int(generator.integers(2)) for key in ("iscrowd", "difficult", "truncated")}
             box = {"image_id": i, "category_id": int(generator.integers(1, 4)), "bbox": [x, y, w, h], **keys}
-            annotations.append(box)
+            annotations.append(box | ({"area": w * h / 3} if len(annotations) % 2 else {}))
     files["instances.json"] = coco_json(images, annotations, ("a name", "ünïcode: #1", "no"))
     _, dataset = ingest_source(tmp_path, "detection", files)
     assert all(dataset.info.num_images(split) for split in SPLITS)
+    assert dataset.info.box_areas
     return dataset
 
 
@@ -102,12 +107,14 @@ def test_yolo_comes_back_as_it_was_but_for_flags_and_crowds(tmp_path: Path) -> N
         targets["boxes_xyxy"] = boxes.ravel().tolist()
         targets["classes"] = [name for name, kept in zip(targets["classes"], keep, strict=True) if kept]
         targets["box_flags"] = [0] * sum(keep)
+        del targets["box_areas"]
     assert targets_of(again) == expected
     assert again.info.classes == dataset.info.classes
     report = json.loads((again.path / "report.json").read_text())
     assert {issue["what"] for issue in report["issues"]} == {"images without boxes, kept as background"}
     notes = export(dataset, "yolo", tmp_path / "other").notes
     assert f"{num_crowds} boxes of crowds were left out" in notes
+    assert "boxes lost their own areas: YOLO has none" in notes
 
 
 def test_yolo_text_is_what_its_tools_expect(tmp_path: Path) -> None:

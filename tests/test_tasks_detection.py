@@ -1,6 +1,7 @@
 """A saved detector: the same boxes whatever a picture's shape, by each view, and the least score that it reports."""
 
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 
 from data import digitscenes
 from data.dataset import CROWD, Dataset
+from data.samples import sample_tree
 from models.detection import DETECTORS, build
 from models.detector import Found
 from models.rcnn import Rcnn
@@ -38,6 +40,8 @@ from tasks.predictors import open_predictor
 from tasks.train import LocalSession, decode_here, train
 from tasks.views import view_named
 from tasks.weights import of_transfer
+from tests.annotated import ingest_source
+from tests.test_tasks_detectionmetrics import NAMES, pycocotools
 from tests.tiny import tiny_config, tiny_dataset
 
 CPU = torch.device("cpu")
@@ -370,6 +374,48 @@ def test_an_evaluation_counts_every_picture_and_object(folder: Path, dataset: Da
     assert report.about["split"] == "test"
     titles = [title for title, *_ in report.tables("digits, test")]
     assert titles[0] == "digits, test" and len(titles) == 4
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, dict[str, Any]]:
+    """The scenes with areas unlike their boxes', one in nine with none; and the validation split's JSON."""
+    tree, rng = sample_tree("sklearn:digit_scenes"), np.random.default_rng(0)
+    files = {name: tree.read(name) for name in tree.sizes}
+    for name in [name for name in files if name.endswith(".json")]:
+        document = json.loads(files[name])
+        for place, row in enumerate(document["annotations"]):
+            area = row.pop("area") * rng.choice([0.1, 1.7, 12.3])
+            row |= {"area": area} if place % 9 else {}
+        files[name] = json.dumps(document).encode()
+    _, dataset = ingest_source(tmp_path_factory.mktemp("unlike"), "detection", files)
+    return dataset, json.loads(files["annotations/instances_val.json"])
+
+
+@pytest.mark.parametrize("way", ["single", "ensemble", "tiles"])
+def test_the_twelve_figures_are_pycocotools_on_areas_unlike_the_boxes(
+    folder: Path, unlike: tuple[Dataset, dict[str, Any]], way: str
+) -> None:
+    dataset, document = unlike
+    config, overlap = tiny_config("detection").evaluate, 0.25 if way == "tiles" else None
+    folders = [folder] * (2 if way == "ensemble" else 1)
+    report = evaluate(folders, dataset, split="val", config=config, device=CPU, tile_overlap=overlap)
+    place = {id: i for i, id in enumerate(report.ids)}
+    image = {each["id"]: place[each["file_name"]] for each in document["images"]}
+    rows = document["annotations"]
+    low, sides = np.split(np.array([row["bbox"] for row in rows], np.float64), 2, axis=1)
+    areas = [row.get("area", side.prod()) for row, side in zip(rows, sides, strict=True)]
+    given = Objects(
+        image=np.array([image[row["image_id"]] for row in rows]), boxes_xyxy=np.hstack([low, low + sides]),
+        labels=np.array([row["category_id"] for row in rows]), crowd=np.zeros(len(rows), bool),
+        difficult=np.zeros(len(rows), bool), area=np.array(areas),
+    )  # fmt: skip
+    peer, by_boxes = (
+        pycocotools(each, report.detections, len(report.ids), 10).stats
+        for each in (given, replace(given, area=sides.prod(1)))
+    )
+    ours = [report.metrics[name] for name in NAMES]
+    np.testing.assert_allclose(ours, peer, rtol=0, atol=1e-12)
+    assert np.abs(peer - by_boxes)[3:6].min() > 0.01
 
 
 @pytest.mark.parametrize(("num_worst", "most"), [(0, 0), (3, 1), (24, 8)])

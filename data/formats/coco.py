@@ -1,8 +1,9 @@
 """COCO's JSON of boxes: https://cocodataset.org/#format-data (object detection).
 
 One JSON file for each split, told by its name (`instances_train2017.json`) or its folder; `bbox` is x, y, width,
-height in pixels, edges from 0. Beside `iscrowd` a box may have our own keys `difficult` and `truncated`. An image
-that is listed without boxes is background; one that no JSON lists is left out, since nobody looked at it.
+height in pixels, edges from 0, and `area`, where it is there, that of the mask. Beside `iscrowd` a box may have our own
+keys `difficult` and `truncated`. An image that is listed without boxes is background; one that no JSON lists is left
+out, since nobody looked at it.
 """
 
 import json
@@ -124,6 +125,7 @@ def _item(path: str, top: str, split: Split | None, image: dict[str, Any], rows:
         boxes_xyxy=corners,
         labels=np.array([row[1] for row in rows], np.int64),
         flags=np.array([row[2] for row in rows], np.uint8),
+        areas=np.array([row[3] for row in rows], np.float64),
         size=image["size"],
     )
     return RawItem(path.removeprefix(top), path, {"boxes": boxes}, split)
@@ -132,7 +134,7 @@ def _item(path: str, top: str, split: Split | None, image: dict[str, Any], rows:
 def _boxes_by_image(
     name: str, document: dict[str, Any], number: dict[str, int], issues: dict[str, list[str]]
 ) -> dict[Any, list[Any]]:
-    """(x, y, w, h), label and flags of each box, by the image's id."""
+    """(x, y, w, h), label, flags and area of each box, by the image's id."""
     labels = {key: number[label] for key, label in document["categories"].items()}
     known = {image["id"] for image in document["images"]}
     boxes: dict[Any, list[Any]] = defaultdict(list)
@@ -144,7 +146,7 @@ def _boxes_by_image(
             issues[NO_BBOX].append(where)
         else:
             label = labels.get(annotation["category_id"], -1)
-            row = (annotation["bbox"], label, annotation["flags"])
+            row = (annotation["bbox"], label, annotation["flags"], annotation["area"])
             boxes[annotation["image_id"]].append(row)
     return boxes
 
@@ -215,7 +217,19 @@ def _read_box(name: str, i: int, entry: dict[str, Any]) -> dict[str, Any]:
         "category_id": _identity(where, entry, "category_id"),
         "bbox": box or None,
         "flags": sum(bit for key, bit in FLAG_KEYS.items() if entry.get(key) in (1, True)),
+        "area": _area(entry.get("area")),
     }
+
+
+def _area(value: Any) -> float:
+    """An annotation's area, NaN where it gives none; what is no number is -1, which data.targets counts as unusable."""
+    if value is None:
+        return math.nan
+    try:
+        number = _number("", value)
+    except ValueError:
+        return -1.0
+    return -1.0 if math.isnan(number) else number
 
 
 def _number(where: str, value: Any) -> float:

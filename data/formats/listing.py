@@ -29,6 +29,7 @@ class Boxes:
     boxes_xyxy: np.ndarray  # (n, 4) float64; pixels, or shares of the image's sides if `relative`
     labels: np.ndarray  # (n,) int64 into Listing.classes; -1: not one of them
     flags: np.ndarray  # (n,) uint8
+    areas: np.ndarray | None = None  # (n,) float64, square pixels, NaN where none is given; None: of no box
     relative: bool = False
     size: tuple[int, int] | None = None  # width and height of the image, where the annotation says so
     upright: bool = False  # coordinates are of the image turned by EXIF, not of the pixels as stored
