@@ -1,31 +1,38 @@
 """`./convoy detect-windows`: find what a classifier knows in a picture, by sliding windows."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from PIL import Image
 
 from data.decode import decode_image
 from data.samples import read_photo
 from pipelines.imagefiles import targets_of
 from pipelines.options import Json
-from pipelines.render import emit, table
+from pipelines.render import ConsoleReporter, emit, table
+from pipelines.reporting import progress_of
 from tasks import registry
 from tasks.card import Preprocessing
 from tasks.drawing import distinct
+from tasks.intervals import with_intervals
 from tasks.predict import load_predictor
-from tasks.slidingwindow import Way, WindowScorer, detect, draw, write_crops
+from tasks.slidingwindow import Scan, Way, WindowScorer, detect, draw, write_crops
 from tasks.stylepictures import write_picture
+from tasks.versions import open_stored
+
+ScoredSplit = Literal["val", "test"]
 
 
 def detect_windows(
-    photo: str,
-    /,
     *photos: str,
     model: str,
     labels: Annotated[list[str], Parameter(name="--class", negative=(), consume_multiple=True)],
+    dataset: str | None = None,
+    split: ScoredSplit | None = None,
     windows: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
     stride: int = 0,
     score: float = 0.5,
@@ -39,18 +46,21 @@ def detect_windows(
 ) -> None:
     """Find a class in a picture by a classifier of crops: windows of several sizes, and the best where they overlap.
 
+    With --dataset instead of pictures, what is found in all of a split is scored: AP, precision and recall.
     Example: ./convoy detect-windows skimage:astronaut --model out/faces/model --class face --out astronaut.png
 
     Parameters
     ----------
-    photo
-        A picture, or a photograph that scikit-image ships: skimage:astronaut, skimage:coffee.
     photos
-        More of them.
+        Pictures, or photographs that scikit-image ships: skimage:astronaut, skimage:coffee.
     model
         A registered model (models:/NAME@ALIAS, models:/NAME/VERSION), a run key, or a folder with a model.json.
     labels
         Classes to look for, of those that the model knows.
+    dataset
+        Name of an ingested detection dataset that has these classes: score the windows on it.
+    split
+        With --dataset: which pictures; otherwise test.
     windows
         Sides of windows, in pixels of the picture; otherwise from the network's own to the shorter side, times 1.25.
     stride
@@ -67,24 +77,36 @@ def detect_windows(
     way
         convolutional: the network runs once over each scaled picture; crops: on each window by itself.
     out
-        Draw the boxes into this picture (.png or .jpg), or into a folder: one where there are several pictures.
+        Draw the boxes into this picture (.png or .jpg), or into a folder: one where there are several pictures. With
+        --dataset: folder to write the report to.
     crops
         Write what is found as pictures to train on into this folder: false alarms, for the class that they are of.
     """
+    if bool(photos) == (dataset is not None):
+        raise ValueError("detect-windows needs pictures, or --dataset NAME to be scored on, and not both")
+    if dataset is None and split is not None:
+        raise ValueError(f"--split (={split}) is of a dataset: give --dataset NAME")
+    if dataset is not None and crops is not None:
+        raise ValueError(f"--crops (={crops}) are cut out of pictures that are named, not of a dataset")
     predictor = load_predictor(registry.resolve_model(model))
     scorer = WindowScorer(predictor, way, stride)
+    look = partial(
+        detect, scorer, labels=labels, sizes=windows or (), least_score=score, iou=iou, most=most, agreeing=agreeing
+    )  # fmt: skip
+    if dataset is not None:
+        score_windows(scorer, look, model, dataset, split or "test", labels, score, out, as_json)
+        return
     preprocessing = predictor.card.preprocessing
     assert isinstance(preprocessing, Preprocessing)  # else there were no scorer
-    every = (photo, *photos)
-    names = distinct(Path(each).stem.replace(":", "-") for each in every)
-    targets: Sequence[Path | None] = [None] * len(every) if out is None else targets_of(names, out)
+    names = distinct(Path(each).stem.replace(":", "-") for each in photos)
+    targets: Sequence[Path | None] = [None] * len(photos) if out is None else targets_of(names, out)
     rows, scans, files = [], [], []
-    for photo, name, target in zip(every, names, targets, strict=True):
+    for photo, name, target in zip(photos, names, targets, strict=True):
         data = read_photo(photo)
         try:
             picture = decode_image(data, channels=preprocessing.channels)
             began = time.perf_counter()
-            scan = detect(scorer, picture, labels, windows or (), score, iou, most, agreeing)
+            scan = look(picture)
         except ValueError as error:  # of several pictures, one may be too small for a window
             raise ValueError(f"{photo}: {error}") from None
         taken_s = time.perf_counter() - began
@@ -101,8 +123,36 @@ def detect_windows(
     looked = sum(scan["num_windows"] for scan in scans)
     seconds = sum(scan["seconds"] for scan in scans)
     told = [
-        f"{len(rows)} found in {looked:,} windows of {len(every)} picture{'s' * (len(every) > 1)}, {seconds:.2f} s"
+        f"{len(rows)} found in {looked:,} windows of {len(photos)} picture{'s' * (len(photos) > 1)}, {seconds:.2f} s"
     ]
     told += [f"wrote {files[0]}" if len(files) == 1 else f"wrote {len(files)} pictures"] * bool(files)
     document = {"model": model, "way": way, "stride_px": scorer.stride_px, "pictures": scans, "files": files}
     emit(document, [table("", columns, rows) if rows else "", *told], as_json)
+
+
+def score_windows(
+    scorer: WindowScorer, look: Callable[[Image.Image], Scan], model: str, dataset: str, split: ScoredSplit,
+    labels: Sequence[str], score: float, out: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Print, and write to `out`, how good the windows are on a split: as `./convoy evaluate` does of a detector."""
+    # here, for with them comes matplotlib
+    from pipelines.commands_models import about_report, require_report_folder
+    from tasks.windowevaluate import evaluate_windows
+
+    if out is not None:
+        require_report_folder(out)
+    reporter = ConsoleReporter()
+    try:
+        report = evaluate_windows(
+            scorer, look, open_stored(dataset), split, labels, score, progress_of(reporter, "windows")
+        )
+    finally:
+        reporter.close()
+    if out is not None:
+        report.write(out)
+    document = {
+        "model": model, "dataset": dataset, "split": split, "metrics": report.metrics, **report.document(), "out": out,
+    }  # fmt: skip
+    written = [f"wrote {about_report(out)}"] if out else []
+    tables = report.tables(f"{dataset}, {split}, windows of a score of {score:g} and more")
+    emit(document, [*(table(*with_intervals(each)) for each in tables), *written], as_json)

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.ingest import ingest
+from tasks.modelfile import save_model
+from tasks.paths import store
+from tests.annotated import CONFIG, coco_json
 from tests.conftest import Run
-from tests.handmade import write_model
+from tests.handmade import png, write_model
+from tests.pictures import write_tree
+from tests.test_tasks_slidingwindow import scene, square_finder
 
 CLASSES = ("background", "square")
 
@@ -162,3 +168,74 @@ def test_a_picture_that_is_not_there_lists_those_that_are_shipped(run: Run, mode
     code, _, err = run("detect-windows", "none.jpg", "--model", model, "--class", "square")
     assert code == 2
     assert "no such picture: none.jpg; give a file, or skimage:astronaut, skimage:brick" in err
+
+
+@pytest.fixture
+def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model that finds squares, sure of white ones and less of grey ones; and the dataset `scenes`.
+
+    Of its three squares in val two are drawn, a grey one is drawn and not annotated, and there is a disc.
+    """
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path / "home"))
+    grey = np.uint8(178) * (np.array(scene((30, 20))) > 0)
+    drawn = (np.array(scene((10, 20), (50, 30))), grey, np.array(scene()))
+    files = {f"val/{i}.png": png(pixels) for i, pixels in enumerate(drawn)}
+    # the window of 14 px that shows a square of 6 in its middle
+    boxes = [
+        {"image_id": i, "category_id": label, "bbox": [x - 4, y - 4, 14, 14]}
+        for i, label, x, y in ((0, 2, 10, 20), (0, 2, 50, 30), (1, 2, 8, 44), (2, 1, 24, 24))
+    ]
+    draw = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        images = [{"file_name": f"{split}/{i}.png"} for i in range(3)]
+        own = boxes if split == "val" else boxes[:1]
+        files[f"instances_{split}.json"] = coco_json(images, own, ("disc", "square"))
+        for image in images if split != "val" else ():
+            files[image["file_name"]] = png(draw.integers(0, 256, (60, 80), dtype=np.uint8))
+    source = write_tree(tmp_path / "source", files)
+    ingest(source, name="scenes", family="detection", store=store(), config=CONFIG, workers=1)
+    made = square_finder(tmp_path / "plain")
+    save_model(tmp_path / "finder", made.card, made.members)
+    return str(tmp_path / "finder")
+
+
+def test_windows_are_scored_on_a_dataset_of_detection(run: Run, finder: str, tmp_path: Path) -> None:
+    """Two of three squares are found, exactly; the false alarm, if it is probable enough, comes after them."""
+    words = ("detect-windows", "--dataset", "scenes", "--split", "val", "--model", finder, "--class", "square",
+             "--windows", "14")  # fmt: skip
+    for score, precision in (("0.5", 2 / 3), ("0.9", 1)):
+        code, out, err = run(*words, "--score", score, "--out", str(tmp_path / score), "--json")
+        assert code == 0, err
+        document = json.loads(out)
+        metrics = document["metrics"]
+        assert metrics == json.loads((tmp_path / score / "metrics.json").read_text())
+        expected = {"ap": 67 / 101, "ap50": 67 / 101, "precision": precision, "recall": 2 / 3}
+        assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+        assert (metrics["num_images"], metrics["num_objects"], metrics["threshold"]) == (3, 3, float(score))
+        assert document["about"]["num_windows"] == 3 * 24 * 34
+        assert [row["class"] for row in document["per_class"]] == ["square"]
+        assert (tmp_path / score / "report.html").is_file()
+    code, out, err = run(*words, "--score", "0.9", "--out", str(tmp_path / "0.9"))
+    assert code == 0, err
+    assert "scenes, val, windows of a score of 0.9 and more" in out and "report.html" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--class", "square"), "detect-windows needs pictures, or --dataset NAME to be scored on, and not both"),
+        (("a.png", "--dataset", "scenes", "--class", "square"), "and not both"),
+        (("a.png", "--split", "val", "--class", "square"), "--split (=val) is of a dataset: give --dataset NAME"),
+        (("--dataset", "scenes", "--class", "square", "--crops", "x"), "--crops (=x) are cut out of pictures"),
+        (("--dataset", "scenes", "--class", "cat"), "class cat is none of dataset 'scenes', which has disc, square"),
+        (("--dataset", "scenes", "--class", "square", "--split", "val", "--windows", "61"),
+         ".png: windows (=61) must be from 1 to 60 px"),
+        (("--dataset", "none", "--class", "square"), "no dataset named 'none'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_scored_is_one_line(
+    run: Run, finder: str, arguments: tuple[str, ...], message: str
+) -> None:
+    code, _, err = run("detect-windows", *arguments, "--model", finder)
+    assert code == 2
+    assert message in err.splitlines()[-1]
