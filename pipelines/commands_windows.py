@@ -154,5 +154,5 @@ def score_windows(
         "model": model, "dataset": dataset, "split": split, "metrics": report.metrics, **report.document(), "out": out,
     }  # fmt: skip
     written = [f"wrote {about_report(out)}"] if out else []
-    tables = report.tables(f"{dataset}, {split}, windows of a score of {score:g} and more")
+    tables = report.tables(f"{dataset}, {split}, windows from {score:g} on")
     emit(document, [*(table(*with_intervals(each)) for each in tables), *written], as_json)

@@ -217,7 +217,7 @@ def test_windows_are_scored_on_a_dataset_of_detection(run: Run, finder: str, tmp
         assert (tmp_path / score / "report.html").is_file()
     code, out, err = run(*words, "--score", "0.9", "--out", str(tmp_path / "0.9"))
     assert code == 0, err
-    assert "scenes, val, windows of a score of 0.9 and more" in out and "report.html" in out
+    assert "scenes, val, windows from 0.9 on" in out and "report.html" in out
 
 
 @pytest.mark.parametrize(
