@@ -27,7 +27,7 @@ test: setup
 
 # What kills real processes, and is done within minutes.
 chaos: setup
-	$(PYTEST) -m "chaos and not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "chaos and not slow"
 
 test-all: setup
 	$(PYTEST)
