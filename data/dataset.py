@@ -2,12 +2,12 @@
 
     data/store/cifar10/
         dataset.json                what the dataset is: `DatasetInfo`
-        train-00000.parquet ...     encoded images and their targets: `schema_of(family)`
+        train-00000.parquet ...     encoded images and their targets: `DatasetInfo.columns`
         pairs.parquet               faces, where the source has pairs to compare: `PAIR_SCHEMA`
         earlier.parquet             images that only earlier versions had, with their sides, see data.sides
 
 Few large files, since DVC and object stores are slow on many small ones. A row is one image, exactly as it came
-(encoded bytes), with the target columns of the dataset's family, `TARGET_FIELDS`. In the families signals and volumes
+(encoded bytes), with the target columns of the dataset's family. In the families signals and volumes
 `image` is one of these, as its file has it; out of a file that holds many, as the bytes of an `.npy`. Rows are in a
 fixed order, by a hash of the id, so that any run of them is a random sample; the place of a row in its split is the
 sample's index everywhere: in shuffling, augmentation, predictions.

@@ -110,7 +110,8 @@ def _check_boxes(items: Sequence[RawItem], measured: Measured) -> Targets:
     own = (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).prod(1)
     usable = (areas >= 0) & np.isfinite(areas)
     issues[BAD_AREA] += [items[i].id for i in image[keep & ~usable & ~np.isnan(areas)]]
-    areas = np.where(usable, areas, own)
+    # one that is the box's, rounded as JSON has it, is not the object's own
+    areas = np.where(usable & ~np.isclose(areas, own, rtol=1e-3), areas, own)
     left_out: dict[str, list[LeftOut]] = defaultdict(list)
     if shown:
         upright = _to_upright(given, image, items, measured, defaultdict(list))

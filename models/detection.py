@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from models.catalogue import NetworkConfig
 from models.detector import Detector, Finding
-from models.fasterrcnn import Pooling, fasterrcnn_resnet18_fpn, fasterrcnn_resnet50_fpn
+from models.fasterrcnn import NORM_EPS, Pooling, fasterrcnn_resnet18_fpn, fasterrcnn_resnet50_fpn
 from models.localiser import LocalisationLoss, Localiser
 from models.rcnn import FastRcnn, Rcnn
 from models.yolo import Assignment, BoxLoss, Yolo
@@ -30,7 +30,7 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "fast_rcnn": partial(
         FastRcnn,
         **PYRAMID,
-        norm_eps=1e-5,
+        norm_eps=NORM_EPS,
         num_frozen=0,
         pooling="align",
         num_samples=128,

@@ -30,8 +30,8 @@ def detection_page(report: "Report", figures: Sequence[Path]) -> str:
         networks_of(about),
         numbers(report),
         f"<h2>Least score</h2><p>Boxes of a score of {report.threshold:.3g} and more are reported: it was fitted to "
-        f"{escape(about['threshold_fitted_to'])}. AP looks at all boxes, precision, recall and F1 at the reported "
-        "ones, at IoU 0.5.</p>",
+        f"{escape(about['threshold_fitted_to'])}. AP looks at all boxes that there are, precision, recall and F1 at "
+        "the reported ones, at IoU 0.5.</p>",
         f"<h2>Models</h2>{table_of(report.members)}" if report.members else "",
         f"<h2>Views</h2><p>The registered one is {escape(about['registered_view'])}.</p>{table_of(report.views)}",
         f"<h2>Classes</h2>{first(len(by_ap), MAX_CLASSES, 'in the order of AP, the lowest first')}"

@@ -33,7 +33,7 @@ Action = Literal["register", "promote", "rollback"]
 State = Literal["open", "sealed", "undone"]
 
 EXPERIMENT = "convoy/ledger"
-TOLD = "ledger.told"  # "no", "yes", of moves by hand: flows tell by their key
+TOLD = "ledger.told"  # "no", "yes", of moves without the key of a flow's run: flows tell by that
 ORDER = ("previous", "champion", "challenger")  # what a rollback needs is in place before the champion moves
 LONGEST = 4000  # characters of a reason; MLflow's tags take 8,000 bytes
 

@@ -45,11 +45,11 @@ class Item:
 def partial_files() -> Iterator[Item]:
     """What a process began to write and did not finish, and datasets that it held."""
     cache = home() / ".cache"
-    of_runs = [runs(), *runs().rglob("*/")]  # checkpoints, models and trials too
+    of_runs = [Path(place) for place, _, _ in os.walk(runs())]  # checkpoints, models and trials too
     beside = [cache, cache / "models", downloads(), features(), *recordings().glob("*/")]
     places = [store(), *beside, *of_runs, galleries(), SCRATCH]
     whole: set[Path] = set()  # folders that go with all that is in them
-    for path in sorted(path for place in places if place.is_dir() for path in place.iterdir()):
+    for path in sorted(path for place in places for path in entries(place)):
         if not whole.isdisjoint(path.parents):
             continue
         found = FOR_A_WHILE.fullmatch(path.name)
@@ -65,6 +65,14 @@ def partial_files() -> Iterator[Item]:
         elif path.name == "data" and path.parent.parent == runs() and path.is_dir():
             why = "links to the dataset of a run whose process has ended"
             yield Item("partial", path, *size_of(path), why, path.with_name("lock"))
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where it is none, or none any more: trainings remove their old checkpoints."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def ended_sessions() -> Iterator[Item]:

@@ -16,8 +16,8 @@ def mend_snapshot(folder: Path, fewest_workers: int) -> None:
     """Write Ray Train's list of a run's checkpoints anew where Ray could not go on with it: with the newest whole one.
 
     Ray writes the list in place, and copies the checkpoints of an embedded cluster without flushing them: a kill or a
-    full disk leaves half of the list, a power cut half of a checkpoint. Where no checkpoint is
-    whole, a list that can be read stays.
+    full disk leaves half of the list, a power cut half of a checkpoint. Where no checkpoint is whole, a list that can
+    be read stays.
     """
     file = folder / "checkpoint_manager_snapshot.json"
     if not file.is_file():
@@ -46,6 +46,8 @@ def is_whole(checkpoint: Path, fewest_workers: int) -> bool:
     try:
         for name in ("state", *(f"random-{rank}" for rank in range(fewest_workers))):
             torch.load(checkpoint / f"{name}.pt", map_location="cpu", weights_only=True)
+    except MemoryError:  # which tells nothing of the file
+        raise
     except Exception:
         return False
     return True

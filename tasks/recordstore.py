@@ -17,7 +17,7 @@ import mlflow.telemetry
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_registered_artifact_repositories
-from mlflow.store.artifact.host_policy import host_addressed_uri_targets
+from mlflow.store.artifact.host_policy import HOST_ADDRESSED_ARTIFACT_SCHEMES, host_addressed_uri_targets
 from sqlalchemy.exc import SQLAlchemyError
 
 from data.address import without_password
@@ -25,8 +25,6 @@ from data.files import scratch
 from data.hosts import ALLOWED, is_allowed, literal
 from tasks.paths import home
 
-# schemes by which MLflow connects to the host that an address names, to that of http with its server's password
-ASKED_BY_HOST = ("http", "https", "ftp", "sftp", "mlflow-artifacts")
 PROBE_TIMEOUT_S, BRIEFLY_S = 10.0, 2.0
 
 _connecting = threading.Lock()
@@ -96,7 +94,9 @@ def keep_to_server() -> None:
     """
     os.environ.setdefault("MLFLOW_ALLOW_HTTP_REDIRECTS", "false")
     openers = get_registered_artifact_repositories()
-    openers |= {scheme: _of_own(openers[scheme]) for scheme in ASKED_BY_HOST}
+    openers |= {
+        scheme: _of_own(openers[scheme]) for scheme in HOST_ADDRESSED_ARTIFACT_SCHEMES & openers.keys()
+    }
 
 
 def _of_own(opener: Any) -> Any:

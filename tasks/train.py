@@ -5,6 +5,7 @@ course of its metrics in `history.csv`, and at the end `model/` and `result.json
 has a result, `train` returns it; for a folder with checkpoints, it resumes.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,8 @@ from tasks.transfer import Weights
 NUM_KEPT_CHECKPOINTS = 2
 Executor = Literal["ray", "in_process"]
 CHECKPOINTS: dict[Executor, str] = {"ray": "ray", "in_process": "checkpoints"}  # where in a run's folder
+
+_logger = logging.getLogger(__name__)
 
 
 def train(
@@ -239,14 +242,17 @@ class LocalSession:
     def load(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read: of one that a disk has damaged the older one takes the place.
 
-        Raises what the newest one raises where none can be read.
+        Raises what the newest one raises where none can be read, and where the fault is not the file's.
         """
         fault: Exception | None = None
         for name in reversed(self._checkpoints()):
             try:
                 with self.files.open(name) as stream:
                     return torch.load(stream, map_location="cpu", weights_only=True)
-            except Exception as error:
+            except (MemoryError, OSError):
+                raise
+            except Exception as error:  # damaged files make the reader raise nearly anything
+                _logger.warning("%s cannot be read (%s): the checkpoint before it is looked for", name, error)
                 fault = fault or error
         if fault is not None:
             raise fault

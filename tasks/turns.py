@@ -27,7 +27,7 @@ from tasks.recordstore import connect, tracking_uri
 
 TAG = "convoy.turn"  # "<token> <expires, seconds since the epoch> <who>"
 SETTLE_S = 1.0
-MARGIN_S = 60.0  # for one move, with all of MLflow's tries of it: see pipelines.environment
+MARGIN_S = 60.0  # for one move, with MLflow's tries of it where a server refuses: see pipelines.environment
 LEASE_S = 120.0
 WAIT_S = 150.0  # for one other process: longer than a lease, so that one who died keeps nobody from going on
 POLL_S = 0.05

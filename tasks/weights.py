@@ -41,7 +41,7 @@ SYMMETRIC: Normalisation = ((0.5,) * 3, (0.5,) * 3)
 OWN_NORMALISATION: dict[str, Normalisation] = {
     **PUBLISHED, "googlenet": SYMMETRIC, "inception_v3": SYMMETRIC,
 }  # fmt: skip
-STATISTICS = ("mean", "std")  # buffers of a classifier of ours
+STATISTICS = ("mean", "std")  # buffers of networks of ours, by which they are known
 MEAN_SHAPE = "mean_shape"  # another one, of a network for landmarks
 # families whose models are a network of the classification catalogue
 OF_CATALOGUE = ("classification", "landmarks")
@@ -227,9 +227,8 @@ def is_whole(value: Tensor) -> bool:
 def unreadable(file: Path, error: Exception) -> ValueError:
     """The error of a file that holds no named tensors."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    if isinstance(
-        error, MemoryError
-    ):  # which says nothing; damaged lengths are asked for before they are read
+    # which says nothing; damaged lengths are asked for before they are read
+    if isinstance(error, MemoryError):
         reason = f"it asks for more memory than there is, for a file of {file.stat().st_size:,} bytes"
     return ValueError(f"{file}: cannot be read as named tensors ({reason})")
 

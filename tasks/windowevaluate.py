@@ -77,7 +77,7 @@ def evaluate_windows(
         "precision": str(scorer.predictor.dtype).removeprefix("torch."),
         "ap_interval": "bootstrap of pictures, 95%",
         "images_per_s": "wall clock of networks and suppression; without reading and decoding",
-        "threshold_fitted_to": "nothing: it was asked for, and AP knows no box below it",
+        "threshold_fitted_to": "nothing, but asked for, and there are no boxes below it",
     }
     report = detection_report(
         objects, joined(found), ids, labels, least_score, about, lambda place: np.asarray(picture_at(place)),

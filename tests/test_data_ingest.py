@@ -566,7 +566,8 @@ def test_what_dead_processes_left_is_cleaned_up_and_a_dataset_moved_aside_comes_
     dead.wait()
     (store / f".set.partial-{dead.pid}-x").mkdir()
     (store / f".set.partial-{os.getpid()}-other").mkdir()  # of a living process: not ours to remove
-    dataset.path.rename(store / f".set.old-{dead.pid}")  # killed between the two renames
+    # killed between two renames, by an earlier version
+    dataset.path.rename(store / f".set.old-{dead.pid}")
     with pytest.raises(ValueError, match="only one class"):
         run(write_tree(tmp_path / "bad", class_tree("a", 3)), store)
     assert digests(dataset.path) == before

@@ -429,7 +429,7 @@ def test_a_registry_does_not_choose_where_a_model_is_put(sha256: str, mark: Path
 
 @pytest.mark.parametrize("source", [
     "http://169.254.169.254/latest", "https://files.example/m", "ftp://localhost/m", "http://[::1]/m",
-    "mlflow-artifacts://10.0.0.7/m", "http://records.example/m", "http://files.example\\@records.example:5000/m",
+    "mlflow-artifacts://10.0.0.7/m", "http://records.example/m", "r2://b@169.254.169.254/m", "hdfs://files.example/m", "http://files.example\\@records.example:5000/m",
 ])  # fmt: skip
 def test_a_registry_does_not_send_us_to_another_host(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
