@@ -278,9 +278,8 @@ def test_a_stopped_run_is_killed_and_resumes_by_its_own_parameters(monkeypatch: 
     assert again["first_step_at"] is None  # it was trained already, and took none
 
 
-def test_a_run_goes_on_where_it_was_begun_and_another_executor_leaves_its_record_alone(
-    listener: Listener, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stopped_in_process(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Begin a run in this process that is told to stop at its first step; its key."""
     train = steps.train
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -288,7 +287,13 @@ def test_a_run_goes_on_where_it_was_begun_and_another_executor_leaves_its_record
         )
         with pytest.raises(KeyboardInterrupt):
             train_classifier("digits", changes=QUICK, stop_after="train", executor="in_process")
-    key = newest_key()
+    return newest_key()
+
+
+def test_a_run_goes_on_where_it_was_begun_and_another_executor_leaves_its_record_alone(
+    listener: Listener, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = stopped_in_process(monkeypatch)
     assert listener.notes[0].endswith(f"if cut off: ./convoy train --resume {key}")
     assert any((run_folder(key) / "checkpoints").iterdir())
 
@@ -311,15 +316,9 @@ def test_a_run_goes_on_where_it_was_begun_and_another_executor_leaves_its_record
 def test_the_form_as_it_stands_goes_on_with_a_run_where_it_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     form = parameter_schema(train_classifier).model_dump()["properties"]
     assert form["executor"]["default"] == "auto"
-    train = steps.train
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            steps, "train", lambda *words, **options: train(*words, **options | {"stopping": lambda: True})
-        )
-        with pytest.raises(KeyboardInterrupt):
-            train_classifier("digits", changes=QUICK, stop_after="train", executor="in_process")
+    key = stopped_in_process(monkeypatch)
     monkeypatch.setattr(training, "start_ray", lambda: pytest.fail("Ray was started"))
-    summary = train_classifier("digits", resume=newest_key(), stop_after="train", executor="auto")
+    summary = train_classifier("digits", resume=key, stop_after="train", executor="auto")
     assert summary["resumed_from_step"] > 0 and read_job(Path(summary["folder"])).executor == "in_process"
 
 
