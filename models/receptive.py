@@ -114,12 +114,13 @@ def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[st
 
     handles = [module.register_forward_hook(record) for module in names]
     training = network.training
-    picture = torch.empty(1, *shape, device="meta")
     first = _Axis(1, ((0.0, 1.0),) * shape[0])
-    tracer.axes[picture] = (first, first)
     try:
         network.eval()
-        with torch.no_grad(), tracer:
+        # in a caller's inference mode torch would not take its operations apart, and conv2d is not known here
+        with torch.inference_mode(False), torch.no_grad(), tracer:
+            picture = torch.empty(1, *shape, device="meta")
+            tracer.axes[picture] = (first, first)
             network(picture)
     except RuntimeError as error:
         if not found:

@@ -56,6 +56,12 @@ def test_lenet_worked_by_hand() -> None:
     assert layers["classifier.0"].widest is None and not layers["classifier.0"].has_places
 
 
+def test_fields_are_the_same_in_inference_mode() -> None:
+    with torch.inference_mode():
+        inside = fields_of("resnet18", 64, 64)
+    assert inside == fields_of("resnet18", 64, 64)
+
+
 def test_padding_moves_the_start_and_same_padding_depends_on_the_side() -> None:
     assert widest(fields_of("resnet18", 64, 64)["conv1"]).rows == Span(-3, 7, 2)
     # TensorFlow's SAME: of an even side nothing is missing at the left, of an odd one a pixel
