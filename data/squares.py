@@ -37,11 +37,7 @@ def fit(image: Image.Image, side_px: int, resize: Resize, full_wh: tuple[int, in
         return image
     if resize == "letterbox":
         wide, high, left, top = letterboxed(*full_wh, side_px)
-        inner = (
-            image
-            if (width, height) == (wide, high)
-            else image.resize((wide, high), Image.Resampling.BILINEAR)
-        )
+        inner = image if image.size == (wide, high) else image.resize((wide, high), Image.Resampling.BILINEAR)
         square = Image.new(image.mode, (side_px, side_px), (BORDER,) * len(image.getbands()))
         square.paste(inner, (left, top))
         return square

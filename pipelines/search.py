@@ -11,6 +11,7 @@ A search that was cut off goes on by `resume`, with its own parameters; trials t
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from prefect.runtime import flow_run
 from data.dataset import Dataset, noun_of
 from data.files import write_whole
 from data.findings import parse_accepted
+from data.parameters import Parameters
 from pipelines import checks, environment, steps, training
 from pipelines.artifacts import ProgressBar, publish_search
 from pipelines.configuration import configuration
@@ -40,10 +42,11 @@ from pipelines.training import (
 from tasks import registry
 from tasks.cost import RANKS, Cost, metered, summed
 from tasks.distil import Teacher
+from tasks.families import FAMILIES
 from tasks.lineage import Lineage
 from tasks.result import require_same_beginning
 from tasks.runrecords import FAMILY_TAG, SEARCHES, TRIAL_TAG, recorded_cost
-from tasks.space import SearchConfig, SearchMetric, Space, changed, parse_space
+from tasks.space import Choice, SearchConfig, SearchMetric, Space, changed, parse_space
 from tasks.transfer import Weights
 
 if TYPE_CHECKING:  # Ray Tune and Optuna take three seconds to import
@@ -115,7 +118,7 @@ def job_of(
 ) -> SearchJob:  # fmt: skip
     """The complete parameters; raises ValueError for those that are unknown, out of range, or not to be searched."""
     config = configuration(family, dataset, recipe, changes)
-    parse_space(space, config)
+    require_read(family, parse_space(space, config), config)
     own = {"metric": MEASURED[family][0]} if family in MEASURED else {}
     plan = section(SECTION, SearchConfig, merge(own, search))
     require_measured(family, plan.metric)
@@ -123,6 +126,28 @@ def job_of(
         family, dataset, choose_recipe(family, dataset, recipe), config, tuple(space), plan,
         parse_accepted(accept), stop_after,
     )  # fmt: skip
+
+
+def require_read(family: str, space: Space, config: Parameters) -> None:
+    """Raise ValueError for a searched parameter without an effect, whatever is chosen for the others."""
+    choices = {key: values.options for key, values in space.items() if isinstance(values, Choice)}
+    never: dict[str, str] = dict.fromkeys(space, "")
+    for options in product(*choices.values()):
+        try:
+            trial = changed(config, dict(zip(choices, options, strict=True)))
+        except ValueError:  # options that do not go together: no trial of theirs reads anything
+            continue
+        unread = FAMILIES[family].unread(trial)
+        never = {key: unread[key] for key in never if key in unread}
+        if not never:
+            return
+    faults = [
+        f"--space {key}=…: it would change nothing, since {why}: leave it out"
+        for key, why in never.items()
+        if why
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def require_measured(family: str, metric: SearchMetric) -> None:

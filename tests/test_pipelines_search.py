@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +21,17 @@ from data.dataset import Dataset
 from pipelines import search as flows
 from pipelines.classification import search_classifier
 from pipelines.commands_search import trials_table
+from pipelines.configuration import configuration
 from pipelines.families import PIPELINES
 from pipelines.reporting import set_reporter
-from pipelines.search import require_measured
+from pipelines.search import require_measured, require_read
 from pipelines.training import read_job
 from tasks.cluster import disconnect
 from tasks.cost import Cost, cost_of
 from tasks.paths import ROOT, runs
 from tasks.recordstore import connect
 from tasks.runrecords import SEARCHES, costs_until
-from tasks.space import SearchMetric
+from tasks.space import SearchMetric, parse_space
 from tests.conftest import Run
 from tests.test_pipelines_training import Listener
 from tests.tiny import TINY
@@ -196,6 +199,21 @@ def test_a_metric_that_no_validation_measures_is_refused(
     with pytest.raises(ValueError, match=rf"search\.metric \(={metric}\) is not .* {family}: .* {fitting}$"):
         require_measured(family, metric)
     require_measured(family, "val_loss")
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (("optim.lr=0.1,0.2", "model.pooling=align,max"), "model.pooling=…: it would change nothing, since model.name"),
+        (("model.num_anchors=2,3",), "model.assignment (=task_aligned) has no anchors"),
+        (("model.num_anchors=2,3", "model.assignment=midpoint,task_aligned"), ""),
+        (("model.pooling=align,max", "model.name=yolo,fast_rcnn"), ""),
+    ],
+)  # fmt: skip
+def test_a_space_that_no_trial_reads_is_refused(space: tuple[str, ...], message: str) -> None:
+    config = configuration("detection", "scenes", "default", {})
+    with pytest.raises(ValueError, match=re.escape(message)) if message else nullcontext():
+        require_read("detection", parse_space(space, config), config)
 
 
 def test_each_family_has_a_deployment_of_its_search() -> None:
