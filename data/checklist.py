@@ -233,6 +233,11 @@ CHECKS: tuple[Check, ...] = (
         remedy="add {items}, or remove the class from the source",
     ),
     Check(
+        name="no-training-boxes", severity="error", find=faults.no_box_in_training, of_family=has_boxes,
+        meaning="No training picture has a box: there is nothing to learn.",
+        remedy="add boxes, or find out why none was read: ./convoy data check names those that were left out",
+    ),
+    Check(
         name="class-untrained", severity="warning", stops_above=MAX_UNTRAINED, find=faults.class_untrained,
         of_family=has_boxes,
         meaning="Test boxes of classes that have no training box: they can only be missed.",
@@ -263,7 +268,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="few-pictures", severity="warning", find=faults.few_pictures,
         of_family=lambda info: has_classes(info) or has_boxes(info),
-        meaning=f"Classes of which training has fewer than {faults.FEW_PER_CLASS}.",
+        meaning=f"Classes of which training has fewer than {faults.FEW_PER_CLASS} {{items}}.",
         remedy="add {items}, or start from a pretrained network",
     ),
     Check(

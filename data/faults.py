@@ -217,6 +217,11 @@ def training_counts(evidence: Evidence) -> dict[str, int]:
     return (info.num_boxes if info.family == "detection" else info.counts)["train"]
 
 
+def no_box_in_training(evidence: Evidence) -> Found:
+    """A detector's training without a box."""
+    return Found(int(not any(training_counts(evidence).values())), 0, "split")
+
+
 def class_missing(evidence: Evidence) -> Found:
     """Classes without a training picture."""
     missing = [name for name, number in training_counts(evidence).items() if not number]
@@ -239,17 +244,13 @@ def class_unused(evidence: Evidence) -> Found:
 
 
 def class_not_in(split: Split) -> Find:
-    """Finds classes that are trained and of which the split holds nothing, though it is not empty."""
+    """Finds classes that are trained and of which the split holds nothing, though it has pictures."""
 
     def find(evidence: Evidence) -> Found:
         info = evidence.info
         held = (info.num_boxes if info.family == "detection" else info.counts)[split]
-        train = training_counts(evidence)
-        missing = (
-            [name for name, number in held.items() if not number and train[name]]
-            if any(held.values())
-            else []
-        )
+        train = training_counts(evidence) if info.num_images(split) else dict.fromkeys(held, 0)
+        missing = [name for name, number in held.items() if not number and train[name]]
         return Found(len(missing), len(info.classes), "classes", detail=_listed(missing))
 
     return find
@@ -265,8 +266,13 @@ def class_imbalance(evidence: Evidence) -> Found:
 
 
 def few_pictures(evidence: Evidence) -> Found:
-    """Classes with few training pictures, or boxes."""
+    """Classes with few training pictures."""
     counts = training_counts(evidence)
+    if evidence.info.family == "detection":  # several boxes of one picture are one accident
+        boxes = evidence.boxes
+        train = evidence.inside("train")[boxes.image]
+        of_pictures = np.unique(np.stack([boxes.labels, boxes.image])[:, train], axis=1)[0]
+        counts = dict(zip(counts, np.bincount(of_pictures, minlength=len(counts)).tolist(), strict=True))
     few = [name for name, number in counts.items() if 0 < number < FEW_PER_CLASS]
     return Found(len(few), len(evidence.info.classes), "classes", detail=_counted(few, counts))
 

@@ -204,7 +204,9 @@ def predict_boxes(
         **({"coco": coco} if coco is not None else {}),
     }
     title = f"Boxes of a score of {predictor.least_score:.3g} and more"
-    emit(document, [table(title, ("image", "boxes", "of what, or what is wrong"), lines)], as_json)
+    looked = [row["labels"] for row in rows if not row["error"]]
+    hint = ["none: --least-score shows boxes of a lower score"] if looked and not any(looked) else []
+    emit(document, [table(title, ("image", "boxes", "of what, or what is wrong"), lines), *hint], as_json)
     return int(any(row["error"] for row in rows))
 
 

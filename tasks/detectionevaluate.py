@@ -23,7 +23,13 @@ from tasks.detection import DetectionEvaluate, DetectionView
 from tasks.detectionfigures import ROWS
 from tasks.detectionjoin import fused, joined, moved
 from tasks.detectionmatches import Detections, Objects, box_areas, match
-from tasks.detectionmetrics import at_threshold, best_threshold, known_aps, threshold_for_precision
+from tasks.detectionmetrics import (
+    FEWEST_KEPT,
+    at_threshold,
+    best_threshold,
+    known_aps,
+    threshold_for_precision,
+)
 from tasks.detectionpredict import DetectionPredictor, Pictures
 from tasks.detectionreport import Report, detection_report
 from tasks.ensemble import require_same_classes
@@ -166,8 +172,9 @@ def fit_threshold(
 ) -> LeastScore:
     """Choose the least score of the detector in `folder` on the validation split, and keep it in its card.
 
-    It is the lowest one at which the share of right boxes (IoU 0.5) is what the card's thresholds ask for, else the one
-    of the highest F1, and `PLAIN_SCORE` where that split has no object. A model that has one keeps it.
+    It is the lowest one at which the share of right boxes (IoU 0.5) is what the card's thresholds ask for, and enough
+    boxes are kept (`threshold_for_precision`); else the one of the highest F1, and `PLAIN_SCORE` where that split has
+    no object. A model that has one keeps it.
     """
     card = load_card(folder)
     if "score" in card.thresholds:
@@ -203,8 +210,12 @@ def cut_on_validation(
     if cut := threshold_for_precision(matches, wanted):
         return LeastScore(cut.score, cut.precision, cut.recall, basis)
     best = at_threshold(matches, best_threshold(matches))
-    note = f"{basis}: no score has a precision of {wanted:g}, so the highest F1"
-    return LeastScore(best.score, best.precision, best.recall, note)
+    why = (
+        f"no score that {FEWEST_KEPT} boxes or more have has a precision of {wanted:g}, so the highest F1"
+        if best.recall
+        else "no box is right there, so it reports none; predict --least-score shows what it finds"
+    )
+    return LeastScore(best.score, best.precision, best.recall, f"{basis}: {why}")
 
 
 def evaluate(

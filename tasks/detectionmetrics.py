@@ -15,17 +15,20 @@ from tasks.detectionmatches import Matches
 
 RECALLS = np.linspace(0, 1, 101)
 MAX_DETECTIONS = (1, 10, 100)  # of a class in an image, for average recall
+FEWEST_KEPT = 10  # boxes that a threshold is to rest on
 DRAWS_AT_ONCE = 50  # of the bootstrap: bounds the memory, which is a number for each draw and image
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision, recall and F1 of what is kept from each distinct score on, highest first: each of shape (S,)."""
+    """Of what is kept from each distinct score on, highest first, each (S,): number, precision, recall and F1."""
 
     scores: np.ndarray
+    kept: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
+    num_objects: int  # that are to be found
 
 
 class Cut(NamedTuple):
@@ -148,7 +151,8 @@ def curve(matches: Matches, label: int | None = None, iou_threshold: float = 0.5
     scores, right = matches.scores[order], found[order] >= 0
     last = np.flatnonzero(np.diff(scores, append=-np.inf))  # of each run of equal scores
     hits, kept = right.cumsum()[last], last + 1
-    return Curve(scores[last], hits / kept, hits / positives.sum(), 2 * hits / (kept + positives.sum()))
+    num = int(positives.sum())
+    return Curve(scores[last], kept, hits / kept, hits / num, 2 * hits / (kept + num), num)
 
 
 def best_threshold(matches: Matches, label: int | None = None, iou_threshold: float = 0.5) -> float:
@@ -174,13 +178,15 @@ def threshold_for_precision(
 ) -> Cut | None:
     """The lowest score from which on (≥) at least `precision` of the detections are right, or None if there is none.
 
-    Above it precision may dip below again: it is the cut that is promised, not each one past it. To be chosen on
-    validation images. Raises as `curve` does, and ValueError for a precision outside (0, 1].
+    Above it precision may dip below again: it is the cut that is promised, not each one past it. A cut that keeps
+    fewer than `FEWEST_KEPT`, or than there are objects where those are fewer, is none: that its boxes are right is
+    chance. To be chosen on validation images. Raises as `curve` does, and ValueError for a precision outside (0, 1].
     """
     if not 0 < precision <= 1:
         raise ValueError(f"precision (={precision}) must be more than 0 and at most 1")
     points = curve(matches, label, iou_threshold)
-    reached = np.flatnonzero(points.precision >= precision)
+    enough = points.kept >= min(FEWEST_KEPT, points.num_objects)
+    reached = np.flatnonzero((points.precision >= precision) & enough)
     return (
         at_threshold(matches, float(points.scores[reached[-1]]), label, iou_threshold)
         if len(reached)

@@ -235,6 +235,10 @@ PLANTED: dict[str, Planted] = {
     "conflicting-labels": Planted(2, "warning", add={"train/b/x.png": stock(0)}),
     "conflicting-near-duplicates": Planted(2, "warning", add={"train/b/x.jpg": jpeg(0)}),
     "class-missing": Planted(1, "error", add=class_c(train=0, test=4)),
+    "no-training-boxes": Planted(
+        1, "error", "detection",
+        add={"instances_train.json": coco_json([{"file_name": f"{i}.png"} for i in range(TRAIN)], [], ("cat", "dog"))},
+    ),
     "class-untrained": Planted(
         1, "warning", "detection",
         add={

@@ -31,7 +31,8 @@ from data.findings import (
 from data.ingest import IngestConfig, ingest
 from data.issues import ISSUES
 from data.report import fault_of, read_report
-from tests.faulty import PLANTED, SOUND, Files, classification, npy, stock
+from tests.annotated import coco_json
+from tests.faulty import PLANTED, SOUND, Files, classification, detection, npy, stock
 from tests.pictures import write_tree
 from tests.waves import nifti, tone, wav
 
@@ -175,6 +176,29 @@ def test_a_near_duplicate_that_is_an_exact_copy_too_is_counted_once(tmp_path: Pa
     assert findings["duplicates-across-splits"].examples == (("test/a/copy.png", "train/a/0.png"),)
     assert findings["near-duplicates-across-splits"].examples == (("test/a/x.jpg", "train/a/0.png"),)
     assert "groups-across-splits" not in findings
+
+
+def test_held_out_pictures_without_a_box_test_no_class(tmp_path: Path) -> None:
+    lists = {
+        f"instances_{split}.json": coco_json(
+            [{"file_name": f"{i}.png"} for i in range(num)], [], ("cat", "dog")
+        )
+        for split, num in {"val": 3, "test": 104}.items()
+    }
+    findings = found(dataset_of(tmp_path, "detection", SOUND["detection"][1]() | lists))
+    assert findings["class-untested"].count == findings["class-unvalidated"].count == 2
+
+
+def test_boxes_of_one_picture_are_one_picture_of_their_class(tmp_path: Path) -> None:
+    birds = [
+        {"image_id": 0, "category_id": 3, "bbox": [x, y, 6, 6]}
+        for x in range(2, 34, 7)
+        for y in range(2, 34, 7)
+    ]
+    files = detection(*birds, categories=("cat", "dog", "bird"))
+    finding = found(dataset_of(tmp_path, "detection", files))["few-pictures"]
+    assert (finding.count, finding.detail) == (1, "bird 1")
+    assert finding.meaning.endswith("fewer than 20 pictures.")
 
 
 def test_pictures_are_read_by_their_place_in_any_split(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_the_threshold_for_a_precision_is_the_lowest_that_reaches_it(
     for score in np.unique(matches.scores[mine]):  # really cut the table there
         kept = mine & (matches.scores >= score)
         right = (matches.found[0, 0, kept] >= 0).sum()
-        if right / kept.sum() >= precision:
+        if right / kept.sum() >= precision and kept.sum() >= min(10, positives.sum()):
             reaching.append((score, right / kept.sum(), right / positives.sum()))
     cut = threshold_for_precision(matches, precision, label)
     assert (cut and cut[:3]) == (reaching[0] if reaching else None)
@@ -272,13 +272,22 @@ def test_the_threshold_for_a_precision_worked_by_hand() -> None:
     detections = detections_of((0, 0, 0.9, BOX), (0, 0, 0.6, FAR), (1, 0, 0.6, BOX), (1, 0, 0.2, FAR))
     matches = match(objects, detections, num_images=2, num_classes=2)
     assert threshold_for_precision(matches, 0.6) == (0.6, 2 / 3, 1, 0.8)  # both of 0.6 are kept
-    assert threshold_for_precision(matches, 0.7) == (0.9, 1, 0.5, 2 / 3)
+    assert threshold_for_precision(matches, 0.7) is None  # one box of 0.9, for two objects: chance
     wrong = match(objects, detections_of((0, 0, 0.9, FAR)), num_images=2, num_classes=1)
     assert threshold_for_precision(wrong, 0.01) is None
     assert threshold_for_precision(match(objects, detections_of(), num_images=2, num_classes=1), 0.5) is None
     assert at_threshold(wrong, 0.95) == (0.95, 0, 0, 0)
     with pytest.raises(ValueError, match=r"precision \(=0\) must be more than 0"):
         threshold_for_precision(matches, 0)
+
+
+def test_a_precision_that_a_few_boxes_have_is_none() -> None:
+    objects = objects_of(*((image, 0, BOX) for image in range(40)))
+    lucky = [(image, 0, 0.9, BOX) for image in range(9)] + [(image, 0, 0.5, FAR) for image in range(40)]
+    matches = match(objects, detections_of(*lucky), num_images=40, num_classes=1)
+    assert threshold_for_precision(matches, 0.9) is None
+    matches = match(objects, detections_of((9, 0, 0.8, BOX), *lucky), num_images=40, num_classes=1)
+    assert threshold_for_precision(matches, 0.9) == (0.8, 1, 0.25, 0.4)
 
 
 @pytest.mark.parametrize("seed", range(4))
