@@ -109,10 +109,10 @@ def account(ending: BaseException | None, under_way: bool, idle: str) -> str:
         return f"stopped after step {ending.step}: no step is lost"
     if not under_way:
         return idle
-    lost = "the steps since its last checkpoint are lost"
+    kept = "it goes on from the last one that was kept"  # a worker may still have kept one by itself
     if isinstance(ending, KeyboardInterrupt):
-        return f"stopped without a checkpoint: {lost}"
-    return f"stopped, but no checkpoint could be kept ({str(ending).partition(chr(10))[0]}): {lost}"
+        return f"stopped without waiting for a checkpoint: {kept}"
+    return f"stopped, but no checkpoint could be kept ({str(ending).partition(chr(10))[0]}): {kept}"
 
 
 def restore(handlers: dict[signal.Signals, Any]) -> None:

@@ -13,7 +13,7 @@ from pipelines.interruption import interruptible, resume_command, undisturbed
 from tasks.stopping import Interrupted
 
 GO_ON = "./convoy train --resume KEY"
-LOST = "the steps since its last checkpoint are lost"
+LAST = "it goes on from the last one that was kept"
 
 
 class Terminated(BaseException):
@@ -91,7 +91,9 @@ def test_the_second_signal_or_the_first_before_any_step_stops_at_once(
     with pytest.raises(Terminated):
         training(notes, train, under_way=under_way)
     assert seen == [KeyboardInterrupt]  # the one exception that a wait for Ray lets out
-    what = f"stopped without a checkpoint: {LOST}" if under_way else "stopped before it took a step"
+    what = (
+        f"stopped without waiting for a checkpoint: {LAST}" if under_way else "stopped before it took a step"
+    )
     assert notes[-1] == f"{what}; go on: {GO_ON}"
 
 
@@ -107,7 +109,7 @@ def test_a_training_that_does_not_hear_is_stopped_in_time(
 
     with pytest.raises(Terminated):
         training(notes, train)
-    assert notes[-1] == f"stopped without a checkpoint: {LOST}; go on: {GO_ON}"
+    assert notes[-1] == f"stopped without waiting for a checkpoint: {LAST}; go on: {GO_ON}"
 
 
 def test_a_failure_while_it_stops_is_told_and_a_failure_otherwise_is_raised(notes: list[str]) -> None:
@@ -120,7 +122,7 @@ def test_a_failure_while_it_stops_is_told_and_a_failure_otherwise_is_raised(note
 
     with pytest.raises(Terminated):
         training(notes, train)
-    assert notes[-1] == f"stopped, but no checkpoint could be kept (a worker died): {LOST}; go on: {GO_ON}"
+    assert notes[-1] == f"stopped, but no checkpoint could be kept (a worker died): {LAST}; go on: {GO_ON}"
     with pytest.raises(RuntimeError, match="by itself"):
         training(notes, fail)
 
