@@ -142,10 +142,10 @@ def model_of(summary: dict[str, Any]) -> str:
 
 
 def course_of(summary: dict[str, Any]) -> dict[str, str]:
-    """How long the phases of a run took, and where it can be looked at."""
+    """How long this command's phases took, not those of a run before it went on, and where the run can be looked at."""
     report = Path(summary["folder"]) / "evaluation" / "report.html"
     return {
-        "phases": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["phases_s"].items()),
+        "this command": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["phases_s"].items()),
         **({"report": str(report)} if report.is_file() else {}),
         "look at it": summary["mlflow_url"],
     }
