@@ -16,8 +16,8 @@ from tasks.figures import GREY, short, title
 
 MAX_CURVES = 10  # classes whose curves have a colour and a name: those of lowest AP
 CELL_PX, CELL_IN, CAPTION_IN = 288, 2.4, 0.45
-COLUMNS = 8  # examples in a line
-LEAST_WINDOW_PX = 48  # of a picture that an example shows
+COLUMNS = 4  # examples in a line: a page is 1180 px wide, and shrinks what is wider, captions too
+LEAST_WINDOW_PX = 48  # of a picture that an example shows, where it has as many
 PAST_BORDER = (224, 224, 224)
 TRUE, RIGHT, WRONG, OTHER = "#ffcc00", "#34c759", "#ff3b30", "#64d2ff"  # true boxes, and detections
 ROWS = {
@@ -146,12 +146,17 @@ def _edges(box_xyxy: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _window(picture: np.ndarray, box_xyxy: Sequence[float], marks: Sequence[Mark]) -> np.ndarray:
-    """A square of the picture around a box, of twice its longer side, with the marks in it; grey past the border."""
+    """A square of the picture around a box, of twice its longer side where the picture has that, with the marks in it.
+
+    Grey is only what a picture that is not square lacks of it, the same on both sides.
+    """
     x0, y0, x1, y1 = box_xyxy
-    side = max(2 * (x1 - x0), 2 * (y1 - y0), LEAST_WINDOW_PX)
+    height, width = picture.shape[:2]
+    side = min(max(2 * (x1 - x0), 2 * (y1 - y0), LEAST_WINDOW_PX), max(width, height))
     corner = np.array([(x0 + x1 - side) / 2, (y0 + y1 - side) / 2])
-    room = np.maximum(np.array([picture.shape[1], picture.shape[0]]) - side, 0)
-    corner = np.clip(corner, 0, room)  # no more grey than there has to be
+    room = np.array([width - side, height - side])  # below 0 where there has to be grey
+    low = np.minimum(room / 2, 0)
+    corner = np.clip(corner, low, np.maximum(room, low))
     left, top = corner.tolist()
     cell = Image.fromarray(picture).transform(
         (CELL_PX, CELL_PX),
@@ -171,7 +176,7 @@ def _window(picture: np.ndarray, box_xyxy: Sequence[float], marks: Sequence[Mark
 
 def examples_figure(examples: Sequence[Example], judgement: Judgement, what: str) -> Figure:
     """Hits, missed objects and false alarms in lines of their own, each example with its caption above; headings say
-    how many of all there are."""
+    how many of all there are. What there is no example of has no line."""
     counts = judgement.counts
     totals = {**counts, "wrong": sum(counts[kind] for kind in FALSE_ALARMS)}
     lines = []
@@ -179,16 +184,19 @@ def examples_figure(examples: Sequence[Example], judgement: Judgement, what: str
         own = [each for each in examples if each.row == row]
         heading = f"{text}: {len(own)} of {totals[row]:,}"
         lines += [
-            ("" if start else heading, own[start : start + COLUMNS])
-            for start in range(0, max(1, len(own)), COLUMNS)
+            ("" if start else heading, own[start : start + COLUMNS]) for start in range(0, len(own), COLUMNS)
         ]
-    columns = max(3, *(len(line) for _, line in lines))
+    columns = max([3, *(len(line) for _, line in lines)])
     cell = CELL_IN + 0.1
     height = CELL_IN + CAPTION_IN + 0.25
-    figure = Figure(figsize=(0.4 + cell * columns, 0.9 + height * len(lines)), layout="constrained")
+    figure = Figure(figsize=(0.4 + cell * columns, 1.1 + height * len(lines)), layout="constrained")
+    if not lines:
+        title(figure, "Hits, misses and false alarms: none to show", what)
+        return figure
     title(
         figure,
-        "Hits, misses and false alarms: true boxes dashed, detections solid, others than the one shown light blue",
+        "Hits, misses and false alarms. True boxes are dashed yellow; of the detections the one shown is green where "
+        "it is a hit and red where it is a false alarm, all others around it are light blue",
         what,
     )
     axes = figure.add_subplot()  # one for all: an Axes for each picture takes four times as long
