@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tasks.detectionreport import Report
 
 SIZES = "small: up to 32² px of area, medium: up to 96², large: more"
+NOTES = {
+    "examples": "A false alarm of the kind “wrong class” overlaps an object of another class. Where another "
+    "detection has taken that object, the confusion matrix has the false alarm in the row of background.",
+}
 
 
 def detection_page(report: "Report", figures: Sequence[Path]) -> str:
@@ -37,7 +41,7 @@ def detection_page(report: "Report", figures: Sequence[Path]) -> str:
         f"<h2>Classes</h2>{first(len(by_ap), MAX_CLASSES, 'in the order of AP, the lowest first')}"
         + table_of([readable(row) for row in by_ap[:MAX_CLASSES]]),
         f'<h2>Slices</h2><p class="quiet">{SIZES}</p>{table_of([readable(row) for row in report.per_slice])}',
-        figures_of(figures),
+        figures_of(figures, notes=NOTES),
         particulars(about),
     )
 
@@ -45,7 +49,9 @@ def detection_page(report: "Report", figures: Sequence[Path]) -> str:
 def numbers(report: "Report") -> list[tuple[str, str]]:
     """The headline: numbers, and what each is; a figure that nothing could be computed from is left out."""
     metrics = report.metrics
-    fields = [(f"{len(report.ids):,}", "images"), (f"{metrics['num_objects']:,.0f}", "objects")]
+    ignored = metrics["num_ignored"]
+    beside = f"; {ignored:,.0f} more, crowds and difficult ones, are not to be found" if ignored else ""
+    fields = [(f"{len(report.ids):,}", "images"), (f"{metrics['num_objects']:,.0f}", f"objects{beside}")]
     if "ap" in metrics:
         interval = f"{metrics['ap_low']:.3f} to {metrics['ap_high']:.3f}"
         fields.append((f"{metrics['ap']:.3f}", f"AP, 95% interval {interval}"))

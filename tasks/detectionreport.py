@@ -275,7 +275,7 @@ def detection_report(
         **{f"ap.{name}": float(figures[:, k].mean()) for k, name in enumerate(classes)},
         **{f"ap50.{name}": float(figures[at_50, k]) for k, name in enumerate(classes)},
         "num_images": len(ids), "num_objects": int((~matches.object_ignored[0]).sum()),
-        "num_beyond": matches.num_beyond,
+        "num_ignored": int(matches.object_ignored[0].sum()), "num_beyond": matches.num_beyond,
     }  # fmt: skip
     if images_per_s is not None:
         metrics["images_per_s"] = images_per_s

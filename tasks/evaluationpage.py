@@ -105,10 +105,13 @@ def shown(value: Any) -> Any:
     return f"{value:,.4g}" if isinstance(value, float) else value
 
 
-def figures_of(files: Sequence[Path], captions: Mapping[str, str] = CAPTIONS) -> str:
-    """PNG files below each other, each under its caption by `captions`, or its name."""
+def figures_of(
+    files: Sequence[Path], captions: Mapping[str, str] = CAPTIONS, notes: Mapping[str, str] = {}
+) -> str:
+    """PNG files below each other, each under its caption by `captions`, or its name, and what `notes` say of it."""
     named = [(captions.get(file.stem, file.stem.replace("_", " ").capitalize()), file) for file in files]
-    return "".join(f"<h2>{escape(name)}</h2>{image(file)}" for name, file in named)
+    said = {stem: f'<p class="quiet">{escape(note)}</p>' for stem, note in notes.items()}
+    return "".join(f"<h2>{escape(name)}</h2>{said.get(file.stem, '')}{image(file)}" for name, file in named)
 
 
 def image(file: Path) -> str:

@@ -76,6 +76,34 @@ def test_a_split_without_objects_has_a_page_too(tmp_path: Path) -> None:
     assert "<div>0<span>objects" in page and "95% interval" not in page
 
 
+def test_the_page_says_how_many_objects_are_not_to_be_found(tmp_path: Path) -> None:
+    boxes = [(0, 0, (float(x), 0.0, x + 9.0, 9.0)) for x in (0, 20, 40)]
+    found = detections_of((0, 0, 0.9, (0, 0, 9, 9)))
+    report = report_of(objects_of(*boxes, crowd=(1,), difficult=(2,)), found, 1, ("a",))
+    assert (report.metrics["num_objects"], report.metrics["num_ignored"]) == (1, 2)
+    assert ["num_ignored", 2] in report.tables("t")[0][2]
+    report.write(tmp_path)
+    told = "<div>1<span>objects; 2 more, crowds and difficult ones, are not to be found</span>"
+    assert told in (tmp_path / "report.html").read_text()
+    report_of(objects_of(boxes[0]), found, 1, ("a",)).write(tmp_path)
+    assert "<div>1<span>objects</span>" in (tmp_path / "report.html").read_text()
+
+
+def test_the_page_says_why_a_wrong_class_may_be_no_confusion(tmp_path: Path) -> None:
+    """The object is taken by the right detection, so that the other class is a false alarm of the background."""
+    box = (10.0, 10, 60, 60)
+    report = report_of(
+        objects_of((0, 0, box)), detections_of((0, 0, 0.9, box), (0, 1, 0.8, box)), 1, ("a", "b")
+    )
+    assert [each.caption for each in report.examples if each.row == "wrong"] == [
+        "wrong class, is a, IoU 1.00"
+    ]
+    assert report.judgement.confusion[0, 1] == 0 and report.judgement.confusion[2, 1] == 1
+    report.write(tmp_path)
+    [_, examples] = (tmp_path / "report.html").read_text().split("<h2>Examples</h2>")
+    assert "“wrong class”" in examples.partition("<img")[0] and "in the row of background" in examples
+
+
 def test_of_several_models_each_is_told_beside_all_together(tmp_path: Path) -> None:
     rows = tuple(
         {"model": name, "view": "single", "ap": 0.5, "ap50": None, "images_per_s": 2.0} for name in "ab"
@@ -159,7 +187,8 @@ def test_a_split_without_objects_is_reported(tmp_path: Path, with_detection: boo
     report_of(objects_of(), detections_of(*rows), 1, ("cat",)).write(tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics == {
-        "threshold": 0.4, "num_images": 1, "num_objects": 0, "num_beyond": 0, "images_per_s": 12.5,
+        "threshold": 0.4, "num_images": 1, "num_objects": 0, "num_ignored": 0, "num_beyond": 0,
+        "images_per_s": 12.5,
     }  # fmt: skip
 
 
