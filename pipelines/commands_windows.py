@@ -144,7 +144,7 @@ def score_windows(
     reporter = ConsoleReporter()
     try:
         report = evaluate_windows(
-            scorer, look, open_stored(dataset), split, labels, score, progress_of(reporter, "windows")
+            scorer, look, open_stored(dataset), split, labels, score, progress_of(reporter, "windows"), model
         )
     finally:
         reporter.close()

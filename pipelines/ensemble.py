@@ -208,8 +208,7 @@ def metered_team(
         metrics: dict[str, float] = {}
         if stop_after != "train":
             with phase("evaluate"):
-                models = [result.model_folder for result in results]
-                metrics, rows = test_team(job.config, data, models, folder, run_ids, reporter)
+                metrics, rows = test_team(team, data, results, folder, run_ids, reporter)
         if stop_after == "promote":
             with phase("register"):
                 model = steps.register_model(job.family, data, folder / "model", run_ids[0], lineage)
@@ -405,18 +404,20 @@ def join_members(models: Sequence[Path], target: Path) -> None:
 
 @step("evaluate")
 def test_team(
-    config: Any, data: Dataset, models: Sequence[Path], folder: Path, run_ids: Sequence[str], reporter: Reporter
+    team: list[Member], data: Dataset, results: Sequence[TrainResult], folder: Path, run_ids: Sequence[str],
+    reporter: Reporter,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:  # fmt: skip
     """Test the members alone and together, on one decode, by each view: the ensemble's metrics, and the comparison."""
     from tasks.evaluate import evaluate
     from tasks.pareto import table_rows
 
     report = evaluate(
-        models,
+        [result.model_folder for result in results],
         data,
         split="test",
-        config=config.evaluate,
+        config=team[0].job.config.evaluate,
         on_progress=progress_of(reporter, "evaluate"),
+        called=[member.key for member in team],
     )
     report.write(folder / "evaluation")
     registry.log_metrics(run_ids[0], {f"test.{name}": value for name, value in report.metrics.items()})

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset, Split
@@ -44,7 +45,7 @@ def score_models(
 
     Raises ValueError for models and options that do not go together, FileNotFoundError for a dataset that is not here.
     """
-    folders = [registry.resolve_model(uri) for uri in called]
+    folders, names = zip(*map(addressed, called), strict=True)
     card = load_card(folders[0])
     if tile_overlap is not None and card.family != "detection":
         raise ValueError(f"--tile is for detectors, and {called[0]} is for {card.family}: leave it out")
@@ -59,10 +60,19 @@ def score_models(
     for note in notes:
         reporter.note(f"note: {note}")
     report = load(PIPELINES[card.family].evaluate)(
-        folders, data, split=split, config=config, on_progress=progress_of(reporter, "evaluate"), called=tuple(called),
+        folders, data, split=split, config=config, on_progress=progress_of(reporter, "evaluate"), called=names,
         **tiles,
     )  # fmt: skip
     return Tested(tuple(map(str, folders)), data.info.name, split, tuple(notes), report)
+
+
+def addressed(called: str) -> tuple[Path, str]:
+    """The folder of a model, and its name in a report: with the version beside an alias, which moves."""
+    name, version = registry.pin(called)
+    if not version:
+        return Path(name), called
+    folder = registry.resolve_model(f"models:/{name}/{version}")
+    return folder, called if called.endswith(f"/{version}") else f"{called} (version {version})"
 
 
 def trained_on_another_version(card: ModelCard, data: Dataset) -> str:

@@ -277,8 +277,9 @@ def evaluate_model(
 ) -> dict[str, float]:
     """Look at the model on the test split in every way that the parameters list, and keep the report: its metrics."""
     report = load(PIPELINES[family].evaluate)(
-        [model], dataset, split="test", config=config.evaluate, on_progress=progress_of(reporter, "evaluate")
-    )
+        [model], dataset, split="test", config=config.evaluate, on_progress=progress_of(reporter, "evaluate"),
+        called=(folder.name,),
+    )  # fmt: skip
     report.write(folder / "evaluation")
     registry.log_metrics(run_id, {f"test.{name}": value for name, value in report.metrics.items()})
     registry.log_folder(run_id, folder / "evaluation", "evaluation")

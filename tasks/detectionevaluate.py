@@ -36,6 +36,7 @@ from tasks.ensemble import require_same_classes
 from tasks.modelfile import load_card, load_model, write_card
 from tasks.predict import default_device, machine_of
 from tasks.settings import Precision
+from tasks.tested import tested
 
 TOGETHER = "together"
 # the least score where there is nothing to choose it by: the networks' own lets nearly all pass
@@ -232,23 +233,23 @@ def evaluate(
 ) -> Report:
     """Evaluate the detector in `folders`, or several together, on a split of `dataset`; every picture counts.
 
-    With a `tile_overlap`, large pictures are looked at in tiles (tasks.detectionpredict). Errors name the models as
-    they were `called`, by their folders otherwise. Raises ValueError for a split without pictures, or detectors whose
-    classes are not the dataset's.
+    With a `tile_overlap`, large pictures are looked at in tiles (tasks.detectionpredict). Errors and the report name
+    the models as they were `called`, by their folders otherwise. Raises ValueError for a split without pictures, or
+    detectors whose classes are not the dataset's.
     """
     names = tuple(called) or tuple(str(folder) for folder in folders)
     device, registered = device or default_device(), config.registered_view
     predictors = [
         open_detector(folder, device, precision, config.batch_size, tile_overlap) for folder in folders
     ]
-    require_same_classes(names, [predictor.card for predictor in predictors], dataset.info)
+    cards = [predictor.card for predictor in predictors]
+    require_same_classes(names, cards, dataset.info)
     dataset.require(split)
     views = tuple(dict.fromkeys((*config.views, registered)))
     num_fitted = dataset.info.num_images("val") if len(predictors) > 1 else 0
     total = num_fitted + dataset.info.num_images(split) * len(views)
     tell = on_progress or (lambda done, total: None)
-    card = predictors[0].card
-    cut = LeastScore(predictors[0].least_score, math.nan, math.nan, card.calibrated_on or "nothing")
+    cut = LeastScore(predictors[0].least_score, math.nan, math.nan, cards[0].calibrated_on or "nothing")
     if len(predictors) > 1:
         cut = cut_on_validation(
             predictors, dataset, registered, config.precision, lambda done, _: tell(done, total)
@@ -263,7 +264,7 @@ def evaluate(
 
     report = detection_report(
         objects, seen[registered].together, ids, dataset.info.classes, cut.score,
-        describe(dataset, split, config, predictors, cut.basis), picture_at,
+        {**tested(names, cards), **describe(dataset, split, config, predictors, cut.basis)}, picture_at,
         num_examples=config.num_worst // len(ROWS), generator=np.random.default_rng(0),
         images_per_s=len(ids) / seen[registered].total_s,
     )  # fmt: skip

@@ -33,6 +33,7 @@ from tasks.report import Report
 from tasks.settings import EvaluateConfig, Precision, ViewName
 from tasks.slices import columns_of
 from tasks.temperature import with_temperature
+from tasks.tested import tested
 from tasks.views import require_view
 
 THUMBNAIL_PX = 160
@@ -72,14 +73,15 @@ def evaluate(
 
     `device` None: the first GPU, else the CPU. `on_progress` is told how many images have been looked at, once
     by each view, and how many there are to look at. Of several models the temperature is fitted first, on the
-    validation split. Every image counts; the registered view is `config.registered_view`. Errors name the models as
-    they were `called`, by their folders otherwise.
+    validation split. Every image counts; the registered view is `config.registered_view`. Errors and the report name
+    the models as they were `called`, by their folders otherwise.
     Raises ValueError for a split without images, or models whose classes are not the dataset's.
     """
     device = device if device is not None else default_device()
     predictors = [load_predictor(folder, device, precision, config.batch_size) for folder in folders]
     cards = [predictor.card for predictor in predictors]
-    require_same_classes(called or [str(folder) for folder in folders], cards, dataset.info)
+    names = called or [str(folder) for folder in folders]
+    require_same_classes(names, cards, dataset.info)
     dataset.require(split)
     views = tuple(dict.fromkeys((*config.views, config.registered_view)))
     for view in views:
@@ -105,7 +107,8 @@ def evaluate(
             outcome.uncalibrated[view][rows] = seen
             done += len(piece.labels)
             tell(done, total)
-    return make_report(dataset, split, config, predictors, outcome, calibration, comparison)
+    models = tested(names, cards)
+    return make_report(dataset, split, config, predictors, outcome, calibration, comparison, models)
 
 
 def calibration_of(
@@ -164,6 +167,7 @@ def make_report(
     outcome: Outcome,
     calibration: Calibration,
     comparison: Comparison,
+    models: dict[str, str],
 ) -> Report:
     """Metrics of every view, those of the registered one again under their bare names, and its worst mistakes."""
     registered, labels = config.registered_view, outcome.labels
@@ -187,7 +191,7 @@ def make_report(
     about = describe(dataset, split, config, predictors, outcome.costs[registered], calibration)
     return Report(
         metrics=metrics,
-        about={**about, "accuracy_interval": interval_of(rows["group"].to_pylist())},
+        about={**models, **about, "accuracy_interval": interval_of(rows["group"].to_pylist())},
         view_names=tuple(outcome.uncalibrated),
         registered_view=registered,
         family=dataset.info.family,

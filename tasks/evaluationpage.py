@@ -37,14 +37,22 @@ def evaluation_page(report: "Report", figures: Sequence[Path]) -> str:
 def evaluation_document(
     about: dict[str, Any], networks: str, headline: Sequence[tuple[str, str]], *parts: str
 ) -> str:
-    """An evaluation's page: on which pictures, of which `networks` ("": that goes without saying), how, and where.
+    """An evaluation's page: on which pictures, of which models and `networks` ("": that goes without saying), how,
+    and where.
 
     `about` is the report's, `headline` has numbers and what each is; `parts` are HTML.
     """
     title = f"Evaluation on {about['dataset']}, {about['split']}"
     view = f"view {about['registered_view']}, {about['precision']}, on {about['device']}"
     measured = f"{networks}, {view}" if networks else view
-    return page.document(title, page.heading(title, measured), page.headline(headline), *parts)
+    heading = page.heading(title, f"{models_of(about)}; {measured}")
+    return page.document(title, heading, page.headline(headline), *parts)
+
+
+def models_of(about: dict[str, Any]) -> str:
+    """The models as they were called, and the runs that trained them, where those are called otherwise."""
+    models, runs = about["models"], about["runs"]
+    return models if models == runs else f"{models}, trained by {runs}"
 
 
 def networks_of(about: dict[str, Any]) -> str:

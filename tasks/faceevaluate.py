@@ -35,6 +35,7 @@ from tasks.pairheads import (
 )
 from tasks.personbootstrap import FEWEST_PEOPLE, curve_band, pair_intervals
 from tasks.settings import Precision
+from tasks.tested import tested
 from tasks.verification import (
     ENOUGH_ERRORS,
     accuracy_at,
@@ -279,10 +280,10 @@ def evaluate(
     if len(folders) != 1:
         raise ValueError(f"{len(folders)} models were given; faces are evaluated one model at a time")
     saved, info = load_model(folders[0]), dataset.info
+    model = called[0] if called else str(folders[0])
     if saved.card.family != "faces":
-        name = called[0] if called else str(folders[0])
         raise ValueError(
-            f"the model {name} is for {saved.card.family}, and the dataset {info.name!r} for faces"
+            f"the model {model} is for {saved.card.family}, and the dataset {info.name!r} for faces"
         )
     dataset.require(split)
     require_apart(dataset)
@@ -317,6 +318,7 @@ def evaluate(
     return Report(
         metrics=metrics,
         about={
+            **tested([model], [saved.card]),
             "dataset": info.name,
             "dataset_source_sha256": info.source_sha256,
             "split": split,

@@ -19,6 +19,7 @@ from tasks.landmarks import LandmarkEvaluate
 from tasks.modelfile import load_model
 from tasks.predict import machine_of
 from tasks.settings import Precision
+from tasks.tested import tested
 
 PIECE_IMAGES = 256  # decoded at a time
 SHOWN_PX = 512  # longer side of a picture in the report, at most
@@ -91,6 +92,7 @@ def evaluate(
     return Report(
         metrics=metrics,
         about={
+            **tested([name], [saved.card]),
             "dataset": info.name,
             "dataset_source_sha256": info.source_sha256,
             "split": split,

@@ -27,6 +27,7 @@ from tasks.stylepictures import fit
 from tasks.stylize import make_optimizer
 from tasks.stylizerpredict import LEAST_PX, StylizerPredictor, decoded, pixels_of
 from tasks.stylizerreport import Compared, Rendered, Report, Shown
+from tasks.tested import tested
 
 PARTS = ("total", "content", "style", "variation")
 BENCH_PX, NUM_RUNS = 512, 5  # side of the square that speed is told by
@@ -51,10 +52,9 @@ def evaluate(
     if len(folders) != 1:
         raise ValueError(f"{len(folders)} models were given; stylizers are evaluated one at a time")
     saved = load_model(folders[0])
+    model = called[0] if called else str(folders[0])
     if saved.card.family != "style":
-        raise ValueError(
-            f"the model {called[0] if called else folders[0]} is for {saved.card.family}, and this is for style"
-        )
+        raise ValueError(f"the model {model} is for {saved.card.family}, and this is for style")
     dataset.require_family("style")
     dataset.require(split)
     predictor = StylizerPredictor(saved, device, precision)
@@ -89,6 +89,7 @@ def evaluate(
     return Report(
         metrics=summarise(rows, compared) | {f"time_{BENCH_PX}_s": bench(predictor)},
         about={
+            **tested([model], [saved.card]),
             "dataset": dataset.info.name,
             "dataset_source_sha256": dataset.info.source_sha256,
             "split": split,

@@ -23,6 +23,7 @@ from tasks.detectionmatches import Detections, Objects
 from tasks.detectionreport import VIEW_FIGURES, Report, detection_report
 from tasks.predict import machine_of
 from tasks.slidingwindow import Scan, WindowScorer
+from tasks.tested import tested
 
 VIEW = "windows"  # as reports name the one way to look
 NUM_EXAMPLES = 8  # hits, misses and false alarms each that a report shows
@@ -36,11 +37,12 @@ def evaluate_windows(
     labels: Sequence[str],
     least_score: float,
     on_progress: Callable[[int, int], None],
+    called: str,
 ) -> Report:
     """Judge what `look` (tasks.slidingwindow.detect with this scorer) finds of `labels`, from `least_score` on.
 
-    Raises ValueError for a dataset that is not of detection, a class that it lacks, a split without pictures, and a
-    picture that windows do not fit, naming it.
+    The report names the model as it was `called`. Raises ValueError for a dataset that is not of detection, a class
+    that it lacks, a split without pictures, and a picture that windows do not fit, naming it.
     """
     dataset.require_family("detection")
     dataset.require(split)
@@ -65,6 +67,7 @@ def evaluate_windows(
         found.append(detections_of(scan, labels, place))
         on_progress(place + 1, len(ids))
     about: dict[str, str | int | float] = {
+        **tested([called], [scorer.predictor.card]),
         "dataset": dataset.info.name,
         "dataset_source_sha256": dataset.info.source_sha256,
         "split": split,

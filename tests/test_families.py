@@ -13,6 +13,7 @@ from data.dataset import Dataset
 from data.random import SampleGenerator
 from data.stream import Layout
 from models.catalogue import NetworkConfig
+from pipelines.families import PIPELINES, load
 from tasks.batches import BatchPlan
 from tasks.families import FAMILIES
 from tasks.features import started
@@ -20,6 +21,7 @@ from tasks.modelfile import load_model
 from tasks.optim import build_optimizers
 from tasks.stopping import Interrupted
 from tasks.train import LocalSession, decode_here, train
+from tests.saved import save_untrained
 from tests.tiny import HEART, TINY, tiny_config, tiny_dataset, tiny_weights
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -103,6 +105,22 @@ def test_every_trainable_parameter_gets_a_finite_gradient(family: str, datasets:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@families
+def test_a_report_says_which_model_was_tested_as_it_was_called_and_by_which_run(
+    family: str, datasets: dict[str, Dataset], tmp_path: Path
+) -> None:
+    model, dataset = save_untrained(family, datasets[family], tmp_path / "model"), datasets[family]
+    report = load(PIPELINES[family].evaluate)(
+        [model], dataset, config=tiny_config(family).evaluate, called=("models:/mine/3",)
+    )
+    report.write(tmp_path / "report")
+    about = json.loads((tmp_path / "report" / "about.json").read_text())
+    assert (about["models"], about["runs"]) == ("models:/mine/3", "untrained")
+    page = tmp_path / "report" / "report.html"
+    assert page.is_file() == (family != "style")
+    assert not page.is_file() or "models:/mine/3, trained by untrained; " in page.read_text()
 
 
 @families

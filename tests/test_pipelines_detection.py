@@ -72,6 +72,12 @@ def test_the_flow_ends_in_a_registered_champion_with_a_least_score(finished: dic
     assert {"metrics.json", "report.html", "examples.png", "pr.png", "confusion.png", "detections.json"} <= {
         file.name for file in evaluation.iterdir()
     }
+    about = json.loads((evaluation / "about.json").read_text())
+    assert about["models"] == about["runs"] == finished["key"]
+    assert (
+        f'<div class="quiet">{finished["key"]}; 1 network, view single'
+        in (evaluation / "report.html").read_text()
+    )
     assert modellist.show_model(f"models:/{NAME}@champion")["dataset"] == "digit_scenes"
 
 
@@ -81,6 +87,9 @@ def test_commands_evaluate_by_the_registered_name(finished: dict[str, Any], run:
     assert code == 0, err
     document = json.loads(out)
     assert document["metrics"]["ap"] == finished["metrics"]["ap"]
+    assert document["about"]["models"] == f"models:/{NAME}@champion (version 1)"
+    assert document["about"]["runs"] == finished["key"]
+    assert json.loads((tmp_path / "report" / "about.json").read_text()) == document["about"]
     assert len(document["per_class"]) == 10 and json.loads((tmp_path / "report" / "metrics.json").read_text())
     code, out, _err = run(*command, "--views", "mirror")
     assert code == 0 and "ap50" in out and "By class" in out
@@ -159,7 +168,7 @@ def test_several_detectors_are_tested_together_and_each_alone(
     assert code == 0, err
     document = json.loads(out)
     rows = document["members"]
-    assert [row["model"] for row in rows] == [uri, str(finished["folder"]), "together"]
+    assert [row["model"] for row in rows] == [f"{uri} (version 1)", str(finished["folder"]), "together"]
     # the same model twice is that model
     assert document["metrics"]["ap"] == rows[2]["ap"] == rows[0]["ap"] == finished["metrics"]["ap"]
     assert "<h2>Models</h2>" in (tmp_path / "report" / "report.html").read_text()

@@ -97,13 +97,18 @@ def test_training_took_the_same_course(doors: Doors) -> None:
 def test_the_test_gave_the_same_files_and_metrics(doors: Doors) -> None:
     first, second = (hashes(folder) for folder in doors.tests)
     assert set(first) == set(second)
-    assert {name for name in first if first[name] != second[name]} <= {"metrics.json", *SPEAKS_OF_TIME}
+    known = {"metrics.json", "about.json", *SPEAKS_OF_TIME}
+    assert {name for name in first if first[name] != second[name]} <= known
     assert first["predictions.parquet"] == second["predictions.parquet"]
     assert {Path(name).suffix for name in first} >= {".png", ".csv", ".parquet", ".html"}
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in doors.tests]
     kept = [{name: value for name, value in each.items() if not name.endswith(MEASURED)} for each in metrics]
     assert kept[0] == kept[1]
     assert kept[0]["accuracy"] > 0.5
+    told = [json.loads((folder / "about.json").read_text()) for folder in doors.tests]
+    for about in told:
+        assert about.pop("models") and about.pop("runs")
+    assert told[0] == told[1]
 
 
 def test_mlflow_says_the_same_of_both_but_which_run_it_was(doors: Doors) -> None:

@@ -150,6 +150,8 @@ def test_the_comparison_has_each_member_and_the_ensemble_and_lies_with_the_run(
     assert names == {"lenet5 #0", "lenet5 #2", "resnet8_cifar", "2 together", "3 together"}
     files = {artifact.path for artifact in connect().list_artifacts(finished["mlflow_run"], "evaluation")}
     assert {"evaluation/pareto.png", "evaluation/pareto.csv"} <= files
+    about = json.loads((Path(finished["folder"]) / "evaluation" / "about.json").read_text())
+    assert about["models"] == about["runs"] == ", ".join(f"{finished['key']}-{place}" for place in range(3))
 
 
 def test_a_single_net_a_multi_crop_and_an_ensemble_are_registered_and_promoted_alike(

@@ -213,6 +213,7 @@ def test_windows_are_scored_on_a_dataset_of_detection(run: Run, finder: str, tmp
         assert {name: metrics[name] for name in expected} == pytest.approx(expected)
         assert (metrics["num_images"], metrics["num_objects"], metrics["threshold"]) == (3, 3, float(score))
         assert document["about"]["num_windows"] == 3 * 24 * 34
+        assert document["about"]["models"] == finder
         assert [row["class"] for row in document["per_class"]] == ["square"]
         assert (tmp_path / score / "report.html").is_file()
     code, out, err = run(*words, "--score", "0.9", "--out", str(tmp_path / "0.9"))

@@ -277,6 +277,7 @@ def test_several_detectors_tested_together_are_the_ensemble_that_is_saved_of_the
     for name in ("ap", "ap50", "precision", "recall", "single.ap"):
         assert together.metrics[name] == pair.metrics[name]
     assert [row["model"] for row in together.members] == ["a", "b", "together"] and not pair.members
+    assert (together.about["models"], pair.about["models"]) == ("a, b", str(tmp_path / "pair"))
     alone = [evaluate([each], dataset, config=config.evaluate, device=CPU) for each in (folder, rival)]
     assert [row["ap"] for row in together.members[:2]] == [report.metrics["ap"] for report in alone]
 

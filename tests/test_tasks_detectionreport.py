@@ -24,8 +24,8 @@ from tests.test_tasks_detectionmetrics import detections_of, drawn, objects_of, 
 from tests.test_tasks_figures import assert_nothing_is_cut_off, title_of
 
 ABOUT: dict[str, str | int | float] = {
-    "dataset": "made", "split": "test", "num_networks": 1, "registered_view": "single", "precision": "float32",
-    "device": "none", "threshold_fitted_to": "nothing",
+    "models": "models:/made/1", "runs": "key", "dataset": "made", "split": "test", "num_networks": 1,
+    "registered_view": "single", "precision": "float32", "device": "none", "threshold_fitted_to": "nothing",
 }  # fmt: skip
 
 

@@ -151,6 +151,8 @@ def test_an_ensemble_averages_the_outputs_of_all_networks(tmp_path: Path, datase
     mean = np.mean([report.probabilities for report in alone], axis=0)
     np.testing.assert_allclose(together.probabilities, mean, atol=1e-5)
     assert (together.about["num_models"], together.about["num_networks"]) == (2, 3)
+    assert together.about["models"] == f"{tmp_path / 'pair'}, {other}"
+    assert together.about["runs"] == "run-1, run-2, run-3"
 
 
 def test_images_are_decoded_once_for_all_views_and_models_that_agree_on_how(
@@ -288,8 +290,9 @@ def test_the_page_holds_the_numbers_and_every_figure(report: Report, written: Pa
     assert "&lt;script&gt;" in page
 
 
-def test_about_says_what_was_measured(written: Path) -> None:
+def test_about_says_what_was_measured(written: Path, folder: Path) -> None:
     about = json.loads((written / "about.json").read_text())
+    assert (about["models"], about["runs"]) == (str(folder), "run-0")
     assert (about["dataset"], about["split"], about["num_images"]) == ("digits", "test", NUM_IMAGES)
     assert (about["precision"], about["registered_view"], about["batch_size"]) == ("float32", "mirror", 16)
     assert "without reading and decoding" in about["images_per_s"]
