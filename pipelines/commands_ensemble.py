@@ -15,7 +15,7 @@ from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
 from tasks.cost import Cost, told
-from tasks.intervals import metric_table
+from tasks.intervals import metric_table, tested_on
 
 Models = Annotated[
     list[str] | None,
@@ -127,5 +127,6 @@ def summary_views(summary: dict[str, Any], executor: Executor) -> list[Any]:
         table("Members", tuple(members[0]), [tuple(member.values()) for member in members]),
     ]
     if together:
-        views += [table(*metric_table("Together", together)), table(*shown_rows(summary["comparison"]))]
+        title = f"Together on {tested_on(summary['dataset'], 'test', summary['view'])}"
+        views += [table(*metric_table(title, together)), table(*shown_rows(summary["comparison"]))]
     return views

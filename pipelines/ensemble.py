@@ -230,6 +230,7 @@ def metered_team(
         "dataset": job.dataset,
         "recipe": job.recipe,
         "folder": str(folder),
+        "view": "" if stop_after == "train" else job.config.evaluate.registered_view,
     }
     record = {"mlflow_run": run_ids[0], "mlflow_url": registry.run_url(run_ids[0]), "metrics": metrics}
     cost = recorded_cost(run_ids[0])

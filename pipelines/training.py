@@ -286,6 +286,7 @@ def summary_of(job: Job, folder: Path, result: TrainResult) -> dict[str, Any]:
     return {
         "architecture": job.config.model.name,
         "folder": str(folder),
+        "view": "" if job.stop_after == "train" else job.config.evaluate.registered_view,  # of the test
         "num_steps": result.num_steps,
         "resumed_from_step": result.resumed_from_step,
         "train_time_s": result.train_time_s,

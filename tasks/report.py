@@ -164,7 +164,7 @@ class Report:
     def tables(self, title: str) -> list[TableRows]:
         """What a person reads first: one line a view, two of calibration, one a class, and the worst slices."""
         return [
-            (f"{title}: the registered view is {self.registered_view}", *columns_of(self.views)),
+            (title, *columns_of(self.views)),
             shown_rows(table_rows(self.comparison.rows())),
             (f"Calibration, fitted to {self.about['temperature_fitted_to']}", *columns_of(self.calibration)),
             ("By class", *columns_of(self.per_class)),

@@ -102,6 +102,7 @@ def evaluate(
             "device": str(predictor.device),
             "threads": torch.get_num_threads(),
             "precision": precision,
+            "registered_view": config.registered_view,
         },
         styles=tuple((name, pixels_of(unit(predictor.network.styles[i : i + 1]))) for i, name in enumerate(names)),
         rows=tuple(rows),

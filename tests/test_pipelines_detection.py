@@ -93,6 +93,7 @@ def test_commands_evaluate_by_the_registered_name(finished: dict[str, Any], run:
     assert len(document["per_class"]) == 10 and json.loads((tmp_path / "report" / "metrics.json").read_text())
     code, out, _err = run(*command, "--views", "mirror")
     assert code == 0 and "ap50" in out and "By class" in out
+    assert "digit_scenes, test split: the registered view is single" in out
     code, _out, err = run(*command, "--views", "ten_crop")
     assert code == 2 and "views" in err and "'mirror'" in err
 

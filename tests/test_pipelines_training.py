@@ -182,7 +182,9 @@ def test_a_run_that_its_time_budget_ended_says_so(
     assert run.data.tags["trained.ended_early"] == why
     assert f"images/s. Ended early {why}." in artifacts_of(summary["key"], prefect_api)["markdown"]
     emit(summary, summary_views(summary | {"to_first_step_s": None}), as_json=False)
-    assert f"ended early {why}" in " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"ended early {why}" in shown
+    assert "digits, not tested: what begins with val_ is of the validation split" in shown
 
 
 def test_a_run_that_took_all_its_epochs_says_nothing_of_an_early_end(
@@ -193,6 +195,18 @@ def test_a_run_that_took_all_its_epochs_says_nothing_of_an_early_end(
     assert "nded early" not in artifacts_of(finished["key"], prefect_api)["markdown"]
     emit(finished, summary_views(finished | {"to_first_step_s": None}), as_json=False)
     assert "ended early" not in capsys.readouterr().out
+
+
+def test_the_metrics_of_a_run_are_said_to_be_of_the_test_split_in_the_words_of_evaluate(
+    finished: dict[str, Any], prefect_api: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = read_job(Path(finished["folder"])).config.evaluate.registered_view
+    title = f"digits, test split: the registered view is {view}"
+    emit(finished, summary_views(finished | {"to_first_step_s": None}), as_json=False)
+    assert title in capsys.readouterr().out
+    assert f"\n\n{title}\n\n| metric |" in artifacts_of(finished["key"], prefect_api)["markdown"]
+    code, out, err = run("evaluate", finished["key"], "--views", "single")
+    assert code == 0 and title in out, err
 
 
 def test_a_batch_larger_than_the_training_split_is_told_of(listener: Listener, digits: Dataset) -> None:

@@ -1,6 +1,6 @@
 """The interval of a figure stands beside it, and nothing else is taken for one."""
 
-from tasks.intervals import metric_table, with_intervals
+from tasks.intervals import metric_table, tested_on, with_intervals
 
 
 def test_an_interval_stands_beside_its_figure_wherever_its_ends_are() -> None:
@@ -24,3 +24,8 @@ def test_only_tables_of_metrics_are_changed() -> None:
     assert with_intervals(views) is views
     rows = [["auc", 0.9], ["auc_low", 0.8], ["auc_high", 1.0]]
     assert with_intervals(("", ("metric", "value"), rows))[2] == [["auc", 0.9, "0.8 to 1"]]
+
+
+def test_a_title_says_of_which_split_and_view_metrics_are_or_that_nothing_was_tested() -> None:
+    assert tested_on("digits", "test", "mirror") == "digits, test split: the registered view is mirror"
+    assert tested_on("digits", "test", "").startswith("digits, not tested: ")

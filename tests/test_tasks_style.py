@@ -224,7 +224,7 @@ def test_the_report_says_what_the_predictor_renders(
     }  # fmt: skip
     with Image.open(tmp_path / "report" / "sheet.png") as image:
         assert image.width == 6 + 3 * (224 + 6)
-    assert len(report.tables("x")) == 3
+    assert len(report.tables("x")) == 3 and report.about["registered_view"] == "single"
     mean = np.mean([r.costs["style"] for r in report.rows if r.style == "tissue"])
     assert report.per_style[1]["name"] == "tissue" and report.per_style[1]["style"] == pytest.approx(mean)
 
