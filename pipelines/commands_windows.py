@@ -25,6 +25,7 @@ from tasks.stylepictures import write_picture
 from tasks.versions import open_stored
 
 ScoredSplit = Literal["val", "test"]
+MAX_SHOWN = 20  # of what is found, the most probable; --json has all
 
 
 def detect_windows(
@@ -119,15 +120,17 @@ def detect_windows(
             files.append(target)
         if crops is not None:
             files += write_crops(crops, name, picture, scan, preprocessing)
+    rows.sort(key=lambda row: -row[2])
     columns = ("picture", "class", "probability", "left", "top", "right", "bottom", "window px", "agreeing")
     looked = sum(scan["num_windows"] for scan in scans)
     seconds = sum(scan["seconds"] for scan in scans)
-    told = [
+    told = [f"… and {len(rows) - MAX_SHOWN:,} less probable: --json"] * (len(rows) > MAX_SHOWN)
+    told += [
         f"{len(rows)} found in {looked:,} windows of {len(photos)} picture{'s' * (len(photos) > 1)}, {seconds:.2f} s"
     ]
     told += [f"wrote {files[0]}" if len(files) == 1 else f"wrote {len(files)} pictures"] * bool(files)
     document = {"model": model, "way": way, "stride_px": scorer.stride_px, "pictures": scans, "files": files}
-    emit(document, [table("", columns, rows) if rows else "", *told], as_json)
+    emit(document, [table("", columns, rows[:MAX_SHOWN]) if rows else "", *told], as_json)
 
 
 def score_windows(

@@ -62,6 +62,22 @@ def test_what_is_found_is_printed_drawn_and_cut_out(
     assert {str(tmp_path / "a.png"), *map(str, crops)} == set(document["files"])
 
 
+def test_the_most_probable_of_many_are_printed_and_how_many_more_there_are(
+    run: Run, model: str, photo: Path
+) -> None:
+    words = ("detect-windows", str(photo), str(photo), "--model", model, "--class", *CLASSES, "--windows", "14",
+             "--iou", "1", "--score", "0")  # fmt: skip
+    pictures = json.loads(run(*words, "--json")[1])["pictures"]
+    scores = sorted((found["score"] for each in pictures for found in each["found"]), reverse=True)
+    code, out, err = run(*words)
+    assert code == 0, err
+    lines = [line.split() for line in out.splitlines() if line.strip().startswith(str(photo.parent))]
+    assert [line[-7] for line in lines] == [f"{score:.4g}" for score in scores[:20]]
+    assert len(scores) > 100 and f"… and {len(scores) - 20:,} less probable: --json" in out
+    code, out, err = run(*words, "--most", "3")
+    assert code == 0 and "less probable" not in out and out.count(str(photo)) == 6, err
+
+
 def test_both_ways_print_the_same(run: Run, model: str, photo: Path) -> None:
     words = (
         "detect-windows",
