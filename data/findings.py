@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data import faults
 from data.checklist import CHECKS, NAMES, SEVERITIES, Check, Severity
+from data.counting import counted, singular
 from data.dataset import Dataset, in_words_of
 from data.evidence import gather
 from data.parameters import Parameters
@@ -31,10 +32,9 @@ class Finding(Parameters):
 
     @property
     def amount(self) -> str:
-        """`285 of 10,000 test pictures (2.9%)`."""
-        if not self.of:
-            return f"{self.count:,} {self.unit}"
-        return f"{self.count:,} of {self.of:,} {self.unit} ({percent(self.count / self.of)})"
+        """`285 of 10,000 test pictures (2.9%)`, `1 entry`."""
+        whole = counted(self.of or self.count, singular(self.unit), self.unit)
+        return f"{self.count:,} of {whole} ({percent(self.count / self.of)})" if self.of else whole
 
 
 class Findings(Parameters):

@@ -16,6 +16,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 
+from data.counting import counted
 from data.findings import Findings, Verdict
 from pipelines.adoption import listens
 from tasks.intervals import interval_of, is_end, tested_on
@@ -138,7 +139,8 @@ def publish_findings(findings: Findings, verdict: Verdict) -> None:
         }
         for finding in findings.findings
     ]
-    description = f"{findings.name}: {len(verdict.stopped_by)} errors stop training, {len(rows)} findings"
+    stopped = counted(len(verdict.stopped_by), "error stops", "errors stop")
+    description = f"{findings.name}: {stopped} training, {counted(len(rows), 'finding')}"
     publish_table(rows, description, f"checks-{findings.name}")
 
 

@@ -6,6 +6,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from data.address import Fetched
+from data.counting import counted
 from data.dataset import SPLITS, Dataset, FamilyName, Split, list_names, noun_of, one_of
 from data.findings import Findings, Verdict, examine
 from data.ingest import IngestConfig, IngestReport
@@ -164,7 +165,10 @@ def replaced(name: str) -> str:
     info = Dataset.open(store() / name).info
     images = sum(info.num_images(split) for split in SPLITS)
     digest = versioning.digest(store() / name) or "untracked"
-    return f"{name} ({digest}): {images:,} {noun_of(info.family)} of {len(info.classes):,} classes, from {info.source}"
+    amount = counted(images, one_of(info.family), noun_of(info.family))
+    return (
+        f"{name} ({digest}): {amount} of {counted(len(info.classes), 'class', 'classes')}, from {info.source}"
+    )
 
 
 def report_views(report: IngestReport, digest: str) -> list[Table | str]:

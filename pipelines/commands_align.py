@@ -6,8 +6,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from data.aligned import Choice, FaceAlignment, Method, Template
+from data.counting import counted
 from pipelines.options import Json
-from pipelines.render import counted, emit, table
+from pipelines.render import emit, table
 from tasks.facealign import open_aligner
 from tasks.facefolder import align_folder
 

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from data.checks import check as check_bytes
 from data.checks import shard_fault
+from data.counting import counted
 from data.dataset import Dataset, noun_of, way_back
 from data.findings import Finding, Findings, Verdict, find, judge, parse_accepted
 from pipelines.options import Accept, Json, quiet_stdout
@@ -102,7 +103,7 @@ def views(
     name, problems = document["name"], document["problems"]
     if findings is None or verdict is None:
         damaged = table(
-            f"{name}: {len(problems)} problems", ("problem",), [[problem] for problem in problems]
+            f"{name}: {counted(len(problems), 'problem')}", ("problem",), [[problem] for problem in problems]
         )
         mend = f"the checks were not run; {way_back(store() / name)}"
         return [damaged, mend]

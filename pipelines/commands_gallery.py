@@ -5,9 +5,10 @@ from pathlib import Path
 
 from cyclopts import App
 
+from data.counting import counted
 from pipelines.gallerynotes import document_of, note_if_behind, people_in
 from pipelines.options import Json, Yes, confirm, quiet_stdout
-from pipelines.render import ConsoleReporter, cell, counted, emit, pairs, table
+from pipelines.render import ConsoleReporter, cell, emit, pairs, table
 from tasks import reembedding
 from tasks.embedders import champion_of, describe_embedder
 from tasks.gallerynames import folder_of, open_gallery

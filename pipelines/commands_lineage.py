@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
+from data.counting import counted
 from pipelines.commands_aliases import list_retrainings
 from pipelines.options import Json, quiet_stdout
 from pipelines.render import emit, table
@@ -130,7 +131,7 @@ def report_views(report: dict[str, Any]) -> list[Table | str]:
         table(f"{report['model']}: {report['outcome']}", columns, rows),
         report["reason"],
         f"trained again in {report['seconds']:.0f} s by commit {report['commit'][:8]}, data {report['digest'][:8]}, "
-        f"executor {report['executor']} with {report['workers']} worker{'s' * (report['workers'] != 1)}; the report is "
+        f"executor {report['executor']} with {counted(report['workers'], 'worker')}; the report is "
         f"kept with the MLflow run {report['run_id']}, in reproduced/",
     ]
 

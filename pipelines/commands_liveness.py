@@ -6,6 +6,7 @@ from pathlib import Path
 from cyclopts import App
 
 from data.aligned import FaceAlignment, Method
+from data.counting import counted
 from data.dataset import SPLITS, Split
 from pipelines.options import Json
 from pipelines.render import ConsoleReporter, emit, table
@@ -73,8 +74,7 @@ def simulate(
         for split in SPLITS
     ]
     document = {"out": out, **asdict(written)}
-    lost = len(written.left_out)
-    told = f"wrote {out}; {lost} picture{'s' * (lost != 1)} without a face"
+    told = f"wrote {out}; {counted(len(written.left_out), 'picture')} without a face"
     emit(document, [table("Pictures", ("split", "people", *kinds), rows), told], as_json)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
+from data.counting import counted
 from data.dataset import SPLITS, Dataset, noun_of
 from data.difference import KINDS, Difference, change_line, changes_csv, compare
 from data.files import write_whole
@@ -233,7 +234,7 @@ def push(*names: str, all_versions: AllVersions = False, as_json: Json = False) 
             pushed, (files, absent) = list(names), placing.push(names, all_versions)
         else:
             pushed, files, absent = placing.push_all(all_versions)
-    views = [f"pushed {files:,} files of {', '.join(pushed) or 'no dataset'}"]
+    views = [f"pushed {counted(files, 'file')} of {', '.join(pushed) or 'no dataset'}"]
     views += [f"not here, so not pushed: {', '.join(absent)}"] if absent else []
     emit({"names": pushed, "files": files, "not_here": absent}, views, as_json)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from PIL import Image
 
+from data.counting import counted
 from data.decode import decode_image
 from data.samples import read_photo
 from pipelines.imagefiles import targets_of
@@ -126,7 +127,7 @@ def detect_windows(
     seconds = sum(scan["seconds"] for scan in scans)
     told = [f"… and {len(rows) - MAX_SHOWN:,} less probable: --json"] * (len(rows) > MAX_SHOWN)
     told += [
-        f"{len(rows)} found in {looked:,} windows of {len(photos)} picture{'s' * (len(photos) > 1)}, {seconds:.2f} s"
+        f"{len(rows)} found in {counted(looked, 'window')} of {counted(len(photos), 'picture')}, {seconds:.2f} s"
     ]
     told += [f"wrote {files[0]}" if len(files) == 1 else f"wrote {len(files)} pictures"] * bool(files)
     document = {"model": model, "way": way, "stride_px": scorer.stride_px, "pictures": scans, "files": files}

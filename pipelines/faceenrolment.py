@@ -6,10 +6,11 @@ from typing import Any
 from data import aligned
 from data.aligned import FaceAlignment
 from data.archive import open_tree
+from data.counting import counted
 from data.files import scratch
 from pipelines.gallerynotes import document_of, note_if_behind
 from pipelines.imagefiles import find_images
-from pipelines.render import ConsoleReporter, counted, emit, table
+from pipelines.render import ConsoleReporter, emit, table
 from pipelines.reporting import progress_of
 from tasks.embedders import describe_embedder
 from tasks.enrolment import EnrolledTree, bind, enrol_files, enrol_tree, only_champion

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from pipelines.render import ConsoleReporter, counted
+from data.counting import counted
+from pipelines.render import ConsoleReporter
 from tasks.embedders import alignment_of, uri_of
 from tasks.gallerynames import champion_instead
 from tasks.gallerystore import Embedder

@@ -117,11 +117,6 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def counted(num: int, one: str, several: str = "") -> str:
-    """`1 face`, `2 faces`; `several` where an s does not make it."""
-    return f"{num:,} {one if num == 1 else several or one + 's'}"
-
-
 def pairs(title: str, values: dict[str, Any]) -> Table:
     """Names and values, one a line."""
     view = table(title, ("", ""), [(name, cell(value)) for name, value in values.items()])

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from data.counting import counted
+
 LOOK_EVERY_S = 2.0
 CPU, GPU, WALL = "cost.cpu_s", "cost.gpu_s", "cost.wall_s"
 RANKS, WAITED = "train_cpu_s", "train_input_wait"
@@ -49,8 +51,9 @@ def summed(costs: Iterable[Cost]) -> Cost:
 
 def told(cost: Cost) -> str:
     """A cost in a line."""
-    runs = f"{cost.runs} run{'s' * (cost.runs != 1)}"
-    return f"{runs}: {cost.cpu_s:,.0f} CPU s, {cost.gpu_s:,.0f} GPU s, {cost.wall_s:,.0f} s"
+    return (
+        f"{counted(cost.runs, 'run')}: {cost.cpu_s:,.0f} CPU s, {cost.gpu_s:,.0f} GPU s, {cost.wall_s:,.0f} s"
+    )
 
 
 class Meter:

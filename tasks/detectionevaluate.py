@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.counting import counted
 from data.dataset import CROWD, DIFFICULT, Dataset, Split
 from data.decode import decode_image
 from data.detection import flattened, lengths
@@ -207,7 +208,7 @@ def cut_on_validation(
         return plain(f"{dataset.info.name}'s val has no object to find")
     found = found_in(predictors, dataset, "val", [view], tell)[view].together
     matches = match(objects, found, num_images=num_images, num_classes=len(dataset.info.classes))
-    basis = f"{num_images:,} validation pictures of {dataset.info.name}, view {view}"
+    basis = f"{counted(num_images, 'validation picture')} of {dataset.info.name}, view {view}"
     if cut := threshold_for_precision(matches, wanted):
         return LeastScore(cut.score, cut.precision, cut.recall, basis)
     best = at_threshold(matches, best_threshold(matches))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.counting import counted
 from tasks import page
 from tasks.page import escape
 from tasks.slices import Slice, mark
@@ -57,7 +58,7 @@ def models_of(about: dict[str, Any]) -> str:
 
 def networks_of(about: dict[str, Any]) -> str:
     """`1 network`, `3 networks`."""
-    return f"{about['num_networks']} network{'s' if about['num_networks'] != 1 else ''}"
+    return counted(about["num_networks"], "network")
 
 
 def particulars(about: dict[str, Any]) -> str:

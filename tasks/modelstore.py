@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -85,12 +86,17 @@ def version_at(client: MlflowClient, uri: str) -> ModelVersion:
     for version in versions:
         if str(version.version) == number or alias in known[name].get(int(version.version), []):
             return version
-    numbers = ", ".join(str(version.version) for version in versions)
+    numbers = [str(version.version) for version in versions]
     aliases = sorted({alias for some in known[name].values() for alias in some})
+    there = f"{_listed(numbers, 'version', 'versions')} and {_listed(aliases, 'alias', 'aliases')}"
     raise ValueError(
-        f"{uri}: no such {'alias' if alias else 'version'}; {name} has the versions {numbers or '(none)'} "
-        f"and the aliases {', '.join(aliases) or '(none)'}{did_you_mean(alias or '', aliases)}"
+        f"{uri}: no such {'alias' if alias else 'version'}; {name} has {there}{did_you_mean(alias or '', aliases)}"
     )
+
+
+def _listed(names: Sequence[str], one: str, several: str) -> str:
+    """`no version`, `the version 1`, `the versions 1, 2`."""
+    return f"the {one if len(names) == 1 else several} {', '.join(names)}" if names else f"no {one}"
 
 
 def files_of(client: MlflowClient, version: ModelVersion) -> Path:

@@ -93,6 +93,22 @@ def test_the_same_is_said_of_pictures_without_a_place_left_open(check: Check) ->
     assert not re.search(r"\{|\}", finding.meaning + finding.remedy)
 
 
+@pytest.mark.parametrize(
+    ("fault", "amount"),
+    [
+        (Found(1, 0, "entries"), "1 entry"),
+        (Found(2, 0, "annotations"), "2 annotations"),
+        (Found(1, 0, "annotations"), "1 annotation"),
+        (Found(1, 0, "test pictures"), "1 test picture"),
+        (Found(1, 0, "split"), "1 split"),
+        (Found(1, 1, "boxes"), "1 of 1 box (100%)"),
+        (Found(1, 3, "classes"), "1 of 3 classes (33%)"),
+    ],
+)
+def test_one_of_something_is_counted_in_the_singular(fault: Found, amount: str) -> None:
+    assert make_finding(CHECKS[0], fault, "detection").amount == amount
+
+
 def test_a_leak_of_signals_is_counted_in_signals(tmp_path: Path) -> None:
     files = {
         f"{split}/{name}/{i}.wav": wav(tone(100 * k + i + start, 2 + 3 * k))

@@ -450,10 +450,10 @@ def test_changed_files_of_a_registered_model_are_noticed(home: Path) -> None:
     ("uri", "says"),
     [
         ("models:/nobody@champion", r"no registered model 'nobody'; known: .*known"),
-        ("models:/known/7", "no such version; known has the versions 1 and the aliases challenger, champion"),
+        ("models:/known/7", "no such version; known has the version 1 and the aliases challenger, champion"),
         (
             "models:/known@best",
-            "no such alias; known has the versions 1 and the aliases challenger, champion",
+            "no such alias; known has the version 1 and the aliases challenger, champion",
         ),
         ("models:/known", "must be models:/NAME@ALIAS or models:/NAME/VERSION"),
         ("runs:/0123", "no run with the id '0123'"),
@@ -469,6 +469,12 @@ def test_a_model_that_is_not_there_is_told_with_what_is(home: Path, uri: str, sa
     with pytest.raises((ValueError, FileNotFoundError), match=says) as error:
         registry.resolve_model(uri)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_without_aliases_is_said_to_have_none(home: Path) -> None:
+    registered(home, "plain", "plain")
+    with pytest.raises(ValueError, match="no such alias; plain has the version 1 and no alias"):
+        registry.resolve_model("models:/plain@best")
 
 
 def test_a_run_without_a_model_is_told_so(home: Path) -> None:
