@@ -10,14 +10,13 @@ from data.files import write_whole
 from pipelines.options import Json, quiet_stdout
 from pipelines.render import emit, table
 from tasks.compare import Group, compare_pair, describe, early_ends, group_runs, telling
-from tasks.runrecords import Compared, named_records, read_predictions, records_on
+from tasks.runrecords import named_records, read_predictions, records_on
 
 COST_COLUMNS = ("training", "run", "seed", "CPU s", "GPU s", "wall s", "waiting for input")
 
 
 def compare(
     *runs: str,
-    family: Compared = "classification",
     dataset: str | None = None,
     html: Path | None = None,
     as_json: Json = False,
@@ -31,8 +30,6 @@ def compare(
     ----------
     runs
         Run keys, runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION.
-    family
-        With --dataset: what kind of model.
     dataset
         Instead of runs: all finished runs on this dataset, but for the members of ensembles.
     html
@@ -41,7 +38,7 @@ def compare(
     if bool(runs) == (dataset is not None):
         raise ValueError("compare needs either runs or --dataset NAME, for example: compare --dataset digits")
     with quiet_stdout(as_json):
-        records = records_on(family, dataset) if dataset is not None else named_records(runs)
+        records = records_on(dataset) if dataset is not None else named_records(runs)
         groups, notes = group_runs(records)
         documents = [describe(group) for group in groups]
         pairs = compare_with_first(groups)

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,8 +19,10 @@ from data.storage import NAME
 from tasks.cost import WAITED, Cost, cost_of, summed
 from tasks.modelstore import find_versions, version_at
 from tasks.paths import runs
+from tasks.predict import CLASSIFYING
 from tasks.recordstore import connect, tracking_uri
 from tasks.registry import end_run, run_with_key
+from tasks.versions import open_stored
 
 SEARCHES = "convoy/searches"  # the experiment of searches, and of their trials
 FAMILY_TAG = "convoy.family"  # of a search: its experiment is that of all families
@@ -29,8 +30,6 @@ TESTED = "test."  # before the names of the metrics of a run's test
 TRIAL_TAG = "search.trial"  # the number, of a trial and of the run that trains it in full
 EARLY_TAG = "trained.ended_early"  # see tasks.result
 PREDICTIONS = "evaluation/predictions.parquet"
-# families whose tests keep probabilities of classes
-Compared = Literal["classification", "signals", "volumes"]
 # of an ensemble's record the keys of its members, and of a member's the record of its ensemble
 MEMBERS_TAG, PARENT_TAG = "ensemble.members", "mlflow.parentRunId"
 JOINED = " | "  # between the values of its members in an ensemble's record, where they differ
@@ -83,11 +82,8 @@ def named_records(names: Sequence[str]) -> list[RunRecord]:
     for name in dict.fromkeys(names):
         run = find_run(name)
         family = connect().get_experiment(run.info.experiment_id).name.removeprefix("convoy/")
-        if family not in get_args(Compared) and any(metric.startswith(TESTED) for metric in run.data.metrics):
-            raise ValueError(
-                f"run {name} is of {family}, whose tests give no probabilities of classes; give runs of "
-                f"{', '.join(get_args(Compared))}"
-            )
+        if any(metric.startswith(TESTED) for metric in run.data.metrics):
+            require_compared(f"run {name}", family)
         if not _is_tested(run):
             key = run.data.tags.get("convoy.key", name)
             raise ValueError(
@@ -98,19 +94,35 @@ def named_records(names: Sequence[str]) -> list[RunRecord]:
     return records
 
 
-def records_on(family: Compared, dataset: str) -> list[RunRecord]:
-    """All finished and tested runs of a family on a dataset, the earliest first; raises ValueError for none.
+def records_on(dataset: str) -> list[RunRecord]:
+    """All finished and tested runs on a dataset, those of a family together, the earliest first.
 
-    Without the members of ensembles, which were tested together.
+    Without the members of ensembles, which were tested together. Where there are none, raises FileNotFoundError for a
+    dataset that is not here, and ValueError for one of a family whose tests give no probabilities of classes.
     """
     tested = [
         _record(run)
+        for family in CLASSIFYING
         for run in _runs_on(family, dataset)
         if run.info.status == "FINISHED" and _is_tested(run) and PARENT_TAG not in run.data.tags
     ]
     if not tested:
-        raise ValueError(f"no finished and tested run of {family} on {dataset!r}; see: ./convoy train --help")
+        family = open_stored(dataset).info.family
+        require_compared(repr(dataset), family)
+        raise ValueError(
+            f"no finished and tested run on {dataset!r}; begin one with: ./convoy train {family} --dataset {dataset}"
+        )
     return tested
+
+
+def require_compared(what: str, family: str) -> None:
+    """Raise ValueError for a run or dataset of a family whose tests give no probabilities of classes."""
+    if family not in CLASSIFYING:
+        raise ValueError(
+            f"{what} is for {family}, whose tests give no probabilities of classes; compare is for "
+            f"{', '.join(CLASSIFYING)}. A model is tested alone, and detectors beside each other, by: ./convoy "
+            "evaluate A B"
+        )
 
 
 def _runs_on(family: str, dataset: str) -> list[Run]:

@@ -15,10 +15,12 @@ from pipelines import commands_compare
 from tasks import registry
 from tasks.compare import without_zero
 from tasks.evaluate import evaluate
+from tasks.paths import store
 from tasks.runrecords import EARLY_TAG, MEMBERS_TAG, PARENT_TAG, Predictions, RunRecord, read_predictions
 from tasks.settings import EvaluateConfig
 from tests.conftest import Run
 from tests.handmade import write_dataset, write_model
+from tests.tiny import tiny_dataset
 
 CLASSES = [str(digit) for digit in range(10)]
 CONFIG = EvaluateConfig.parse(
@@ -66,6 +68,16 @@ def tested(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Teste
 def keys(tested: Tested) -> list[str]:
     """Three seeds of one training, two of another."""
     return [tested(f"a{seed}", seed, 0.1) for seed in (2, 0, 1)] + [tested(f"b{s}", s, 0.2) for s in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def stored(module_home: Path) -> list[str]:
+    """Names of datasets in the store that no run is of."""
+    assert store().is_relative_to(module_home)
+    return [
+        write_digits(store() / "digits-untrained", 3).info.name,
+        tiny_dataset("detection", store()).info.name,
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -235,22 +247,31 @@ def test_tests_on_different_images_are_not_compared(keys: list[str], tested: Tes
         (("a0", "--dataset", "digits"), "compare needs either runs or --dataset NAME"),
         (("nope",), "no run 'nope': give a run key"),
         (("runs:/nope",), "no run 'runs:/nope'"),
-        (("--dataset", "it's"), """no finished and tested run of classification on "it's\""""),
-        (("--dataset", "x' or params.dataset = 'digits"), "no finished and tested run of classification on"),
+        (("--dataset", "it's"), """dataset (="it's") must be a name"""),
+        (("--dataset", "x' or params.dataset = 'digits"), """dataset (="x' or params.dataset = 'digits")"""),
         (("runs:/it's",), """no run "runs:/it's\""""),
-        (("--dataset", "nope"), "no finished and tested run of classification on 'nope'"),
+        (("--dataset", "nope"), "no dataset named 'nope'"),
+        (
+            ("--dataset", "digits-untrained"),
+            "no finished and tested run on 'digits-untrained'; begin one with: ./convoy train classification --dataset",
+        ),
+        (
+            ("--dataset", "digit_scenes"),
+            "'digit_scenes' is for detection, whose tests give no probabilities of classes; compare is for "
+            "classification, signals, volumes. A model is tested alone, and detectors beside each other, by: ./convoy "
+            "evaluate A B",
+        ),
         (("untested",), "run untested (RUNNING) was not tested"),
         (
             ("face",),
-            "run face is of faces, whose tests give no probabilities of classes; give runs of classification",
+            "run face is for faces, whose tests give no probabilities of classes; compare is for classification",
         ),
-        (("--dataset", "digits", "--family", "detection"), 'Invalid value "detection"'),
     ],
 )
 def test_what_cannot_be_compared_is_said(
-    arguments: tuple[str, ...], message: str, keys: list[str], run: Run, tmp_path: Path
+    arguments: tuple[str, ...], message: str, keys: list[str], stored: list[str], run: Run, tmp_path: Path
 ) -> None:
-    assert keys
+    assert keys and stored
     registry.start_run(
         key="untested", experiment="convoy/classification", name="u", tags={}, parameters={"train.seed": 0},
         dataset=write_digits(tmp_path / "digits", 3), digest="",
