@@ -50,7 +50,8 @@ def rollback(
 ) -> None:
     """Make the version that was champion before the champion again: weights, thresholds and preprocessing.
 
-    Says which version of the data belongs to it, and how to check that out. Example: ./convoy rollback classifier
+    Says which version of the data belongs to it, and how to check that out.
+    Example: ./convoy rollback classifier-products
 
     Parameters
     ----------

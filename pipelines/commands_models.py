@@ -57,7 +57,7 @@ def evaluate(
     """Test a model, or several together, on a dataset.
 
     Several models are an ensemble: their outputs are averaged, the boxes of detectors fused, never their weights.
-    Example: ./convoy evaluate models:/classifier@champion --views single ten_crop
+    Example: ./convoy evaluate models:/classifier-products@champion --views single ten_crop
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def combine(model: str, /, *models: str, out: Path, as_json: Json = False) -> No
     """Write several models as one: their outputs are averaged, the boxes of detectors fused, never their weights.
 
     What was fitted to the validation split for each, a temperature or a least score, is fitted for all together.
-    Example: ./convoy models combine models:/detector/1 models:/detector/2 --out pair
+    Example: ./convoy models combine models:/detector-blood/1 models:/detector-blood/2 --out pair
 
     Parameters
     ----------

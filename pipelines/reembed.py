@@ -1,6 +1,6 @@
 """The flow that gives a gallery of faces a new embedder: its pictures embedded again on Ray, then one switch.
 
-    ./convoy faces gallery re-embed --model models:/faces-lfw@champion
+    ./convoy faces gallery re-embed --model models:/faces-people@champion
 
 and the flow that does so with every gallery whose model has another champion, which prefect.yaml starts when one moves.
 There is nothing to resume by: vectors wait in the gallery, so that the flow called again goes on where it was stopped.

@@ -1,6 +1,6 @@
 """Why a classifier predicts a class for a picture: Grad-CAM and occlusion, as maps over the picture.
 
-    ./convoy explain prediction models:/classifier@champion photo.jpg --method occlusion
+    ./convoy explain prediction models:/classifier-products@champion photo.jpg --method occlusion
 
 Both look at the picture by the view `single`. Grad-CAM says where a layer found what speaks for the class; occlusion
 measures how far the class's probability falls where the picture is covered with the mean colour.

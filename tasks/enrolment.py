@@ -1,6 +1,6 @@
 """People into a gallery: the first makes it and binds it to a model, all later ones come by the same.
 
-    reader = bind("default", "models:/faces-lfw@champion", None)
+    reader = bind("default", "models:/faces-people@champion", None)
     enrol_files("default", reader, "ann", [Path("ann.jpg")])
     enrol_tree("default", reader, tree, progress)      # a folder for each person
 

@@ -1,13 +1,20 @@
-"""The README's map of the code: every module stands in it, and it names none that is not there."""
+"""The README's map of the code names every module and none that is not there; models bear names that training gives."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from pipelines.families import PIPELINES
 from tasks.paths import ROOT
 
 LAYERS = ("data", "models", "tasks", "pipelines")
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "pipelines").glob("*.py")),
+]
+A_MODEL = re.compile(r"(?:models:/|convoy (?:promote|rollback|history) )([a-z][\w-]*)")
 NAMED_BY_PREFIX = "commands_"  # modules of which the map gives examples
 
 
@@ -35,3 +42,20 @@ def test_the_map_names_no_module_that_is_not_there(layer: str) -> None:
     lines = re.findall(r"^ {2,4}([a-z0-9]\w*(?: \w+)*)(?: {2,}|$)", map_of(layer), re.MULTILINE)
     assert lines
     assert [name for line in lines for name in line.split() if name not in there] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_registered_models_are_called_as_training_calls_them(page: Path) -> None:
+    """By family and dataset; by the family alone on a page that trains on the dataset which leaves its name out."""
+    text = page.read_text()
+    own = {pipeline.model: pipeline.dataset for pipeline in PIPELINES.values()}
+    for name in A_MODEL.findall(text):
+        model, _, dataset = name.partition("-")
+        assert dataset != own[model], name
+        assert dataset or re.search(rf"--(?:dataset|name) {own[model]}\b", text), name
+
+
+def test_the_datasets_that_leave_their_names_out_are_told() -> None:
+    text = (ROOT / "docs" / "mlflow.md").read_text()
+    told = dict(re.findall(r"`([a-z]+)` \(`([a-z0-9]+)`\)", text))
+    assert told == {pipeline.model: pipeline.dataset for pipeline in PIPELINES.values()}
