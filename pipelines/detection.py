@@ -1,6 +1,6 @@
 """The flows of detection: training, the search for its parameters, training again when there is reason to.
 
-./convoy train detection --dataset blood
+./convoy train detection --dataset blood --recipe bccd
 """
 
 from pipelines.familyflows import retraining_flow, search_flow, training_flow

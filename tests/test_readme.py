@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.families import PIPELINES
+from pipelines.parameters import AUTO, DEFAULT_RECIPE, choose_recipe
 from tasks.paths import ROOT
 
 LAYERS = ("data", "models", "tasks", "pipelines")
@@ -59,3 +60,11 @@ def test_the_datasets_that_leave_their_names_out_are_told() -> None:
     text = (ROOT / "docs" / "mlflow.md").read_text()
     told = dict(re.findall(r"`([a-z]+)` \(`([a-z0-9]+)`\)", text))
     assert told == {pipeline.model: pipeline.dataset for pipeline in PIPELINES.values()}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/detection.md"])
+def test_detectors_are_trained_by_the_recipe_of_their_data(page: str) -> None:
+    """By which they were measured; `default` is for pictures of which nothing is known."""
+    commands = re.findall(r"train detection --dataset (\w+)(?: --recipe (\w+))?", (ROOT / page).read_text())
+    taken = [choose_recipe("detection", dataset, recipe or AUTO) for dataset, recipe in commands]
+    assert taken and DEFAULT_RECIPE not in taken
