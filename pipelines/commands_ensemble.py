@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from data.findings import parse_accepted
 from pipelines import server
-from pipelines.commands_train import collect, course_of, model_of, require_replaceable, whole_of
+from pipelines.commands_train import champion_of, collect, course_of, model_of, require_replaceable, whole_of
 from pipelines.engines import start_engines
 from pipelines.families import Executor, StopAfter
 from pipelines.options import Accept, Changes, Json, quiet_stdout
@@ -115,6 +115,7 @@ def summary_views(summary: dict[str, Any], executor: Executor) -> list[Any]:
     values = {
         "ensemble": summary["key"],
         "model": model_of(summary),
+        **champion_of(summary),
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
         f"{summary['images_per_s']:,.0f} images/s; summed over members that ran {ran}",
         "cost": told(Cost(**summary["cost"])),

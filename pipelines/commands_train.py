@@ -114,6 +114,7 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         "run": summary["key"],
         "recipe": f"{summary['recipe']}, {summary['architecture']}",
         "model": model_of(summary),
+        **champion_of(summary),
         **({} if first_step_s is None else {"first step after": f"{first_step_s:.1f} s"}),
         "training": f"{summary['train_time_s']:.1f} s, {summary['num_steps']:,} steps, "
         f"{summary['images_per_s']:,.0f} images/s, {summary['input_wait']:.1%} of it waiting for input",
@@ -140,6 +141,21 @@ def model_of(summary: dict[str, Any]) -> str:
     if summary["version"]:
         return f"models:/{summary['model']}/{summary['version']} ({summary['alias']})"
     return f"{summary['folder']}/model"
+
+
+def champion_of(summary: dict[str, Any]) -> dict[str, str]:
+    """Of a challenger: which version is champion, how good that is on the same data, and what would promote this."""
+    champion = summary.get("champion")  # not in summaries of before it was kept
+    if not champion:
+        return {}
+    metric = champion["metric"]
+    measured = (
+        f"{metric} {champion['value']:.4g} on the same test data, this one {summary['metrics'][metric]:.4g}"
+        if metric
+        else "of which no test on the same data is known"
+    )
+    command = f"./convoy promote {summary['model']} {summary['version']}"
+    return {"champion": f"version {champion['version']}, {measured}; to promote this one: {command}"}
 
 
 def course_of(summary: dict[str, Any]) -> dict[str, str]:

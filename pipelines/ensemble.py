@@ -170,7 +170,7 @@ def metered_team(
 ) -> dict[str, Any]:
     """The steps, whose cost is kept with the ensemble's record, however they end."""
     folder, job, phase = run_folder(key), team[0].job, Phases()
-    model: dict[str, Any] = {"model": "", "version": 0, "alias": ""}
+    model: dict[str, Any] = {"model": "", "version": 0, "alias": "", "champion": None}
     run_ids: list[str] = []  # the ensemble's, then the members'
     rows: list[dict[str, Any]] = []
     spent: dict[str, float] = {}  # by earlier attempts
@@ -212,7 +212,7 @@ def metered_team(
         if stop_after == "promote":
             with phase("register"):
                 model = steps.register_model(job.family, data, folder / "model", run_ids[0], lineage)
-                model["alias"] = steps.promote_model(model["model"], model["version"], key)
+                model |= steps.promote_model(model["model"], model["version"], key)
         parts = [(result.train_time_s, result.cpu_s) for result in results]
         registry.log_metrics(run_ids[0], meter.cost_of_many(spent, parts, job.config.train.gpus_per_worker))
         for run_id in run_ids:

@@ -24,7 +24,7 @@ from pipelines.course import Course, values_of
 from pipelines.families import PIPELINES, Executor, load, registered_name
 from pipelines.interruption import interruptible, resume_command
 from pipelines.reporting import Reporter, Status, current_reporter, features_of, progress_of, shown
-from tasks import cluster, ledger, registry, runrecords
+from tasks import cluster, ledger, modellist, registry, runrecords
 from tasks.batches import BatchPlan
 from tasks.distil import Teacher
 from tasks.families import FAMILIES
@@ -299,9 +299,13 @@ def register_model(
 
 
 @step("promote if first")
-def promote_model(name: str, version: int, key: str) -> str:
-    """Make the version of the run `key` the challenger, and the champion too where there is none; returns the alias."""
-    return ledger.promote_first(name, version, f"trained and registered by the run {key}", key)
+def promote_model(name: str, version: int, key: str) -> dict[str, Any]:
+    """Make the version of the run `key` the challenger, and the champion too where there is none.
+
+    Returns its `alias`, and the other version that is `champion`, see tasks.modellist.champion_beside.
+    """
+    alias = ledger.promote_first(name, version, f"trained and registered by the run {key}", key)
+    return {"alias": alias, "champion": modellist.champion_beside(name, version)}
 
 
 @step("publish result")

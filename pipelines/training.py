@@ -221,7 +221,7 @@ def metered_steps(
 ) -> dict[str, Any]:
     """The steps, whose cost is kept with the record, however they end."""
     phase = Phases()
-    model: dict[str, Any] = {"model": "", "version": 0, "alias": ""}
+    model: dict[str, Any] = {"model": "", "version": 0, "alias": "", "champion": None}
     run_id = ""
     spent: dict[str, float] = {}  # by earlier attempts
     try:
@@ -259,7 +259,7 @@ def metered_steps(
         if job.stop_after == "promote":
             with phase("register"):
                 model = steps.register_model(job.family, data, result.model_folder, run_id, lineage)
-                model["alias"] = steps.promote_model(model["model"], model["version"], key)
+                model |= steps.promote_model(model["model"], model["version"], key)
         keep_cost(run_id, job, meter, spent, phase)
         registry.finish_run(run_id, "FINISHED")
     except BaseException as error:

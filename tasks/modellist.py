@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from tasks.modelfile import load_card
 from tasks.modelstore import find_aliases, find_versions, version_at
-from tasks.recordstore import connect
+from tasks.recordstore import aliases_of, connect
 from tasks.registry import resolve_model, run_url
 
 MEASURES = ("accuracy", "ap", "nme")  # of a test: the first that a model has is what lists of models show
@@ -55,6 +55,25 @@ def _run_of(client: MlflowClient, version: ModelVersion) -> Run | None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
+
+
+def champion_beside(name: str, version: int) -> dict[str, Any] | None:
+    """The champion of a model beside another version: `version`, `metric`, `value`; None where that is the champion.
+
+    `metric` is the first of MEASURES that both were tested in, and `value` the champion's; None where it is not known
+    that both were tested on the same data.
+    """
+    champion = aliases_of(name).get("champion")
+    if champion in (None, version):
+        return None
+    client = connect()
+    both = [version_at(client, f"models:/{name}/{number}") for number in (champion, version)]
+    runs = [_run_of(client, each) for each in both]
+    metrics, others = ({} if run is None else run.data.metrics for run in runs)
+    digest, other = (each.tags.get("dvc.digest") for each in both)
+    shared = [metric for metric in MEASURES if f"test.{metric}" in metrics and f"test.{metric}" in others]
+    metric = shared[0] if shared and digest and digest == other else None
+    return {"version": champion, "metric": metric, "value": metrics[f"test.{metric}"] if metric else None}
 
 
 def show_model(uri: str) -> dict[str, Any]:

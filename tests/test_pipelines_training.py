@@ -115,10 +115,24 @@ def test_the_record_keeps_the_job_the_cost_and_what_it_was_computed_on(finished:
     assert kept_files(finished["mlflow_run"], "job") == {"job/job.json"}
 
 
-def test_the_first_model_becomes_champion_and_the_next_a_challenger(finished: dict[str, Any]) -> None:
+def test_the_first_model_becomes_champion_and_the_next_a_challenger(
+    finished: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (finished["model"], finished["version"], finished["alias"]) == ("classifier-digits", 1, "champion")
     second = train_classifier("digits", changes=QUICK, executor="in_process")
     assert (second["version"], second["alias"]) == (2, "challenger")
+    assert finished["champion"] is None
+    assert second["champion"] == {"version": 1, "metric": None, "value": None}, "the data are untracked"
+    compared = {"version": 1, "metric": "accuracy", "value": 0.5}
+    for summary, told in (
+        (finished, ""),
+        (second, "version 1, of which no test on the same data is known; "),
+        ({**second, "champion": compared}, "version 1, accuracy 0.5 on the same test data, this one "),
+    ):
+        emit(summary, summary_views(summary | {"to_first_step_s": None}), as_json=False)
+        out = " ".join(capsys.readouterr().out.split())
+        assert told in out
+        assert ("to promote this one: ./convoy promote classifier-digits 2" in out) == bool(told)
     assert registry.resolve_model("models:/classifier-digits@champion").is_dir()
     assert {row["version"]: row["aliases"] for row in modellist.list_models()} == {
         1: ["champion"],

@@ -509,6 +509,23 @@ def test_lists_show_versions_with_aliases_and_accuracy(home: Path, client: Mlflo
     assert set(modellist.show_model(str(folder))) == {"uri", "folder", "card"}
 
 
+def test_a_champion_is_compared_with_a_version_that_was_tested_on_the_same_data(
+    home: Path, client: MlflowClient
+) -> None:
+    tested = [registered(home, f"beside{number}", "beside", seed=number)[:2] for number in (1, 2)]
+    for (run_id, version), accuracy in zip(tested, (0.25, 0.75), strict=True):
+        ledger.promote_first("beside", version)
+        registry.log_metrics(run_id, {"test.accuracy": accuracy, f"test.only{version}": 1})
+    unknown = {"version": 1, "metric": None, "value": None}
+    assert modellist.champion_beside("beside", 1) is None
+    assert modellist.champion_beside("beside", 2) == unknown, "on which data neither was tested"
+    for version, digest in ((1, "d"), (2, "other")):
+        client.set_model_version_tag("beside", str(version), "dvc.digest", digest)
+    assert modellist.champion_beside("beside", 2) == unknown
+    client.set_model_version_tag("beside", "2", "dvc.digest", "d")
+    assert modellist.champion_beside("beside", 2) == {"version": 1, "metric": "accuracy", "value": 0.25}
+
+
 def test_a_version_whose_run_is_gone_is_still_listed_and_usable(home: Path, client: MlflowClient) -> None:
     run_id, _, _ = registered(home, "purged", "purged")
     client.delete_run(run_id)
