@@ -85,7 +85,7 @@ COMMANDS = {
     "edges": ("commands_edges:edges", "Write the edge maps of a picture, by Sobel's filters and others."),
     "export": (
         "commands_export:export",
-        "Write a model as one ONNX or torch.export file, with its preprocessing inside.",
+        "Write a classifier of pictures, signals or volumes as one ONNX or torch.export file.",
     ),
     "up": ("commands_platform:up", "Start Prefect, MLflow and Ray as servers, with a worker and all deployments."),
     "down": ("commands_platform:down", "Stop what up started; flow runs leave a checkpoint."),

@@ -27,7 +27,7 @@ def export(
     log: Annotated[bool, Parameter(negative=())] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model as one file, ONNX or torch.export, with its preprocessing inside.
+    """Write a classifier of pictures, signals or volumes as one file, ONNX or torch.export, preprocessing inside.
 
     The file takes decoded items of any size and gives probabilities. It is kept only if it predicts what the model
     predicts on the test split of a dataset; check.json beside it says what was seen.

@@ -116,7 +116,7 @@ def evaluate(
     rate: Rate = "bpcer" if max_apcer is None else "apcer"
     at = max_apcer if max_apcer is not None else MAX_BPCER if max_bpcer is None else max_bpcer
     folder = registry.resolve_model(model)
-    predictor = load_predictor(folder)
+    predictor = load_predictor(folder, called=model)
     real_class(predictor, model)  # said before the dataset is looked for
     data = open_stored(dataset or predictor.card.dataset)
     test = fit_and_test(predictor, data, split, rate, at)

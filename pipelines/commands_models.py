@@ -159,7 +159,8 @@ def combine(model: str, /, *models: str, out: Path, as_json: Json = False) -> No
     """
     if not models:
         raise ValueError("an ensemble needs at least two models: give the others after the first")
-    folders = [registry.resolve_model(uri) for uri in (model, *models)]
+    called = (model, *models)
+    folders = [registry.resolve_model(uri) for uri in called]
     first = load_card(folders[0])
     if first.family not in COMBINED:
         raise ValueError(
@@ -169,7 +170,7 @@ def combine(model: str, /, *models: str, out: Path, as_json: Json = False) -> No
     # as many a pass as `evaluate` of the members takes: another number changes the last bits of what is fitted
     batch_size = evaluate_configuration(first, data.info.name, AUTO, None).batch_size
     with quiet_stdout(as_json):
-        card = ensemble.combine(folders, out)
+        card = ensemble.combine(folders, out, called)
         fitted = load(PIPELINES[first.family].fit)(out, data, batch_size=batch_size)
     runs = [member.run for member in card.members]
     document = {"model": out, "members": runs, "fitted": fitted.note, **fitted.metrics}

@@ -90,7 +90,7 @@ def detect_windows(
         raise ValueError(f"--split (={split}) is of a dataset: give --dataset NAME")
     if dataset is not None and crops is not None:
         raise ValueError(f"--crops (={crops}) are cut out of pictures that are named, not of a dataset")
-    predictor = load_predictor(registry.resolve_model(model))
+    predictor = load_predictor(registry.resolve_model(model), called=model)
     scorer = WindowScorer(predictor, way, stride)
     look = partial(
         detect, scorer, labels=labels, sizes=windows or (), least_score=score, iou=iou, most=most, agreeing=agreeing

@@ -83,11 +83,15 @@ def open_detector(
     precision: Precision,
     batch_size: int,
     tile_overlap: float | None = None,
+    called: str = "",
 ) -> DetectionPredictor:
-    """Read the detector in `folder`; raises FileNotFoundError or ValueError where there is none."""
+    """Read the detector in `folder`, which a person `called` so where that is given.
+
+    Raises FileNotFoundError or ValueError where there is none.
+    """
     saved = load_model(folder)
     if saved.card.family != "detection":
-        raise ValueError(f"{folder} is a model for {saved.card.family}; give a detector")
+        raise ValueError(f"{called or folder} is a model for {saved.card.family}; give a detector")
     return DetectionPredictor(saved, device, precision, batch_size, tile_overlap)
 
 
@@ -241,7 +245,8 @@ def evaluate(
     names = tuple(called) or tuple(str(folder) for folder in folders)
     device, registered = device or default_device(), config.registered_view
     predictors = [
-        open_detector(folder, device, precision, config.batch_size, tile_overlap) for folder in folders
+        open_detector(folder, device, precision, config.batch_size, tile_overlap, name)
+        for folder, name in zip(folders, names, strict=True)
     ]
     cards = [predictor.card for predictor in predictors]
     require_same_classes(names, cards, dataset.info)

@@ -65,12 +65,13 @@ def require_same_classes(called: Sequence[str], cards: Sequence[ModelCard], info
         )
 
 
-def combine(folders: Sequence[Path], target: Path) -> ModelCard:
+def combine(folders: Sequence[Path], target: Path, called: Sequence[str] = ()) -> ModelCard:
     """Write one model folder with the members of all `folders`, in their order, each counting the same.
 
     What was fitted to the validation split for one of them, a temperature or a least score, does not hold for all:
     tasks.calibrate and tasks.detectionevaluate find the ensemble's own. Raises ValueError where the models differ in
-    anything else but their members, or `target` holds a model already.
+    anything else but their members, or `target` holds a model already; it names them as they were `called`, by their
+    folders otherwise.
     """
     if not folders:
         raise ValueError("an ensemble needs at least one model folder")
@@ -78,7 +79,7 @@ def combine(folders: Sequence[Path], target: Path) -> ModelCard:
         raise ValueError(f"{target} already holds a model; give a new folder")
     saved = [load_model(folder) for folder in folders]
     cards = [unfitted(model.card) for model in saved]
-    require_agreement([str(folder) for folder in folders], cards, SAME_MODEL)
+    require_agreement(called or [str(folder) for folder in folders], cards, SAME_MODEL)
     members = tuple(
         member.model_copy(update={"weights": f"member-{place}.safetensors"})
         for place, member in enumerate(member for card in cards for member in card.members)

@@ -78,9 +78,12 @@ def evaluate(
     Raises ValueError for a split without images, or models whose classes are not the dataset's.
     """
     device = device if device is not None else default_device()
-    predictors = [load_predictor(folder, device, precision, config.batch_size) for folder in folders]
-    cards = [predictor.card for predictor in predictors]
     names = called or [str(folder) for folder in folders]
+    predictors = [
+        load_predictor(folder, device, precision, config.batch_size, name)
+        for folder, name in zip(folders, names, strict=True)
+    ]
+    cards = [predictor.card for predictor in predictors]
     require_same_classes(names, cards, dataset.info)
     dataset.require(split)
     views = tuple(dict.fromkeys((*config.views, config.registered_view)))

@@ -78,13 +78,15 @@ class Program(nn.Module):
 def export(model: Path, form: Format, out: Path, dataset: Dataset, source: dict[str, str]) -> dict[str, Any]:
     """Write the model in the folder `model` to the new folder `out`, if it passes the check on `dataset`.
 
-    `source`: what to say of where the model is from. Returns what is in check.json. Raises FileExistsError if `out`
-    holds anything, ValueError for what the format cannot hold, and RuntimeError, with nothing left behind, if the file
-    predicts anything else than the model.
+    `source`: what to say of where the model is from; errors call it by its `model`. Returns what is in check.json.
+    Raises FileExistsError if `out` holds anything, ValueError for what the format cannot hold, and RuntimeError, with
+    nothing left behind, if the file predicts anything else than the model.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already; give a new folder with --out, or remove it")
-    predictor = load_predictor(model, torch.device("cpu"), batch_size=CHECK_BATCH)
+    predictor = load_predictor(
+        model, torch.device("cpu"), batch_size=CHECK_BATCH, called=source.get("model", "")
+    )
     saved = SavedModel(predictor.card, tuple(predictor.members))
     require_room(saved.members, form)
     out.parent.mkdir(parents=True, exist_ok=True)

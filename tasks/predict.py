@@ -155,13 +155,17 @@ def load_predictor(
     device: torch.device | None = None,
     precision: Precision = "fp32",
     batch_size: int = BATCH_SIZE,
+    called: str = "",
 ) -> Predictor:
-    """Read the classifier in `folder`; raises FileNotFoundError or ValueError where there is none that can be read."""
+    """Read the classifier in `folder`, which a person `called` so where that is given.
+
+    Raises FileNotFoundError or ValueError where there is none that can be read.
+    """
     saved = load_model(folder)
     if saved.card.family not in CLASSIFYING:
         raise ValueError(
-            f"{folder} is a model for {saved.card.family}, which gives no probabilities of classes; give one for "
-            f"{', '.join(CLASSIFYING)}"
+            f"{called or folder} is a model for {saved.card.family}, which gives no probabilities of classes; give one "
+            f"for {', '.join(CLASSIFYING)}"
         )
     return Predictor(saved, device, precision, batch_size)
 

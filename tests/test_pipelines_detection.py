@@ -22,6 +22,7 @@ from tasks.modelfile import load_card
 from tasks.paths import store
 from tasks.predictors import open_predictor
 from tests.conftest import Run
+from tests.handmade import write_model
 from tests.test_pipelines_training import Listener
 from tests.test_tasks_pyfunc import STRANGER, TIMEOUT_S, environment
 from tests.tiny import TINY, tiny_dataset
@@ -231,10 +232,21 @@ def test_large_pictures_are_looked_at_in_tiles_where_that_is_asked_for(
     assert code == 0 and document["about"]["tiles"].startswith("of larger pictures, overlapping by 0.25"), err
 
 
-def test_what_detectors_do_not_do_is_said(finished: dict[str, Any], run: Run) -> None:
+def test_what_detectors_do_not_do_is_said_of_the_model_as_it_was_typed(
+    finished: dict[str, Any], run: Run, tmp_path: Path, pictures: list[Path]
+) -> None:
     uri = f"models:/{finished['model']}@champion"
-    code, _out, err = run("export", uri, "--format", "onnx", "--out", "never")
-    assert code == 2 and "is a model for detection" in err
+    classifier = write_model(tmp_path / "classifier", ["a", "b"])
+    for command in (
+        ("export", uri, "--format", "onnx", "--out", "never"),
+        ("detect-windows", str(pictures[0]), "--model", uri, "--class", "3"),
+        ("liveness", "evaluate", uri),
+        ("evaluate", str(classifier), uri, "--dataset", "digit_scenes"),
+    ):
+        code, _out, err = run(*command)
+        assert code == 2 and f"convoy: {uri} is a model for detection" in err and "artifacts" not in err
+    code, _out, err = run("models", "combine", uri, str(classifier), "--out", str(tmp_path / "both"))
+    assert code == 2 and f"must have the same family: {uri} has 'detection', {classifier} has" in err
 
 
 def test_a_file_for_a_folder_is_refused_before_anything_is_found(
