@@ -48,12 +48,14 @@ def add(
     Parameters
     ----------
     source
-        A folder, a tar or zip archive of one, a CSV, or sklearn:digits. Classification: one folder for each class
-        (with train/ and test/ above them, or not), or a CSV with the columns path and label. Detection: COCO JSON,
-        Pascal VOC XML or YOLO text. Landmarks: .pts files or a CSV with path,x0,y0,... Faces: one folder for
-        each person, and lists of pairs. Style: pictures. Signals: .ts, .npz, .csv, or one folder for each class of WAV,
-        .npy, .npz, .csv. Volumes: .npz, or one folder for each class of .npy, .npz, .nii, .nii.gz. An
-        archive may also be an https://, http://, s3:// or file:// URL. See docs/datasets.md.
+        A folder, a tar or zip archive of one, a CSV, or a built-in one. Classification: one folder for each class
+        (with train/ and test/ above them, or not), or a CSV with the columns path and label; built in are
+        sklearn:digits and skimage:lfw_subset. Detection: COCO JSON, Pascal VOC XML or YOLO text;
+        sklearn:digit_scenes. Landmarks: .pts files or a CSV with path,x0,y0,...; convoy:face_points. Faces: one folder
+        for each person, and lists of pairs; convoy:synthetic_faces. Style: pictures; skimage:photos. Signals: .ts,
+        .npz, .csv, or one folder for each class of WAV, .npy, .npz, .csv. Volumes: .npz, or one folder for each class
+        of .npy, .npz, .nii, .nii.gz. An archive may also be an https://, http://, s3:// or file:// URL. See
+        docs/datasets.md.
     name
         What the dataset is called from now on: lower-case letters, digits, - and _.
     family

@@ -70,7 +70,8 @@ def evaluate(
     split
         Which images.
     views
-        Ways to look at each image; otherwise those of the recipe.
+        Ways to look at each image; otherwise those of the recipe. Classifiers of pictures take all; detectors single,
+        mirror, multi_scale; embedders of faces single, mirror; other models single.
     recipe
         The recipe whose `evaluate` section counts; otherwise the dataset's.
     tile
@@ -173,8 +174,10 @@ def combine(model: str, /, *models: str, out: Path, as_json: Json = False) -> No
         card = ensemble.combine(folders, out, called)
         fitted = load(PIPELINES[first.family].fit)(out, data, batch_size=batch_size)
     runs = [member.run for member in card.members]
-    document = {"model": out, "members": runs, "fitted": fitted.note, **fitted.metrics}
-    emit(document, [pairs(f"Wrote {out}", {"members": ", ".join(runs), "fitted": fitted.note})], as_json)
+    notes = ensemble.given_again(called, folders)
+    document = {"model": out, "members": runs, "fitted": fitted.note, **fitted.metrics, "notes": notes}
+    said = pairs(f"Wrote {out}", {"members": ", ".join(runs), "fitted": fitted.note})
+    emit(document, [said, *(f"note: {note}" for note in notes)], as_json)
 
 
 def count_parameters(family: str, name: str) -> int:

@@ -70,7 +70,8 @@ def predict(
     images
         Image files, and folders that are searched for them; with --out one folder, or s3://BUCKET/PREFIX.
     view
-        How to look at each image; otherwise the way that the model was registered with.
+        How to look at each image; otherwise the way that the model was registered with. Classifiers of pictures take
+        all; detectors single, mirror, multi_scale; embedders of faces single, mirror; other models single.
     least_score
         Detectors: boxes below this score are left out; otherwise the one that was chosen on validation. What is below
         the recipe's evaluate.min_score is never found.

@@ -12,6 +12,7 @@ from pipelines.parameters import choose_recipe, recipes
 from pipelines.reporting import Reporter, progress_of
 from tasks import registry, versioning
 from tasks.card import ModelCard
+from tasks.ensemble import given_again
 from tasks.families import FAMILIES
 from tasks.modelfile import load_card
 from tasks.paths import store
@@ -52,6 +53,8 @@ def score_models(
     tiles = {} if tile_overlap is None else {"tile_overlap": tile_overlap}
     data = open_stored(dataset or card.dataset)
     notes = [note for folder in folders if (note := trained_on_another_version(load_card(folder), data))]
+    if len(folders) > 1:
+        notes += given_again(called, folders)
     if split == "val":
         notes.append(
             "temperatures and least scores are fitted on the validation split: its figures flatter the model"

@@ -7,7 +7,7 @@ from typing import Any
 from data.dataset import DatasetInfo
 from tasks.card import ModelCard
 from tasks.liveness import LIVENESS
-from tasks.modelfile import load_model, save_model
+from tasks.modelfile import load_model, model_sha256, save_model
 
 SAME_QUESTION = ("family", "classes")  # what outputs must share to be averaged
 SAME_MODEL = (*SAME_QUESTION, "preprocessing", "views", "thresholds", "dataset", "dataset_digest")
@@ -63,6 +63,18 @@ def require_same_classes(called: Sequence[str], cards: Sequence[ModelCard], info
             f"{class_difference(card.classes, info.classes)}; give a dataset of the model's classes (it was trained on "
             f"{card.dataset!r}), or a model of this dataset's: ./convoy train {info.family} --dataset {info.name}"
         )
+
+
+def given_again(called: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """What to say of models that were given more than once, under whatever names."""
+    names: dict[str, list[str]] = {}
+    for name, folder in zip(called, folders, strict=True):
+        names.setdefault(model_sha256(folder), []).append(name)
+    return [
+        f"{', '.join(same)} are one and the same model, which counts {len(same)} times"
+        for same in names.values()
+        if len(same) > 1
+    ]
 
 
 def combine(folders: Sequence[Path], target: Path, called: Sequence[str] = ()) -> ModelCard:

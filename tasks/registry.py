@@ -387,6 +387,11 @@ def resolve_model(uri: str | Path) -> Path:
     FileNotFoundError saying what there is.
     """
     text = str(uri)
+    if not text:
+        raise ValueError(
+            "the model's name is empty: give a folder, a run key, runs:/ID, models:/NAME@ALIAS or "
+            "models:/NAME/VERSION; see: ./convoy models list"
+        )
     if text.startswith("models:/"):
         client = connect()
         return files_of(client, version_at(client, text))

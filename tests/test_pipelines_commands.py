@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -19,12 +20,15 @@ from cyclopts import App
 from PIL import Image
 
 from data.dataset import Dataset
+from data.samples import SAMPLES
 from models.signals import least_length
 from pipelines import commands, commands_aliases, fulldisk
 from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.commands_models import CATALOGUES, about_report
 from pipelines.options import quiet_stdout
 from tasks import ledger, registry
+from tasks.detection import DetectionView
+from tasks.faces import FaceView
 from tasks.paths import ROOT, runs, store
 from tasks.train import train
 from tests.conftest import Run
@@ -118,6 +122,25 @@ def test_the_help_of_a_command_has_its_example_and_fills_its_lines_anew(
     assert "\n\nExample: ./convoy train classification --dataset digits" in out
     cells = [" ".join(line.strip("│").split()) for line in out.splitlines() if line.startswith("│")]
     assert "or promote (everything); otherwise everything, and with" in cells
+
+
+def words_of_help(run: Run, *command: str) -> str:
+    """The help of a command as one line, without the frames that stand around it."""
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    return " ".join(out.replace("│", " ").split())
+
+
+def test_the_help_names_every_dataset_that_is_built_in(run: Run) -> None:
+    told = words_of_help(run, "data", "add")
+    assert [name for name in SAMPLES if name not in told] == []
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_the_help_says_which_views_are_for_which_family(command: str, run: Run) -> None:
+    told = words_of_help(run, command)
+    assert f"detectors {', '.join(get_args(DetectionView))}; " in told
+    assert f"embedders of faces {', '.join(get_args(FaceView))}; other models single" in told
 
 
 @pytest.mark.parametrize(
@@ -355,6 +378,8 @@ def test_several_models_are_evaluated_as_an_ensemble(model: Path, run: Run) -> N
     alone = json.loads(run("evaluate", str(model), "--views", "single", "--json")[1])
     twice = json.loads(run("evaluate", str(model), str(model), "--views", "single", "--json")[1])
     assert len(twice["models"]) == 2
+    same = f"{model}, {model} are one and the same model, which counts 2 times"
+    assert same in twice["notes"] and not any("same model" in note for note in alone["notes"])
     uncalibrated = "nll_uncalibrated"  # the model was not calibrated, several are when they are tested
     assert twice["metrics"][uncalibrated] == pytest.approx(alone["metrics"][uncalibrated], rel=1e-5)
     assert "validation pictures of digits, view single" in twice["temperature_fitted_to"]

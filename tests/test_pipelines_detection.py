@@ -191,6 +191,8 @@ def test_detectors_are_combined_to_one_that_predicts(
     assert code == 0, err
     document = json.loads(out)
     assert len(document["members"]) == 2
+    same = f"{uri}, {finished['folder']} are one and the same model, which counts 2 times"
+    assert document["notes"] == [same]
     # the same model twice is that model; the pass is that of `evaluate`, whose recipe is the dataset's
     assert document["threshold"] == pytest.approx(finished["metrics"]["threshold"], rel=1e-5)
     assert passes == [recipes("detection")["digit_scenes"]["evaluate"]["batch_size"]]

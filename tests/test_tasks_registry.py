@@ -461,6 +461,7 @@ def test_changed_files_of_a_registered_model_are_noticed(home: Path) -> None:
         ("nowhere", "neither a folder nor the key of a run"),
         ("it's", "neither a folder nor the key of a run"),
         ("/", "no model in /"),
+        ("", "the model's name is empty: give a folder, a run key"),
     ],
 )
 def test_a_model_that_is_not_there_is_told_with_what_is(home: Path, uri: str, says: str) -> None:
