@@ -144,7 +144,8 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="extreme-aspect", severity="info", find=faults.extreme_aspect, of_family=has_sizes,
         meaning=f"Pictures more than {faults.LONG_ASPECT:g} times longer than wide, or wider than long.",
-        remedy="input.resize=crop cuts most of them away, squash distorts them, letterbox makes them small",
+        remedy="by input.resize: squash distorts them, letterbox (detection alone) makes them small, crop (all but "
+        "detection) cuts most of them away",
     ),
     # signals and volumes
     Check(

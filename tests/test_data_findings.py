@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from data import duplicates, faults
 from data.arrays import SIGNAL, VOLUME, decode_item
 from data.checklist import CHECKS, NAMES, Check
+from data.classification import InputConfig
 from data.dataset import Dataset, DatasetInfo
 from data.decode import DecodeError
+from data.detection import DetectionInput
 from data.evidence import Evidence, codes_of, gather, groups_of, pictures_at, read_pictures
 from data.faults import FEWEST_TO_STOP, Found
 from data.findings import (
@@ -30,6 +33,7 @@ from data.findings import (
 )
 from data.ingest import IngestConfig, ingest
 from data.issues import ISSUES
+from data.landmarks import LandmarkInput
 from data.report import fault_of, read_report
 from tests.annotated import coco_json
 from tests.faulty import PLANTED, SOUND, Files, classification, detection, npy, stock
@@ -235,6 +239,21 @@ def test_a_remedy_by_fractions_says_that_images_keep_their_side_without_fresh_sp
         check.name for check in named
     }
     assert all("--fresh-splits" in check.remedy for check in named)
+
+
+def test_ways_to_fit_long_pictures_are_told_with_the_families_that_have_them() -> None:
+    [remedy] = [check.remedy for check in CHECKS if check.name == "extreme-aspect"]
+    has = {
+        model: set(get_args(model.model_fields["resize"].annotation))
+        for model in (DetectionInput, InputConfig, LandmarkInput)
+    }
+    assert has == {
+        DetectionInput: {"squash", "letterbox"},
+        InputConfig: {"squash", "crop"},
+        LandmarkInput: {"squash", "crop"},
+    }
+    for told in (": squash", "letterbox (detection alone)", "crop (all but detection)"):
+        assert told in remedy
 
 
 def test_shards_that_cannot_be_read_are_one_clear_line(tmp_path: Path) -> None:
