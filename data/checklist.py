@@ -102,8 +102,9 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="annotation-unreadable", severity="warning", stops_above=MAX_SET_ASIDE,
         find=set_aside("annotation-unreadable"),
-        meaning="{Items} whose own annotation file cannot be parsed; they are not in the dataset.",
-        remedy="mend the files at the lines named, and add the source again",
+        meaning="{Items} whose own annotation cannot be read, or none of whose boxes can be used; they are not in the "
+        "dataset.",
+        remedy="mend the annotations at the places named, and add the source again",
     ),
     # pictures that are used, with something odd about them
     Check(

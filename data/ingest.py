@@ -246,19 +246,8 @@ def measure_items(
         measured.reason[i] = reason
     reasons = [unreadable.get(i) or reason or items[i].fault for i, reason in enumerate(measured.reason)]
     keep = np.array([i for i, reason in enumerate(reasons) if not reason], np.int64)
-    set_aside = tuple(
-        SetAside(
-            id=items[i].id,
-            reason=reason,
-            sha256="" if i in unreadable else measured.sha256[i],
-            fault=_kind_of_fault(i in unreadable, measured.reason[i]),
-        )
-        for i, reason in enumerate(reasons)
-        if reason
-    )
     one = one_of(family)
-    if not len(keep):
-        raise ValueError(f"{tree.name}: no usable {one}; for instance {items[0].id}: {reasons[0]}")
+    _require_usable(tree, one, items, reasons)
     kept, usable = [items[i] for i in keep], measured.take(keep)
     if "label" in items[0].targets:
         there = {item.targets["label"] for item in kept}
@@ -271,7 +260,30 @@ def measure_items(
                 f"{items[example].id}: {reasons[example]}"
             )
     targets = check_targets(family, kept, usable, classes)
+    if targets.lost:
+        for place, reason in targets.lost.items():
+            reasons[keep[place]] = reason
+        _require_usable(tree, one, items, reasons)
+        left = np.array([place for place in range(len(kept)) if place not in targets.lost], np.int64)
+        keep, kept = keep[left], [kept[i] for i in left]
+        usable, targets = usable.take(left), targets.take(left)
+    set_aside = tuple(
+        SetAside(
+            id=items[i].id,
+            reason=reason,
+            sha256="" if i in unreadable else measured.sha256[i],
+            fault=_kind_of_fault(i in unreadable, measured.reason[i]),
+        )
+        for i, reason in enumerate(reasons)
+        if reason
+    )
     return Found(kept, usable, targets, classes, [sizes[i] for i in keep], set_aside)
+
+
+def _require_usable(tree: FileTree, one: str, items: Sequence[RawItem], reasons: Sequence[str]) -> None:
+    """Raise a ValueError where there is a reason against each item."""
+    if all(reasons):
+        raise ValueError(f"{tree.name}: no usable {one}; for instance {items[0].id}: {reasons[0]}")
 
 
 def _kind_of_fault(unread: bool, undecodable: str) -> Fault:

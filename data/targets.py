@@ -2,6 +2,7 @@
 
 Nothing is mended in silence: each kind of fault is counted, with examples. Boxes that reach over the edge are cut
 there; those that lie outside, have no area, are not numbers, are of no listed class, or stand there twice are left out.
+An image that is left with none of its boxes would be false background: it is `lost`, and ingest sets it aside.
 Areas that a source gives (COCO's: of masks) stay as they are; in place of an unusable one stands its box's. Points stay
 where they are.
 
@@ -50,6 +51,12 @@ class Targets:
     columns: dict[str, list[Any]]  # by the dataset's column names, N values each
     issues: dict[str, list[str]]  # what is wrong: ids of images, once for each fault
     left_out: dict[str, list["LeftOut"]] = field(default_factory=dict)  # by id: some of each kind, to show
+    lost: dict[int, str] = field(default_factory=dict)  # by place: why an image that had boxes has none left
+
+    def take(self, places: np.ndarray) -> "Targets":
+        """Those of the images at `places`, in that order; what is wrong stays counted for all."""
+        columns = {name: [values[i] for i in places] for name, values in self.columns.items()}
+        return Targets(self.labels[places], columns, self.issues, self.left_out)
 
 
 def check_targets(
@@ -83,11 +90,13 @@ def _check_boxes(items: Sequence[RawItem], measured: Measured) -> Targets:
     given = np.nan_to_num(np.clip(corners, -MAX_COORDINATE, MAX_COORDINATE))
     issues: dict[str, list[str]] = defaultdict(list)
     keep = np.ones(len(image), bool)
+    whys = np.full(len(image), "", object)  # of boxes that are left out
     shown: dict[int, str] = {}  # boxes to show among those left out, and why
 
     def leave_out(bad: np.ndarray, why: str) -> None:
         issues[why] += [items[i].id for i in image[keep & bad]]
         shown.update((box, why) for box in np.flatnonzero(keep & bad)[:MAX_SHOWN].tolist())
+        whys[keep & bad] = why
         keep[bad] = False
 
     leave_out(~(np.abs(corners) <= MAX_COORDINATE).all(1), NOT_FINITE)  # NaN compares as false
@@ -131,7 +140,17 @@ def _check_boxes(items: Sequence[RawItem], measured: Measured) -> Targets:
         columns,
         {why: where for why, where in issues.items() if where},
         dict(left_out),
+        _left_with_none(image, keep, whys, len(found)),
     )
+
+
+def _left_with_none(image: np.ndarray, keep: np.ndarray, whys: np.ndarray, num: int) -> dict[int, str]:
+    """The places, among `num`, of images that had boxes and have none left, and why."""
+    num_kept = np.bincount(image[keep], minlength=num)
+    found: dict[int, dict[str, None]] = defaultdict(dict)
+    for box in np.flatnonzero(num_kept[image] == 0):
+        found[int(image[box])][whys[box].removesuffix(", left out")] = None
+    return {place: f"none of its boxes can be used: {'; '.join(why)}" for place, why in found.items()}
 
 
 def _to_upright(

@@ -147,13 +147,8 @@ def test_what_does_not_fit_together_in_coco_is_counted(tmp_path: Path) -> None:
             "is given to 'a' and to 'b'",
         ),
         (
-            '{"images": [], "categories": [], "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2]}]}',
-            "bbox must be four numbers",
-        ),
-        (
-            '{"images": [], "categories": [], "annotations": [{"image_id": 1, "category_id": 1, '
-            '"bbox": [1, 2, 3, "4"]}]}',
-            "bbox holds '4'",
+            '{"images": [], "categories": [], "annotations": [{"image_id": [], "category_id": 1}]}',
+            r"annotations\[0\]: image_id .* must be a number or a text",
         ),
     ],
 )
@@ -162,6 +157,30 @@ def test_a_faulty_coco_file_is_one_clear_line(text: str, message: str) -> None:
         read_coco("x.json", text)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("x.json")
+
+
+def test_an_image_with_a_broken_coco_box_is_set_aside_not_background(tmp_path: Path) -> None:
+    annotations = [
+        {**BOX, "id": 50, "bbox": ["a", 1, 2, 3]},
+        BOX,
+        {**BOX, "image_id": 1, "bbox": [1, 2]},
+        {"image_id": 2, "category_id": 1, "id": "x\ny"},
+        {"image_id": 3, "category_id": 1},
+        {**BOX, "image_id": 3},
+    ]
+    images = [{"file_name": f"{i}.png"} for i in range(9)]
+    files = pictures(9) | {"a.json": coco_json(images, annotations)}
+    report, dataset = ingest_source(tmp_path, "detection", files)
+    assert {entry.id: entry.reason for entry in report.set_aside} == {
+        "0.png": "a.json: annotation 50: bbox holds 'a'; it must be four numbers",
+        "1.png": "a.json: annotation 2: bbox must be four numbers: x, y, width, height in pixels",
+        "2.png": "a.json: annotation 'x\\ny' has no bbox, and no other of this image has one",
+    }
+    assert issues_of(report) == {
+        "annotations without a box, left out": 2,
+        "images without boxes, kept as background": 5,
+    }
+    assert rows_of(dataset)["3.png"]["boxes_xyxy"] == [1, 2, 11, 22]
 
 
 def test_an_image_in_two_coco_files_is_an_error() -> None:
@@ -346,7 +365,7 @@ def test_yolo_lists_of_images_are_splits_and_train_comes_before_val() -> None:
         ("0 0.5 0.5 0.5 0.5 0.9", "6 fields; a box has 5"),
         ("cat 0.5 0.5 0.5 0.5", "something else than numbers"),
         ("0.5 0.5 0.5 0.5 0.5", "must be a whole number"),
-        ("0 nan 0.5 0.5 0.5", "the rest finite"),
+        ("nan 0.5 0.5 0.5 0.5", "must be a whole number"),
         ("0 120 80 30 30", "not pixels"),
     ],
 )
@@ -396,6 +415,67 @@ def test_boxes_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     report, dataset = ingest_source(tmp_path, "detection", pictures(6) | {"a.json": document})
     assert issues_of(report)["boxes that are not numbers, left out"] == 4
     assert rows_of(dataset)["0.png"]["boxes_xyxy"] == [1, 2, 11, 22]
+
+
+Corners = tuple[float, float, float, float]
+
+
+def annotations_in(form: str, boxes: dict[int, list[Corners]]) -> dict[str, bytes]:
+    """Annotations of pictures by their numbers, corners in pixels, as a format has them."""
+    if form == "coco":
+        images = [{"file_name": f"{i}.png"} for i in boxes]
+        rows = [{**BOX, "image_id": i, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+                for i, some in boxes.items() for x0, y0, x1, y1 in some]  # fmt: skip
+        return {"a.json": coco_json(images, rows)}
+    if form == "voc":
+        return {
+            f"{i}.xml": voc_xml(*(("cat", x0 + (x1 > x0), y0 + (y1 > y0), x1, y1) for x0, y0, x1, y1 in some))
+            for i, some in boxes.items()
+        }
+    lines = {
+        i: "".join(
+            f"0 {(x0 + x1) / 96} {(y0 + y1) / 80} {(x1 - x0) / 48} {(y1 - y0) / 40}\n"
+            for x0, y0, x1, y1 in some
+        )
+        for i, some in boxes.items()
+    }
+    return {f"{i}.txt": text.encode() for i, text in lines.items()} | {"classes.txt": b"cat\n"}
+
+
+@pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
+def test_a_picture_that_keeps_none_of_its_boxes_is_set_aside_not_background(
+    form: str, tmp_path: Path
+) -> None:
+    sound, outside = (8, 8, 16, 20), (60, 8, 72, 20)
+    boxes: dict[int, list[Corners]] = {i: [sound] for i in range(12)}
+    boxes |= {
+        1: [outside],
+        2: [(16, 8, 8, 20)],
+        3: [(float("nan"), 8, 16, 20)],
+        4: [sound, outside],
+        5: [(8, 8, 8, 20), outside, outside],
+        6: [],
+    }
+    report, dataset = ingest_source(tmp_path, "detection", pictures(12) | annotations_in(form, boxes))
+    why = "none of its boxes can be used: boxes"
+    assert {entry.id: entry.reason for entry in report.set_aside} == {
+        "1.png": f"{why} outside the image",
+        "2.png": f"{why} with corners swapped",
+        "3.png": f"{why} that are not numbers",
+        "5.png": f"{why} without area; boxes outside the image",
+    }
+    assert {entry.fault for entry in report.set_aside} == {"annotation-unreadable"}
+    assert issues_of(report) == {
+        "boxes outside the image, left out": 4,
+        "boxes with corners swapped, left out": 1,
+        "boxes that are not numbers, left out": 1,
+        "boxes without area, left out": 1,
+        "images without boxes, kept as background": 1,
+    }
+    rows = rows_of(dataset)
+    assert rows.keys() == {f"{i}.png" for i in (0, 4, 6, 7, 8, 9, 10, 11)}
+    assert rows["6.png"]["boxes_xyxy"] == [] and rows["4.png"]["boxes_xyxy"] == list(sound)
+    assert check(dataset).problems == ()
 
 
 def test_areas_are_kept_as_coco_gives_them_and_of_an_unusable_one_the_boxes_counts(tmp_path: Path) -> None:
@@ -533,6 +613,10 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
         (
             {"1.png": b"no", "1.xml": voc_xml(("a", 1, 1, 2, 2))},
             "no usable picture; for instance 1.png: not an image",
+        ),
+        (
+            {"1.png": png(1), "1.xml": voc_xml(("a", 60, 1, 70, 2))},
+            "no usable picture; for instance 1.png: none of its boxes can be used: boxes outside the image",
         ),
     ],
 )

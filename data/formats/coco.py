@@ -2,8 +2,9 @@
 
 One JSON file for each split, told by its name (`instances_train2017.json`) or its folder; `bbox` is x, y, width,
 height in pixels, edges from 0, and `area`, where it is there, that of the mask. Beside `iscrowd` a box may have our own
-keys `difficult` and `truncated`. An image that is listed without boxes is background; one that no JSON lists is left
-out, since nobody looked at it.
+keys `difficult` and `truncated`. An image that is listed without annotations is background; one that no JSON lists is
+left out, since nobody looked at it; one with a `bbox` that is not four numbers, or with annotations of which none has a
+`bbox`, is set aside.
 """
 
 import json
@@ -82,7 +83,7 @@ def list_coco(tree: FileTree) -> Listing:
     issues: dict[str, list[str]] = defaultdict(list)
     for name, document in documents.items():
         split = split_of_name(name.rpartition("/")[2]) or split_of_folders(name)
-        boxes = _boxes_by_image(name, document, number, issues)
+        boxes, faults = _boxes_by_image(name, document, number, issues)
         for image in document["images"]:
             path = index.find(image["file_name"], name, split)
             if path is None:
@@ -93,10 +94,10 @@ def list_coco(tree: FileTree) -> Listing:
                     f"{name}: image {path!r} is listed in {listed_in[path]} too; list it once, in one file"
                 )
             listed_in[path] = name
-            found = boxes[image["id"]]
-            if not found:
+            found, fault = boxes[image["id"]], faults.get(image["id"], "")
+            if not found and not fault:
                 issues[NO_BOXES].append(path)
-            items[path] = _item(path, top, split, image, found)
+            items[path] = _item(path, top, split, image, found, fault)
     ignored = count_ignored(tree, set(items) | set(files), "not listed in the COCO JSON")
     notes = _same_names(documents)
     return Listing(tuple(items.values()), ignored, classes=classes, issues=dict(issues), notes=notes)
@@ -117,7 +118,9 @@ def _same_names(documents: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _item(path: str, top: str, split: Split | None, image: dict[str, Any], rows: list[Any]) -> RawItem:
+def _item(
+    path: str, top: str, split: Split | None, image: dict[str, Any], rows: list[Any], fault: str
+) -> RawItem:
     corners = np.array([row[0] for row in rows], np.float64).reshape(-1, 4)
     with np.errstate(over="ignore", invalid="ignore"):  # such boxes are left out later
         corners[:, 2:] += corners[:, :2]
@@ -128,33 +131,39 @@ def _item(path: str, top: str, split: Split | None, image: dict[str, Any], rows:
         areas=np.array([row[3] for row in rows], np.float64),
         size=image["size"],
     )
-    return RawItem(path.removeprefix(top), path, {"boxes": boxes}, split)
+    return RawItem(path.removeprefix(top), path, {"boxes": boxes}, split, fault=fault)
 
 
 def _boxes_by_image(
     name: str, document: dict[str, Any], number: dict[str, int], issues: dict[str, list[str]]
-) -> dict[Any, list[Any]]:
-    """(x, y, w, h), label, flags and area of each box, by the image's id."""
+) -> tuple[dict[Any, list[Any]], dict[Any, str]]:
+    """(x, y, w, h), label, flags and area of each box, and why boxes cannot be read, by the image's id."""
     labels = {key: number[label] for key, label in document["categories"].items()}
     known = {image["id"] for image in document["images"]}
     boxes: dict[Any, list[Any]] = defaultdict(list)
+    faults: dict[Any, str] = {}
+    without: dict[Any, str] = {}
     for annotation in document["annotations"]:
-        where = f"{name}: annotation {annotation['id']}"
-        if annotation["image_id"] not in known:
+        image, where = annotation["image_id"], f"{name}: annotation {ascii(annotation['id'])[:50]}"
+        if image not in known:
             issues[UNKNOWN_IMAGE].append(where)
+        elif annotation["fault"]:
+            faults.setdefault(image, f"{where}: {annotation['fault']}")
         elif annotation["bbox"] is None:
             issues[NO_BBOX].append(where)
+            without.setdefault(image, f"{where} has no bbox, and no other of this image has one")
         else:
             label = labels.get(annotation["category_id"], -1)
             row = (annotation["bbox"], label, annotation["flags"], annotation["area"])
-            boxes[annotation["image_id"]].append(row)
-    return boxes
+            boxes[image].append(row)
+    return boxes, {image: fault for image, fault in without.items() if image not in boxes} | faults
 
 
 def read_coco(name: str, text: str) -> dict[str, Any]:
     """Parse and check one file: `images`, `annotations` (lists) and `categories` (id: name).
 
-    Raises a ValueError of one line that names the entry, for anything that is not as COCO has it.
+    Raises a ValueError of one line that names the entry, for anything that is not as COCO has it, but for a `bbox`:
+    that is a `fault` of its annotation.
     """
     try:
         document = json.loads(text)
@@ -206,16 +215,18 @@ def _read_image(name: str, i: int, entry: dict[str, Any]) -> dict[str, Any]:
 
 def _read_box(name: str, i: int, entry: dict[str, Any]) -> dict[str, Any]:
     where = f"{name}: annotations[{i}]"
-    box = entry.get("bbox")
+    box, fault = entry.get("bbox"), ""
     if box is not None and box != []:
-        if not isinstance(box, list) or len(box) != 4:
-            raise ValueError(f"{where}: bbox must be four numbers: x, y, width, height in pixels")
-        box = [_number(where, value) for value in box]
+        try:
+            box = _sides(box)
+        except ValueError as error:
+            box, fault = None, str(error)
     return {
         "id": entry.get("id", i),
         "image_id": _identity(where, entry, "image_id"),
         "category_id": _identity(where, entry, "category_id"),
         "bbox": box or None,
+        "fault": fault,
         "flags": sum(bit for key, bit in FLAG_KEYS.items() if entry.get(key) in (1, True)),
         "area": _area(entry.get("area")),
     }
@@ -226,15 +237,21 @@ def _area(value: Any) -> float:
     if value is None:
         return math.nan
     try:
-        number = _number("", value)
+        number = _number(value)
     except ValueError:
         return -1.0
     return -1.0 if math.isnan(number) else number
 
 
-def _number(where: str, value: Any) -> float:
+def _sides(box: Any) -> list[float]:
+    if not isinstance(box, list) or len(box) != 4:
+        raise ValueError("bbox must be four numbers: x, y, width, height in pixels")
+    return [_number(value) for value in box]
+
+
+def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{where}: bbox holds {str(value)[:50]!a}; it must be four numbers")
+        raise ValueError(f"bbox holds {str(value)[:50]!a}; it must be four numbers")
     try:
         return float(value)
     except OverflowError:
