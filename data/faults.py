@@ -272,7 +272,8 @@ def few_pictures(evidence: Evidence) -> Found:
         boxes = evidence.boxes
         train = evidence.inside("train")[boxes.image]
         of_pictures = np.unique(np.stack([boxes.labels, boxes.image])[:, train], axis=1)[0]
-        counts = dict(zip(counts, np.bincount(of_pictures, minlength=len(counts)).tolist(), strict=True))
+        classes = evidence.info.classes
+        counts = dict(zip(classes, np.bincount(of_pictures, minlength=len(classes)).tolist(), strict=True))
     few = [name for name, number in counts.items() if 0 < number < FEW_PER_CLASS]
     return Found(len(few), len(evidence.info.classes), "classes", detail=_counted(few, counts))
 

@@ -171,4 +171,4 @@ def test_add_tells_what_check_tells_by_the_same_numbers_in_the_same_words(run: R
         for command in (("data", "add", source, "--name", "leaky"), ("data", "check", "leaky"))
     ]
     for text in said:
-        assert "1 of 1 val pictures (100%): 1 of 2 in test" in " ".join(text.split())
+        assert "1 of 1 val picture (100%): 1 of 2 in test" in " ".join(text.split())

@@ -21,13 +21,13 @@ from data.dataset import Dataset
 from pipelines import search as flows
 from pipelines.classification import search_classifier
 from pipelines.commands_search import trials_table
-from pipelines.configuration import configuration
 from pipelines.families import PIPELINES
 from pipelines.reporting import set_reporter
 from pipelines.search import require_measured, require_read
 from pipelines.training import read_job
 from tasks.cluster import disconnect
 from tasks.cost import Cost, cost_of
+from tasks.families import FAMILIES
 from tasks.paths import ROOT, runs
 from tasks.recordstore import connect
 from tasks.runrecords import SEARCHES, costs_until
@@ -211,7 +211,7 @@ def test_a_metric_that_no_validation_measures_is_refused(
     ],
 )  # fmt: skip
 def test_a_space_that_no_trial_reads_is_refused(space: tuple[str, ...], message: str) -> None:
-    config = configuration("detection", "scenes", "default", {})
+    config = FAMILIES["detection"].config.parse(TINY["detection"], "")
     with pytest.raises(ValueError, match=re.escape(message)) if message else nullcontext():
         require_read("detection", parse_space(space, config), config)
 
