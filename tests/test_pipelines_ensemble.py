@@ -89,7 +89,9 @@ def test_the_metrics_of_an_ensemble_are_said_to_be_of_the_test_split(
     finished: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     emit(finished, summary_views(finished, "in_process"), as_json=False)
-    assert "Together on digits, test split: the registered view is single" in capsys.readouterr().out
+    assert "Together on digits, test split: the registered view is single" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_an_ensemble_of_heads_tells_how_far_its_features_are_before_it_trains(
