@@ -19,7 +19,7 @@ from prefect.runtime import flow_run, task_run
 from data.counting import counted
 from data.findings import Findings, Verdict
 from pipelines.adoption import listens
-from tasks.intervals import interval_of, is_end, tested_on
+from tasks.intervals import interval_of, is_end, measured_on
 
 RunLogger = Union[Logger, "LoggerAdapter[Logger]"]
 UPDATE_EVERY_S = 5.0  # each update is a request to the server
@@ -119,7 +119,7 @@ def publish_result(summary: dict[str, Any]) -> None:
         f"**Model** {model} ({summary['alias'] or 'no alias'})\n\n{link}\n\n"
         f"Trained {summary['num_steps']:,} steps in {summary['train_time_s']:.1f} s, "
         f"{summary['images_per_s']:,.0f} images/s.{early}\n\n"
-        f"{tested_on(summary['dataset'], 'test', summary['view'])}\n\n"
+        f"{measured_on(summary['dataset'], 'test', summary['view'])}\n\n"
         f"| metric | value | 95% interval |\n| --- | ---: | --- |\n{rows}\n"
     )
     description = f"{summary['dataset']} by the recipe {summary['recipe']}"

@@ -15,7 +15,7 @@ from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import call_flow
 from tasks.cost import Cost, told
-from tasks.intervals import metric_table, tested_on
+from tasks.intervals import measured_on, metric_table
 
 Models = Annotated[
     list[str] | None,
@@ -128,6 +128,6 @@ def summary_views(summary: dict[str, Any], executor: Executor) -> list[Any]:
         table("Members", tuple(members[0]), [tuple(member.values()) for member in members]),
     ]
     if together:
-        title = f"Together on {tested_on(summary['dataset'], 'test', summary['view'])}"
+        title = f"Together on {measured_on(summary['dataset'], 'test', summary['view'])}"
         views += [table(*metric_table(title, together)), table(*shown_rows(summary["comparison"]))]
     return views

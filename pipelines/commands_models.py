@@ -18,7 +18,7 @@ from pipelines.parameters import AUTO
 from pipelines.render import ConsoleReporter, emit, pairs, table
 from pipelines.scoring import evaluate_configuration, score_models
 from tasks import ensemble, modellist, registry
-from tasks.intervals import tested_on, with_intervals
+from tasks.intervals import measured_on, with_intervals
 from tasks.modelfile import load_card
 from tasks.settings import ViewName
 from tasks.versions import open_stored
@@ -94,7 +94,7 @@ def evaluate(
             tested.report.write(out)
     document = {**tested.document(), **tested.report.document(), "out": out}
     view = tested.report.about["registered_view"]
-    tables = tested.report.tables(tested_on(tested.dataset, split, view))
+    tables = tested.report.tables(measured_on(tested.dataset, split, view))
     written = [f"wrote {about_report(out)}"] if out else []
     emit(document, [*(table(*with_intervals(each)) for each in tables), *written], as_json)
 

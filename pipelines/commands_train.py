@@ -13,7 +13,7 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout, require_nothi
 from pipelines.parameters import AUTO, choose_recipe, flatten, parse_changes, recipes
 from pipelines.render import emit, pairs, table
 from pipelines.runner import run_flow
-from tasks.intervals import metric_table, tested_on
+from tasks.intervals import measured_on, metric_table
 
 
 def train(
@@ -121,7 +121,7 @@ def summary_views(summary: dict[str, Any]) -> list[Any]:
         **early_end_of(summary),
         **course_of(summary),
     }
-    title = tested_on(summary["dataset"], "test", summary["view"])
+    title = measured_on(summary["dataset"], "test", summary["view"])
     return [pairs(f"Trained on {summary['dataset']}", values), table(*metric_table(title, whole_of(summary)))]
 
 

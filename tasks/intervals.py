@@ -10,7 +10,7 @@ WITH_INTERVALS = (*PLAIN, "95% interval")
 Rows = tuple[str, Sequence[str], Sequence[Sequence[Any]]]  # a title, columns, rows
 
 
-def tested_on(dataset: str, split: str, view: str) -> str:
+def measured_on(dataset: str, split: str, view: str) -> str:
     """What metrics are of, as their table's title; `view`: the registered one, "" where nothing was tested."""
     if not view:
         return f"{dataset}, not tested: what begins with val_ is of the validation split"

@@ -1,6 +1,6 @@
 """The interval of a figure stands beside it, and nothing else is taken for one."""
 
-from tasks.intervals import metric_table, tested_on, with_intervals
+from tasks.intervals import measured_on, metric_table, with_intervals
 
 
 def test_an_interval_stands_beside_its_figure_wherever_its_ends_are() -> None:
@@ -27,5 +27,5 @@ def test_only_tables_of_metrics_are_changed() -> None:
 
 
 def test_a_title_says_of_which_split_and_view_metrics_are_or_that_nothing_was_tested() -> None:
-    assert tested_on("digits", "test", "mirror") == "digits, test split: the registered view is mirror"
-    assert tested_on("digits", "test", "").startswith("digits, not tested: ")
+    assert measured_on("digits", "test", "mirror") == "digits, test split: the registered view is mirror"
+    assert measured_on("digits", "test", "").startswith("digits, not tested: ")
