@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from PIL import Image
@@ -102,7 +102,8 @@ def detect_windows(
     assert isinstance(preprocessing, Preprocessing)  # else there were no scorer
     names = distinct(Path(each).stem.replace(":", "-") for each in photos)
     targets: Sequence[Path | None] = [None] * len(photos) if out is None else targets_of(names, out)
-    rows, scans, files = [], [], []
+    rows: list[tuple[Any, ...]] = []
+    scans, files = [], []
     for photo, name, target in zip(photos, names, targets, strict=True):
         data = read_photo(photo)
         try:
