@@ -1,7 +1,7 @@
 """Models tested on a dataset: what `./convoy evaluate` and the deployment `evaluate` do."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def score_models(
 
     Raises ValueError for models and options that do not go together, FileNotFoundError for a dataset that is not here.
     """
-    folders, names = zip(*map(addressed, called), strict=True)
+    folders, names = zip(*map(pinned, called), strict=True)
     card = load_card(folders[0])
     if tile_overlap is not None and card.family != "detection":
         raise ValueError(f"--tile is for detectors, and {called[0]} is for {card.family}: leave it out")
@@ -63,13 +63,14 @@ def score_models(
     for note in notes:
         reporter.note(f"note: {note}")
     report = load(PIPELINES[card.family].evaluate)(
-        folders, data, split=split, config=config, on_progress=progress_of(reporter, "evaluate"), called=names,
+        folders, data, split=split, config=config, on_progress=progress_of(reporter, "evaluate"), called=tuple(called),
         **tiles,
     )  # fmt: skip
+    report = replace(report, about={**report.about, "models": ", ".join(names)})
     return Tested(tuple(map(str, folders)), data.info.name, split, tuple(notes), report)
 
 
-def addressed(called: str) -> tuple[Path, str]:
+def pinned(called: str) -> tuple[Path, str]:
     """The folder of a model, and its name in a report: with the version beside an alias, which moves."""
     name, version = registry.pin(called)
     if not version:
