@@ -115,11 +115,13 @@ def publish_result(summary: dict[str, Any]) -> None:
     )
     # of an ensemble it stands with its members
     early = f" Ended early {summary['ended_early']}." if summary.get("ended_early") else ""
+    # not in what a retraining kept before it was told
+    on = f"{measured_on(summary['dataset'], 'test', summary['view'])}\n\n" if "view" in summary else ""
     markdown = (
         f"**Model** {model} ({summary['alias'] or 'no alias'})\n\n{link}\n\n"
         f"Trained {summary['num_steps']:,} steps in {summary['train_time_s']:.1f} s, "
         f"{summary['images_per_s']:,.0f} images/s.{early}\n\n"
-        f"{measured_on(summary['dataset'], 'test', summary['view'])}\n\n"
+        f"{on}"
         f"| metric | value | 95% interval |\n| --- | ---: | --- |\n{rows}\n"
     )
     description = f"{summary['dataset']} by the recipe {summary['recipe']}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from data.counting import counted
 from data.files import write_whole
 from pipelines.options import Json, quiet_stdout
 from pipelines.render import emit, table
@@ -85,8 +86,7 @@ def views(
             (name, row["mean"], row["sd"], row["low"], row["high"], *row["values"])
             for name, row in document["metrics"].items()
         ]
-        count = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
-        shown.append(table(f"{document['training']}: {count}", columns, rows))
+        shown.append(table(f"{document['training']}: {counted(len(seeds), 'seed')}", columns, rows))
     shown.append(table("What each run cost", COST_COLUMNS, cost_rows(documents)))
     for pair in pairs:
         shown += difference_views(pair)

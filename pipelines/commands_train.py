@@ -145,14 +145,14 @@ def model_of(summary: dict[str, Any]) -> str:
 
 def champion_of(summary: dict[str, Any]) -> dict[str, str]:
     """Of a challenger: which version is champion, how good that is on the same data, and what would promote this."""
-    champion = summary.get("champion")  # not in summaries of before it was kept
+    champion = summary["champion"]
     if not champion:
         return {}
     metric = champion["metric"]
     measured = (
         f"{metric} {champion['value']:.4g} on the same test data, this one {summary['metrics'][metric]:.4g}"
         if metric
-        else "of which no test on the same data is known"
+        else "with which no figure of a test on the same data is shared"
     )
     command = f"./convoy promote {summary['model']} {summary['version']}"
     return {"champion": f"version {champion['version']}, {measured}; to promote this one: {command}"}

@@ -109,7 +109,8 @@ def account(ending: BaseException | None, under_way: bool, idle: str) -> str:
         return f"stopped after step {ending.step}: no step is lost"
     if not under_way:
         return idle
-    kept = "it goes on from the last one that was kept"  # a worker may still have kept one by itself
+    # a worker may still have kept one by itself
+    kept = "the run goes on from its last one, or from the start where there is none"
     if isinstance(ending, KeyboardInterrupt):
         return f"stopped without waiting for a checkpoint: {kept}"
     return f"stopped, but no checkpoint could be kept ({str(ending).partition(chr(10))[0]}): {kept}"

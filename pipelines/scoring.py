@@ -66,6 +66,7 @@ def score_models(
         folders, data, split=split, config=config, on_progress=progress_of(reporter, "evaluate"), called=tuple(called),
         **tiles,
     )  # fmt: skip
+    # errors and tables name what was typed; a report is read later, when an alias may be another version's
     report = replace(report, about={**report.about, "models": ", ".join(names)})
     return Tested(tuple(map(str, folders)), data.info.name, split, tuple(notes), report)
 

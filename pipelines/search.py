@@ -129,7 +129,7 @@ def job_of(
 
 
 def require_read(family: str, space: Space, config: Parameters) -> None:
-    """Raise ValueError for a searched parameter without an effect, whatever is chosen for the others."""
+    """Raise ValueError for a searched parameter that no combination of the space's choices reads."""
     choices = {key: values.options for key, values in space.items() if isinstance(values, Choice)}
     never: dict[str, str] = dict.fromkeys(space, "")
     for options in product(*choices.values()):
@@ -142,7 +142,7 @@ def require_read(family: str, space: Space, config: Parameters) -> None:
         if not never:
             return
     faults = [
-        f"--space {key}=…: it would change nothing, since {why}: leave it out"
+        f"--space {key}=…: it would change nothing in any trial, as {why}: leave it out"
         for key, why in never.items()
         if why
     ]

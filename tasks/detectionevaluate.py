@@ -25,7 +25,6 @@ from tasks.detectionfigures import ROWS
 from tasks.detectionjoin import fused, joined, moved
 from tasks.detectionmatches import Detections, Objects, box_areas, match
 from tasks.detectionmetrics import (
-    FEWEST_KEPT,
     at_threshold,
     best_threshold,
     known_aps,
@@ -179,8 +178,8 @@ def fit_threshold(
     """Choose the least score of the detector in `folder` on the validation split, and keep it in its card.
 
     It is the lowest one at which the share of right boxes (IoU 0.5) is what the card's thresholds ask for, and enough
-    boxes are kept (`threshold_for_precision`); else the one of the highest F1, and `PLAIN_SCORE` where that split has
-    no object. A model that has one keeps it.
+    boxes are kept (`threshold_for_precision`); else the one of the highest F1, 1 where no box is right, and
+    `PLAIN_SCORE` where that split has no object. A model that has one keeps it.
     """
     card = load_card(folder)
     if "score" in card.thresholds:
@@ -217,7 +216,7 @@ def cut_on_validation(
         return LeastScore(cut.score, cut.precision, cut.recall, basis)
     best = at_threshold(matches, best_threshold(matches))
     why = (
-        f"no score that {FEWEST_KEPT} boxes or more have has a precision of {wanted:g}, so the highest F1"
+        f"no least score that leaves enough boxes has a precision of {wanted:g}, so the highest F1"
         if best.recall
         else "no box is right there, so it reports none; predict --least-score shows what it finds"
     )

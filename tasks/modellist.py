@@ -60,8 +60,8 @@ def _run_of(client: MlflowClient, version: ModelVersion) -> Run | None:
 def champion_beside(name: str, version: int) -> dict[str, Any] | None:
     """The champion of a model beside another version: `version`, `metric`, `value`; None where that is the champion.
 
-    `metric` is the first of MEASURES that both were tested in, and `value` the champion's; None where it is not known
-    that both were tested on the same data.
+    `metric` is the first of MEASURES that both were tested in, and `value` the champion's; None where there is
+    none, or where it is not known that both were tested on the same data.
     """
     champion = aliases_of(name).get("champion")
     if champion in (None, version):

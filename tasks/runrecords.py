@@ -120,8 +120,8 @@ def require_compared(what: str, family: str) -> None:
     if family not in CLASSIFYING:
         raise ValueError(
             f"{what} is for {family}, whose tests give no probabilities of classes; compare is for "
-            f"{', '.join(CLASSIFYING)}. A model is tested alone, and detectors beside each other, by: ./convoy "
-            "evaluate A B"
+            f"{', '.join(CLASSIFYING)}. Test a model by: ./convoy evaluate MODEL; detectors beside "
+            "each other by: ./convoy evaluate A B"
         )
 
 

@@ -30,6 +30,11 @@ from tasks.paths import ROOT, home, runs, store
 from tasks.recordstore import connect
 from tests.platforms import FOREIGN, processes_with, tiny_changes, wait_for
 
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell's background job ignores it, and all its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 POINTS = Path(__file__).parent / "points"
 OWNER = "CHAOS_COMMAND"  # a variable by which a command and all that it starts are known, servers of its home are not
 REACH_S, END_S = 600.0, 600.0

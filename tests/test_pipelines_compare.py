@@ -258,8 +258,8 @@ def test_tests_on_different_images_are_not_compared(keys: list[str], tested: Tes
         (
             ("--dataset", "digit_scenes"),
             "'digit_scenes' is for detection, whose tests give no probabilities of classes; compare is for "
-            "classification, signals, volumes. A model is tested alone, and detectors beside each other, by: ./convoy "
-            "evaluate A B",
+            "classification, signals, volumes. Test a model by: ./convoy evaluate MODEL; detectors beside each "
+            "other by: ./convoy evaluate A B",
         ),
         (("untested",), "run untested (RUNNING) was not tested"),
         (

@@ -13,7 +13,7 @@ from pipelines.interruption import interruptible, resume_command, undisturbed
 from tasks.stopping import Interrupted
 
 GO_ON = "./convoy train --resume KEY"
-LAST = "it goes on from the last one that was kept"
+LAST = "the run goes on from its last one, or from the start where there is none"
 
 
 class Terminated(BaseException):

@@ -204,7 +204,7 @@ def test_a_metric_that_no_validation_measures_is_refused(
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (("optim.lr=0.1,0.2", "model.pooling=align,max"), "model.pooling=…: it would change nothing, since model.name"),
+        (("optim.lr=0.1,0.2", "model.pooling=align,max"), "model.pooling=…: it would change nothing"),
         (("model.num_anchors=2,3",), "model.assignment (=task_aligned) has no anchors"),
         (("model.num_anchors=2,3", "model.assignment=midpoint,task_aligned"), ""),
         (("model.pooling=align,max", "model.name=yolo,fast_rcnn"), ""),

@@ -126,7 +126,7 @@ def test_the_first_model_becomes_champion_and_the_next_a_challenger(
     compared = {"version": 1, "metric": "accuracy", "value": 0.5}
     for summary, told in (
         (finished, ""),
-        (second, "version 1, of which no test on the same data is known; "),
+        (second, "version 1, with which no figure of a test on the same data is shared; "),
         ({**second, "champion": compared}, "version 1, accuracy 0.5 on the same test data, this one "),
     ):
         emit(summary, summary_views(summary | {"to_first_step_s": None}), as_json=False)
