@@ -63,10 +63,13 @@ GROW_EVERY_S = 60.0
 
 
 def process_group(settings: TrainConfig) -> BackendConfig:
-    """How the workers find each other; a lone one needs nobody, and is spared seconds of its start."""
+    """How the workers find each other; a lone one needs nobody, and is spared seconds of its start.
+
+    Those that have part of a GPU may be given the same one, and NCCL refuses two processes on one.
+    """
     if settings.num_workers == 1:
         return BackendConfig()
-    backend = "nccl" if settings.gpus_per_worker else "gloo"
+    backend = "nccl" if settings.gpus_per_worker >= 1 else "gloo"
     return TorchConfig(backend=backend) if is_embedded() else Group(backend=backend, timeout_s=MEET_S)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 from torch import distributed
 
@@ -50,6 +51,14 @@ def test_a_head_that_is_lost_as_the_training_fails_is_not_asked_to_end_its_helpe
             "classification", tiny_config("classification"), dataset, layout, tmp_path, listener, None, None
         )
     assert killed == []
+
+
+@pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (0.5, "gloo"), (1, "nccl")])
+def test_workers_that_may_share_a_gpu_do_not_meet_by_nccl(gpus: float, backend: str) -> None:
+    """It refuses two processes on one."""
+    settings = tiny_config("classification", train__num_workers=2, train__gpus_per_worker=gpus).train
+    group = raytrain.process_group(settings)
+    assert isinstance(group, TorchConfig) and group.backend == backend
 
 
 def test_workers_on_several_nodes_must_meet_soon_and_may_wait_long_after_that(
