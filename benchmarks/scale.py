@@ -8,8 +8,8 @@ detection. Some three minutes.
 Measured on this machine: training with one and two workers of one CPU each (Ray Train, Gloo over loopback, the same
 batch over all workers together: strong scaling), the reader of streaming with and without Ray, the sum of gradients
 between two processes, a checkpoint's writing, DVC's hash, and ingest with its memory at two sizes. The model multiplies
-these; what cannot be measured here is an argument: what a GPU trains and validates and what a process beside it decodes,
-which benchmarks/gpu.py measured on an H200 and its host, and the link between nodes, which is assumed.
+these; what cannot be measured here is an argument: what a GPU trains and validates, and what a process beside it
+decodes (benchmarks/gpu.py, on an H200 and its host); and the link between nodes, which is assumed.
 """
 
 import argparse
