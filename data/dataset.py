@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 
 from data.aligned import FaceAlignment
+from data.counting import singular
 from data.files import read_object, require_plain
 from data.parameters import Parameters, did_you_mean
 
@@ -127,7 +128,7 @@ def noun_of(family: str) -> str:
 
 def one_of(family: str) -> str:
     """What one of them is called."""
-    return noun_of(family).removesuffix("s")
+    return singular(noun_of(family))
 
 
 def in_words_of(family: str, text: str) -> str:

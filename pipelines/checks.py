@@ -45,10 +45,10 @@ def keep_findings(findings: Findings, verdict: Verdict, folder: Path, run_id: st
     counts = {finding.name: finding.count for finding in findings.findings if finding.severity != "info"}
     counts |= {finding.name: finding.count for finding in verdict.accepted}
     tags = {FOUND_TAG: counts, ACCEPTED_TAG: {name: counts[name] for name in accepted}}
-    registry.set_tags(run_id, {tag: counted(numbers) for tag, numbers in tags.items() if numbers})
+    registry.set_tags(run_id, {tag: tally(numbers) for tag, numbers in tags.items() if numbers})
 
 
-def counted(numbers: dict[str, int]) -> str:
+def tally(numbers: dict[str, int]) -> str:
     """`class-missing=2, truncated=7`."""
     return ", ".join(f"{name}={number}" for name, number in numbers.items())
 

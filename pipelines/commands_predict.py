@@ -197,7 +197,7 @@ def predict_boxes(
     if coco is not None:
         coco.parent.mkdir(parents=True, exist_ok=True)
         write_whole(coco, json.dumps(detection.coco_results([str(file) for file in files], rows, classes)))
-    lines = [(file, None if row["error"] else len(row["labels"]), row["error"] or counted(row["labels"]))
+    lines = [(file, None if row["error"] else len(row["labels"]), row["error"] or of_classes(row["labels"]))
              for file, row in zip(files, rows, strict=True)]  # fmt: skip
     document = {
         **document_of(model, predictor, [str(file) for file in files], rows),
@@ -211,7 +211,7 @@ def predict_boxes(
     return int(any(row["error"] for row in rows))
 
 
-def counted(labels: list[str]) -> str:
+def of_classes(labels: list[str]) -> str:
     """`2 × cat, 1 × dog`: a class may be called 2."""
     return ", ".join(f"{num} × {label}" for label, num in Counter(labels).most_common())
 

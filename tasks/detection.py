@@ -166,9 +166,9 @@ def notes(config: DetectionConfig, dataset: Dataset) -> list[str]:
     small = too_small(torch.from_numpy(boxes_in_squares(rows, config.input))).numpy() & objects
     if small.any():
         told.append(
-            f"{small.sum():,} of {objects.sum():,} training boxes have a side below {LEAST_PX:g} px at input.stored_px "
-            f"(={config.input.stored_px}): where augmentation does not enlarge them, they are taught as neither object "
-            "nor background; raise input.stored_px to find them"
+            f"of {objects.sum():,} training boxes, {small.sum():,} with a side below {LEAST_PX:g} px at "
+            f"input.stored_px (={config.input.stored_px}): where augmentation does not enlarge these, they are taught "
+            "as neither object nor background; raise input.stored_px to find them"
         )
     return told
 

@@ -24,12 +24,7 @@ from tasks.detection import DetectionEvaluate, DetectionView
 from tasks.detectionfigures import ROWS
 from tasks.detectionjoin import fused, joined, moved
 from tasks.detectionmatches import Detections, Objects, box_areas, match
-from tasks.detectionmetrics import (
-    at_threshold,
-    best_threshold,
-    known_aps,
-    threshold_for_precision,
-)
+from tasks.detectionmetrics import at_threshold, best_threshold, known_aps, threshold_for_precision
 from tasks.detectionpredict import DetectionPredictor, Pictures
 from tasks.detectionreport import Report, detection_report
 from tasks.ensemble import require_same_classes

@@ -514,7 +514,7 @@ def test_boxes_too_small_to_be_trained_are_told() -> None:
     })  # fmt: skip
     asked: Any = SimpleNamespace(table=lambda _split, columns: rows.select(columns))
     [told] = detection.notes(tiny_config("detection"), asked)
-    assert told.startswith("1 of 3 training boxes have a side below 2 px at input.stored_px (=64)")
+    assert told.startswith("of 3 training boxes, 1 with a side below 2 px at input.stored_px (=64)")
     assert detection.notes(tiny_config("detection", input__stored_px=96), asked) == []
 
 
