@@ -78,19 +78,19 @@ def label_errors(
             write_csv(out, report.suspects, SUSPECT_COLUMNS)
         if html is not None:
             write_label_page(html, data, split, report, notes)
-    document = document_of(report, name, split, folder, notes, noun_of(data.info.family))
+    document = document_of(report, name, split, model, notes, noun_of(data.info.family))
     emit(document, [*views(document), *(f"wrote {file}" for file in (out, html) if file)], as_json)
 
 
 def document_of(
-    report: Report, name: str, split: Split, folder: Path, notes: list[str], noun: str
+    report: Report, name: str, split: Split, model: str, notes: list[str], noun: str
 ) -> dict[str, Any]:
     """What was found, as plain values."""
     found = report.label_errors
     return {
         "dataset": name,
         "split": split,
-        "model": str(folder),
+        "model": model,
         "items": noun,
         "num_images": len(report.labels),
         "accuracy": report.metrics["accuracy"],
