@@ -139,7 +139,8 @@ def whole_of(summary: dict[str, Any]) -> dict[str, float]:
 def model_of(summary: dict[str, Any]) -> str:
     """The registered model that came of a run, or the folder of one that was not registered."""
     if summary["version"]:
-        return f"models:/{summary['model']}/{summary['version']} ({summary['alias']})"
+        alias = f" ({summary['alias']})" if summary["alias"] else ""
+        return f"models:/{summary['model']}/{summary['version']}{alias}"
     return f"{summary['folder']}/model"
 
 

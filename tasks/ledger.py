@@ -85,10 +85,15 @@ def aliases(name: str) -> dict[str, int]:
 
 
 def promote_first(name: str, version: int, because: str = "registered", key: str = "") -> str:
-    """Make a version the challenger, and the champion too if there is none; returns its higher alias."""
+    """Make a version the challenger, and the champion too if there is none; returns its higher alias.
+
+    A run that has moved them to it already moves nothing: they may be a newer one's by now. Its alias may be "" then.
+    """
     with turn(name) as require_mine:
         settle(name, require_mine)
         before = aliases(name)
+        if (done := done_before(name, key, "register")) and done.after["challenger"] == version:
+            return next((alias for alias in ("champion", "challenger") if before.get(alias) == version), "")
         champion = before.get("champion", version)
         after = {**before, "challenger": version, "champion": champion}
         if before.get("champion") == version:
@@ -153,12 +158,16 @@ def _replace(
 def take_up(name: str, action: Action, because: str, version: int | None = None) -> Move | None:
     """Finish a move that was cut off: the last move, where it is the one that is asked for again; `version` None: any.
 
-    It is that where it was finished now, or where who asks now asked then and was never told.
+    It is that where it was finished now, or where who asks now asked then and was never told. What was registered since
+    is no move of what a person asks for: the champion stands where it was put.
     """
     with turn(name) as require_mine:
         settled = settle(name, require_mine)
-    move = next(reversed(history(name)), None)
-    if move is None or (move.action, move.because, move.after) != (action, because, aliases(name)):
+    move = next((move for move in reversed(history(name)) if move.action != "register"), None)
+    if move is None or (move.action, move.because) != (action, because):
+        return None
+    now = aliases(name)
+    if any(now.get(alias) != move.after.get(alias) for alias in ("champion", "previous")):
         return None
     untold = connect().get_run(move.run_id).data.tags.get(TOLD) == "no" and move.who == me()
     return move if version in (None, move.after["champion"]) and (untold or move == settled) else None
@@ -239,9 +248,12 @@ def settle(name: str, require_mine: Callable[[], None]) -> Move | None:
         move, now = read_move(run), aliases(name)
         moved = now != move.before
         on_the_way = all(now.get(alias) in (move.before.get(alias), move.after.get(alias)) for alias in ORDER)
-        if moved and on_the_way:
+        # MLflow's client sends a request again whose answer was lost: the second record of one move
+        twin = any(sealed.number == move.number for sealed in history(name))
+        finish = moved and on_the_way and not twin
+        if finish:
             _set_aliases(client, name, move.after, require_mine)
-        settled = _close(client, run, "sealed" if moved and on_the_way else "undone", require_mine)
+        settled = _close(client, run, "sealed" if finish else "undone", require_mine)
     return settled
 
 

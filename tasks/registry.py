@@ -70,6 +70,9 @@ def start_run(
     if run is None:
         own = {"mlflow.source.name": "convoy", "mlflow.source.git.commit": tags.get("git.commit", "")}
         run = client.create_run(experiment_id, tags={**own, **tags, "convoy.key": key}, run_name=name)
+        for twin in _runs_of(client, key, [experiment_id]):
+            if twin.info.run_id != run.info.run_id:  # MLflow's client asked again, whose first answer was lost
+                client.delete_run(twin.info.run_id)
     else:
         client.update_run(run.info.run_id, status="RUNNING")
         set_tags(run.info.run_id, tags)
@@ -101,8 +104,11 @@ def ensure_experiment(client: MlflowClient, name: str) -> str:
 
 
 def _find_run(client: MlflowClient, key: str, experiment_ids: list[str]) -> Run | None:
-    found = client.search_runs(experiment_ids, f"tags.`convoy.key` = '{key}'", max_results=1)
-    return found[0] if found else None
+    return next(iter(_runs_of(client, key, experiment_ids)), None)
+
+
+def _runs_of(client: MlflowClient, key: str, experiment_ids: list[str]) -> list[Run]:
+    return list(client.search_runs(experiment_ids, f"tags.`convoy.key` = '{key}'"))
 
 
 def _log_parameters(client: MlflowClient, run: Run, parameters: dict[str, str]) -> None:
@@ -330,9 +336,8 @@ def register(
     client = connect()
     card = load_card(model_folder)
     sha256 = model_sha256(model_folder)
-    for known in find_versions(client, f"name = '{name}' and run_id = '{run_id}'"):
-        if known.tags.get("convoy.model_sha256") == sha256:
-            return int(known.version)
+    if known := _versions_of(client, name, run_id, sha256):
+        return known[0]
     own = {"convoy.model_sha256": sha256, "convoy.dataset": card.dataset, "convoy.family": card.family}
     run = client.get_run(run_id)
     experiment_id = run.info.experiment_id
@@ -350,10 +355,19 @@ def register(
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     _ensure_registered(client, name, card.family)
     with _as_default():
-        version = client.create_model_version(
+        client.create_model_version(
             name, f"models:/{logged.model_id}", run_id, tags={**tags, **own}, model_id=logged.model_id
         )
-    return int(version.version)
+    version, *twins = _versions_of(client, name, run_id, sha256)
+    for twin in twins:  # MLflow's client asked again, whose first answer was lost
+        client.delete_model_version(name, str(twin))
+    return version
+
+
+def _versions_of(client: MlflowClient, name: str, run_id: str, sha256: str) -> list[int]:
+    """The versions of a registered model that are this model of this run, the first first."""
+    found = find_versions(client, f"name = '{name}' and run_id = '{run_id}'")
+    return sorted(int(each.version) for each in found if each.tags.get("convoy.model_sha256") == sha256)
 
 
 def _ensure_registered(client: MlflowClient, name: str, family: str) -> None:
@@ -446,7 +460,9 @@ def _model_of_run(client: MlflowClient, run_id: str) -> Path:
         return files_of(client, max(versions, key=lambda version: int(version.creation_timestamp)))
     try:
         run = client.get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
         raise ValueError(f"no run with the id {run_id!r} in MLflow at {shown_uri()}") from None
     folder = runs() / run.data.tags.get("convoy.key", "") / "model"
     if not (folder / "model.json").is_file():

@@ -17,7 +17,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from mlflow.exceptions import MlflowException
@@ -95,8 +95,9 @@ def leased(name: str) -> Iterator[Callable[[], None]]:
     try:
         yield partial(require_standing, name, token)
     finally:
-        if (standing(name) or "").startswith(token):  # not somebody else's, after a lease that ran out
-            client.delete_registered_model_tag(name, TAG)
+        with suppress(MlflowException):  # of a server that is away: the lease ends by itself
+            if (standing(name) or "").startswith(token):  # not somebody else's, after a lease that ran out
+                client.delete_registered_model_tag(name, TAG)
 
 
 def require_standing(name: str, token: str) -> None:
@@ -123,6 +124,8 @@ def standing(name: str) -> str | None:
     try:
         value = connect().get_registered_model(name).tags.get(TAG)
     except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         raise ValueError(f"no registered model {name!r}: {error.message}") from None
     if value is None or float(value.split(" ")[1]) < time.time():
         return None

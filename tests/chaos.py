@@ -298,7 +298,7 @@ def judge_run(straight: Straight, key: str, document: dict[str, Any]) -> None:
     assert document["key"] == key
     points = connect().get_metric_history(document["mlflow_run"], "epoch")
     steps = [step for _, step in sorted((point.timestamp, point.step) for point in points)]
-    assert steps and steps == sorted(steps), "no step was logged again"
+    assert steps and steps == sorted(steps), f"steps in the order in which they were logged: {steps}"
     assert weights_of(runs() / key) == straight.weights
     assert repeatable(document["metrics"]) == straight.metrics
     assert statuses(key) == ["FINISHED"]

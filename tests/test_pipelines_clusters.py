@@ -26,7 +26,7 @@ from pipelines.services import ask
 from tasks import cluster
 from tasks.paths import ROOT
 from tasks.train import train
-from tests.namespaces import PYTHON, Machines, Node, hindrance, machines, wait_for_port
+from tests.namespaces import PYTHON, Machines, Node, hindrance, machines
 from tests.pictures import class_tree, write_tree
 from tests.platforms import CHANGES, wait_for
 from tests.test_families import assert_equal_weights
@@ -195,18 +195,22 @@ def test_a_model_is_registered_promoted_and_predicts_on_the_nodes(
     assert tables["ray"].equals(tables["in_process"])
 
 
-@pytest.mark.parametrize(("settings", "lacking"), [
-    ({"num_workers": 4}, r"train.num_workers (=4)"),
-    ({"num_workers": 1, "cpus_per_worker": 2}, r"train.cpus_per_worker (=2)"),  # there are two, on no one node
-    ({"num_workers": 2, "gpus_per_worker": 1.0}, r"train.gpus_per_worker (=1)"),
+NODES = "nodes of the cluster ({address}): 2 × 1 CPUs and 0 GPUs, 0 CPUs and 0 GPUs"
+NO_GPU = "the cluster ({address}) has no GPU: set train.gpus_per_worker=0"
+
+
+@pytest.mark.parametrize(("settings", "lacking", "there"), [
+    ({"num_workers": 4}, "train.num_workers (=4)", NODES),
+    ({"num_workers": 1, "cpus_per_worker": 2}, "train.cpus_per_worker (=2)", NODES),  # there are two, on no one node
+    ({"num_workers": 2, "gpus_per_worker": 1.0}, "train.gpus_per_worker (=1)", NO_GPU),
 ], ids=["workers", "cpus", "gpus"])  # fmt: skip
 def test_more_than_the_cluster_has_is_refused_with_what_it_has(
-    settings: dict[str, Any], lacking: str, place: Machines
+    settings: dict[str, Any], lacking: str, there: str, place: Machines
 ) -> None:
     code, _, err = finish(place.popen(*TRAIN, *sets(**settings)))
     assert code == 2, err
     assert lacking in err
-    assert f"nodes of the cluster ({place.ray_address}): 2 × 1 CPUs and 0 GPUs, 0 CPUs and 0 GPUs" in err
+    assert there.format(address=place.ray_address) in err
 
 
 def test_a_machine_that_is_no_node_is_told_how_to_become_one(place: Machines) -> None:
@@ -362,7 +366,7 @@ def test_a_head_that_is_lost_ends_a_search_clearly_and_it_goes_on_under_a_new_on
     place.boot_again()
     place.start_ray()
     summary = convoy(place, "search", "--resume", folder.name, "--json")
-    assert [row["changes"] for row in summary["trials"]] == [{"optim.lr": 0.05}, {"optim.lr": 0.01}]
+    assert [row["trial"] for row in summary["trials"]] == [0, 1]
     assert {row["state"] for row in summary["trials"]} <= {"finished", "stopped early"}
     assert [state for state, _ in mlflow_runs(place, folder.name)] == ["FINISHED"]
 
@@ -390,26 +394,3 @@ def test_an_elastic_run_takes_a_node_that_comes(all_there: Machines) -> None:
     code, _, err = finish(process)
     assert code == 0, err
     assert mlflow_runs(place, key) == [("FINISHED", "1 then 2")]
-
-
-@pytest.mark.chaos
-def test_two_nodes_that_do_not_reach_each_other_end_a_run_in_minutes(tmp_path: Path) -> None:
-    """All else reaches both of them: the head, and the desk."""
-    if reason := hindrance():
-        pytest.skip(reason)
-    with machines(4, tmp_path / "machines") as place:
-        head, one, other, desk = place.nodes
-        for node, num_cpus in ((head, 0), (one, 1), (other, 1), (desk, 0)):
-            place.join(node, num_cpus)
-            if node is head:
-                wait_for_port(*place.ray_address.split(":"))
-        place.wait_for_nodes(4)
-        convoy(place, "data", "add", "sklearn:digits", "--name", "digits", "--family", "classification")
-        one.part_from(other)
-        other.part_from(one)
-        code, _, err = finish(place.popen(*TRAIN, *sets()))  # which waits for COMMAND_S
-        assert code == 1, err
-        assert (
-            "the workers' nodes did not reach each other, which they must on all ports"
-            in err.splitlines()[-1]
-        )

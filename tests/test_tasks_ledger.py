@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from tasks import ledger, registry, restoring, turns
 from tasks.modelfile import model_sha256
@@ -233,6 +234,67 @@ def test_a_move_that_nobody_was_told_of_is_not_made_again_when_it_is_asked_for_a
     assert again() is None, "who was told and asks again wants another"
     ledger.rollback("untold", 2, expected=1, because="by a flow", key="its run")
     assert ledger.take_up("untold", "rollback", "by a flow") is None
+
+
+def test_a_rollback_that_nobody_was_told_of_is_not_made_again_though_a_model_was_registered_since(
+    home: Path,
+) -> None:
+    with_versions(home, "nightly", 3)
+    ledger.promote("nightly", 2, expected=1, **WHY)
+    back = ledger.rollback("nightly", 1, expected=2, because="it drifts")
+    assert ledger.promote_first("nightly", 3, key="its run") == "challenger"
+    assert ledger.history("nightly")[-1].action == "register"
+    assert ledger.take_up("nightly", "rollback", "it drifts") == back
+
+
+def test_a_run_that_is_resumed_takes_no_alias_back_from_a_newer_version(home: Path) -> None:
+    with_versions(home, "resumed", 3)
+    assert ledger.promote_first("resumed", 2, key="older run") == "challenger"
+    assert ledger.promote_first("resumed", 3, key="newer run") == "challenger"
+    assert ledger.promote_first("resumed", 2, key="older run") == ""
+    assert ledger.aliases("resumed") == {"champion": 1, "challenger": 3}
+    assert ledger.promote_first("resumed", 3, key="newer run") == "challenger"
+    ledger.promote("resumed", 3, expected=1, **WHY)
+    assert ledger.promote_first("resumed", 3, key="newer run") == "champion"
+    assert [move.action for move in ledger.history("resumed")] == ["register"] * 3 + ["promote"]
+
+
+def test_a_record_that_the_server_made_twice_is_one_move(
+    home: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's client sends a request again whose answer was lost on its way."""
+    with_versions(home, "twice", 2)
+    original = client.create_run
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            client, "create_run", lambda *each, **named: [original(*each, **named) for _ in "12"][1]
+        )
+        ledger.promote("twice", 2, expected=1, **WHY)
+    ledger.rollback("twice", 1, expected=2, **WHY)
+    assert [(move.number, move.action) for move in ledger.history("twice")] == [
+        (1, "register"), (2, "promote"), (3, "rollback"),
+    ]  # fmt: skip
+    assert ledger.unfinished("twice") == []
+    assert ledger.aliases("twice") == {"champion": 1, "previous": 2}
+
+
+def test_a_server_that_goes_away_in_a_turn_is_named_and_is_no_model_that_is_not_there(
+    home: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_versions(home, "gone", 2)
+    monkeypatch.setattr(ledger, "turn", turns.leased)  # as on a server
+    monkeypatch.setattr(turns, "SETTLE_S", 0.05)
+
+    def away(*_: Any, **__: Any) -> Any:
+        monkeypatch.setattr(client, "get_registered_model", away)
+        raise MlflowException("API request failed: connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "set_registered_model_alias", away)
+        with pytest.raises(MlflowException, match="connection refused"):
+            ledger.promote("gone", 2, expected=1, **WHY)
+    with pytest.raises(MlflowException, match="connection refused"):
+        turns.standing("gone")
 
 
 def test_of_two_promoters_at_once_one_wins_and_the_other_is_told(home: Path) -> None:
