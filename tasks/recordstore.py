@@ -121,10 +121,13 @@ def require_own(place: str) -> None:
         )
 
 
-def require_answer() -> None:
-    """Raise ConnectionError where the records are on a server that is away, for what must not wait for it."""
+def require_answer(timeout_s: float = BRIEFLY_S) -> None:
+    """Raise ConnectionError where the records are on a server that is away, for what must not wait for it.
+
+    One that is there and has too much to do is waited for, for so many seconds.
+    """
     if tracking_uri().startswith(("http:", "https:")):
-        _probe(tracking_uri(), BRIEFLY_S)
+        _probe(tracking_uri(), timeout_s)
 
 
 def _probe(uri: str, timeout_s: float) -> None:

@@ -33,7 +33,7 @@ from tasks.modelfile import load_card, model_sha256
 from tasks.modelstore import files_of, find_versions, registered_addresses, version_at
 from tasks.packaging import save_package
 from tasks.paths import home, runs
-from tasks.recordstore import connect, first_line, require_answer, shown_uri, tracking_uri
+from tasks.recordstore import PROBE_TIMEOUT_S, connect, first_line, require_answer, shown_uri, tracking_uri
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -70,8 +70,10 @@ def start_run(
     if run is None:
         own = {"mlflow.source.name": "convoy", "mlflow.source.git.commit": tags.get("git.commit", "")}
         run = client.create_run(experiment_id, tags={**own, **tags, "convoy.key": key}, run_name=name)
-        for twin in _runs_of(client, key, [experiment_id]):
-            if twin.info.run_id != run.info.run_id:  # MLflow's client asked again, whose first answer was lost
+        for twin in _runs_of(
+            client, key, [experiment_id]
+        ):  # of a request that was sent again: its answer was lost
+            if twin.info.run_id != run.info.run_id:
                 client.delete_run(twin.info.run_id)
     else:
         client.update_run(run.info.run_id, status="RUNNING")
@@ -168,7 +170,7 @@ def latest(run_id: str) -> dict[str, tuple[int, float]]:
 def logged_before(run_id: str) -> dict[str, tuple[int, float]]:
     """What an earlier attempt has logged, as `latest` has it; nothing where a server is away, which stops nobody."""
     try:
-        require_answer()
+        require_answer(PROBE_TIMEOUT_S)  # once in an attempt; without an answer, steps are logged again
         if run_id in _unsent:  # of an attempt of this process
             _send(run_id)
         return latest(run_id)

@@ -100,7 +100,7 @@ def test_the_run_s_page_shows_pictures_and_curve_while_it_renders(
 def test_servers_that_are_away_do_not_stop_it_and_mlflow_has_all_pictures_in_the_end(
     photos: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away() -> None:
+    def away(*_: float) -> None:
         raise ConnectionError("MLflow does not answer")
 
     rendered = flows.stylize
