@@ -35,14 +35,38 @@ def require_plain(name: str, what: str = "") -> str:
 
 def read_object(file: Path, remedy: str) -> dict[str, Any]:
     """The JSON object in a file; a ValueError of one line that ends in `remedy` where there is none."""
+    return _object(file.read_bytes(), str(file), remedy)
+
+
+def read_objects(file: Path, remedy: str) -> list[dict[str, Any]]:
+    """The JSON objects in a file that has one on each line; [] where there is no file.
+
+    Raises the ValueError of `read_object`, which names the line. What follows the last newline is none; `cut_tail`.
+    """
+    lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
+    return [_object(line, f"{file}, line {number},", remedy) for number, line in enumerate(lines, 1)]
+
+
+def _object(text: bytes, what: str, remedy: str) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_bytes())
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:200]
-        raise ValueError(f"{file} is damaged, it is no JSON ({said}); {remedy}") from None
+        raise ValueError(f"{what} is damaged, it is no JSON ({said}); {remedy}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{file} is damaged: it must hold an object, got {type(values).__name__}; {remedy}")
+        raise ValueError(f"{what} is damaged: it must hold an object, got {type(values).__name__}; {remedy}")
     return values
+
+
+def cut_tail(file: Path) -> None:
+    """Cut off what follows the last newline of a file to which lines are appended: a full disk may have cut that line.
+
+    To be called before the first line that a process appends, which would be glued to it. The file need not be there.
+    """
+    lines, end, cut = file.read_bytes().rpartition(b"\n") if file.is_file() else (b"", b"", b"")
+    if cut:
+        with whole(file) as stream:
+            stream.write(lines + end)
 
 
 def write_whole(file: Path, text: str) -> None:

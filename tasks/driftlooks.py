@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.dataset import Dataset, Split
-from data.files import scratch
+from data.files import cut_tail, read_objects, scratch
 from tasks.card import ModelCard
 from tasks.drift import Discrepancy, DriftConfig, Look, discrepancy, twice_running
 from tasks.embedding import embed
@@ -63,7 +63,8 @@ def look(resolved: Resolved, config: DriftConfig) -> Look:
     times = rows.times[recent]
     seen = Look(datetime.now(UTC), resolved.sha256, moment(times[0]), moment(times[-1]), found)
     folder_of(resolved).mkdir(parents=True, exist_ok=True)
-    with (folder_of(resolved) / LOOKS).open("a") as file:  # one short line: written whole
+    cut_tail(folder_of(resolved) / LOOKS)
+    with (folder_of(resolved) / LOOKS).open("a") as file:
         file.write(json.dumps(asdict(seen), default=lambda value: value.isoformat()) + "\n")
     return seen
 
@@ -105,11 +106,8 @@ def moment(time: np.datetime64) -> datetime:
 
 def read_looks(resolved: Resolved) -> list[Look]:
     """Earlier looks at a registered model, all of its versions, in order of time."""
-    file = folder_of(resolved) / LOOKS
-    lines = file.read_text().splitlines() if file.is_file() else []
     looks = []
-    for line in lines:
-        values = json.loads(line)
+    for values in read_objects(folder_of(resolved) / LOOKS, "remove that line"):
         times = {name: datetime.fromisoformat(values[name]) for name in ("at", "first", "last")}
         looks.append(Look(**{**values, **times, "discrepancy": Discrepancy(**values["discrepancy"])}))
     return looks

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from data.files import whole, write_whole
+from data.files import cut_tail, read_objects, write_whole
 from tasks.loop import Progress
 
 
@@ -48,11 +48,7 @@ class Listener:
         self.features = on_features or (lambda _done, _total: None)  # that are computed before the first step
         self.file, self.on_progress, self.on_start = folder / "history.jsonl", on_progress, on_start
         self.stopping = stopping
-        if self.file.is_file():
-            lines, end, cut = self.file.read_bytes().rpartition(b"\n")
-            if cut:  # a full disk may have
-                with whole(self.file) as stream:
-                    stream.write(lines + end)
+        cut_tail(self.file)
         self.started = time.perf_counter()
         self.first_step_s = 0.0
         self.resumed_from_step = 0
@@ -76,7 +72,7 @@ class Listener:
         """Write `history.csv`: one row a step, the last that was said of it (a resumed run repeats some)."""
         if not self.file.is_file():
             return
-        rows = {row["step"]: row for row in map(json.loads, self.file.read_text().splitlines())}
+        rows = {row["step"]: row for row in read_objects(self.file, "remove that line")}
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
         with self.file.with_suffix(".csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["step", *(c for c in columns if c != "step")], restval="")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.files import write_whole
+from data.files import cut_tail, read_objects, write_whole
 
 
 def names_in(folder: Path) -> list[str]:
@@ -58,3 +58,29 @@ def test_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     assert failed == []
     assert file.read_text() in texts
     assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_of_lines_the_last_one_alone_may_be_cut(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    assert read_objects(file, "mend it") == []
+    cut_tail(file)
+    assert names_in(tmp_path) == []
+    file.write_text('{"a": 1}\n{"a": "\u2028"}\n{"a": 3')
+    assert read_objects(file, "mend it") == [{"a": 1}, {"a": "\u2028"}]
+    cut_tail(file)
+    assert file.read_text() == '{"a": 1}\n{"a": "\u2028"}\n'
+    file.write_text('{"a": ')  # and the first one
+    cut_tail(file)
+    assert (file.read_text(), names_in(tmp_path)) == ("", ["lines.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("line", "why"), [('{"a": {"a": 3}', "is damaged, it is no JSON"), ("3", "must hold an object, got int")]
+)
+def test_a_damaged_line_among_others_is_named(line: str, why: str, tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_text(f'{{"a": 1}}\n{line}\n{{"a": 4}}\n')
+    with pytest.raises(ValueError, match=why) as caught:
+        read_objects(file, "mend it")
+    told = str(caught.value)
+    assert told.startswith(f"{file}, line 2, ") and told.endswith("; mend it") and "\n" not in told
