@@ -294,7 +294,7 @@ class Ledger:
 
     def begin(self, id: str) -> dict[str, Any]:
         """What Tune's new trial is to do: first those that an earlier attempt did not finish, then new ones."""
-        trial = self.study.trial(self.unfinished.pop(0)) if self.unfinished else self.study.ask()
+        trial = self.study.go_on(self.unfinished.pop(0)) if self.unfinished else self.study.ask()
         self.numbers[id] = trial.number
         self.audience.started(self.study, trial)
         return {"number": trial.number, "changes": json.dumps(trial.changes)}

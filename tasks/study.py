@@ -28,6 +28,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from data.files import cut_tail, read_objects
 from tasks.space import Choice, SearchConfig, Space, Span, Value
 
 State = Literal["running", "finished", "stopped early", "failed"]
@@ -75,6 +76,9 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         # What a killed process left locked; nobody else can be writing, for the search's folder is held.
         file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
+        cut_tail(file)
+        # Optuna's own error would not name the file, and come after it has appended to it
+        read_objects(file, "start the search anew without --resume")
         self.space, self.seed = space, config.seed
         self.maximize = config.metric != "val_loss"
         self.study = optuna.create_study(
@@ -97,9 +101,26 @@ class Study:
         """A new trial."""
         trials = self.study.get_trials(deepcopy=False)
         number = next((t.number for t in trials if t.state == TrialState.WAITING), len(trials))
-        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed)
+        self.study.sampler = self.sampler(number)
         return self.trial(self.study.ask(self.distributions).number)
+
+    def go_on(self, number: int) -> Trial:
+        """A trial that is running, as an earlier process left it, perhaps before it had kept all of its values."""
+        kept = self.frozen(number).params
+        if kept.keys() != self.distributions.keys():
+            sampler = self.study.sampler = self.sampler(number)
+            trial = self.open(number)
+            for key, values in self.distributions.items():
+                if key in kept and key not in trial.relative_params:
+                    # drawn again, so that the next are what they would have been
+                    sampler.sample_independent(self.study, self.frozen(number), key, values)
+                trial._suggest(key, values)
+        return self.trial(number)
+
+    def sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """What suggests a trial's values."""
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        return optuna.samplers.TPESampler(seed=seed)
 
     def hear(self, number: int, report: Report) -> bool:
         """Keep what a trial says of itself; whether it is to be stopped."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from tests.chaos import (
     judge_store,
     run,
     running,
+    running_records,
     statuses,
     undisturbed,
 )
@@ -37,6 +39,7 @@ from tests.test_chaos_points import (
     INGEST_POINTS,
     MOVE_POINTS,
     POINTS,
+    SEARCH,
     WORDS,
     add_words,
     enrol_people,
@@ -44,8 +47,10 @@ from tests.test_chaos_points import (
     re_embed_words,
     slow,
     told,
+    trials_of,
 )
 from tests.test_tasks_ledger import with_versions
+from tests.test_tasks_study import report, study
 from tests.tiny import tiny_dataset
 
 pytestmark = pytest.mark.chaos
@@ -224,6 +229,51 @@ def test_a_model_that_does_not_fit_beside_others_is_registered_once_there_is_roo
         assert statuses(full.key) == ["FAILED"]
     again = run(straight.home, tmp_path / "again", "train", "--resume", full.key, IN_PROCESS)
     judge_run(straight, full.key, again)
+
+
+# --- search ----------------------------------------------------------------------------------------------------
+
+
+def test_a_journal_on_a_full_disk_loses_no_more_than_the_line_that_did_not_fit(
+    disk: Path, ballast: Path
+) -> None:
+    folder = disk / "journal"
+    folder.mkdir()
+    full = study(folder)
+    ended, cut = full.ask().number, full.ask().number
+    full.finish(ended, report(0.5))
+    fill(ballast)
+    long = {"metric" * 1000: 0.5}  # the block that the journal ends in may have room for short lines
+    with pytest.raises(OSError, match="No space left on device"):
+        full.hear(cut, replace(report(0.6), metrics=long))
+    before = full.trials()
+    assert not (folder / "trials.journal").read_bytes().endswith(b"\n")
+    ballast.unlink()
+    again = study(folder)
+    assert again.trials() == before
+    again.finish(again.go_on(cut).number, report(0.7, 2))
+    assert [(trial.state, trial.value) for trial in study(folder).trials()] == [
+        ("finished", 0.5), ("finished", 0.7),
+    ]  # fmt: skip
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_a_search_on_a_full_disk_goes_on_once_there_is_room(
+    straight: Straight, ballast: Path, tmp_path: Path
+) -> None:
+    searched = trials_of(run(straight.home, tmp_path / "searched", *SEARCH))
+    # before its second trial: what ends takes its checkpoints away, and so makes room
+    with running(straight.home, tmp_path / "full", SEARCH, "tasks.study:Study.ask:2") as full:
+        full.reach()
+        fill(ballast)
+        full.let_go()
+        code, err = full.end()
+        require_one_error(code, err)
+        ballast.unlink()
+        assert full.left_after(RAY_AGENTS_S) == []
+    assert trials_of(run(straight.home, tmp_path / "again", "search", "--resume", full.key)) == searched
+    assert statuses(full.key) == ["FINISHED"] and running_records() == []
 
 
 # --- promote, re-embed -----------------------------------------------------------------------------------------

@@ -129,6 +129,57 @@ def test_a_lock_that_a_killed_process_left_holds_nobody_up(tmp_path: Path) -> No
     assert len(study(tmp_path).trials()) == 1
 
 
+def test_a_line_that_a_full_disk_has_cut_is_forgotten_and_the_search_goes_on(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    straight = run(study(tmp_path / "a"), 12)
+    run(study(tmp_path / "b"), 11)
+    journal = tmp_path / "b" / "trials.journal"
+    kept = journal.read_bytes()
+    journal.write_bytes(kept + kept.splitlines()[-1][:-9])
+    again = study(tmp_path / "b")
+    assert journal.read_bytes().startswith(kept + b'{"op_code"')  # Optuna notes that it was opened
+    assert run(again, 1) == straight[11:]
+    assert [trial.changes for trial in study(tmp_path / "b").trials()] == straight
+
+
+@pytest.mark.parametrize("place", [1, -1])
+def test_a_damaged_line_of_the_journal_is_one_error_that_names_it(place: int, tmp_path: Path) -> None:
+    run(study(tmp_path), 2)
+    journal = tmp_path / "trials.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[place] = lines[place][:-9] + lines[place]  # as if another had been appended to its half
+    journal.write_bytes(b"".join(lines))
+    before = journal.read_bytes()
+    with pytest.raises(ValueError, match="is damaged, it is no JSON") as caught:
+        study(tmp_path)
+    told = str(caught.value)
+    assert told.startswith(f"{journal}, line {range(len(lines))[place] + 1}, ")
+    assert told.endswith("; start the search anew without --resume") and "\n" not in told
+    assert journal.read_bytes() == before
+
+
+@pytest.mark.parametrize("before", [0, 1, 11])  # proposed, drawn one by one, and by TPE all at once
+def test_a_trial_whose_values_were_not_all_kept_goes_on_with_all_of_them(before: int, tmp_path: Path) -> None:
+    """Each value is an event of the journal, and a kill or a full disk may come between two."""
+    values = {"optim.lr": 0.05, "train.batch_size": 64, "model.name": "lenet5"}
+    (tmp_path / "a").mkdir()
+    straight = study(tmp_path / "a")
+    if before == 0:
+        straight.propose(values)
+    run(straight, before)
+    whole = straight.ask()
+    lines = (tmp_path / "a" / "trials.journal").read_bytes().splitlines(keepends=True)
+    for num_kept in range(len(values) + 1):
+        folder = tmp_path / str(num_kept)
+        folder.mkdir()
+        (folder / "trials.journal").write_bytes(b"".join(lines[: len(lines) - len(values) + num_kept]))
+        again = study(folder)
+        assert len(again.trial(before).changes) == num_kept
+        assert again.go_on(before) == again.trial(before) == whole
+        assert study(folder).go_on(before) == whole
+
+
 def test_importances_are_shares_and_name_what_decides(tmp_path: Path) -> None:
     one = study(tmp_path)
     for _ in range(16):
