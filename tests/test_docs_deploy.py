@@ -1,6 +1,7 @@
 """Files for containers and Kubernetes: their tools accept them, and they agree with this checkout."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,19 @@ def test_the_engines_know_the_options_that_the_files_give_them() -> None:
         given = {word for word in words if word.startswith("--")}
         assert given <= known, f"{program} {words[0]} does not know {given - known}"
     assert seen == {"prefect", "mlflow", "ray"}
+
+
+def test_no_image_is_made_of_a_pip_that_failed(tmp_path: Path) -> None:
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", "")
+    [script] = [line.removeprefix("RUN ") for line in text.splitlines() if line.startswith("RUN pip")]
+    codes = {}
+    for pip in (0, 1):
+        for name, code in {"pip": pip, "python": 1}.items():  # some of what packages have is no Python of today
+            (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
+            (tmp_path / name).chmod(0o755)
+        command = ["/bin/sh", "-c", script]
+        codes[pip] = subprocess.run(command, env={"PATH": str(tmp_path)}, check=False).returncode
+    assert codes == {0: 0, 1: 1}
 
 
 def test_every_deployment_is_for_the_pool_that_the_worker_asks() -> None:
