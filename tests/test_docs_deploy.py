@@ -3,7 +3,7 @@
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +15,8 @@ from jsonschema.validators import validator_for
 
 from pipelines.doctor import locked_versions
 from pipelines.services import POOL
+from tasks.cluster import KEPT_BACK
+from tasks.lineage import NOT_CODE, git
 from tasks.paths import ROOT
 from tests.raycluster import RAYCLUSTER
 
@@ -200,6 +202,30 @@ def test_no_image_is_made_of_a_pip_that_failed(tmp_path: Path) -> None:
         command = ["/bin/sh", "-c", script]
         codes[pip] = subprocess.run(command, env={"PATH": str(tmp_path)}, check=False).returncode
     assert codes == {0: 0, 1: 1}
+
+
+def is_left_out(file: str) -> bool:
+    """Whether the image goes without a file: of the lines that match it or a folder above it, the last decides."""
+    path, out = PurePosixPath(file), False
+    for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines():
+        pattern = re.escape(line.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
+        if any(re.fullmatch(pattern, str(place)) for place in (path, *path.parents)):
+            out = not line.startswith("!")
+    return out
+
+
+def test_the_image_has_what_git_tracks_and_neither_data_nor_secrets() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    places = [line for line in ignored if line.startswith("/") and "*" not in line]
+    assert len(places) > 10
+    for place in [*places, *KEPT_BACK]:
+        if place not in ("/.git/", "/.dvc/"):  # which have what tells the commit, and that nothing was changed since
+            assert is_left_out(place.strip("/").replace("*", "")), place
+            assert is_left_out(place.strip("/").replace("*", ".x") + "/file"), place
+    for file in (".dvc/config.local", ".dvc/cache/files/md5/00/1", ".dvc/tmp/lock", "data/__pycache__/x.pyc", "x.pyc"):
+        assert is_left_out(file), file
+    tracked = git(ROOT, "ls-files", "--", ".", *NOT_CODE).splitlines()
+    assert "pyproject.toml" in tracked and [file for file in tracked if is_left_out(file)] == []
 
 
 def test_every_deployment_is_for_the_pool_that_the_worker_asks() -> None:
