@@ -35,7 +35,6 @@ SPEC = record(
     ["headGroupSpec"],
     rayVersion={"type": "string"},
     enableInTreeAutoscaling={"type": "boolean"},
-    autoscalerOptions=record([], idleTimeoutSeconds=COUNT),
     authOptions=record([], mode={"enum": ["disabled", "token"]}, secretName={"type": "string"}),
     headGroupSpec=HEAD,
     workerGroupSpecs={"type": "array", "items": WORKERS},

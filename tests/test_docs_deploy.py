@@ -90,6 +90,14 @@ def test_the_cluster_is_what_kuberay_accepts() -> None:
     ]
 
 
+def test_the_cluster_keeps_its_workers_since_work_that_they_do_not_hold_is_refused_and_does_not_wait() -> (
+    None
+):
+    assert CLUSTER["spec"]["enableInTreeAutoscaling"] is False
+    for group in CLUSTER["spec"]["workerGroupSpecs"]:
+        assert group["minReplicas"] == group["replicas"] == group["maxReplicas"] > 0
+
+
 def test_versions_are_those_of_the_lock_and_the_project() -> None:
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None
@@ -196,7 +204,10 @@ def test_no_image_is_made_of_a_pip_that_failed(tmp_path: Path) -> None:
     [script] = [line.removeprefix("RUN ") for line in text.splitlines() if line.startswith("RUN pip")]
     codes = {}
     for pip in (0, 1):
-        for name, code in {"pip": pip, "python": 1}.items():  # some of what packages have is no Python of today
+        for name, code in {
+            "pip": pip,
+            "python": 1,
+        }.items():  # some of what packages have is no Python of today
             (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
             (tmp_path / name).chmod(0o755)
         command = ["/bin/sh", "-c", script]
@@ -219,10 +230,19 @@ def test_the_image_has_what_git_tracks_and_neither_data_nor_secrets() -> None:
     places = [line for line in ignored if line.startswith("/") and "*" not in line]
     assert len(places) > 10
     for place in [*places, *KEPT_BACK]:
-        if place not in ("/.git/", "/.dvc/"):  # which have what tells the commit, and that nothing was changed since
+        if place not in (
+            "/.git/",
+            "/.dvc/",
+        ):  # which have what tells the commit, and that nothing was changed since
             assert is_left_out(place.strip("/").replace("*", "")), place
             assert is_left_out(place.strip("/").replace("*", ".x") + "/file"), place
-    for file in (".dvc/config.local", ".dvc/cache/files/md5/00/1", ".dvc/tmp/lock", "data/__pycache__/x.pyc", "x.pyc"):
+    for file in (
+        ".dvc/config.local",
+        ".dvc/cache/files/md5/00/1",
+        ".dvc/tmp/lock",
+        "data/__pycache__/x.pyc",
+        "x.pyc",
+    ):
         assert is_left_out(file), file
     tracked = git(ROOT, "ls-files", "--", ".", *NOT_CODE).splitlines()
     assert "pyproject.toml" in tracked and [file for file in tracked if is_left_out(file)] == []
