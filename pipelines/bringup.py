@@ -132,7 +132,7 @@ def bring_up(plan: Plan, say: Say) -> list[str]:
     if worker in missing:
         start_worker(worker, plan, say)
     wait_for(worker, plan, SERVICES)
-    registration.open_pool(plan)
+    registration.open_pool(plan.prefect_api(), plan.flows_at_once)
     with ThreadPoolExecutor(1) as pool:
         deployed: Future[bool] = pool.submit(registration.deploy_all, plan)
         for service in (mlflow, ray):

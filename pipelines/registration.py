@@ -1,9 +1,13 @@
 """What Prefect's server must know before a form can start a run: the work pool, its limit, the deployments.
 
 Everything may be done again: a pool that is there is changed, a deployment is written over.
+
+`python -m pipelines.registration` sets the limits at the server of PREFECT_API_URL where another than `./convoy up` has
+made the pool and registered the deployments: `prefect deploy` sets none.
 """
 
 import hashlib
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +18,8 @@ import yaml
 from data.files import file_sha256, write_whole
 from pipelines.adoption import folder
 from pipelines.keeper import log_file
-from pipelines.plan import Plan
+from pipelines.parameters import section
+from pipelines.plan import Plan, PlatformConfig
 from pipelines.processes import MARK
 from pipelines.services import POOL, SERVICES, insist, service_environment
 from tasks.paths import ROOT
@@ -29,24 +34,24 @@ CANCELLED = {"type": "CANCELLED", "name": "Cancelled"}
 CRASHED = {"type": "CRASHED", "name": "Crashed"}
 
 
-def open_pool(plan: Plan) -> None:
-    """Let the pool hand out work: as many runs at once as the plan says. The worker has made it."""
-    change_pool(plan, {"is_paused": False, "concurrency_limit": plan.flows_at_once})
+def open_pool(api: str, flows_at_once: int) -> None:
+    """Let the pool hand out work, so many runs at once; it must be there, as the worker makes it."""
+    change_pool(api, {"is_paused": False, "concurrency_limit": flows_at_once})
 
 
 def close_pool(plan: Plan) -> None:
     """Let the pool hand out nothing more."""
-    change_pool(plan, {"is_paused": True})
+    change_pool(plan.prefect_api(), {"is_paused": True})
 
 
-def change_pool(plan: Plan, values: dict[str, Any]) -> None:
-    insist(f"{plan.prefect_api()}/work_pools/{POOL}", values, "PATCH")
+def change_pool(api: str, values: dict[str, Any]) -> None:
+    insist(f"{api}/work_pools/{POOL}", values, "PATCH")
 
 
-def limit_queues(plan: Plan) -> None:
+def limit_queues(api: str) -> None:
     """Have each queue that a deployment has to itself run one at a time; registering the deployment has made it."""
     for queue in sorted({each["work_pool"].get("work_queue_name", "") for each in deployments()} - {""}):
-        insist(f"{plan.prefect_api()}/work_pools/{POOL}/queues/{queue}", {"concurrency_limit": 1}, "PATCH")
+        insist(f"{api}/work_pools/{POOL}/queues/{queue}", {"concurrency_limit": 1}, "PATCH")
 
 
 def deploy_all(plan: Plan) -> bool:
@@ -69,7 +74,7 @@ def deploy_all(plan: Plan) -> bool:
             f"the deployments of prefect.yaml were not registered (code {done.returncode}): "
             f"{last_words(text)}; {file} has all of it"
         )
-    limit_queues(plan)
+    limit_queues(plan.prefect_api())
     write_whole(mark, now)
     return True
 
@@ -144,3 +149,18 @@ def wait_for_end(plan: Plan, runs: set[str], seconds: float) -> None:
         if not runs & {str(run["id"]) for run in flow_runs(plan, *UNDER_WAY)}:
             return
         time.sleep(0.2)
+
+
+def main() -> None:
+    """Set the limits of params.yaml; raises ValueError without PREFECT_API_URL, OSError where the server refuses."""
+    api = os.environ.get("PREFECT_API_URL", "")
+    if not api:
+        raise ValueError(
+            "PREFECT_API_URL must name the server that has the pool; ./convoy up does this by itself"
+        )
+    open_pool(api, section("platform", PlatformConfig, {}).flows_at_once)
+    limit_queues(api)
+
+
+if __name__ == "__main__":
+    main()

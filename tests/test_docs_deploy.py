@@ -13,6 +13,7 @@ from click import Command
 from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 
+from pipelines import registration
 from pipelines.doctor import locked_versions
 from pipelines.services import POOL
 from tasks.cluster import KEPT_BACK
@@ -193,10 +194,19 @@ def test_the_engines_know_the_options_that_the_files_give_them() -> None:
             # raises for an unknown option
             prefect_app.parse_args(own, exit_on_error=False, print_error=False)
             continue
+        if program == "python":
+            assert words == ["-m", registration.__name__]
+            continue
         known = options_of({"mlflow": mlflow_cli, "ray": ray_cli}[program].commands[words[0]])
         given = {word for word in words if word.startswith("--")}
         assert given <= known, f"{program} {words[0]} does not know {given - known}"
-    assert seen == {"prefect", "mlflow", "ray"}
+    assert seen == {"prefect", "mlflow", "ray", "python"}
+
+
+def test_limits_are_set_wherever_deployments_are_registered() -> None:
+    lines = list(commands())
+    after = [lines[number + 1] for number, line in enumerate(lines) if "deploy" in line]
+    assert after == [["python", "-m", registration.__name__]] * 2  # of Compose and of Kubernetes
 
 
 def test_no_image_is_made_of_a_pip_that_failed(tmp_path: Path) -> None:

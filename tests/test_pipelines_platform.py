@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from data.address import without_password
-from pipelines import adoption, bringup, keeper, plan, processes
+from pipelines import adoption, bringup, keeper, plan, processes, registration
 from pipelines.adoption import adopt, folder, read_exports
 from pipelines.bringup import check_ports, choose_plan, database_url, exclusive
 from pipelines.parameters import section
@@ -369,3 +369,30 @@ def test_a_server_that_is_busy_is_asked_again() -> None:
         assert insist(url) == {"ready": True}
         server.shutdown()
     assert answers == []
+
+
+def test_limits_are_set_at_a_server_that_somebody_else_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: dict[str, object] = {}
+
+    class Prefect(BaseHTTPRequestHandler):
+        def do_PATCH(self) -> None:
+            told[self.path] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with pytest.raises(ValueError, match="PREFECT_API_URL must name the server"):
+        registration.main()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Prefect) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_address[1]}/api")
+        registration.main()
+        server.shutdown()
+    pool = "/api/work_pools/local"
+    own = {each["work_pool"].get("work_queue_name") for each in registration.deployments()} - {None}
+    assert told.pop(pool) == {"is_paused": False, "concurrency_limit": some_plan().flows_at_once}
+    assert told == {f"{pool}/queues/{queue}": {"concurrency_limit": 1} for queue in own} and len(own) > 10
