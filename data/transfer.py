@@ -6,13 +6,14 @@ one that `validator` names, and all of them otherwise. `data.download` and `data
 
 import errno
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+
+from data.files import write_whole
 
 CHUNK_BYTES = 256 << 10
 ATTEMPTS = 4  # without a new byte
@@ -135,6 +136,4 @@ def _read_state(partial: Path) -> tuple[str, int | None]:
 
 def _write_state(partial: Path, reply: Reply) -> None:
     state = {"validator": reply.validator, "total_bytes": reply.total_bytes}
-    fresh = partial.with_suffix(f".{os.getpid()}")
-    fresh.write_text(json.dumps(state))
-    fresh.replace(_state_file(partial))
+    write_whole(_state_file(partial), json.dumps(state))

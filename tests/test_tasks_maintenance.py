@@ -203,6 +203,27 @@ def test_what_was_killed_while_it_wrote_is_found_wherever_it_wrote(place: str, q
     assert find(NOW) == []
 
 
+BRINGING = """
+import os, signal, sys
+from contextlib import nullcontext
+from pathlib import Path
+from data.transfer import Reply, transfer
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+reply = Reply(0, 3, "x", iter([b"abc"]))
+transfer(lambda *_: nullcontext(reply), Path(sys.argv[1]), "x", verified=False, max_bytes=9, hear=print)
+"""
+
+
+def test_what_a_download_that_was_killed_knew_of_its_file_is_found(quiet: Path) -> None:
+    partial = quiet / ".cache" / "downloads" / f".{'0' * 32}.part"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([sys.executable, "-c", BRINGING, str(partial)], cwd=ROOT, check=False)
+    left = {file for file in partial.parent.iterdir() if file.suffix != ".lock"}
+    assert partial in left and len(left) == 2
+    assert find(LATER) == []
+    assert paths(find(NOW)) == left == paths(free(NOW, print))
+
+
 def test_a_folder_goes_with_the_half_written_files_in_it() -> None:
     folder = runs() / "key" / f".model.partial-{NOBODY}-ab12cd_3"
     folder.mkdir(parents=True)
