@@ -21,7 +21,7 @@ from pydantic import Field
 
 from data.address import Fetched
 from data.dataset import SPLITS, Dataset, Split, noun_of
-from data.files import holding, locked, write_whole
+from data.files import holding, locked, read_object, write_whole
 from data.ingest import IngestConfig, ingest
 from data.parameters import Parameters
 from data.report import IngestReport
@@ -31,6 +31,7 @@ from tasks import versioning
 from tasks.paths import store
 
 MIN_PREFIX = 4  # digits of a digest that name a version
+MEND = "mend it (a merge?) or restore it from git"
 UNRECORDED = "found in the folder: no add had recorded it"
 
 
@@ -67,23 +68,26 @@ def list_file(name: str) -> Path:
 def history(name: str) -> list[Version]:
     """The versions of a dataset, oldest first; what its pointer names is one, even where no list does.
 
-    Raises a ValueError of one line if the list cannot be read.
+    Raises a ValueError, of one line for each fault, if the list cannot be read.
     """
     file = list_file(name)
-    versions: list[Version] = []
-    if file.is_file():
-        try:
-            entries = json.loads(file.read_text())["versions"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{file} is no list of versions; mend it (a merge?) or restore it from git"
-            ) from None
-        versions = [Version.parse(entry, str(file)) for entry in entries]
-        if [version.number for version in versions] != list(range(1, len(versions) + 1)):
-            raise ValueError(f"{file}: versions must be numbered from 1, each once; mend it (a merge?)")
+    versions = read_list(file) if file.is_file() else []
     out = versioning.recorded_out(store() / name)
     if out and out.get("md5") not in [version.md5 for version in versions]:
         versions.append(_adopt(len(versions) + 1, str(out["md5"]), int(out["size"]), int(out["nfiles"])))
+    return versions
+
+
+def read_list(file: Path) -> list[Version]:
+    """The versions in a list; raises a ValueError, of one line for each fault, where it is damaged."""
+    entries = read_object(file, MEND).get("versions")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(
+            f"{file} is damaged: versions (={str(entries)[:80]}) must be a list of objects; {MEND}"
+        )
+    versions = [Version.parse(entry, str(file)) for entry in entries]
+    if [version.number for version in versions] != list(range(1, len(versions) + 1)):
+        raise ValueError(f"{file}: versions must be numbered from 1, each once; {MEND}")
     return versions
 
 

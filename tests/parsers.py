@@ -22,10 +22,10 @@ from data.dataset import Dataset
 from data.report import read_report
 from pipelines import parameters
 from pipelines.reporting import shown
+from tasks import versions
 from tasks.families import FAMILIES
 from tasks.modelfile import load_model
 from tasks.requests import RefusedError, form_items
-from tasks.versions import Version
 from tasks.weights import read_state
 from tests.corpus import Sound
 from tests.pictures import png
@@ -92,13 +92,10 @@ def reader_in(
     return read_folder
 
 
-def read_version(data: bytes) -> None:
-    """As tasks.versions reads its lists."""
+def read_versions(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        from data.files import read_object
-
-        (Path(folder) / "x.json").write_bytes(data)
-        Version.parse(read_object(Path(folder) / "x.json", "mend it"), "x.json")
+        (Path(folder) / "x.versions.json").write_bytes(data)
+        versions.read_list(Path(folder) / "x.versions.json")
 
 
 def read_parameters(data: bytes) -> None:
@@ -121,13 +118,18 @@ def read_form(data: bytes) -> None:
         raise ValueError(str(error)) from None
 
 
-VERSION = {
-    "number": 1,
-    "md5": "0" * 32 + ".dir",
-    "size": 5,
-    "nfiles": 2,
-    "source": "x",
-    "images": {"train": 3},
+VERSIONS = {
+    "name": "x",
+    "versions": [
+        {
+            "number": 1,
+            "md5": "0" * 32 + ".dir",
+            "size": 5,
+            "nfiles": 2,
+            "source": "x",
+            "images": {"train": 3},
+        },
+    ],
 }
 ALIGNMENT = {"method": "crop", "side_px": 64, "crop_xyxy": [1, 2, 30, 40]}
 # kind: sound bytes, and what reads such bytes; it raises nothing but a ValueError of one line for each fault
@@ -141,7 +143,7 @@ PARSERS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], Any]]] = {
     ),
     "dataset.json": (lambda: dataset()["dataset.json"], reader_in(dataset, "dataset.json", Dataset.open)),
     "report.json": (lambda: dataset()["report.json"], reader_in(dataset, "report.json", read_report)),
-    "list of versions": (lambda: json.dumps(VERSION).encode(), read_version),
+    "list of versions": (lambda: json.dumps(VERSIONS).encode(), read_versions),
     "alignment.json": (lambda: json.dumps(ALIGNMENT).encode(), lambda data: aligned.parse(data, "alignment.json")),
     "params.yaml": (lambda: json.dumps(TINY["classification"], indent=1).encode(), read_parameters),
     "--set": (lambda: CHANGES, read_changes),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -191,11 +192,16 @@ def test_what_an_add_lost_is_told_and_stands_in_the_list(tmp_path: Path) -> None
     assert add(source(tmp_path, 20)).losses[0] == "classes c, d of version 2 are gone"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"versions": [{"number": 1}]}'])
-def test_a_broken_list_is_named(tmp_path: Path, text: str) -> None:
-    add(source(tmp_path))
+@pytest.mark.parametrize(("text", "said"), [
+    ("{", "it is no JSON"), ("[" * 100_000, "it is no JSON"), ("[]", "must hold an object, got list"),
+    ("{}", "versions (=None) must be a list of"), ('{"versions": null}', "versions (=None) must be a list of"),
+    ('{"versions": 5}', "versions (=5) must be a list of"), ('{"versions": [1]}', "versions (=[1]) must be a list of"),
+    ('{"versions": [{"number": 1}]}', "md5 is required"),
+])  # fmt: skip
+def test_a_broken_list_is_named(text: str, said: str) -> None:
+    store().mkdir(parents=True)
     versions.list_file("set").write_text(text)
-    with pytest.raises(ValueError, match=r"set\.versions\.json") as error:
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
         versions.history("set")
     assert all("set.versions.json" in line for line in str(error.value).splitlines())
 
