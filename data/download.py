@@ -7,7 +7,6 @@ http and https go through `requests`, which obeys HTTPS_PROXY, REQUESTS_CA_BUNDL
 `data.hosts` allows; s3 is `data.s3`, at the endpoint of the environment.
 """
 
-import fcntl
 import hashlib
 import re
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import requests
 from urllib3.exceptions import HTTPError, IncompleteRead, NameResolutionError
 
 from data.address import Fetched, check_scheme, file_name, is_url, public_url, split_checksum
-from data.files import file_sha256
+from data.files import file_sha256, locked
 from data.hosts import PrivateAddressError, PublicAdapter, check_host
 from data.s3 import open_s3
 from data.transfer import (
@@ -117,12 +116,12 @@ def _kept(downloads: Path, sha256: str, name: str) -> Path | None:
 
 @contextmanager
 def _alone(partial: Path, shown: str) -> Iterator[None]:
-    """Keep others from the same partial file. The system drops the lock with its process."""
-    with partial.with_suffix(".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{shown}: another process is downloading it; wait until it is done") from None
+    """Keep others from the same partial file."""
+
+    def refuse(who: str) -> None:
+        raise ValueError(f"{shown}: {who} is downloading it; wait until it is done") from None
+
+    with locked(partial.with_suffix(".lock"), refuse):
         yield
 
 

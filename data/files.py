@@ -109,7 +109,10 @@ def holding(lock: Path | None) -> Iterator[bool]:
 
 @contextmanager
 def locked(lock: Path, waits: Callable[[str], None] = lambda _who: None) -> Iterator[None]:
-    """Hold a lock file, which is made, and says whose it is; `waits` hears who has it. It ends with its process."""
+    """Hold a lock file, which is made, and says whose it is. It ends with its process.
+
+    `waits` hears who has it, and raises where that one is not to be waited for.
+    """
     while True:
         with lock.open("a+") as file:
             try:

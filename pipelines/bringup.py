@@ -4,7 +4,6 @@ Both may be killed at any moment: the plan is written before anything starts, pr
 and each step looks at what there is.
 """
 
-import fcntl
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data.address import without_password
+from data.files import locked
 from pipelines import environment, flowprocesses, processes, registration
 from pipelines.adoption import ENVIRONMENT_FILE, folder
 from pipelines.keeper import log_file, record_file
@@ -41,11 +41,11 @@ POSTGRES = ("postgresql", "postgres")
 def exclusive() -> Iterator[None]:
     """Be the only `up` or `down` of this home; raises ValueError while another is at work."""
     folder().mkdir(parents=True, exist_ok=True)
-    with (folder() / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when we end
-        except BlockingIOError:
-            raise ValueError("another ./convoy up or down is at work here; wait for it to end") from None
+
+    def refuse(who: str) -> None:
+        raise ValueError(f"another ./convoy up or down is at work here ({who}); wait for it to end") from None
+
+    with locked(folder() / "lock", refuse):
         yield
 
 

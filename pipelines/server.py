@@ -5,7 +5,6 @@ group (Ctrl-C would end it before the flow has said goodbye to it), and it would
 """
 
 import atexit
-import fcntl
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from data.files import locked
 from pipelines import environment
 from tasks.paths import ROOT
 
@@ -114,8 +114,7 @@ def serve(listener: int) -> None:
         """Makes the tables, or brings them up to date, while no other server of this home does: Prefect has no lock."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            with log_file().with_name("server.lock").open("w") as first_come:
-                fcntl.flock(first_come, fcntl.LOCK_EX)
+            with locked(log_file().with_name("server.lock")):
                 await super().startup(sockets)
 
     app = create_app(ephemeral=True, final=True)

@@ -5,9 +5,7 @@ The parameters of a run are written to its folder before anything else and read 
 run which is tried again or resumed is the same run, whatever has become of params.yaml.
 """
 
-import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +16,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
-from data.files import read_object, write_whole
+from data.files import locked, read_object, write_whole
 from data.findings import parse_accepted
 from pipelines import checks, environment, steps
 from pipelines.configuration import configuration
@@ -138,18 +136,13 @@ def run_folder(key: str) -> Path:
 def exclusive(folder: Path, doing: str = "trained") -> Iterator[None]:
     """Hold a run's folder, and let go of its dataset at the end; raises ValueError while another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process ends
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"run {folder.name} is being {doing} by process {file.read().strip()}; "
-                "wait for it, stop it, or start a run of its own"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+
+    def refuse(who: str) -> None:
+        raise ValueError(
+            f"run {folder.name} is being {doing} by {who}; wait for it, stop it, or start a run of its own"
+        ) from None
+
+    with locked(folder / "lock", refuse):
         try:
             yield
         finally:

@@ -6,7 +6,6 @@ line that says why.
 """
 
 import contextlib
-import fcntl
 import io
 import json
 import logging
@@ -21,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data.address import without_password
-from data.files import write_whole
+from data.files import locked, write_whole
 from tasks.dvcnames import named_here, named_in_history
 from tasks.versioning import missing, one_line
 
@@ -340,8 +339,7 @@ def _main(verb: str, root: Path, parent: int, arguments: dict[str, Any]) -> None
         if verb in ("record", "save", "remote", "prune"):  # the others record nothing, and may take hours
             (root / ".cache").mkdir(parents=True, exist_ok=True)
             # Two may find no repository at once, and DVC's own lock would be inside it.
-            first_come = stack.enter_context((root / ".cache" / "dvc.lock").open("w"))
-            fcntl.flock(first_come, fcntl.LOCK_EX)
+            stack.enter_context(locked(root / ".cache" / "dvc.lock"))
         try:
             print(json.dumps(_VERBS[verb](root, **arguments)))  # noqa: T201
         except Exception as error:  # of DVC, of the network, of a store's own library: one line either way

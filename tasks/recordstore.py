@@ -3,7 +3,6 @@
 A server if MLFLOW_TRACKING_URI names one, else a SQLite file, which is made whole or not at all.
 """
 
-import fcntl
 import logging
 import os
 import threading
@@ -21,7 +20,7 @@ from mlflow.store.artifact.host_policy import HOST_ADDRESSED_ARTIFACT_SCHEMES, h
 from sqlalchemy.exc import SQLAlchemyError
 
 from data.address import without_password
-from data.files import scratch
+from data.files import locked, scratch
 from data.hosts import ALLOWED, is_allowed, literal
 from tasks.paths import home
 
@@ -158,8 +157,7 @@ def open_database(uri: str) -> MlflowClient:
     file = Path(uri.removeprefix("sqlite:///"))
     cache = home() / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "mlflow.lock").open("w") as first_come:
-        fcntl.flock(first_come, fcntl.LOCK_EX)
+    with locked(cache / "mlflow.lock"):
         if uri.startswith("sqlite:") and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             # one file system, so that replace is atomic

@@ -7,7 +7,6 @@ the first time is noted and not told of: nothing of it has changed. Who is told 
 between, the same change is told of twice, never not at all.
 """
 
-import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from pydantic import Field
 
 from data.dataset import Dataset
 from data.difference import compare
-from data.files import write_whole
+from data.files import locked, write_whole
 from data.parameters import Parameters
 from tasks import versioning, versions
 from tasks.paths import store
@@ -89,8 +88,7 @@ def notes_file() -> Path:
 def noted() -> Iterator[dict[str, dict[str, str]]]:
     """What was last told of each dataset; one at a time looks."""
     store().mkdir(parents=True, exist_ok=True)
-    with (store() / ".watched.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(store() / ".watched.lock"):
         yield json.loads(notes_file().read_text()) if notes_file().is_file() else {}
 
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import os
 import shutil
 import socket
 from collections import namedtuple
@@ -227,7 +228,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 
 def test_two_processes_do_not_write_one_file(site: Site, tmp_path: Path) -> None:
     def second(_done: int, _total: int | None) -> None:
-        with pytest.raises(ValueError, match="another process is downloading it"):
+        with pytest.raises(ValueError, match=rf"process {os.getpid()} is downloading it"):
             get(site.url, tmp_path)
 
     fetch(site.url, tmp_path, max_bytes=LARGE, hear=second)

@@ -179,7 +179,8 @@ def test_two_at_once_are_refused() -> None:
         stdout=subprocess.PIPE, text=True,
     ) as other:  # fmt: skip
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=r"another \./convoy up or down"), exclusive():
+        told = rf"another \./convoy up or down .* \(process {other.pid}\)"
+        with pytest.raises(ValueError, match=told), exclusive():
             pass
         other.kill()
     with exclusive():
