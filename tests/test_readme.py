@@ -1,6 +1,7 @@
 """The README's map of the code names every module and none that is not there; models bear names that training gives."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,11 @@ def test_detectors_are_trained_by_the_recipe_of_their_data(page: str) -> None:
     commands = re.findall(r"train detection --dataset (\w+)(?: --recipe (\w+))?", (ROOT / page).read_text())
     taken = [choose_recipe("detection", dataset, recipe or AUTO) for dataset, recipe in commands]
     assert taken and DEFAULT_RECIPE not in taken
+
+
+def test_the_modules_that_may_import_ray_are_told() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [ray] = [each for each in contracts if each.get("forbidden_modules") == ["ray"]]
+    allowed = {line.partition(" -> ")[0] for line in ray["ignore_imports"]}
+    told = (ROOT / "docs" / "ray.md").read_text().split("\n\n")[1]
+    assert {f"tasks.{name}" for name in re.findall(r"`tasks/(\w+)\.py`", told)} == allowed
