@@ -29,8 +29,18 @@ class Belongings:
 
 
 def earlier_champion(name: str) -> int:
-    """The version to go back to: the one that `previous` names; raises ValueError where there is none."""
+    """The version to go back to: the one that `previous` names; raises ValueError where there is none.
+
+    Also where that was left by a rollback: who asks so soon has not seen it, and would bring back what it was made for.
+    """
     version = ledger.aliases(name).get("previous")
+    moves = (move for move in reversed(ledger.history(name)) if move.action != "register")
+    last = next(moves, None)
+    if last is not None and last.action == "rollback" and last.champions[0] == version:
+        raise ValueError(
+            f"{name} was rolled back already ({last.what}) by {last.who} at {last.when} because: {last.because}. "
+            f"Nothing was moved: to bring version {version} back give --to {version}"
+        )
     if version is None:
         were = sorted({move.after["champion"] for move in ledger.history(name) if "champion" in move.after})
         raise ValueError(

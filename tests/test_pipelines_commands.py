@@ -633,10 +633,13 @@ def test_a_rollback_that_was_stopped_before_it_told_is_told_of_when_it_is_typed_
     with monkeypatch.context() as patch:
         patch.setattr(commands_aliases, "emit_move", stop)
         assert run("rollback", "typed")[0] == 130
-    for champion in (1, 2):  # who was told, and types it once more, goes forward
-        code, out, err = run("rollback", "typed", "--json")
-        assert (code, json.loads(out)["after"]["champion"]) == (0, champion), err
-        assert ledger.aliases("typed")["champion"] == champion
+    code, out, err = run("rollback", "typed", "--json")
+    assert (code, json.loads(out)["after"]["champion"]) == (0, 1), err
+    code, _, err = run("rollback", "typed")  # who was told, and types it once more, must say what is meant
+    assert code == 2 and "typed was rolled back already" in err and "give --to 2" in err
+    assert ledger.aliases("typed")["champion"] == 1
+    assert run("rollback", "typed", "--to", "2")[0] == 0
+    assert ledger.aliases("typed")["champion"] == 2
 
 
 def test_a_home_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:

@@ -247,6 +247,21 @@ def test_a_rollback_that_nobody_was_told_of_is_not_made_again_though_a_model_was
     assert ledger.take_up("nightly", "rollback", "it drifts") == back
 
 
+def test_a_rollback_of_a_rollback_needs_a_version(home: Path) -> None:
+    """Two people who answer one alarm would undo each other."""
+    with_versions(home, "alarm", 3)
+    ledger.promote("alarm", 2, expected=1, **WHY)
+    assert restoring.earlier_champion("alarm") == 1
+    ledger.rollback("alarm", 1, expected=2, because="it drifts", who="ann@mill")
+    ledger.promote_first("alarm", 3)
+    with pytest.raises(
+        ValueError, match=r"rolled back already \(champion 2 → 1.*ann@mill .* it drifts\. .* give --to 2"
+    ):
+        restoring.earlier_champion("alarm")
+    ledger.promote("alarm", 3, expected=1, **WHY)
+    assert restoring.earlier_champion("alarm") == 1
+
+
 def test_a_run_that_is_resumed_takes_no_alias_back_from_a_newer_version(home: Path) -> None:
     with_versions(home, "resumed", 3)
     assert ledger.promote_first("resumed", 2, key="older run") == "challenger"
