@@ -377,6 +377,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "convoy-fuzz")
     args = parser.parse_args()
+    if not args.datasets.is_dir():
+        parser.error(f"{args.datasets} is no folder; name the one with the datasets, or set CONVOY_DATASETS")
     corpus = load_corpus(args.datasets)
     check_sound(corpus)
     if args.case is not None:
