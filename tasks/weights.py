@@ -4,6 +4,7 @@ Read on the driver, once: workers get the tensors. No pickle is loaded but by to
 tensors and plain values and runs nothing. A package's code is not run either: its files are looked at where they lie.
 """
 
+import re
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -230,6 +231,13 @@ def unreadable(file: Path, error: Exception) -> ValueError:
     # which says nothing; damaged lengths are asked for before they are read
     if isinstance(error, MemoryError):
         reason = f"it asks for more memory than there is, for a file of {file.stat().st_size:,} bytes"
+    elif "weights_only" in str(error):  # torch says how to run what is in it, which nobody should
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        named = f" ({found[1][:100]!a})" if found else ""
+        reason = (
+            f"it is damaged, or holds Python objects other than tensors{named}, which could run code: not read; save "
+            "the state dict alone, torch.save(model.state_dict(), FILE), or give a .safetensors file"
+        )
     return ValueError(f"{file}: cannot be read as named tensors ({reason})")
 
 
