@@ -133,13 +133,13 @@ def safe_name(name: str, where: str) -> str:
     fault = ""
     plain = name.isascii() and name.isprintable()  # the fast way for most
     if not plain and any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
-        fault = "holds control or undecodable characters"
+        fault = "holds control or undecodable characters; rename it"
     elif name.startswith("/") or "\\" in name or name[1:2] == ":":
         fault = "is absolute or has a backslash; names must be relative, with '/'"
     elif ".." in parts:
         fault = "leads out of its folder"
     elif len(name) > MAX_NAME_CHARS:
-        fault = f"has {len(name)} characters, more than {MAX_NAME_CHARS}"
+        fault = f"has {len(name)} characters, more than {MAX_NAME_CHARS}; rename it"
     if fault:
         raise ValueError(f"{where}: unsafe file name {name[:200]!a}: it {fault}")
     return "/".join(parts)
@@ -320,13 +320,25 @@ def _zip_fault(info: zipfile.ZipInfo) -> str:
 def _folder_tree(root: Path) -> FileTree:
     sizes: dict[str, int] = {}
     folders: set[str] = set()
+    unsafe: list[ValueError] = []
+    above = ""  # the last of such names as a prefix: what lies below it may be fine itself
     for name, is_folder, size in _walk(root, "", ()):
-        safe = safe_name(name, str(root))
+        if above and name.startswith(above):
+            continue
+        try:
+            safe = safe_name(name, str(root))
+        except ValueError as error:
+            unsafe.append(error)
+            above = f"{name}/"
+            continue
         assert safe == name
         if is_folder:
             folders.add(name)
         else:
             sizes[name] = size
+    if unsafe:
+        more = f", and {len(unsafe) - 1:,} more such names in that folder" if len(unsafe) > 1 else ""
+        raise ValueError(f"{unsafe[0]}{more}")
 
     def read(name: str) -> bytes:
         return read_regular_file(root / name)

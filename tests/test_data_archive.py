@@ -124,6 +124,22 @@ def test_unsafe_names_refuse_the_archive(tmp_path: Path, spool: Path, name: str,
     assert list(spool.iterdir()) == []
 
 
+def test_an_unsafe_name_in_a_folder_is_told_with_what_to_do_and_how_many_others_there_are(
+    tmp_path: Path, spool: Path
+) -> None:
+    write_tree(tmp_path / "one", {"a/fine.png": b"1", "a/\x1b[2J.png": b"2"})
+    with pytest.raises(ValueError, match=r"'a/\\x1b\[2J\.png': it holds .* characters; rename it$"):
+        contents(tmp_path / "one", spool)
+    # a folder is one name, whatever lies below it
+    write_tree(
+        tmp_path / "three", {"a/\x07.png": b"1", "b\x07/1.png": b"2", "b\x07/2.png": b"3", "c\x07.png": b"4"}
+    )
+    with pytest.raises(
+        ValueError, match=r"'a/\\x07\.png'.* rename it, and 2 more such names in that folder$"
+    ):
+        contents(tmp_path / "three", spool)
+
+
 def test_backslashes_of_old_windows_zips_are_slashes_but_do_not_escape(tmp_path: Path, spool: Path) -> None:
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as packed:
