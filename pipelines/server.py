@@ -8,11 +8,14 @@ import atexit
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from data.files import locked
@@ -21,6 +24,7 @@ from tasks.paths import ROOT
 
 START_TIMEOUT_S = 600.0  # five seconds on a quiet machine; minutes where twenty commands start on two cores
 STOP_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 10.0
 
 _server: subprocess.Popen[bytes] | None = None
 
@@ -28,11 +32,15 @@ _server: subprocess.Popen[bytes] | None = None
 def start() -> None:
     """Start a server and point PREFECT_API_URL at it, unless one is configured. Returns at once.
 
-    To be called before Prefect is imported, since it reads its settings then.
+    To be called before Prefect is imported, since it reads its settings then. Raises ConnectionError where the
+    configured one does not answer.
     """
     global _server
     environment.make_prefect_home()
-    if _server is not None or is_named():
+    if _server is not None:
+        return
+    if is_named():
+        require_answer()
         return
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     with socket.create_server(("127.0.0.1", 0)) as listener, log_file().open("wb") as log:
@@ -61,6 +69,27 @@ def has_profile() -> bool:
 def is_named() -> bool:
     """Whether the environment, or a profile, names a server of somebody's that stays."""
     return "PREFECT_API_URL" in os.environ or has_profile()
+
+
+def require_answer() -> None:
+    """Raise ConnectionError at once where Prefect's client would ask PREFECT_API_URL in vain for most of a minute."""
+    if "PREFECT_API_URL" not in os.environ:  # a profile's, which Prefect alone reads
+        return
+    url = os.environ["PREFECT_API_URL"]
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in is for the first request to say
+    except TimeoutError:
+        return  # it took the connection, and is busy: Prefect's client waits longer
+    except (OSError, ValueError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return  # Prefect has settings of its own for whom to trust
+        raise ConnectionError(
+            f"Prefect at {url} (PREFECT_API_URL) does not answer: {reason}; start that server, or unset "
+            "PREFECT_API_URL: the command then starts one of its own"
+        ) from None
 
 
 def wait() -> None:

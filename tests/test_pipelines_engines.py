@@ -1,7 +1,9 @@
 """The engines that commands start: Prefect's server for one command, and Ray in a thread."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ import pytest
 from pipelines import server
 from pipelines.engines import same_handler
 from tasks.paths import ROOT
+from tests.servers import serve
 
 PARENT = """
 import os, time
@@ -50,13 +53,37 @@ def test_no_server_is_started_where_one_is_configured(
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.setattr(server, "_server", None)
-    if configured == "variable":
-        monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
-    else:
-        (tmp_path / "profiles.toml").write_text('active = "mine"')
     monkeypatch.setattr(subprocess, "Popen", lambda *_a, **_k: pytest.fail("a server was started"))
-    server.start()
-    server.wait()
+    with serve(b"") as theirs:
+        if configured == "variable":
+            monkeypatch.setenv("PREFECT_API_URL", theirs.url)
+        else:
+            (tmp_path / "profiles.toml").write_text('active = "mine"')
+        server.start()
+        server.wait()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/api", "127.0.0.1:1", "here", "http://127.0.0.1:x/api"])
+def test_a_configured_server_that_does_not_answer_is_told_at_once_with_the_way_out(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setattr(server, "_server", None)
+    named = re.escape(f"Prefect at {os.environ['PREFECT_API_URL']} (PREFECT_API_URL) does not answer: ")
+    with pytest.raises(ConnectionError, match=f"{named}.*; start that server, or unset PREFECT_API_URL"):
+        server.start()
+
+
+def test_a_configured_server_that_is_busy_is_left_to_prefect_to_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setattr(server, "_server", None)
+    monkeypatch.setattr(server, "PROBE_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/api")
+        server.start()
 
 
 def test_a_server_that_ends_at_once_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

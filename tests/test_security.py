@@ -70,7 +70,7 @@ NETWORK = {  # who opens connections, itself or by an engine's client, and to wh
     "pipelines/commands_lineage.py": "PREFECT_API_URL",
     "pipelines/doctor.py": "the servers that the environment names",
     "pipelines/notification.py": "CONVOY_WEBHOOK_URL",
-    "pipelines/server.py": "a server of its own on the loopback",
+    "pipelines/server.py": "PREFECT_API_URL, or a server of its own on the loopback",
     "pipelines/services.py": "the platform's servers",
     "tasks/cluster.py": "RAY_ADDRESS",
     "tasks/dvcprocess.py": "DVC's remote",
