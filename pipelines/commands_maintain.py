@@ -1,5 +1,6 @@
 """`./convoy maintain`: free what nothing needs any more."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -7,6 +8,7 @@ from cyclopts import Parameter
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import parse_changes, section
 from pipelines.render import ConsoleReporter, emit, table
+from tasks.leftovers import Item
 from tasks.maintenance import MaintainConfig, document, find, free
 
 MAX_LISTED = 10  # of a kind
@@ -32,14 +34,21 @@ def maintain(
     config = section("maintain", MaintainConfig, parse_changes(changes or []))
     with quiet_stdout(as_json):
         items = free(config, ConsoleReporter().note) if apply else find(config)
+        unasked = items or as_json or not config.keep_days
+        young = [] if unasked else find(config.model_copy(update={"keep_days": 0.0}))
     found = document(items, not apply)
-    emit(found, views(found, config), as_json)
+    emit(found, views(found, config, young), as_json)
 
 
-def views(found: dict[str, Any], config: MaintainConfig) -> list[Any]:
-    """What goes, by kind: the largest first, with what it was kept by till now."""
+def views(found: dict[str, Any], config: MaintainConfig, young: Sequence[Item]) -> list[Any]:
+    """What goes, by kind: the largest first, with what it was kept by till now.
+
+    Where nothing goes, how much is only `young`: what would go if nothing was kept for its age.
+    """
     if not found["items"]:
-        return [f"nothing to free: what is left is needed, or changed in the last {config.keep_days:g} days"]
+        told = f"nothing to free: what is left is needed, or changed in the last {config.keep_days:g} days"
+        size = megabytes(sum(item.num_bytes for item in young))
+        return [f"{told}; {len(young):,} of the latter, {size} MB: --set keep_days=0" if young else told]
     shown: list[Any] = []
     for kind in dict.fromkeys(item["kind"] for item in found["items"]):
         own = sorted(

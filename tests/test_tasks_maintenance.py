@@ -310,5 +310,6 @@ def test_the_command_lists_and_frees_only_when_told_to(run: Run) -> None:
     assert code == 0 and document["dry_run"] and [each["path"] for each in document["items"]] == [str(file)]
     code, out, _err = run("maintain", "--set", "keep_days=9")
     assert code == 0 and "nothing to free" in out and file.exists()
+    assert "in the last 9 days; 1 of the latter, 0.0 MB: --set keep_days=0\n" in out
     code, out, _err = run("maintain", "--apply")
     assert code == 0 and "freed 0.0 MB" in out and not file.exists()
