@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError
 
 from pipelines.adoption import adopt, server_away
 from pipelines.fulldisk import full_disk, of_database
+from pipelines.homefolder import unwritable_home
 from pipelines.reporting import shown
 
 STOPPED = 128  # the shell's convention: plus the signal's number
@@ -175,11 +176,14 @@ def main(arguments: list[str]) -> int:
     except GIVEN as error:
         told = of_database(error) and full_disk(error)  # which cannot open its files then
         fault = given_fault(error)
-        return complain(f"{told} [{fault}]", 1, debug) if told else complain(fault, 2, debug)
+        if told:
+            return complain(f"{told} [{fault}]", 1, debug)
+        home_fault = unwritable_home(error)
+        return complain(f"{home_fault} [{fault}]" if home_fault else fault, 2, debug)
     except ConnectionError as error:  # the world's fault: where it was raised says nothing more
         return complain(first_line(error), 1, debug)
     except Exception as error:
-        told = full_disk(error) or server_away()
+        told = full_disk(error) or unwritable_home(error) or server_away()
         shown = f"{first_line(error)} (--debug shows where)"
         return complain(f"{told} [{shown}]" if told else shown, 1, debug)
     return code if isinstance(code, int) else 0

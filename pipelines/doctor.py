@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +22,7 @@ from data.address import without_password
 from data.dataset import list_names
 from pipelines.configuration import configuration
 from pipelines.finding import Finding
+from pipelines.homefolder import why_unwritable
 from pipelines.options import Json
 from pipelines.parameters import recipes
 from pipelines.render import emit, table
@@ -100,14 +100,10 @@ def check_disk() -> Finding:
 
 
 def check_writable() -> Finding:
-    try:
-        home().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home()):
-            return Finding("home folder", "ok", f"{home()} can be written to")
-    except OSError as error:
-        return Finding(
-            "home folder", "fail", str(error), "make it writable, or set CONVOY_HOME to one that is"
-        )
+    if reason := why_unwritable():
+        advice = "make it writable, or set CONVOY_HOME to one that is"
+        return Finding("home folder", "fail", f"{home()}: {reason}", advice)
+    return Finding("home folder", "ok", f"{home()} can be written to")
 
 
 def check_shared_memory() -> Finding:

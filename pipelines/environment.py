@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from pipelines.homefolder import unwritable_home
 from tasks.paths import home
 
 STARTED_AT = time.time()  # `__main__` imports this first: close to when a person pressed Enter
@@ -78,7 +79,5 @@ def make_prefect_home() -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
-            f"PREFECT_HOME (={folder}) cannot be made ({error.strerror}); set CONVOY_HOME (={home()}), or "
-            "PREFECT_HOME itself, to a folder that can be written to"
-        ) from error
+        own = f"PREFECT_HOME (={folder}) cannot be made ({error.strerror}); set it to a folder that can"
+        raise ValueError(unwritable_home(error) or own) from error

@@ -22,7 +22,7 @@ from PIL import Image
 from data.dataset import Dataset
 from data.samples import SAMPLES
 from models.signals import least_length
-from pipelines import commands, commands_aliases, fulldisk
+from pipelines import commands, commands_aliases, fulldisk, homefolder
 from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.commands_models import CATALOGUES, about_report
 from pipelines.options import quiet_stdout
@@ -642,14 +642,31 @@ def test_a_rollback_that_was_stopped_before_it_told_is_told_of_when_it_is_typed_
     assert ledger.aliases("typed")["champion"] == 2
 
 
-def test_a_home_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["demo", "train classification --dataset x", "data add {source} --name x"])
+@pytest.mark.parametrize("below", ["", "new"])
+def test_a_home_that_cannot_be_written_to_is_told_alike_by_all_commands(
+    below: str, words: str, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
-    environment = {**os.environ, "CONVOY_HOME": str(tmp_path / "file"), "PYTHONPATH": str(ROOT)}
-    environment.pop("PREFECT_HOME", None)
-    command = [sys.executable, "-m", "pipelines", "demo"]
+    source, home = photographs(tmp_path / "source"), tmp_path / "file" / below
+    environment = {**os.environ, "CONVOY_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    for name in ("PREFECT_HOME", "PREFECT_API_URL"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "pipelines", *words.format(source=source).split()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "to a folder that can be written to" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    told = f"convoy: CONVOY_HOME (={home}) cannot be made or written to (not a directory); set it to a folder that can"
+    assert done.stderr.startswith(told) and "PREFECT_HOME (" not in done.stderr
+
+
+def test_the_home_is_blamed_for_what_is_in_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    inside = FileNotFoundError(errno.ENOENT, "no such file", str(tmp_path / "file" / "runs" / "x"))
+    elsewhere = FileNotFoundError(errno.ENOENT, "no such file", str(tmp_path / "photos"))
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path / "file"))
+    assert homefolder.unwritable_home(inside) and not homefolder.unwritable_home(elsewhere)
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path / "new"))
+    assert homefolder.why_unwritable() == "" and not (tmp_path / "new").exists()  # it only looked
 
 
 def test_commands_that_only_read_need_no_folder_to_write_to(run: Run, tmp_path: Path) -> None:
