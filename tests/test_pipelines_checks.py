@@ -232,7 +232,7 @@ def test_the_form_offers_the_names_of_the_checks() -> None:
 
 
 def test_counts_are_one_line() -> None:
-    assert checks.counted({"class-missing": 2, "truncated": 7}) == "class-missing=2, truncated=7"
+    assert checks.tally({"class-missing": 2, "truncated": 7}) == "class-missing=2, truncated=7"
 
 
 # ------------------------------------------------------------------------------- label errors
