@@ -109,6 +109,8 @@ def _start() -> None:
             os.environ.setdefault(name, value)
         # Inherited by Ray's prestarted workers. As a runtime_env, they would be thrown away and started anew.
         os.environ.update(ALLOCATOR, PYTHONPATH=path)
+        # Before Ray's own, which would take away what a thread that is still in the next line stands on.
+        atexit.register(disconnect)
         context = ray.init(
             address="local",
             include_dashboard=False,
@@ -191,7 +193,10 @@ def object_store_bytes() -> int:
 
 
 def disconnect() -> None:
-    """Leave the cluster; an embedded one ends with all its processes, or with this one where its head is gone."""
+    """Leave the cluster; an embedded one ends with all its processes, or with this one where its head is gone.
+
+    Where another thread is connecting, it is waited for.
+    """
     with _connecting:
         if not ray.is_initialized():
             return

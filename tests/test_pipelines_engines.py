@@ -100,6 +100,35 @@ def test_a_server_that_ends_at_once_is_reported(tmp_path: Path, monkeypatch: pyt
     assert "PREFECT_API_URL" not in os.environ
 
 
+LEAVER = """
+import atexit, threading, time
+from pipelines import engines, environment
+from pipelines.leaving import leave
+environment.prepare()
+atexit.register(time.sleep, 3)  # as long as Prefect's server may take
+import ray
+from ray.experimental import internal_kv
+from tasks import cluster
+before, asked = internal_kv._internal_kv_get, threading.Event()
+def get(*arguments, **options):
+    asked.set()
+    return before(*arguments, **options)
+internal_kv._internal_kv_get = get  # in the middle of starting Ray, and over and over
+engines.start_ray()
+assert asked.wait(120)
+leave(2)
+"""
+
+
+@pytest.mark.slow
+def test_a_command_that_ends_while_ray_starts_says_nothing_of_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "CONVOY_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVER], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
 def native_handler(number: int) -> str:
     """The kernel's view: whether this process catches the signal."""
     for line in Path("/proc/self/status").read_text().splitlines():
