@@ -13,6 +13,7 @@ from pipelines.families import Executor
 from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, merge, parse_changes
 from pipelines.render import emit, pairs, table
+from pipelines.runfolders import begun, run_folder
 from pipelines.runner import call_flow
 from tasks.curveplan import SPLITS, WAIVED, Mode
 
@@ -80,6 +81,8 @@ def learning_curve(
         raise ValueError(
             "--resume goes on with the parameters of that curve: give nothing else that decides it"
         )
+    if resume is not None:
+        begun(run_folder(resume), "learning curve")  # first, for a key that is none needs no engines
     start_engines(executor)
     if resume is None:
         require_curve(family, dataset, recipe, nested, curve, accepted)

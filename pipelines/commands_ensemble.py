@@ -13,6 +13,7 @@ from pipelines.families import Executor, StopAfter
 from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
+from pipelines.runfolders import begun, run_folder
 from pipelines.runner import call_flow
 from tasks.cost import Cost, told
 from tasks.intervals import measured_on, metric_table
@@ -80,9 +81,8 @@ def ensemble(
                 "--resume goes on with the parameters of that ensemble: give no family, dataset, members, model, "
                 "recipe, --set, --accept"
             )
-        from pipelines.ensemble import read_record
-
-        stop_after = stop_after or read_record(resume)[1]
+        values = begun(run_folder(resume), "ensemble")  # first, for a key that is none needs no engines
+        stop_after = stop_after or values.get("stop_after")  # not in those of before it was kept
     elif family is None or dataset is None:
         raise ValueError(
             "ensemble needs a family and --dataset NAME, for example: ensemble classification --dataset digits"

@@ -14,6 +14,7 @@ from pipelines.families import Executor
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import parse_changes
 from pipelines.render import emit, pairs, table
+from pipelines.runfolders import begun, run_folder
 from pipelines.runner import call_flow
 
 FLOW = "pipelines.explain:explain_units"
@@ -97,6 +98,8 @@ def units(
             "explain units needs a model and --layer NAME …, as in ./convoy explain units models:/NAME@champion "
             "--layer conv1; or --resume KEY"
         )
+    if resume is not None:
+        begun(run_folder(resume), "look at units")  # first, for a key that is none needs no engines
     start_engines(executor)
     with quiet_stdout(as_json):
         summary = call_flow(

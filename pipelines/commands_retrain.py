@@ -13,6 +13,7 @@ from pipelines.options import Accept, Changes, Json, quiet_stdout, require_nothi
 from pipelines.parameters import AUTO, choose_recipe, parse_changes
 from pipelines.refresh import Refresh
 from pipelines.render import emit, pairs, table
+from pipelines.runfolders import begun, run_folder
 from tasks.gate import numbers
 
 NOBODY = "nobody was there to ask"
@@ -64,6 +65,7 @@ def retrain(
     accepted = parse_accepted(accept or [])
     if resume is not None:
         require_nothing_beside_resume(family, dataset, recipe != AUTO, nested, gate, accepted)
+        begun(run_folder(resume), "run")  # first, for a key that is none needs no engines
     elif family is None or dataset is None:
         raise ValueError(
             "retrain needs a family and --dataset NAME, for example: retrain classification --dataset digits"
@@ -85,7 +87,7 @@ def run(family: str | None, dataset: str | None, approve: bool, options: dict[st
     from pipelines.approval import set_asker
     from pipelines.judging import require_paired
     from pipelines.runner import call_flow
-    from pipelines.training import read_job, run_folder
+    from pipelines.training import read_job
 
     if options["resume"] is not None:
         job = read_job(run_folder(options["resume"]))

@@ -14,6 +14,7 @@ from pipelines.families import PIPELINES, FamilyName, SearchStop
 from pipelines.options import Accept, Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs, table
+from pipelines.runfolders import begun, run_folder
 from pipelines.runner import call_flow
 from tasks.cost import Cost, told
 from tasks.space import SearchMetric
@@ -90,17 +91,18 @@ def search(
         "max_concurrent": max_concurrent, "time_budget_s": time_budget_s,
     }  # fmt: skip
     how = {name: value for name, value in asked.items() if value is not None}
-    start_engines("ray")
-    # Only now, for torch takes seconds that the engines can use.
-    from pipelines.beforehand import require_beginning
-    from pipelines.search import job_of, read_job
-    from pipelines.training import run_folder
-
     if resume is not None:
         if family or dataset or space or recipe != AUTO or nested or accepted or how:
             raise ValueError(
                 "--resume goes on with the parameters of that search: give nothing else that decides it"
             )
+        begun(run_folder(resume), "search")  # first, for a key that is none needs no engines
+    start_engines("ray")
+    # Only now, for torch takes seconds that the engines can use.
+    from pipelines.beforehand import require_beginning
+    from pipelines.search import job_of, read_job
+
+    if resume is not None:
         job = read_job(run_folder(resume))
     elif family is None or dataset is None:
         raise ValueError(

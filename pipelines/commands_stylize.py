@@ -9,6 +9,7 @@ from pipelines.engines import start_engines
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import AUTO, parse_changes
 from pipelines.render import emit, pairs
+from pipelines.runfolders import begun, run_folder
 from pipelines.runner import call_flow
 
 FLOW = "pipelines.stylize:stylize_picture"
@@ -76,6 +77,8 @@ def stylize(
     given: tuple[Any, ...] = (content, styles) if content is not None else (DEMO[0], DEMO[1:])
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"--out (={out}) must end in .png, .jpg or .jpeg")
+    if resume is not None:
+        begun(run_folder(resume), "style transfer")  # first, for a key that is none needs no engines
     start_engines("ray" if grid else "in_process")
     if resume is None:
         require(given, weights or (), masks or (), recipe, nested, varied if grid else None)

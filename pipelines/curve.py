@@ -26,13 +26,12 @@ from pipelines.families import Executor
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, section
 from pipelines.reporting import Reporter, Status, features_of
+from pipelines.runfolders import BEGUN, begun, run_folder
 from pipelines.training import (
     HELD,
-    begun,
     begun_config,
     end_badly,
     exclusive,
-    run_folder,
 )
 from tasks import registry
 from tasks.classification import ClassificationConfig
@@ -43,7 +42,7 @@ from tasks.lineage import Lineage
 from tasks.result import require_same_beginning
 from tasks.transfer import Weights
 
-SECTION, JOB_FILE = "learning_curve", "learning-curve-job.json"
+SECTION, JOB_FILE = "learning_curve", BEGUN["learning curve"]
 EXPERIMENT = "convoy/learning-curves"
 
 
@@ -142,7 +141,7 @@ def start_job(
 def read_job(folder: Path) -> CurveJob:
     """The job of a curve that was started before; raises ValueError if there is none in `folder`."""
     file = folder / JOB_FILE
-    values = begun(file, "learning curve")
+    values = begun(folder, "learning curve")
     return CurveJob(
         values["dataset"],
         values["recipe"],

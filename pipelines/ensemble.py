@@ -31,16 +31,15 @@ from pipelines.interruption import interruptible, resume_command, undisturbed
 from pipelines.members import plan_members, require_one_input, with_train
 from pipelines.parameters import AUTO, flatten
 from pipelines.reporting import Reporter, Status, features_of, progress_of
+from pipelines.runfolders import BEGUN, begun, run_folder
 from pipelines.steps import step
 from pipelines.training import (
     HELD,
     Job,
     Phases,
-    begun,
     end_badly,
     exclusive,
     read_job,
-    run_folder,
     write_job,
 )
 from tasks import cluster, registry
@@ -59,7 +58,7 @@ from tasks.train import TrainResult
 from tasks.transfer import Weights
 
 FAMILY = "classification"
-RECORD = "ensemble.json"
+RECORD = BEGUN["ensemble"]
 
 
 @dataclass(frozen=True)
@@ -145,15 +144,9 @@ def write_record(key: str, team: list[Member], stop_after: StopAfter) -> None:
     write_whole(run_folder(key) / RECORD, json.dumps(values) + "\n")
 
 
-def read_record(key: str) -> tuple[list[str], StopAfter]:
-    """The members' keys, and where it is to end; raises ValueError if no ensemble of that key was begun."""
-    values = begun(run_folder(key) / RECORD, "ensemble")
-    return values["members"], values.get("stop_after", "promote")  # not in those of before it was kept
-
-
 def read_team(key: str) -> list[Member]:
     """The members of an ensemble that was begun before; raises ValueError if there is none of that key."""
-    keys, _stop_after = read_record(key)
+    keys = begun(run_folder(key), "ensemble")["members"]
     return [Member(each, read_job(run_folder(each))) for each in keys]
 
 

@@ -14,8 +14,8 @@ from pipelines.artifacts import publish_metrics
 from pipelines.options import overlap_of
 from pipelines.parameters import AUTO
 from pipelines.reporting import Reporter
+from pipelines.runfolders import run_folder
 from pipelines.scoring import Tested, score_models
-from pipelines.training import run_folder
 from tasks.settings import ViewName
 
 

@@ -28,7 +28,8 @@ from pipelines.families import Executor
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import flatten, section
 from pipelines.reporting import Reporter, Status, progress_of
-from pipelines.training import end_badly, exclusive, run_folder
+from pipelines.runfolders import run_folder
+from pipelines.training import end_badly, exclusive
 from pipelines.unitrequest import (
     JOB_FILE,
     ExplainConfig,

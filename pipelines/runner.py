@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from data.files import read_object
 from pipelines import server
 from pipelines.engines import start_engines
 from pipelines.environment import STARTED_AT
 from pipelines.families import PIPELINES, Executor, StopAfter, load
 from pipelines.render import ConsoleReporter
 from pipelines.reporting import set_reporter
-from tasks.paths import JOB_FILE, runs
+from pipelines.runfolders import begun, run_folder
 
 
 def run_flow(
@@ -31,11 +30,14 @@ def run_flow(
     ends where it was to end at first, a new run when everything is done; without `executor` it is trained where it was
     begun, a new run on Ray.
     """
-    executor = executor or begun_executor(resume)
+    if resume is not None:  # first, for a key that is none needs no engines
+        values = begun(run_folder(resume), "run")
+        executor = executor or values.get("executor")  # not in runs of before it was kept
+    executor = executor or "ray"
     start_engines(executor)
     if resume is not None:
         # Only now, for these imports take seconds that the engines can use.
-        from pipelines.training import read_job, run_folder
+        from pipelines.training import read_job
 
         job = read_job(run_folder(resume))
         family, dataset, recipe = job.family, job.dataset, job.recipe
@@ -48,15 +50,6 @@ def run_flow(
     first_step_at = summary.pop("first_step_at")
     summary["to_first_step_s"] = None if first_step_at is None else first_step_at - STARTED_AT
     return summary
-
-
-def begun_executor(key: str | None) -> Executor:
-    """The executor that a run was begun with; Ray where that is not known. It needs none of the heavy imports."""
-    file = runs() / (key or "") / JOB_FILE
-    if not file.is_file():
-        return "ray"
-    executor: Executor = read_object(file, "start it anew").get("executor", "ray")
-    return executor
 
 
 def call_flow(address: str, *arguments: Any, **options: Any) -> dict[str, Any]:

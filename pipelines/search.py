@@ -30,14 +30,13 @@ from pipelines.families import SearchStop, StopAfter
 from pipelines.interruption import interruptible, resume_command, undisturbed
 from pipelines.parameters import choose_recipe, flatten, merge, section
 from pipelines.reporting import Reporter, Status
+from pipelines.runfolders import BEGUN, begun, run_folder
 from pipelines.training import (
     HELD,
     Job,
-    begun,
     begun_config,
     end_badly,
     exclusive,
-    run_folder,
 )
 from tasks import registry
 from tasks.cost import RANKS, Cost, metered, summed
@@ -52,7 +51,7 @@ from tasks.transfer import Weights
 if TYPE_CHECKING:  # Ray Tune and Optuna take three seconds to import
     from tasks.study import Report, Study, Trial
 
-SECTION, JOB_FILE = "search", "search-job.json"
+SECTION, JOB_FILE = "search", BEGUN["search"]
 # in a validation, and first what a search of the family goes by; the others as params.yaml has it
 MEASURED: dict[str, tuple[SearchMetric, ...]] = {
     "detection": ("val_ap", "val_loss"),
@@ -178,7 +177,7 @@ def write_job(job: SearchJob, folder: Path) -> None:
 def read_job(folder: Path) -> SearchJob:
     """The job of a search that was started before; raises ValueError if there is none in `folder`."""
     file = folder / JOB_FILE
-    values = begun(file, "search")
+    values = begun(folder, "search")
     return SearchJob(
         values["family"], values["dataset"], values["recipe"],
         begun_config(values["family"], values["config"], file),

@@ -28,7 +28,8 @@ from pipelines.engines import start_ray
 from pipelines.interruption import interruptible, resume_command
 from pipelines.parameters import AUTO, choose_recipe, flatten, merge, recipes, section
 from pipelines.reporting import Reporter, Status
-from pipelines.training import begun, end_badly, exclusive, run_folder
+from pipelines.runfolders import BEGUN, begun, run_folder
+from pipelines.training import end_badly, exclusive
 from tasks import registry
 from tasks.featurenet import StyleNet
 from tasks.lineage import Lineage, git_state, params_sha256
@@ -40,7 +41,7 @@ from tasks.stylenet import read_style_net
 from tasks.stylepictures import Pictures, data_uri, read_pictures
 from tasks.stylize import PICTURES, RESULT, Step, Stylized, load_state, stylize
 
-SECTION, GRID_SECTION, JOB_FILE, INPUTS = "stylize", "stylize_grid", "stylize-job.json", "inputs"
+SECTION, GRID_SECTION, JOB_FILE, INPUTS = "stylize", "stylize_grid", BEGUN["style transfer"], "inputs"
 EXPERIMENT = "convoy/style"
 LOG_EVERY = 5  # iterations between two points of MLflow's charts
 
@@ -144,7 +145,7 @@ def named_inputs(job: StyleJob) -> dict[str, str]:
 def read_job(folder: Path) -> StyleJob:
     """The job of a run that was started before; raises ValueError if there is none in `folder`."""
     file = folder / JOB_FILE
-    values = begun(file, "style transfer")
+    values = begun(folder, "style transfer")
     return StyleJob(
         values["content"], tuple(values["styles"]), tuple(values["weights"]), tuple(values["masks"]), values["recipe"],
         StylizeConfig.parse(values["config"], str(file)),

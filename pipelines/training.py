@@ -16,7 +16,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
-from data.files import locked, read_object, write_whole
+from data.files import locked, write_whole
 from data.findings import parse_accepted
 from pipelines import checks, environment, steps
 from pipelines.configuration import configuration
@@ -25,11 +25,12 @@ from pipelines.families import AskedExecutor, Executor, StopAfter
 from pipelines.interruption import resume_command, undisturbed
 from pipelines.parameters import choose_recipe, flatten
 from pipelines.reporting import Reporter
+from pipelines.runfolders import begun, run_folder
 from tasks import registry
 from tasks.cluster import disconnect
 from tasks.cost import Meter, metered
 from tasks.families import FAMILIES
-from tasks.paths import JOB_FILE, runs
+from tasks.paths import JOB_FILE
 from tasks.reproduction import JOB_ARTIFACTS
 from tasks.result import require_same_beginning
 from tasks.train import TrainResult, require_same_executor
@@ -81,7 +82,7 @@ def write_job(job: Job, folder: Path) -> None:
 def read_job(folder: Path) -> Job:
     """The job of a run that was started before; raises ValueError if there is none in `folder`."""
     file = folder / JOB_FILE
-    values = begun(file, "run")
+    values = begun(folder, "run")
     return Job(
         values["family"],
         values["dataset"],
@@ -104,15 +105,6 @@ def trained_by(job: Job, folder: Path, asked: AskedExecutor) -> Job:
     return replace(job, executor=executor)
 
 
-def begun(file: Path, what: str) -> dict[str, Any]:
-    """What a run was begun with, of its folder; raises ValueError naming the runs that there are, where it has none."""
-    if not file.is_file():
-        folder = file.parent
-        known = sorted(path.parent.name for path in folder.parent.glob(f"*/{file.name}"))
-        raise ValueError(f"no {what} {folder.name!r} in {folder.parent}; known: {', '.join(known) or 'none'}")
-    return read_object(file, "start it anew")
-
-
 def begun_config(family: str, values: dict[str, Any], file: Path) -> Any:
     """The parameters of a run as `file` keeps them; raises ValueError where they are not those of this code."""
     try:
@@ -123,13 +115,6 @@ def begun_config(family: str, values: dict[str, Any], file: Path) -> Any:
         raise ValueError(
             f"{error}; another version of the code began this: go on with it by that version, or start it anew"
         ) from None
-
-
-def run_folder(key: str) -> Path:
-    """The folder of a run key; raises ValueError for a text that is not a plain name."""
-    if Path(key).name != key or key in ("", ".", ".."):
-        raise ValueError(f"run key {key!r} must be the name of a folder in {runs()}")
-    return runs() / key
 
 
 @contextmanager

@@ -13,14 +13,14 @@ from data.parameters import Parameters
 from models.receptive import LayerFields
 from models.synthesis import SynthesisConfig
 from models.units import named_layers
-from pipelines.training import begun
+from pipelines.runfolders import BEGUN, begun
 from tasks.paths import store
 from tasks.subject import Subject, is_bare, open_subject
 from tasks.unitstate import Seen
 from tasks.unitviews import most_alike, synthesis_px
 from tasks.versions import open_stored
 
-JOB_FILE = "units-job.json"
+JOB_FILE = BEGUN["look at units"]
 
 
 class ExplainConfig(Parameters):
@@ -60,7 +60,7 @@ def keep_job(job: UnitsJob, folder: Path) -> None:
 def read_job(folder: Path) -> UnitsJob:
     """What was asked of a run that was started before; raises ValueError if there is none in `folder`."""
     file = folder / JOB_FILE
-    values = begun(file, "look at units")
+    values = begun(folder, "look at units")
     lists = {name: tuple(values[name]) for name in ("layers", "units", "class_names")}
     return UnitsJob(**{**values, **lists, "config": ExplainConfig.parse(values["config"], str(file))})
 

@@ -14,7 +14,8 @@ from data.ingest import IngestConfig, ingest
 from pipelines import checks
 from pipelines.classification import train_classifier
 from pipelines.reporting import Reporter, set_reporter
-from pipelines.training import read_job, run_folder
+from pipelines.runfolders import run_folder
+from pipelines.training import read_job
 from tasks import modellist
 from tasks.paths import store
 from tasks.recordstore import connect

@@ -291,6 +291,30 @@ def test_a_bad_parameter_is_named_before_anything_starts(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (("train",), "run"),
+        (("retrain",), "run"),
+        (("ensemble",), "ensemble"),
+        (("search",), "search"),
+        (("learning-curve",), "learning curve"),
+        (("explain", "units"), "look at units"),
+        (("stylize",), "style transfer"),
+    ],
+)
+def test_a_key_that_is_none_is_told_before_anything_starts(
+    command: tuple[str, ...], what: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.server.start", lambda: pytest.fail("an engine was started"))
+    code, _, err = run(*command, "--resume", "nosuchkey")
+    assert code == 2
+    assert err.startswith(f"convoy: no {what} 'nosuchkey' in {runs()}; known: ")
+    assert err.count("\n") == 1
+    code, _, err = run(*command, "--resume", "../runs")
+    assert code == 2 and err.startswith("convoy: run key '../runs' must be the name of a folder in ")
+
+
 def test_debug_shows_the_traceback(run: Run) -> None:
     code, _, err = run("--debug", "data", "show", "nope")
     assert code == 2

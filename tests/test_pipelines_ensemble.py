@@ -19,7 +19,8 @@ from pipelines.members import plan_members
 from pipelines.parameters import AUTO
 from pipelines.render import emit
 from pipelines.reporting import set_reporter
-from pipelines.training import read_job, run_folder
+from pipelines.runfolders import run_folder
+from pipelines.training import read_job
 from tasks import features, modellist, registry
 from tasks.cost import cost_of
 from tasks.loop import Progress

@@ -18,7 +18,8 @@ from pipelines.classification import train_classifier
 from pipelines.commands_train import summary_views
 from pipelines.render import emit
 from pipelines.reporting import Status, set_reporter
-from pipelines.training import exclusive, read_job, run_folder
+from pipelines.runfolders import run_folder
+from pipelines.training import exclusive, read_job
 from tasks import modellist, registry
 from tasks.paths import runs, store
 from tasks.recordstore import connect
