@@ -85,7 +85,7 @@ def learning_curve(
         begun(run_folder(resume), "learning curve")  # first, for a key that is none needs no engines
     start_engines(executor)
     if resume is None:
-        require_curve(family, dataset, recipe, nested, curve, accepted)
+        require_curve(family, dataset, recipe, nested, curve, accepted, executor)
     with quiet_stdout(as_json):
         summary = call_flow(
             FLOW, dataset or "", recipe, nested or None, curve or None, resume=resume, executor=executor,
@@ -105,6 +105,7 @@ def require_curve(
     changes: dict[str, Any],
     curve: dict[str, Any],
     accepted: tuple[str, ...],
+    executor: Executor,
 ) -> None:
     """Raise ValueError for what the flow would refuse too, but only when engines have started."""
     if family is None or dataset is None:
@@ -117,7 +118,9 @@ def require_curve(
     from pipelines.curve import job_of
 
     job = job_of(dataset, recipe, changes, curve, accepted)
-    require_beginning(family, dataset, [job.config], accepted, SPLITS, WAIVED)
+    alone = job.config.train.model_copy(update={"num_workers": 1, "min_workers": 0})  # as each of its runs is
+    config = job.config.model_copy(update={"train": alone})
+    require_beginning(family, dataset, [config], accepted, SPLITS, WAIVED, executor)
 
 
 def points_table(summary: dict[str, Any]) -> Table:

@@ -94,7 +94,7 @@ def ensemble(
         from pipelines.members import plan_members
 
         jobs = plan_members(family, dataset, members, models or (), recipe, nested, accepted)
-        require_beginning(family, dataset, [job.config for job in jobs], accepted)
+        require_beginning(family, dataset, [job.config for job in jobs], accepted, executor=executor)
     with quiet_stdout(as_json):
         start_engines(executor)
         summary = call_flow(

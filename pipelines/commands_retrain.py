@@ -85,6 +85,8 @@ def run(family: str | None, dataset: str | None, approve: bool, options: dict[st
     server.start()
     # Only now, for these imports take seconds that the server can use.
     from pipelines.approval import set_asker
+    from pipelines.beforehand import require_engines
+    from pipelines.configuration import configuration
     from pipelines.judging import require_paired
     from pipelines.runner import call_flow
     from pipelines.training import read_job
@@ -92,7 +94,10 @@ def run(family: str | None, dataset: str | None, approve: bool, options: dict[st
     if options["resume"] is not None:
         job = read_job(run_folder(options["resume"]))
         family, dataset = job.family, job.dataset
-    assert family is not None
+    assert family is not None and dataset is not None
+    if options["resume"] is None:
+        config = configuration(family, dataset, options["recipe"], options["changes"] or {})
+        require_engines([config], "in_process" if options["executor"] == "in_process" else "ray")
     require_paired(family)
     set_asker(lambda evidence: answer(evidence, approve))
     summary: dict[str, Any] = call_flow(PIPELINES[family].retrain, dataset, **options)

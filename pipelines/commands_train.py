@@ -75,7 +75,8 @@ def train(
         from pipelines.beforehand import require_beginning
         from pipelines.configuration import configuration
 
-        require_beginning(family, dataset, [configuration(family, dataset, recipe, nested)], accepted)
+        config = configuration(family, dataset, recipe, nested)
+        require_beginning(family, dataset, [config], accepted, executor=executor or "ray")
     with quiet_stdout(as_json):
         summary = run_flow(
             family, dataset, recipe, nested, resume=resume, stop_after=stop_after, executor=executor,

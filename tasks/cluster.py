@@ -34,9 +34,10 @@ from data.stream import RowReader
 from tasks.batches import Job, batch_of, batch_of_rows, join_arrays
 from tasks.families import FAMILIES
 from tasks.memory import ALLOCATOR
-from tasks.nodes import Head, beside_driver, num_places, require_places
+from tasks.nodes import Head, Nodes, beside_driver, num_places, own_machine, require_places
 from tasks.orphans import note_driver
 from tasks.paths import ROOT
+from tasks.settings import TrainConfig
 
 # Ray's own settings: quiet, private, and quick to start; the default health check delays each report by 1-2 s.
 SETTINGS = {
@@ -120,8 +121,7 @@ def _start() -> None:
         )
         note_driver(Path(context.address_info["session_dir"]))
     else:
-        require_answer(address)
-        require_node(address)
+        require_joinable(address)
         environment = {
             "working_dir": str(ROOT),
             "env_vars": {**SETTINGS, **ALLOCATOR},
@@ -151,6 +151,12 @@ def keep_to_loopback() -> None:
     """
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that it starts
     ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def require_joinable(address: str) -> None:
+    """Raise ConnectionError where nothing listens at RAY_ADDRESS, or this machine is no node; else ValueError."""
+    require_answer(address)
+    require_node(address)
 
 
 def require_answer(address: str) -> None:
@@ -375,14 +381,33 @@ class Crew:
         return batch_of_rows(FAMILIES[self.family], answer, job, self.info, self.config)
 
 
-def require_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: float) -> int:
-    """CPUs that each training worker gets; raises ValueError if the cluster cannot hold `num_workers`.
+def cpus_of_each(settings: TrainConfig, nodes: Nodes | None = None) -> int:
+    """CPUs of each worker; raises ValueError where not even the fewest fit that there may be.
+
+    The nodes are those of the cluster where none are given.
+    """
+    sizes, cpus = settings.world_sizes, settings.cpus_per_worker
+    if len(sizes) > 1 and not cpus:
+        # that of the most workers: it stays when some are gone
+        cpus = max(1, cpus_of_all(nodes) // sizes[-1])
+    return require_resources(sizes[0], cpus, settings.gpus_per_worker, nodes)
+
+
+def cpus_of_all(nodes: Nodes | None) -> int:
+    """CPUs of the nodes together, of the cluster's where none are given."""
+    return cluster_info().num_cpus if nodes is None else int(sum(node.get("CPU", 0) for node in nodes))
+
+
+def require_resources(
+    num_workers: int, cpus_per_worker: int, gpus_per_worker: float, nodes: Nodes | None = None
+) -> int:
+    """CPUs that each training worker gets; raises ValueError if the cluster, or `nodes`, cannot hold `num_workers`.
 
     A worker lives on one node: what counts is how many fit on each. Without a wish for CPUs, workers share them evenly.
     """
-    even = max(1, cluster_info().num_cpus // num_workers)
+    even = max(1, cpus_of_all(nodes) // num_workers)
     for cpus in range(even, 0, -1) if not cpus_per_worker else ():
-        if num_places(cpus, gpus_per_worker) >= num_workers:
+        if num_places(cpus, gpus_per_worker, nodes) >= num_workers:
             return cpus
     require_places(
         num_workers,
@@ -391,5 +416,19 @@ def require_resources(num_workers: int, cpus_per_worker: int, gpus_per_worker: f
         f"train.num_workers (={num_workers}) with train.cpus_per_worker (={cpus_per_worker}) and "
         f"train.gpus_per_worker (={gpus_per_worker:g})",
         "workers",
+        nodes=nodes,
     )
     return cpus_per_worker
+
+
+def require_room(settings: TrainConfig) -> None:
+    """Raise, before this process connects, where it could not, or where workers would not fit on an embedded Ray.
+
+    ConnectionError where nothing listens at RAY_ADDRESS, or this machine is no node; else ValueError. What the nodes of
+    a cluster have, only the cluster knows: `cpus_of_each` asks it later.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        cpus_of_each(settings, [own_machine()])
+    else:
+        require_joinable(address)

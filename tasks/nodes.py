@@ -3,6 +3,7 @@
 Processes that do little import this module: torch must not come with it.
 """
 
+import logging
 import os
 import socket
 import time
@@ -12,7 +13,10 @@ from typing import Any
 
 import psutil
 import ray
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+Nodes = Sequence[dict[str, float]]  # the resources of each
 
 SHARES = 10_000  # Ray counts resources in ten-thousandths
 WAIT_S = 1.0  # for what runs on the cluster, until the head is looked after
@@ -45,6 +49,14 @@ def resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def own_machine() -> dict[str, float]:
+    """What the only node of an embedded Ray has, told as Ray itself finds it out when it starts."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # as it starts here: it has a word for containers
+    spec = ResourceAndLabelSpec(memory=0, object_store_memory=0)
+    found = spec.resolve(is_head=True, node_ip_address="127.0.0.1")
+    return {"CPU": float(found.num_cpus), "GPU": float(found.num_gpus)}
+
+
 def shares(amount: float) -> int:
     return round(amount * SHARES)
 
@@ -59,12 +71,12 @@ def places_on(node: dict[str, float], cpus: float, gpus: float) -> int:
     return min(fitting)
 
 
-def num_places(cpus: float, gpus: float) -> int:
-    """How many processes of so many CPUs and GPUs the cluster holds: each on one node, whatever the sum."""
-    return sum(places_on(node, cpus, gpus) for node in resources())
+def num_places(cpus: float, gpus: float, nodes: Nodes | None = None) -> int:
+    """How many processes of so many CPUs and GPUs the cluster, or `nodes`, hold: each on one node, whatever the sum."""
+    return sum(places_on(node, cpus, gpus) for node in (resources() if nodes is None else nodes))
 
 
-def inventory(nodes: Sequence[dict[str, float]]) -> str:
+def inventory(nodes: Nodes) -> str:
     """`8 CPUs and 1 GPUs, 2 × 4 CPUs and 0 GPUs`: the nodes, the largest first, those that are alike together."""
     sizes = sorted(((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes), reverse=True)
     texts = Counter(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in sizes)
@@ -78,19 +90,22 @@ def without_gpu(parameter: str) -> str:
 
 
 def require_places(
-    number: int, cpus: float, gpus: float, asked: str, kind: str, gpus_by: str = "train.gpus_per_worker"
-) -> int:
+    number: int, cpus: float, gpus: float, asked: str, kind: str, gpus_by: str = "train.gpus_per_worker",
+    nodes: Nodes | None = None,
+) -> int:  # fmt: skip
     """How many such processes the nodes hold; ValueError if fewer than `number`: Ray would wait for ever.
 
-    `asked` names the parameters, `kind` what the processes are, `gpus_by` the parameter that asks for GPUs.
+    `asked` names the parameters, `kind` what the processes are, `gpus_by` the parameter that asks for GPUs. The nodes
+    are those of the cluster where none are given.
     """
-    found = num_places(cpus, gpus)
+    nodes = resources() if nodes is None else nodes
+    found = num_places(cpus, gpus, nodes)
     if found < number:
-        if gpus and not any(node.get("GPU", 0) for node in resources()):
+        if gpus and not any(node.get("GPU", 0) for node in nodes):
             raise ValueError(f"{asked} do not fit: {without_gpu(gpus_by)}")
         address = os.environ.get("RAY_ADDRESS", "embedded")
         raise ValueError(
-            f"{asked} do not fit: {found} such {kind} do; nodes of the cluster ({address}): {inventory(resources())}"
+            f"{asked} do not fit: {found} such {kind} do; nodes of the cluster ({address}): {inventory(nodes)}"
         )
     return found
 

@@ -33,10 +33,10 @@ from tasks.cluster import (
     Crew,
     cluster_info,
     connect,
+    cpus_of_each,
     decode_split,
     open_reader,
     readonly_tensors,
-    require_resources,
 )
 from tasks.distil import Teacher, taught
 from tasks.driverfiles import shared_files
@@ -278,15 +278,6 @@ def fitted(trainer: Trainer, follower: Follower, settings: TrainConfig) -> ray.t
     except ray.train.TrainingFailedError as error:
         follower.stop()
         raise follower.error or why_failed(error, settings) from error
-
-
-def cpus_of_each(settings: TrainConfig) -> int:
-    """CPUs of each worker; raises ValueError where not even the fewest fit that there may be."""
-    sizes, cpus = settings.world_sizes, settings.cpus_per_worker
-    if len(sizes) > 1 and not cpus:
-        # that of the most workers: it stays when some are gone
-        cpus = max(1, cluster_info().num_cpus // sizes[-1])
-    return require_resources(sizes[0], cpus, settings.gpus_per_worker)
 
 
 def why_failed(error: Exception, settings: TrainConfig) -> Exception:

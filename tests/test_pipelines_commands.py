@@ -23,6 +23,7 @@ from data.dataset import Dataset
 from data.samples import SAMPLES
 from models.signals import least_length
 from pipelines import commands, commands_aliases, fulldisk, homefolder
+from pipelines.beforehand import require_engines
 from pipelines.commands import Stopped, first_line, raise_stopped
 from pipelines.commands_models import CATALOGUES, about_report
 from pipelines.options import quiet_stdout
@@ -593,6 +594,58 @@ def test_gpus_that_this_machine_lacks_are_refused_before_a_run_begins(
     code, _out, err = run(*command, "--set", "train.gpus_per_worker=1")
     assert code == 2 and "has no GPU: set train.gpus_per_worker=0, or connect to one that has" in err
     assert list(runs().glob("*")) == before
+
+
+ROOM = r"convoy: train.num_workers (=64) with train.cpus_per_worker (=1) and train.gpus_per_worker (=0) do not fit: "
+
+
+@pytest.mark.parametrize(
+    "words", [("train",), ("retrain",), ("ensemble",), ("search", "--space", "optim.lr=0.1,0.2")]
+)
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("RAY_ADDRESS=127.0.0.1:9", "convoy: no Ray cluster answers at RAY_ADDRESS (=127.0.0.1:9): "),
+        (
+            "MLFLOW_TRACKING_URI=http://127.0.0.1:9",
+            "convoy: MLflow at http://127.0.0.1:9 (MLFLOW_TRACKING_URI) does not answer: ",
+        ),
+        ("", ROOM),
+    ],
+)
+def test_engines_that_are_not_there_or_too_small_are_told_before_a_run_begins(
+    variable: str,
+    told: str,
+    words: tuple[str, ...],
+    run: Run,
+    digits: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipelines.server.start", lambda: None)
+    monkeypatch.setattr("pipelines.commands_search.start_engines", lambda _executor: None)
+    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda: 63)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable:
+        monkeypatch.setenv(*variable.split("=", 1))
+    before = list(runs().glob("*"))
+    command, *rest = words
+    name = digits.info.name
+    code, _out, err = run(
+        command, "classification", "--dataset", name, *rest, "--recipe", "digits", "--set=train.num_workers=64",
+        "--set=train.cpus_per_worker=1", "--set=train.batch_size=64",
+    )  # fmt: skip
+    assert code == (1 if variable else 2)
+    assert err.startswith(told) and err.count("\n") == 1
+    assert variable or "63 such workers do; nodes of the cluster (embedded): 63 CPUs and 0 GPUs" in err
+    assert list(runs().glob("*")) == before
+
+
+def test_training_in_process_needs_no_room_on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    config = tiny_config("classification", train__num_workers=64, train__batch_size=64)
+    require_engines([config], "in_process")
+    with pytest.raises(ConnectionError, match="no Ray cluster answers"):
+        require_engines([config], "ray")
 
 
 def test_a_pattern_that_matches_nothing_is_called_one(run: Run, model: Path) -> None:
