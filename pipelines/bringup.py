@@ -49,6 +49,11 @@ def exclusive() -> Iterator[None]:
         yield
 
 
+def something_runs() -> bool:
+    """Whether any service of this home is kept running."""
+    return any(processes.is_kept(folder(), service.name) for service in SERVICES)
+
+
 def choose_plan(changes: dict[str, Any], wishes: dict[str, str | None]) -> Plan:
     """The plan of what runs, else a new one from params.yaml, the changes, and what the command line asked for.
 
@@ -58,7 +63,7 @@ def choose_plan(changes: dict[str, Any], wishes: dict[str, str | None]) -> Plan:
     for name, driver in DRIVERS.items():
         if name in asked:
             asked[name] = database_url(name, asked[name], driver)
-    old = read_plan() if any(processes.is_kept(folder(), service.name) for service in SERVICES) else None
+    old = read_plan() if something_runs() else None
     if old is None:
         return section("platform", Plan, {**changes, **asked})
     wished = section("platform", Plan, {**old.model_dump(), **changes, **asked})

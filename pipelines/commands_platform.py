@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from data.address import without_password
 from pipelines import processes
 from pipelines.adoption import ENVIRONMENT_FILE, folder
-from pipelines.bringup import bring_down, bring_up, choose_plan, exclusive
+from pipelines.bringup import bring_down, bring_up, choose_plan, exclusive, something_runs
 from pipelines.options import Changes, Json, quiet_stdout
 from pipelines.parameters import parse_changes
 from pipelines.plan import Plan, overridden, read_plan
@@ -61,7 +61,12 @@ def up(
                 f"note: {plan.host} lets other machines in, and nothing asks them who they are: whoever reaches "
                 "Prefect can run code here"
             )
-        started = bring_up(plan, reporter.note)
+        try:
+            started = bring_up(plan, reporter.note)
+        except BaseException as error:
+            if not isinstance(error, Exception) and something_runs():  # told to stop
+                reporter.note("what was started stays: ./convoy up goes on, ./convoy down ends it")
+            raise
     document = describe(plan)
     emit({"started": started, **document}, up_views(plan, document, started), as_json)
 
@@ -102,7 +107,7 @@ def down(*, as_json: Json = False) -> None:
 def status(*, as_json: Json = False) -> int:
     """Show which services of the platform run, since when, where, and what is in the queue.
 
-    The exit code is 1 where something is missing.
+    The exit code is 1 where something is missing, or `up` has not finished.
     """
     plan = read_plan()
     if plan is None:
@@ -110,8 +115,13 @@ def status(*, as_json: Json = False) -> int:
         return 1
     document = describe(plan)
     views: list[Any] = [services_table(document), queue_line(document["queue"])]
-    if not document["healthy"]:
+    if any(service["state"] != RUNS for service in document["services"]):
         views.append("not all of it runs: ./convoy up starts what is missing, ./convoy down ends the rest")
+    elif not document["finished"]:
+        views.append(
+            "up has not finished, so that other commands do not use these servers: ./convoy up goes on, ./convoy down "
+            "ends them"
+        )
     emit(document, views, as_json)
     return int(not document["healthy"])
 
@@ -119,8 +129,12 @@ def status(*, as_json: Json = False) -> int:
 def describe(plan: Plan) -> dict[str, Any]:
     """The platform as one document."""
     services = [describe_service(service, plan) for service in SERVICES]
+    finished = (
+        folder() / ENVIRONMENT_FILE
+    ).is_file()  # the last that `up` writes, and the first that `down` removes
     return {
-        "healthy": all(service["state"] == RUNS for service in services),
+        "healthy": finished and all(service["state"] == RUNS for service in services),
+        "finished": finished,
         "services": services,
         "queue": queue(plan),
         "folder": folder(),

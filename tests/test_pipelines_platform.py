@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from data.address import without_password
-from pipelines import adoption, bringup, keeper, plan, processes, registration
+from pipelines import adoption, bringup, commands_platform, keeper, plan, processes, registration
 from pipelines.adoption import adopt, folder, read_exports
 from pipelines.bringup import check_ports, choose_plan, database_url, exclusive
+from pipelines.commands import Stopped
 from pipelines.parameters import section
 from pipelines.plan import Plan, mlflow_records, read_plan, write_environment, write_plan
 from pipelines.ports import is_free
@@ -338,6 +339,38 @@ def test_status_and_down_of_nothing(run: Run) -> None:
     code, out, _ = run("down", "--json")
     assert code == 0 and json.loads(out) == {"ended": 0}
     assert not any(file.suffix == ".json" for file in folder().iterdir())
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_up_that_is_stopped_says_what_stays(
+    there: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_plan: Plan, _say: object) -> list[str]:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(commands_platform, "bring_up", stop)
+    monkeypatch.setattr(commands_platform, "something_runs", lambda: there)
+    code, _, err = run("up")
+    stays = "what was started stays: ./convoy up goes on, ./convoy down ends it\n" if there else ""
+    assert (code, err) == (143, f"{stays}convoy: stopped\n")
+
+
+def test_status_knows_that_up_has_not_finished(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_plan(some_plan())
+    describe = commands_platform.describe_service
+    monkeypatch.setattr(
+        commands_platform, "describe_service", lambda *given: {**describe(*given), "state": "runs"}
+    )
+    code, out, _ = run("status")
+    assert code == 1 and "up has not finished" in out and "./convoy up goes on" in out
+    code, out, _ = run("status", "--json")
+    assert code == 1 and json.loads(out)["finished"] is False and json.loads(out)["healthy"] is False
+    write_environment(some_plan())
+    code, out, _ = run("status")
+    assert code == 0 and "finished" not in out
+    monkeypatch.setattr(commands_platform, "describe_service", describe)
+    code, out, _ = run("status")
+    assert code == 1 and "not all of it runs" in out and "finished" not in out
 
 
 def test_a_service_that_ends_at_once_is_said_with_its_last_words() -> None:
