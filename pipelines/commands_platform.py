@@ -129,9 +129,8 @@ def status(*, as_json: Json = False) -> int:
 def describe(plan: Plan) -> dict[str, Any]:
     """The platform as one document."""
     services = [describe_service(service, plan) for service in SERVICES]
-    finished = (
-        folder() / ENVIRONMENT_FILE
-    ).is_file()  # the last that `up` writes, and the first that `down` removes
+    # the last that `up` writes, and the first that `down` removes
+    finished = (folder() / ENVIRONMENT_FILE).is_file()
     return {
         "healthy": finished and all(service["state"] == RUNS for service in services),
         "finished": finished,
