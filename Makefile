@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 # Two files at a time: tests that start processes wait for them more than they compute.
-TWO := -n 2 --dist loadfile
+TESTS_AT_ONCE := -n 3 --dist loadfile
 
 .PHONY: setup demo up down test chaos test-all check bench golden lock
 
@@ -23,7 +23,7 @@ down: setup
 
 # Without what takes minutes, needs a GPU, or kills processes; `make test-all` runs everything.
 test: setup
-	$(PYTEST) $(TWO) -m "not slow and not gpu and not chaos"
+	$(PYTEST) $(TESTS_AT_ONCE) -m "not slow and not gpu and not chaos"
 
 # What kills real processes, and is done within minutes.
 chaos: setup

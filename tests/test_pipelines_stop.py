@@ -116,7 +116,10 @@ def test_a_stopped_training_leaves_no_process_and_is_marked_killed(
     told = re.search(r"^stopped after step (\d+): no step is lost; go on: (.*)$", err, re.MULTILINE)
     # Ray's own processes have ended too, and nobody was left to keep anything
     if number == signal.SIGTERM and group:
-        assert told is None and "stopped without waiting for a checkpoint" in err
+        # which of the two is told: whether the command hears first that they are gone, or stops waiting
+        assert told is None
+        assert "stopped without waiting for a checkpoint" in err or "no checkpoint could be kept" in err
+        assert f"go on: ./convoy train --resume {training.key}" in err
         return
     assert told is not None, err
     assert told[2] == f"./convoy train --resume {training.key}"
