@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
-# Two files at a time: tests that start processes wait for them more than they compute.
+# Three files at a time on two cores: tests that start processes wait for them more than they compute.
 TESTS_AT_ONCE := -n 3 --dist loadfile
 
 .PHONY: setup demo up down test chaos test-all check bench golden lock
