@@ -299,7 +299,9 @@ def registered_at_once(place: Place, name: str, delays_s: list[float]) -> list[t
         for process in processes:
             out, err = process.communicate(timeout=WAIT_S)
             assert process.returncode == 0, err
-            version, alias, run_id = out.splitlines()[-1].split()  # MLflow's client says where a server shows it
+            version, alias, run_id = out.splitlines()[
+                -1
+            ].split()  # MLflow's client says where a server shows it
             found.append((int(version), alias, run_id))
     return found
 
