@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from data.dataset import Dataset
+from pipelines.search import MEASURED
 from tasks import cluster
 from tasks.families import FAMILIES
 from tasks.nodes import ClusterLost
@@ -115,10 +116,11 @@ def test_a_trial_is_the_training_that_its_values_would_be(
 ) -> None:
     config = tiny_config(family, **QUICK)
     space = f"optim.lr={config.optim.lr},{config.optim.lr / 1000}"
-    audience = Audience()
+    audience, metric = Audience(), MEASURED.get(family, ("val_accuracy",))[0]
     study = run(
-        datasets[family], tmp_path / "search", space, family=family, audience=audience, how={"trials": 2}
-    )
+        datasets[family], tmp_path / "search", space, family=family, audience=audience,
+        how={"trials": 2, "metric": metric},
+    )  # fmt: skip
     first = study.trials()[0]
     assert first.changes == {"optim.lr": config.optim.lr}  # the recipe's own
     result = train(
@@ -127,7 +129,7 @@ def test_a_trial_is_the_training_that_its_values_would_be(
     )  # fmt: skip
     assert first.state == "finished" and first.epoch == 4.0
     assert validation(first.metrics) == pytest.approx(validation(result.metrics), abs=1e-6)
-    assert first.value == first.metrics["val_accuracy"]
+    assert first.value == first.metrics[metric]
     assert [report.validation for report in audience.reports[0]] == [1, 2, 3, 4]
     assert list((tmp_path / "search" / TRIALS).iterdir()) == []
 
