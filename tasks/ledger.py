@@ -163,7 +163,7 @@ def take_up(name: str, action: Action, because: str, version: int | None = None)
     """
     with turn(name) as require_mine:
         settled = settle(name, require_mine)
-    move = next((move for move in reversed(history(name)) if move.action != "register"), None)
+    move = last_decision(name)
     if move is None or (move.action, move.because) != (action, because):
         return None
     now = aliases(name)
@@ -171,6 +171,11 @@ def take_up(name: str, action: Action, because: str, version: int | None = None)
         return None
     untold = connect().get_run(move.run_id).data.tags.get(TOLD) == "no" and move.who == me()
     return move if version in (None, move.after["champion"]) and (untold or move == settled) else None
+
+
+def last_decision(name: str) -> Move | None:
+    """The last promotion or rollback; None where there was none."""
+    return next((move for move in reversed(history(name)) if move.action != "register"), None)
 
 
 def note_told(move: Move) -> None:

@@ -34,8 +34,7 @@ def earlier_champion(name: str) -> int:
     Also where that was left by a rollback: who asks so soon has not seen it, and would bring back what it was made for.
     """
     version = ledger.aliases(name).get("previous")
-    moves = (move for move in reversed(ledger.history(name)) if move.action != "register")
-    last = next(moves, None)
+    last = ledger.last_decision(name)
     if last is not None and last.action == "rollback" and last.champions[0] == version:
         raise ValueError(
             f"{name} was rolled back already ({last.what}) by {last.who} at {last.when} because: {last.because}. "
